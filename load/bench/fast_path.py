@@ -15,7 +15,7 @@ from load.bench.figures import format_number, format_spread, ratios, spread
 from load.bench.migrations import simple
 from load.bench.output import read_figures
 from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO
-from load.bench.processes import Program, run_in_turns
+from load.bench.processes import Program, run_alternating
 from load.bench.results import Check, Section, Table, check_spread
 from load.bench.workspace import TABLE, Workspace
 from load.profile.relay import Authority, relayed
@@ -81,7 +81,7 @@ def measure_check(workspace: Workspace, *, rounds: int) -> Section:
                 {k: variables | {"AWS_CA_BUNDLE": str(v)} for k, v in bundles.items()},
             )
             before = _sessions(workspace, programs)
-            finished = run_in_turns(programs, rounds=rounds)
+            finished = run_alternating(programs, rounds=rounds)
             after = _sessions(workspace, programs)
     connections = {name: (after[name] - before[name]) / (rounds + 1) for name in before}
     printed = {
@@ -230,7 +230,7 @@ def measure_import(workspace: Workspace, *, rounds: int) -> Section:
         name: workspace.program(OURS, project, "unused", command=_command(RUNTIME, code))
         for name, code in codes.items()
     }
-    finished = run_in_turns(programs, rounds=rounds)
+    finished = run_alternating(programs, rounds=rounds)
     figures: dict[str, list[Any]] = {
         name: [read_figures(one.output) for one in runs] for name, runs in finished.items()
     }

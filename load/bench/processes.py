@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Finished", "MeasurementFailed", "Program", "run", "run_gated", "run_in_turns"]
+__all__ = ["MeasurementFailed", "ProcessResult", "Program", "run", "run_alternating", "run_gated"]
 
 _TIMEOUT_SECONDS = 400.0
 
@@ -33,7 +33,7 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class ProcessResult:
     """A process that has ended.
 
     Attributes:
@@ -50,7 +50,7 @@ class Finished:
     wall: float
     output: str
 
-    def check(self) -> Finished:
+    def check(self) -> ProcessResult:
         """Return self if it succeeded.
 
         Raises:
@@ -61,7 +61,7 @@ class Finished:
         return self
 
 
-def run(program: Program) -> Finished:
+def run(program: Program) -> ProcessResult:
     """Run one process to its end; it must succeed."""
     with _processes() as started:
         began = time.monotonic()
@@ -69,14 +69,16 @@ def run(program: Program) -> Finished:
         return started.wait(began)[0].check()
 
 
-def run_in_turns(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[Finished]]:
+def run_alternating(
+    programs: Mapping[str, Program], *, rounds: int
+) -> dict[str, list[ProcessResult]]:
     """Run each once in every round, so that other load on the machine affects all alike.
 
     One more round runs first, to fill caches; it is not counted.
     """
     for program in programs.values():
         run(program)
-    finished: dict[str, list[Finished]] = {name: [] for name in programs}
+    finished: dict[str, list[ProcessResult]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
             finished[name].append(run(program))
@@ -85,7 +87,7 @@ def run_in_turns(programs: Mapping[str, Program], *, rounds: int) -> dict[str, l
 
 def run_gated(
     programs: Sequence[Program], *, on_open: Callable[[], object] = lambda: None
-) -> list[Finished]:
+) -> list[ProcessResult]:
     """Start all, wait until each is at its gate, and open it for all at the same moment.
 
     Loading libraries would otherwise spread their arrivals: they share this machine's cores, and
@@ -140,16 +142,16 @@ class _Processes:
             if self.is_late or os.waitid(os.P_PID, process.pid, options):
                 raise MeasurementFailed(f"a process did not reach its gate:\n{log.read_text()}")
 
-    def wait(self, began: float) -> list[Finished]:
+    def wait(self, began: float) -> list[ProcessResult]:
         """Wait for all; each in a thread, so that each end is noticed when it happens."""
 
-        def finish(process: subprocess.Popen[bytes], log: Path) -> Finished:
+        def finish(process: subprocess.Popen[bytes], log: Path) -> ProcessResult:
             _, status, usage = os.wait4(process.pid, 0)
             wall = time.monotonic() - began
             process.returncode = os.waitstatus_to_exitcode(status)
             cpu = usage.ru_utime + usage.ru_stime
             output = log.read_text(errors="replace")
-            return Finished(process.pid, process.returncode, cpu, wall, output)
+            return ProcessResult(process.pid, process.returncode, cpu, wall, output)
 
         with ThreadPoolExecutor(len(self._running)) as threads:
             return list(threads.map(finish, *zip(*self._running, strict=True)))

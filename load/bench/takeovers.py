@@ -115,12 +115,12 @@ class Kill:
     fast: Requests
 
 
-def measure(workspace: Workspace, *, kills: int, chance: random.Random | None = None) -> Section:
+def measure(workspace: Workspace, *, kills: int, rng: random.Random | None = None) -> Section:
     """Kill holders of several targets at the same time, ``kills`` of them in all."""
-    chance = chance or random.Random()  # noqa: S311 - not for secrets
+    rng = rng or random.Random()  # noqa: S311 - not for secrets
     project = workspace.project(OURS, "takeovers", [_MIGRATION])
     # A renewal comes every third of a lease, so that each moment between two is as likely.
-    moments = [LEASE_SECONDS * (1 + chance.random() / 3) for _ in range(kills)]
+    moments = [LEASE_SECONDS * (1 + rng.random() / 3) for _ in range(kills)]
     creating = threading.Lock()
 
     def kill(after: float) -> Kill:
@@ -145,8 +145,8 @@ class _Trial:
         self._logs = logs
         self._opened = ExitStack()
         engine = workspace.dynamodb.endpoint_url
-        chance = random.Random(0)  # noqa: S311 - unused: there are no faults
-        self._relay = DynamoDBRelay(loop, engine, lambda *_: None, chance=chance)
+        rng = random.Random(0)  # noqa: S311 - unused: there are no faults
+        self._relay = DynamoDBRelay(loop, engine, lambda *_: None, rng=rng)
 
     def run(self, after: float) -> Kill:
         """Kill the holder ``after`` seconds after the last process began to wait."""

@@ -8,7 +8,7 @@ from load.bench.charts import draw_bars
 from load.bench.figures import format_number, format_spread, spread
 from load.bench.migrations import small
 from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO
-from load.bench.processes import Finished, MeasurementFailed, Program, run
+from load.bench.processes import MeasurementFailed, ProcessResult, Program, run
 from load.bench.results import Section, Table, check_spread
 from load.bench.workspace import Workspace
 
@@ -69,7 +69,7 @@ def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
     )
 
 
-def _apply(workspace: Workspace, title: str, count: int) -> Finished:
+def _apply(workspace: Workspace, title: str, count: int) -> ProcessResult:
     changes, database = small(count), workspace.new_database()
     if title == _BARE:
         script = "".join(change.script for change in changes)

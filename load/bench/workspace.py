@@ -14,7 +14,7 @@ from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.migrations import Change
 from load.bench.peers import Peer
-from load.bench.processes import Finished, Program, run
+from load.bench.processes import ProcessResult, Program, run
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -132,7 +132,7 @@ class Workspace:
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 
-    def migrate(self, peer: Peer, project: Path, database: str) -> Finished:
+    def migrate(self, peer: Peer, project: Path, database: str) -> ProcessResult:
         """Have a peer apply its project's migrations, in one process."""
         return run(self.program(peer, project, database))
 

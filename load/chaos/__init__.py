@@ -1,4 +1,4 @@
-"""Random schedules of cold starts and faults, from a seed, checked against the library's laws.
+"""Random schedules of cold starts and faults, from a seed; checks the library's invariants.
 
 ::
 
@@ -9,7 +9,7 @@
     dynamodb    the same for the DynamoDB API: errors, lost answers, stale reads, double grants
     worker      servers, and the playing of schedules on them; returns the evidence
     inspect     reads database, item and logs, past every fault
-    laws        what must hold of any evidence; pure
-    shrink      makes a schedule that breaks a law smaller while it still does
+    invariants  what must hold of any evidence; pure
+    shrink      makes a schedule that violates an invariant smaller while it still does
     report      the page
 """

@@ -22,7 +22,7 @@ _SHRINK_TRIES = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play the schedules and write the report; 1 if a law was broken."""
+    """Play the schedules and write the report; 1 if an invariant was violated."""
     options = _parser().parse_args(arguments)
     schedules = _schedules(options)
     out = Path(options.out)
@@ -105,11 +105,11 @@ def _keep_failure(result: Result, workers: Workers, folder: Path, *, tries: int)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{result.schedule.seed}.json"
     file.write_text(to_json(result.schedule))
-    laws = {broken.partition(":")[0] for broken in result.broken}
+    invariants = {broken.partition(":")[0] for broken in result.broken}
 
     def still_fails(schedule: Schedule) -> bool:
         broken = workers.play_one(schedule).broken
-        return bool(laws & {sentence.partition(":")[0] for sentence in broken})
+        return bool(invariants & {sentence.partition(":")[0] for sentence in broken})
 
     small, played = shrink(result.schedule, still_fails, tries=tries)
     file.write_text(to_json(small))
@@ -123,8 +123,8 @@ def _print_summary(results: Sequence[Result], out: Path) -> None:
     broken = sum(1 for result in results if result.broken)
     struck = sum(result.evidence.struck.total() for result in results)
     print(
-        f"{rounds(len(results))}, {struck} faults took effect, {rounds(broken)} broke a law; "
-        f"see {out / 'report.html'}"
+        f"{rounds(len(results))}, {struck} faults took effect, {rounds(broken)} violated an "
+        f"invariant; see {out / 'report.html'}"
     )
 
 

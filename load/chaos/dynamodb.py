@@ -90,7 +90,7 @@ class _ActiveFault:
 
 
 @dataclass
-class _Past:
+class _ItemHistory:
     """What the item was, and since when (monotonic)."""
 
     states: list[tuple[float, Item | None]] = field(default_factory=lambda: [(0.0, None)])
@@ -112,10 +112,10 @@ class DynamoDBRelay:
         loop: Where it runs.
         engine: The engine's URL.
         note: Called when a fault takes effect.
-        chance: Chooses the requests that are hit.
+        rng: Chooses the requests that are hit.
     """
 
-    def __init__(self, loop: Loop, engine: str, note: Note, *, chance: random.Random) -> None:
+    def __init__(self, loop: Loop, engine: str, note: Note, *, rng: random.Random) -> None:
         self.port = 0
         self.operations: Counter[str] = Counter()
         self.seen: list[Seen] = []
@@ -125,12 +125,12 @@ class DynamoDBRelay:
         self._upstream = _Upstream((parts.hostname or HOST, parts.port or 80))
         self._loop = loop
         self._note = note
-        self._chance = chance
+        self._rng = rng
         self._active: list[_ActiveFault] = []
         self._armed: list[str] = []
         self._moments: list[Callable[[str], None]] = []
         self._shown_free = 0
-        self._past = _Past()
+        self._past = _ItemHistory()
         self._writing = asyncio.Lock()
         self._clients: set[asyncio.StreamWriter] = set()
         self._server: asyncio.AbstractServer | None = None
@@ -189,7 +189,7 @@ class DynamoDBRelay:
         """Record that the item was deleted, past this relay."""
         self._loop.call(lambda: self._past.add(item))
 
-    def calm(self) -> None:
+    def clear_faults(self) -> None:
         """End and disarm all faults."""
 
         def end() -> None:
@@ -230,12 +230,12 @@ class DynamoDBRelay:
             return None
         if kind == "dynamodb-stale":
             return self._stale()
-        if kind == "dynamodb-slow" and self._chance.random() < 0.5:
-            await asyncio.sleep(self._chance.uniform(*_SLOW_SECONDS))
+        if kind == "dynamodb-slow" and self._rng.random() < 0.5:
+            await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
             kind = None
         answer = await self._pass(request)
         if kind == "dynamodb-slow":
-            await asyncio.sleep(self._chance.uniform(*_SLOW_SECONDS))
+            await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
         return None if kind == "dynamodb-unanswered" else answer
 
     def _choose_fault(self, request: Request) -> str | None:
@@ -244,13 +244,13 @@ class DynamoDBRelay:
         for each in self._active:
             if each.kind == "dynamodb-stale" and not request.is_stale_read:
                 continue
-            if self._chance.random() < each.share:
+            if self._rng.random() < each.share:
                 self._note(each.kind, request.operation)
                 return each.kind
         return None
 
     def _stale(self) -> bytes:
-        moment = time.monotonic() - self._chance.uniform(0, STALE_SECONDS)
+        moment = time.monotonic() - self._rng.uniform(0, STALE_SECONDS)
         item = self._past.at(moment)
         return _success({} if item is None else {"Item": item})
 

@@ -1,4 +1,4 @@
-"""What was recorded in one round: plain data, for the laws to judge and the report to draw."""
+"""What was recorded in one round: plain data, for the invariants and the report."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Result:
-    """One round's evidence, and a sentence for each law that was broken."""
+    """One round's evidence, and a sentence for each invariant that was violated."""
 
     evidence: Evidence
     broken: list[str] = field(default_factory=list)

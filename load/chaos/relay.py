@@ -126,21 +126,23 @@ class PostgreSQLRelay:
 
         self._loop.call(begin)
 
-    def silence(self, seconds: float, *, new_ones_too: bool) -> None:
+    def silence(self, seconds: float, *, include_new_connections: bool) -> None:
         """Hold back everything for so long, then deliver it, as a network that heals does."""
 
         def begin() -> None:
             held = list(self._links)
             for link in held:
                 link.passes.clear()
-            if held or new_ones_too:
-                self._note("postgresql-silent" if new_ones_too else "postgresql-stuck", "")
-            self._silent += new_ones_too
+            if held or include_new_connections:
+                self._note(
+                    "postgresql-silent" if include_new_connections else "postgresql-stuck", ""
+                )
+            self._silent += include_new_connections
             self._loop.loop.call_later(seconds, lambda: end(held))
 
         def end(held: list[_Link]) -> None:
-            self._silent -= new_ones_too
-            for link in list(self._links) if new_ones_too else held:
+            self._silent -= include_new_connections
+            for link in list(self._links) if include_new_connections else held:
                 link.passes.set()
 
         self._loop.call(begin)
@@ -157,7 +159,7 @@ class PostgreSQLRelay:
         """Call ``act`` when the next COMMIT was sent, before its answer arrives."""
         self._loop.call(lambda: self._moments.append(act))
 
-    def calm(self) -> None:
+    def clear_faults(self) -> None:
         """Disarm all faults."""
 
         def end() -> None:
@@ -188,14 +190,17 @@ class PostgreSQLRelay:
         try:
             back, forth = await asyncio.open_unix_connection(str(self._socket))
             link.writers.append(forth)
-            await asyncio.gather(self._up(reader, forth, link), self._down(back, writer, link))
+            await asyncio.gather(
+                self._client_to_server(reader, forth, link),
+                self._server_to_client(back, writer, link),
+            )
         except OSError:
             pass  # the server is down, or either end has gone: the other one notices
         finally:
             self._links.discard(link)
             link.cut()
 
-    async def _up(
+    async def _client_to_server(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
     ) -> None:
         while data := await reader.read(_CHUNK):
@@ -227,7 +232,7 @@ class PostgreSQLRelay:
             self._note(f"{what}-unanswered", "")
             link.is_muted = True
 
-    async def _down(
+    async def _server_to_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
     ) -> None:
         while data := await reader.read(_CHUNK):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from load import charts
 from load.chaos.evidence import Evidence, ProcessRecord, Result
-from load.chaos.laws import LAWS
+from load.chaos.invariants import INVARIANTS
 from load.chaos.schedule import KINDS, to_json
 from load.html import Html, document, list_of, mark, paragraph, section, table
 
@@ -55,7 +55,7 @@ def rounds(number: int) -> str:
 
 def _page(results: Sequence[Result], *, seconds: float) -> str:
     broken = sum(bool(result.broken) for result in results)
-    verdict = f"{rounds(broken)} broke a law" if broken else "no law was broken"
+    verdict = f"{rounds(broken)} violated an invariant" if broken else "no invariant was violated"
     struck = sum(result.evidence.struck.total() for result in results)
     processes = [one for result in results for one in result.evidence.processes]
     outcomes = Counter(_outcome(one) for one in processes)
@@ -65,9 +65,12 @@ def _page(results: Sequence[Result], *, seconds: float) -> str:
             f"<h1>Chaos: {verdict} {mark('failed' if broken else 'passed')}</h1>",
             paragraph(
                 f"{rounds(len(results))} in {seconds / 60:.1f} min: {len(processes)} processes, "
-                f"{struck} faults took effect, {len(LAWS)} laws checked in each round."
+                f"{struck} faults took effect, {len(INVARIANTS)} invariants checked in each round."
             ),
-            section("Laws", table(("law", "held", "broken"), map(_law_row(results), LAWS))),
+            section(
+                "Invariants",
+                table(("invariant", "held", "broken"), map(_invariant_row(results), INVARIANTS)),
+            ),
             section(
                 "Faults",
                 table(("kind", "took effect", "rounds broken"), map(_kind_row(results), KINDS)),
@@ -86,10 +89,10 @@ def _outcome(one: ProcessRecord) -> str:
     return f"killed ({one.killed})" if one.killed else one.outcome or "nothing reported"
 
 
-def _law_row(results: Sequence[Result]) -> Any:
-    def row(law: str) -> tuple[str, int, int]:
-        broken = sum(any(b.startswith(f"{law}: ") for b in r.broken) for r in results)
-        return law, len(results) - broken, broken
+def _invariant_row(results: Sequence[Result]) -> Any:
+    def row(invariant: str) -> tuple[str, int, int]:
+        broken = sum(any(b.startswith(f"{invariant}: ") for b in r.broken) for r in results)
+        return invariant, len(results) - broken, broken
 
     return row
 

@@ -176,64 +176,64 @@ def from_json(text: str) -> Schedule:
 
 def generate(seed: int) -> Schedule:
     """The schedule of a seed: the same seed always gives the same one."""
-    chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
-    steps = _steps(chance)
-    broken = _broken(chance, steps)
-    old = chance.randint(1, (broken or len(steps)) - (1 if broken else 0))
+    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
+    steps = _steps(rng)
+    broken = _broken(rng, steps)
+    old = rng.randint(1, (broken or len(steps)) - (1 if broken else 0))
     schedule = Schedule(
         seed=seed,
-        lease_seconds=chance.choice([3.0, 3.0, 5.0]),
+        lease_seconds=rng.choice([3.0, 3.0, 5.0]),
         entry_point="runner",
         migrations=steps,
         old=old,
         broken=broken,
-        traffic=any(step.kind in ("index", "alter") for step in steps) and chance.random() < 0.8,
-        environments=_environments(chance, is_broken=bool(broken)),
+        traffic=any(step.kind in ("index", "alter") for step in steps) and rng.random() < 0.8,
+        environments=_environments(rng, is_broken=bool(broken)),
         faults=(),
     )
     if schedule.lease_seconds >= 5.0:
         schedule = replace(schedule, entry_point="handler")
-    if chance.random() < 0.3:
-        to = chance.randint(1, len(steps) - 1)
-        schedule = replace(schedule, rollback=Rollback(_moment(chance, 1.0, 5.0), to))
-    schedule = replace(schedule, faults=_faults(chance, schedule))
-    return _with_clocks(chance, schedule)
+    if rng.random() < 0.3:
+        to = rng.randint(1, len(steps) - 1)
+        schedule = replace(schedule, rollback=Rollback(_moment(rng, 1.0, 5.0), to))
+    schedule = replace(schedule, faults=_faults(rng, schedule))
+    return _with_clocks(rng, schedule)
 
 
-def _moment(chance: random.Random, first: float, last: float) -> float:
-    return round(chance.uniform(first, last), 2)
+def _moment(rng: random.Random, first: float, last: float) -> float:
+    return round(rng.uniform(first, last), 2)
 
 
-def _steps(chance: random.Random) -> tuple[MigrationSpec, ...]:
+def _steps(rng: random.Random) -> tuple[MigrationSpec, ...]:
     kinds = ["table", "balance", "alter", "index", "index", "long", "long", "long", "many"]
     steps = [MigrationSpec("base")]
-    for kind in (chance.choice(kinds) for _ in range(chance.randint(2, 7))):
+    for kind in (rng.choice(kinds) for _ in range(rng.randint(2, 7))):
         seconds = 0.0
         if kind == "long":
             # Now and then longer than the shorter timeouts.
-            seconds = _moment(chance, 0.3, 2.0) if chance.random() < 0.85 else 4.0
+            seconds = _moment(rng, 0.3, 2.0) if rng.random() < 0.85 else 4.0
         elif kind == "many":
-            seconds = _moment(chance, 0.5, 1.5)
+            seconds = _moment(rng, 0.5, 1.5)
         steps.append(MigrationSpec(kind, seconds))
     return tuple(steps)
 
 
-def _broken(chance: random.Random, steps: tuple[MigrationSpec, ...]) -> int:
+def _broken(rng: random.Random, steps: tuple[MigrationSpec, ...]) -> int:
     able = [v for v, step in enumerate(steps, 1) if v > 1 and step.kind != "many"]
-    return chance.choice(able) if able and chance.random() < 0.25 else 0
+    return rng.choice(able) if able and rng.random() < 0.25 else 0
 
 
-def _environments(chance: random.Random, *, is_broken: bool) -> tuple[Environment, ...]:
+def _environments(rng: random.Random, *, is_broken: bool) -> tuple[Environment, ...]:
     codes = ["old", "new", "new", "fixed"] if is_broken else ["old", "new", "new", "new"]
-    together = chance.random() < 0.5
+    together = rng.random() < 0.5
     return tuple(
         Environment(
-            at=_moment(chance, 0.0, 0.3 if together or number < 2 else 4.0),
-            code=chance.choice(codes),
-            timeout=chance.choice([5.0, 7.0, 9.0, 12.0]),
-            invocations=chance.choice([1, 2, 3]),
+            at=_moment(rng, 0.0, 0.3 if together or number < 2 else 4.0),
+            code=rng.choice(codes),
+            timeout=rng.choice([5.0, 7.0, 9.0, 12.0]),
+            invocations=rng.choice([1, 2, 3]),
         )
-        for number in range(chance.randint(3, 7))
+        for number in range(rng.randint(3, 7))
     )
 
 
@@ -265,46 +265,46 @@ _WEIGHTS = {
 }
 
 
-def _faults(chance: random.Random, schedule: Schedule) -> tuple[Fault, ...]:
-    kinds = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=chance.randint(1, 8))
-    return tuple(_fault(chance, kind, schedule) for kind in kinds)
+def _faults(rng: random.Random, schedule: Schedule) -> tuple[Fault, ...]:
+    kinds = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=rng.randint(1, 8))
+    return tuple(_fault(rng, kind, schedule) for kind in kinds)
 
 
-def _fault(chance: random.Random, kind: str, schedule: Schedule) -> Fault:
+def _fault(rng: random.Random, kind: str, schedule: Schedule) -> Fault:
     lease = schedule.lease_seconds
     numbers = [str(number) for number in range(len(schedule.environments))]
-    target = HOLDER if chance.random() < 0.75 else chance.choice(numbers)
+    target = HOLDER if rng.random() < 0.75 else rng.choice(numbers)
     # Most faults begin early; the ones that are armed must be there before their moment.
-    early = kind.startswith("granted-twice") or "-at-" in kind or chance.random() < 0.5
-    fault = Fault(kind, at=_moment(chance, 0.0, 2.0 if early else 5.0))
+    early = kind.startswith("granted-twice") or "-at-" in kind or rng.random() < 0.5
+    fault = Fault(kind, at=_moment(rng, 0.0, 2.0 if early else 5.0))
     if kind == "kill":
         return replace(fault, target=target)
     if kind.startswith("freeze"):
-        longest = 2 * lease if chance.random() < 0.5 else 0.8 * lease
+        longest = 2 * lease if rng.random() < 0.5 else 0.8 * lease
         aimed = target if kind == "freeze" else ""
-        return replace(fault, target=aimed, seconds=_moment(chance, 0.2, longest))
+        return replace(fault, target=aimed, seconds=_moment(rng, 0.2, longest))
     if kind in ("postgresql-refused", "postgresql-silent", "commit-late"):
-        return replace(fault, seconds=_moment(chance, 0.2, 1.5 * lease))
+        return replace(fault, seconds=_moment(rng, 0.2, 1.5 * lease))
     if kind == "postgresql-stuck":
-        return replace(fault, seconds=_moment(chance, 1.0, 3 * lease))
+        return replace(fault, seconds=_moment(rng, 1.0, 3 * lease))
     if kind.startswith("dynamodb") and kind != "dynamodb-item-lost":
-        share = chance.choice([0.3, 0.7, 1.0])
-        return replace(fault, seconds=_moment(chance, 0.5, lease), share=share)
+        share = rng.choice([0.3, 0.7, 1.0])
+        return replace(fault, seconds=_moment(rng, 0.5, lease), share=share)
     return fault
 
 
-def _with_clocks(chance: random.Random, schedule: Schedule) -> Schedule:
+def _with_clocks(rng: random.Random, schedule: Schedule) -> Schedule:
     """Some environments outlive their deadline; in the runner's schedules some clocks are off."""
     frozen = any(fault.kind.startswith("freeze") for fault in schedule.faults)
-    outlive = frozen and chance.random() < 0.5
-    clocks = schedule.entry_point == "runner" and chance.random() < 0.3
+    outlive = frozen and rng.random() < 0.5
+    clocks = schedule.entry_point == "runner" and rng.random() < 0.3
     changed = []
     for environment in schedule.environments:
-        each = replace(environment, outlives_deadline=outlive and chance.random() < 0.5)
-        if clocks and chance.random() < 0.6:
-            each = replace(each, clock=round(chance.uniform(-60, 60)))
-        if clocks and chance.random() < 0.2:
-            jump = round(chance.uniform(-60, 60))
-            each = replace(each, jump_after=_moment(chance, 0.2, 3.0), jump=jump)
+        each = replace(environment, outlives_deadline=outlive and rng.random() < 0.5)
+        if clocks and rng.random() < 0.6:
+            each = replace(each, clock=round(rng.uniform(-60, 60)))
+        if clocks and rng.random() < 0.2:
+            jump = round(rng.uniform(-60, 60))
+            each = replace(each, jump_after=_moment(rng, 0.2, 3.0), jump=jump)
         changed.append(each)
     return replace(schedule, environments=tuple(changed))

@@ -1,4 +1,4 @@
-"""A schedule that breaks a law, made smaller while it still does."""
+"""A schedule that violates an invariant, made smaller while it still does."""
 
 from __future__ import annotations
 

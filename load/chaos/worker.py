@@ -29,7 +29,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.evidence import ColdStart, Evidence, Mark, Observation, ProcessRecord, Result
 from load.chaos.inspect import SECRETS, TABLE, Inspector, find_secrets
-from load.chaos.laws import judge
+from load.chaos.invariants import check_invariants
 from load.chaos.migrations import write_migrations
 from load.chaos.relay import Loop, PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Environment, Fault, Schedule
@@ -91,7 +91,7 @@ class Workers:
         self._stack.close()
 
     def play(self, schedules: Iterable[Schedule]) -> Iterator[Result]:
-        """Play and judge them all; results come as they are ready."""
+        """Play them all and check the invariants; results come as they are ready."""
         waiting: queue.Queue[Schedule] = queue.Queue()
         for schedule in schedules:
             waiting.put(schedule)
@@ -101,7 +101,7 @@ class Workers:
             try:
                 with contextlib.suppress(queue.Empty):
                     while True:
-                        results.put(judge(worker.play(waiting.get_nowait())))
+                        results.put(check_invariants(worker.play(waiting.get_nowait())))
             except BaseException as error:  # noqa: BLE001 - raised by the thread that reads results
                 results.put(error)
             else:
@@ -120,8 +120,8 @@ class Workers:
                 yield result
 
     def play_one(self, schedule: Schedule) -> Result:
-        """Play and judge one, on the first worker."""
-        return judge(self._workers[0].play(schedule))
+        """Play one and check the invariants, on the first worker."""
+        return check_invariants(self._workers[0].play(schedule))
 
 
 class Worker:
@@ -197,12 +197,12 @@ class _Round:
         self.folder = folder
         self.evidence = Evidence(schedule)
         self._directories = write_migrations(schedule, folder)
-        chance = random.Random(schedule.seed)  # noqa: S311 - repeatable on purpose
+        rng = random.Random(schedule.seed)  # noqa: S311 - repeatable on purpose
         self._postgresql = stack.enter_context(
             PostgreSQLRelay(worker.loop, worker.server.socket, self._strike)
         )
         self._dynamodb = stack.enter_context(
-            DynamoDBRelay(worker.loop, worker.engine.endpoint_url, self._strike, chance=chance)
+            DynamoDBRelay(worker.loop, worker.engine.endpoint_url, self._strike, rng=rng)
         )
         self._inspector = Inspector(worker.server, worker.client, name)
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -470,7 +470,7 @@ class _Round:
         elif kind == "postgresql-refused":
             self._postgresql.refuse(seconds)
         elif kind in ("postgresql-silent", "postgresql-stuck"):
-            self._postgresql.silence(seconds, new_ones_too=kind == "postgresql-silent")
+            self._postgresql.silence(seconds, include_new_connections=kind == "postgresql-silent")
         elif kind in ("commit-unanswered", "takeover-unanswered"):
             self._postgresql.lose_answer_of_next(kind.partition("-")[0])
         elif kind == "commit-late":
@@ -553,8 +553,8 @@ class _Round:
         self._strike("dynamodb-item-lost", "")
 
     def _end_faults(self) -> None:
-        self._postgresql.calm()
-        self._dynamodb.calm()
+        self._postgresql.clear_faults()
+        self._dynamodb.clear_faults()
         self._signal("traffic", signal.SIGKILL)
 
     # --- afterwards

@@ -16,7 +16,7 @@ from threading import Thread
 from load.bench.migrations import Change, small
 from load.bench.output import read_figures
 from load.bench.peers import OURS
-from load.bench.processes import Finished, Program, run
+from load.bench.processes import ProcessResult, Program, run
 from load.bench.workspace import ROLE, Workspace
 from load.profile.relay import Authority, relayed
 
@@ -116,7 +116,7 @@ class Bench:
         variables: Callable[[str], Mapping[str, str]],
         command: Sequence[str] = (*_MEASURED, "time"),
         before: Sequence[str] = (),
-    ) -> Finished:
+    ) -> ProcessResult:
         """One cold start of a kind.
 
         Args:

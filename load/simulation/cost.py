@@ -30,7 +30,7 @@ LOG_GB_DOLLARS = 0.5
 LOG_BYTES = 800
 """The line and the metrics of one check; a test measures them."""
 
-BIDS = 0.013
+ACQUIRES_PER_ENVIRONMENT = 0.013
 """Of environments that start within 0.3 s, so many ask for the lease before they can read that it
 is taken, as simulated."""
 
@@ -76,9 +76,9 @@ def read_units_of_waiter(migration_seconds: float) -> float:
 
 
 def writes(environments: int, migration_seconds: float) -> float:
-    """Write units: bids for the lease, renewals, and its end."""
+    """Write units: attempts to acquire the lease, renewals, and its end."""
     renewals = migration_seconds * RENEWALS_PER_LEASE / LEASE_SECONDS
-    return BIDS * environments + renewals + OTHER_WRITES
+    return ACQUIRES_PER_ENVIRONMENT * environments + renewals + OTHER_WRITES
 
 
 def cost_of_deployment(

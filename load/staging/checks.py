@@ -28,7 +28,7 @@ Moment = Literal["before", "after", "rolled-back"]
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
 
 _MARKER = re.compile(r"^\s*--\s*check:\s*(?P<name>[^(]*?)\s*(?:\((?P<options>[^()]*)\))?\s*$")
-_ALMOST_A_MARKER = re.compile(r"^\s*--+\s*checks?\b", re.IGNORECASE)
+_MALFORMED_MARKER = re.compile(r"^\s*--+\s*checks?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def read_checks(path: Path) -> tuple[Check, ...]:
     faults = [
         f"line {number + 1}: write `-- check: NAME (at: after, expect: 0)`"
         for number, line in enumerate(lines)
-        if _ALMOST_A_MARKER.match(line) and number not in starts
+        if _MALFORMED_MARKER.match(line) and number not in starts
     ]
     if _query(lines[: starts[0] if starts else 0]):
         faults.append("line 1: SQL above the first `-- check:`")

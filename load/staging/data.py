@@ -34,7 +34,7 @@ _NAMES = (
     *("Robert'); DROP TABLE customers;--", "Anne-Marie\u00a0Weiß", "Back\\slash", "Tab\there"),
     *("Jean\nLuc", " Leading Space", "e\u0301 decomposed", "null"),
 )
-_THINGS = ("tea", "Crème brûlée", "kettle", "抹茶", "Thé à la menthe", "чай", "cup ☕", "tin")
+_PRODUCTS = ("tea", "Crème brûlée", "kettle", "抹茶", "Thé à la menthe", "чай", "cup ☕", "tin")
 _NOTES = (
     *("please ring twice", "", "leave it with the neighbour", "für Oma 🎂", "急いでください"),
     *("no sugar\\no milk", "second floor\nleft", "اتصل قبل التوصيل", "n/a", "NULL"),
@@ -141,8 +141,8 @@ class ShopData:
             "hours": _bounds(_HOURS),
             "names": _array(_NAMES),
             "name_count": len(_NAMES),
-            "things": _array(_THINGS),
-            "thing_count": len(_THINGS),
+            "things": _array(_PRODUCTS),
+            "thing_count": len(_PRODUCTS),
             "notes": _array(_NOTES),
             "note_count": len(_NOTES),
         }

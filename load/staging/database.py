@@ -16,7 +16,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binari
 from load.staging.records import RunQuery
 from load.storm.testbed import Testbed
 
-__all__ = ["POSTGRESQL_SETTINGS", "connect", "make_runner", "migrate_to_old", "restore"]
+__all__ = ["POSTGRESQL_SETTINGS", "connect", "make_runner", "migrate_to_old_version", "restore"]
 
 POSTGRESQL_SETTINGS = {
     "shared_buffers": "256MB",
@@ -51,7 +51,7 @@ def make_runner(connection: Any) -> RunQuery:
     return lambda sql: connection.run(sql) or []
 
 
-def migrate_to_old(testbed: Testbed) -> tuple[str, ...]:
+def migrate_to_old_version(testbed: Testbed) -> tuple[str, ...]:
     """Bring the schema to the old version, as its own function would; returns what was applied."""
     bed = testbed
     operations = make_operations(bed.codes[1], bed.variables(), bed.dynamodb, null_observer)

@@ -163,7 +163,11 @@ def _migrations(found: Validation, report: Mapping[str, Any]) -> Iterator[str]:
     if dry_run is None:
         return
     deployed = found.storms.get("deployment")
-    live = {band.label: band.end - band.start for band in deployed.bands} if deployed else {}
+    live = (
+        {interval.label: interval.end - interval.start for interval in deployed.intervals}
+        if deployed
+        else {}
+    )
     head = ("migration", "dry run, s", "deployed, s", "locks that others wait for", "rows, bytes")
     yield section(
         "The migrations",
@@ -275,12 +279,12 @@ def _latencies(evidence: Evidence) -> str:
             axes.scatter(
                 starts, durations, sizes[kind], colour, alpha=0.6, lw=0, label=kind, rasterized=True
             )
-        shown = [one for one in evidence.bands if one.end > since and one.start < until]
-        for number, band in enumerate(shown):
-            start = band.start - since
-            axes.axvspan(start, band.end - since, color=charts.ORANGE, alpha=0.15)
+        shown = [one for one in evidence.intervals if one.end > since and one.start < until]
+        for number, interval in enumerate(shown):
+            start = interval.start - since
+            axes.axvspan(start, interval.end - since, color=charts.ORANGE, alpha=0.15)
             height = 1.02 + 0.08 * (number % 3)
-            axes.text(start, height, band.label, transform=axes.get_xaxis_transform())
+            axes.text(start, height, interval.label, transform=axes.get_xaxis_transform())
         axes.set(yscale="log", xlim=(0, until - since))
         axes.legend(frameon=False, ncols=3, loc="upper right")
         return charts.svg(figure)

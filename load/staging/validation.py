@@ -19,7 +19,7 @@ from load.staging.database import (
     POSTGRESQL_SETTINGS,
     connect,
     make_runner,
-    migrate_to_old,
+    migrate_to_old_version,
     restore,
 )
 from load.staging.dry_run import run_dry_run, verdicts_of_dry_run
@@ -185,7 +185,7 @@ class _LocalRun:
         options, server, database = self.options, self.testbed.server, self.release.database
         if options.dump is not None:
             restore(server, database, options.dump)
-        migrated = migrate_to_old(self.testbed)
+        migrated = migrate_to_old_version(self.testbed)
         if options.shop is not None:
             options.shop.fill(self.connection)
         if options.data is not None:

@@ -24,10 +24,10 @@ from lambda_migrate.local.demo.checks import (
 )
 from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX, Sample
 from lambda_migrate.local.demo.servers import read_migrations
-from lambda_migrate.local.demo.timeline import Band, Row
+from lambda_migrate.local.demo.timeline import Interval, Row
 
 if TYPE_CHECKING:
-    from load.storm.host import Host, Observed
+    from load.storm.host import Host, ObservedInvocation
     from load.storm.scenarios import Scenario
     from load.storm.testbed import Testbed
 
@@ -70,7 +70,7 @@ class Evidence:
         effects: How often each migration took effect, counted in the database.
         rollback_effects: The same of down scripts; empty without a rollback.
         attempts: How often the failing migration was tried; None if none fails.
-        bands: Each migration, and each down script.
+        intervals: Each migration, and each down script.
         committed: When PostgreSQL committed the last migration; None if none succeeds.
         samples: Connections, by polling.
         sessions: Connections, in the server's log, which misses none.
@@ -82,17 +82,17 @@ class Evidence:
         rolled_back: Seconds that the rollback took.
         troubles: What else went wrong.
         seconds: How long the storm took, with the start of the servers.
-        epoch: Seconds since the epoch when the monotonic clock stood at 0.
+        clock_offset: Seconds since the epoch when the monotonic clock stood at 0.
     """
 
     scenario: Scenario
-    observed: Sequence[Observed]
+    observed: Sequence[ObservedInvocation]
     checks: Mapping[str, Sequence[SchemaCheck]]
     rows: Sequence[Row] = ()
     effects: Mapping[str, int] = field(default_factory=dict)
     rollback_effects: Mapping[str, int] = field(default_factory=dict)
     attempts: int | None = None
-    bands: Sequence[Band] = ()
+    intervals: Sequence[Interval] = ()
     committed: float | None = None
     samples: Sequence[Sample] = ()
     sessions: Sequence[Session] = ()
@@ -104,10 +104,10 @@ class Evidence:
     rolled_back: float | None = None
     troubles: Sequence[str] = ()
     seconds: float = 0.0
-    epoch: float = 0.0
+    clock_offset: float = 0.0
 
     @cached_property
-    def cold(self) -> list[Observed]:
+    def cold(self) -> list[ObservedInvocation]:
         """The cold starts of the storm."""
         return [one for one in self.observed if one.kind == "cold"]
 
@@ -151,7 +151,7 @@ class Evidence:
     @property
     def sampled_at_most(self) -> int:
         """Connections of lambda-migrate in any one sample."""
-        return max((sample.library for sample in self.samples), default=0)
+        return max((sample.library_connections for sample in self.samples), default=0)
 
     @property
     def sessions_at_most(self) -> int:
@@ -190,14 +190,16 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
     memory = _measure_memory(testbed)
     testbed.sampler.stop()
     checks = {
-        name: list(read_checks(name, function.logs(view.environment_id), epoch=testbed.epoch))
+        name: list(
+            read_checks(name, function.logs(view.environment_id), clock_offset=testbed.clock_offset)
+        )
         for name, function, view in testbed.environments()
     }
-    bands = read_migrations(server, package.database, epoch=testbed.epoch)
+    intervals = read_migrations(server, package.database, clock_offset=testbed.clock_offset)
     committed = None
-    if scenario.kind != "failing" and bands:
+    if scenario.kind != "failing" and intervals:
         [[at]] = server.execute(_COMMITTED, database=package.database)
-        committed = None if at is None else float(at) - testbed.epoch
+        committed = None if at is None else float(at) - testbed.clock_offset
     return Evidence(
         scenario=scenario,
         observed=host.observed,
@@ -206,10 +208,12 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
         effects=package.effects(server, 1 if scenario.rollback else scenario.last_version),
         rollback_effects=package.rollback_effects(server) if scenario.rollback else {},
         attempts=package.attempts(server),
-        bands=[*bands, *host.rollback_times.bands],
+        intervals=[*intervals, *host.rollback_times.intervals],
         committed=committed,
         samples=testbed.sampler.samples,
-        sessions=sessions_of(server.log.read_text(errors="replace"), epoch=testbed.epoch),
+        sessions=sessions_of(
+            server.log.read_text(errors="replace"), clock_offset=testbed.clock_offset
+        ),
         requests=testbed.requests(),
         requests_of=testbed.requests_of(),
         rates=testbed.dynamodb.rates(),
@@ -218,7 +222,7 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
         rolled_back=host.rolled_back,
         troubles=[one for one in (*host.troubles, testbed.sampler.fault) if one],
         seconds=seconds,
-        epoch=testbed.epoch,
+        clock_offset=testbed.clock_offset,
     )
 
 
@@ -234,7 +238,9 @@ def _rows(testbed: Testbed, checks: Mapping[str, Sequence[SchemaCheck]]) -> list
                 if found and name.startswith(f"v{version} ")
             },
             label=f"v{version}",
-            connected=connection_times_by_fence(testbed.sampler.sessions, epoch=testbed.epoch),
+            connection_times=connection_times_by_fence(
+                testbed.sampler.sessions, clock_offset=testbed.clock_offset
+            ),
             until=SYSTEM_CLOCK.monotonic(),
         )
     ]
@@ -247,12 +253,12 @@ _LOG_LINE = re.compile(
 )
 
 
-def sessions_of(log: str, *, epoch: float) -> list[Session]:
+def sessions_of(log: str, *, clock_offset: float) -> list[Session]:
     """Connections of lambda-migrate in a server's log; one that is still open ends with the log.
 
     Args:
         log: Written with log_connections, log_disconnections and the prefix ``%m [%p] ``, in UTC.
-        epoch: Seconds since the epoch when the monotonic clock stood at 0.
+        clock_offset: Seconds since the epoch when the monotonic clock stood at 0.
     """
     opened: dict[str, tuple[str, float]] = {}
     found = []
@@ -262,7 +268,7 @@ def sessions_of(log: str, *, epoch: float) -> list[Session]:
         if match is None:
             continue
         at = datetime.strptime(match["at"] + "+0000", "%Y-%m-%d %H:%M:%S.%f%z")
-        last = at.timestamp() - epoch
+        last = at.timestamp() - clock_offset
         if match["name"]:
             opened[match["pid"]] = (match["name"], last)
         elif match["pid"] in opened:

@@ -43,13 +43,13 @@ from load.storm.packages import package_of
 from load.storm.scenarios import SCENARIOS, Wave, make
 from load.storm.testbed import Testbed, open_testbed
 
-__all__ = ["Host", "Observed", "failure_of", "main", "serve"]
+__all__ = ["Host", "ObservedInvocation", "failure_of", "main", "serve"]
 
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedInvocation:
     """One invocation that Locust asked for."""
 
     kind: str  # cold, warm, write, read
@@ -84,7 +84,7 @@ class Host:
     """
 
     testbed: Testbed
-    observed: list[Observed] = field(default_factory=list)
+    observed: list[ObservedInvocation] = field(default_factory=list)
     rollback_times: RollbackTimes = field(default_factory=RollbackTimes)
     rolled_back: float | None = None
     troubles: list[str] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Host:
         barrier = current.barrier if current.wave.together else None
         submitted = self.testbed.functions[version].submit_cold(event, barrier=barrier)
         result = await asyncio.wrap_future(submitted)
-        return self._observe(Observed("cold", version, current.number, result))
+        return self._observe(ObservedInvocation("cold", version, current.number, result))
 
     def _end_idle(self) -> None:
         """Lambda ends idle environments; here all of them, between two waves."""
@@ -148,7 +148,7 @@ class Host:
         kind, version = str(body["kind"]), int(body.get("version", 1))
         event = self.testbed.package.event(kind, int(body.get("subject", 0)))
         result = await asyncio.wrap_future(self.testbed.functions[version].submit(event))
-        return self._observe(Observed(kind, version, 0, result))
+        return self._observe(ObservedInvocation(kind, version, 0, result))
 
     async def _roll_back(self) -> LocalHTTPResponse:
         await asyncio.wrap_future(self._waves[-1].barrier.arrive())
@@ -168,7 +168,7 @@ class Host:
         operations.down(deadline, to=operations.manifest.version)
         return _ROLLBACK_SECONDS - deadline.remaining()
 
-    def _observe(self, observed: Observed) -> LocalHTTPResponse:
+    def _observe(self, observed: ObservedInvocation) -> LocalHTTPResponse:
         self.observed.append(observed)
         facts = asdict(observed.result)
         return json_response(

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
     from load.storm.scenarios import Kind
 
-__all__ = ["HANDLER", "Counting", "Orders", "Package", "package_of"]
+__all__ = ["HANDLER", "CountingPackage", "Orders", "Package", "package_of"]
 
 PENDING = {1: 10, 2: 12}
-"""How many migrations each version of `Counting` has."""
+"""How many migrations each version of `CountingPackage` has."""
 
 SLOW = 6
 SLOW_SECONDS = 3
@@ -76,7 +76,7 @@ class Package(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Counting:
+class CountingPackage:
     """Migrations whose effects are rows that can be counted; a handler that does nothing."""
 
     fails: bool = False  # one of the migrations
@@ -159,5 +159,8 @@ def _name(number: int) -> str:
 
 def package_of(kind: Kind) -> Package:
     """The package of a scenario."""
-    packages: Mapping[str, Package] = {"counting": Counting(), "failing": Counting(fails=True)}
+    packages: Mapping[str, Package] = {
+        "counting": CountingPackage(),
+        "failing": CountingPackage(fails=True),
+    }
     return packages[kind] if kind in packages else Orders(find_example())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.demo.checks import Distribution
-from lambda_migrate.local.demo.timeline import Band, Series, clip, render
+from lambda_migrate.local.demo.timeline import Interval, Series, clip, render
 from load import charts
 from load.html import Html, document, mark, paragraph, section, table
 from load.html import verdicts as verdict_table
@@ -173,34 +173,46 @@ def timeline(evidence: Evidence) -> str:
     if not rows:
         return ""
     points = [(s.at, s) for s in evidence.samples if since <= s.at <= until]
-    series = [Series("connections of lambda-migrate", [(at, float(s.library)) for at, s in points])]
+    series = [
+        Series(
+            "connections of lambda-migrate",
+            [(at, float(s.library_connections)) for at, s in points],
+        )
+    ]
     if evidence.scenario.kind == "orders":  # the other handler opens none
-        own = [(at, float(sample.application)) for at, sample in points]
+        own = [(at, float(sample.application_connections)) for at, sample in points]
         series.append(Series("connections of the application", own))
     if evidence.rates is not None:
         series.append(Series("DynamoDB requests in a second", _per_second(evidence, since, until)))
-    bands = [band for band in evidence.bands if since < band.end and band.start < until]
-    return render(rows, bands=_until_commit(bands, evidence), series=series)
+    intervals = [
+        interval
+        for interval in evidence.intervals
+        if since < interval.end and interval.start < until
+    ]
+    return render(rows, intervals=_until_commit(intervals, evidence), series=series)
 
 
 def _per_second(evidence: Evidence, since: float, until: float) -> list[tuple[float, float]]:
     """At each tenth of a second, the requests of the second that ends there."""
     totals = {tenth: sum(counted.values()) for tenth, counted in (evidence.rates or {}).items()}
-    first, last = (int((moment + evidence.epoch) * 10) for moment in (since, until))
+    first, last = (int((moment + evidence.clock_offset) * 10) for moment in (since, until))
     return [
-        (tenth / 10 - evidence.epoch, float(sum(totals.get(tenth - n, 0) for n in range(1, 11))))
+        (
+            tenth / 10 - evidence.clock_offset,
+            float(sum(totals.get(tenth - n, 0) for n in range(1, 11))),
+        )
         for tenth in range(first + 1, last)
     ]
 
 
-def _until_commit(bands: Sequence[Band], evidence: Evidence) -> list[Band]:
+def _until_commit(intervals: Sequence[Interval], evidence: Evidence) -> list[Interval]:
     """The history has the time of a migration's last statement; its commit comes after."""
-    ups = [band for band in bands if not band.label.endswith(" down")]
-    last = max(ups, key=lambda band: band.end, default=None)
+    ups = [interval for interval in intervals if not interval.label.endswith(" down")]
+    last = max(ups, key=lambda interval: interval.end, default=None)
     if last is None or evidence.committed is None:
-        return list(bands)
-    longer = Band(last.label, last.start, max(last.end, evidence.committed))
-    return [longer if band is last else band for band in bands]
+        return list(intervals)
+    longer = Interval(last.label, last.start, max(last.end, evidence.committed))
+    return [longer if interval is last else interval for interval in intervals]
 
 
 def _window(evidence: Evidence) -> tuple[float, float]:

@@ -67,7 +67,7 @@ class Testbed:
     server: LocalPostgreSQL
     dynamodb: DynamoDBEndpoint
     sampler: ConnectionSampler
-    epoch: float  # seconds since the epoch when the monotonic clock stood at 0
+    clock_offset: float  # seconds since the epoch when the monotonic clock stood at 0
     functions: dict[int, LocalFunction] = field(default_factory=dict)
     codes: dict[int, Path] = field(default_factory=dict)
 
@@ -92,12 +92,12 @@ class Testbed:
 
     def requests(self) -> Counter[str]:
         """DynamoDB requests of the environments by operation."""
-        names = [name for name in self.dynamodb.clients() if name.startswith("stormv")]
+        names = [name for name in self.dynamodb.access_keys() if name.startswith("stormv")]
         return sum((self.dynamodb.requests(name) for name in names), Counter[str]())
 
     def requests_of(self) -> dict[str, int]:
         """DynamoDB requests by environment; empty where the engine does not count."""
-        clients = set(self.dynamodb.clients())
+        clients = set(self.dynamodb.access_keys())
         return {
             name: self.dynamodb.requests(view.access_key).total()
             for name, _, view in self.environments()
@@ -148,8 +148,8 @@ def open_testbed(
             lambda: connect_monitor(server), database=package.database, application="orders"
         )
         stack.enter_context(sampler)
-        epoch = time.time() - SYSTEM_CLOCK.monotonic()
-        testbed = Testbed(scenario, package, server, dynamodb, sampler, epoch)
+        clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
+        testbed = Testbed(scenario, package, server, dynamodb, sampler, clock_offset)
         for version in scenario.versions:
             code = testbed.codes[version] = package.deploy(version, home)
             testbed.functions[version] = stack.enter_context(

@@ -202,7 +202,8 @@ def _overlaps(check: SchemaCheck, evidence: Evidence) -> bool:
     """Whether a migration ran, or had just ended, at some moment of the check."""
     began = check.ended - check.seconds
     return any(
-        band.start < check.ended and began < band.end + _RECORDED_SECONDS for band in evidence.bands
+        interval.start < check.ended and began < interval.end + _RECORDED_SECONDS
+        for interval in evidence.intervals
     )
 
 

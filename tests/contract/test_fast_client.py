@@ -142,11 +142,11 @@ def test_the_server_counts_its_requests_as_getitem(
     dynamodb: DynamoDBEndpoint, tables: DynamoDBTables, target: str
 ) -> None:
     name = f"READER{uuid4().hex[:12]}"
-    fast_client = FastClient({**dynamodb.environment(client=name), "HOME": "/nonexistent"})
+    fast_client = FastClient({**dynamodb.environment(access_key=name), "HOME": "/nonexistent"})
     assert [fast_client.get_item(tables.table, target) for _ in range(3)] == [{}] * 3
     fast_client.close()
     assert fast_client.request_count == 3
-    if name in dynamodb.clients():  # some engines do not count
+    if name in dynamodb.access_keys():  # some engines do not count
         assert dynamodb.requests(name) == {"GetItem": 3}
 
 

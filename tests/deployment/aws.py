@@ -63,11 +63,11 @@ class LocalAWS(LocalDynamoDB):
             aws_secret_access_key="local",
         )
 
-    def environment(self, *, client: str = "somebody") -> dict[str, str]:
+    def environment(self, *, access_key: str = "somebody") -> dict[str, str]:
         """Variables that point every AWS SDK here."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
-            "AWS_ACCESS_KEY_ID": client,
+            "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,

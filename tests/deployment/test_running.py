@@ -128,7 +128,7 @@ class Production:
         with LocalAppConfig(profile, document) as appconfig:
             environment = {
                 **configured["Environment"]["Variables"],
-                **self.stack.aws.environment(client=client),
+                **self.stack.aws.environment(access_key=client),
                 **appconfig.api(),
                 "LAMBDA_MIGRATE_SSLMODE": "verify-full",  # as off this machine
                 **variables,

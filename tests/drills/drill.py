@@ -196,7 +196,7 @@ class Drill:
             "COLUMNS": "200",
             "NO_COLOR": "1",
             **({} if self._function else self.sandbox.environment()),
-            **self.sandbox.dynamodb.environment(client="operator"),
+            **self.sandbox.dynamodb.environment(access_key="operator"),
             **self.variables,
         }
 

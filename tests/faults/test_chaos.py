@@ -1,4 +1,4 @@
-"""Twenty schedules of random faults, and proof that the laws they are held against can fail."""
+"""Twenty schedules of random faults, and proof that their invariants can fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from load.chaos.evidence import ColdStart, Evidence, Observation, ProcessRecord, Result
 from load.chaos.inspect import SECRETS, TABLE, Inspector
-from load.chaos.laws import LAWS, broken_laws, judge
+from load.chaos.invariants import INVARIANTS, check_invariants, violated_invariants
 from load.chaos.relay import Loop
 from load.chaos.report import write_report
 from load.chaos.schedule import (
@@ -49,13 +49,13 @@ def results() -> dict[str, Result]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_random_schedule_breaks_no_law(results: dict[str, Result], seed: int) -> None:
+def test_random_schedule_violates_no_invariant(results: dict[str, Result], seed: int) -> None:
     result = results[f"seed {seed}"]
     assert result.broken == [], "\n".join(result.schedule.lines())
 
 
 @pytest.mark.parametrize("name", [file.stem for file in SAVED])
-def test_saved_schedule_breaks_no_law(results: dict[str, Result], name: str) -> None:
+def test_saved_schedule_violates_no_invariant(results: dict[str, Result], name: str) -> None:
     result = results[f"saved {name}"]
     assert result.broken == [], "\n".join(result.schedule.lines())
 
@@ -106,7 +106,7 @@ def test_shrink_keeps_only_what_the_failure_needs() -> None:
     assert (small.traffic, small.rollback) == (False, None)
 
 
-# --- the laws can fail: something is done wrong by hand in a round where nothing went wrong
+# --- the invariants can fail: something is done wrong by hand in a round where nothing went wrong
 
 QUIET = Schedule(
     seed=0,
@@ -136,8 +136,8 @@ def quiet(worker: Worker) -> Evidence:
     return worker.play(QUIET)
 
 
-def test_round_without_faults_breaks_no_law(quiet: Evidence) -> None:
-    assert judge(quiet).broken == []
+def test_round_without_faults_violates_no_invariant(quiet: Evidence) -> None:
+    assert check_invariants(quiet).broken == []
     assert quiet.observations, "somebody was served and looked"
     assert [start.outcome for start in quiet.cold_starts] == ["served", "served"]
 
@@ -188,9 +188,9 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_tampering_is_found(worker: Worker, wrong: str) -> None:
-    tamper, law = WRONG[wrong]
-    broken = judge(worker.play(QUIET, tamper=tamper)).broken
-    assert any(sentence.startswith(f"{law}: ") for sentence in broken), broken
+    tamper, invariant = WRONG[wrong]
+    broken = check_invariants(worker.play(QUIET, tamper=tamper)).broken
+    assert any(sentence.startswith(f"{invariant}: ") for sentence in broken), broken
 
 
 def test_open_connection_is_found(worker: Worker) -> None:
@@ -206,20 +206,20 @@ def test_open_connection_is_found(worker: Worker) -> None:
             )
         )
 
-    assert [b.partition(":")[0] for b in judge(worker.play(QUIET, tamper=leave)).broken] == [
-        "no connection left"
-    ]
+    assert [
+        b.partition(":")[0] for b in check_invariants(worker.play(QUIET, tamper=leave)).broken
+    ] == ["no connection left"]
     with pytest.raises(pg8000.native.InterfaceError):
         left[0].run("SELECT 1")  # the round's database is gone, with every connection to it
 
 
-# --- the laws that judge what environments told
+# --- the invariants on what environments reported
 
 
 def only(evidence: Evidence) -> str:
-    """The one law that is broken."""
-    (law,) = {sentence.partition(":")[0] for sentence in broken_laws(evidence)}
-    return law
+    """The one invariant that is violated."""
+    (invariant,) = {sentence.partition(":")[0] for sentence in violated_invariants(evidence)}
+    return invariant
 
 
 def test_serving_without_a_migration_is_found(quiet: Evidence) -> None:
@@ -242,13 +242,13 @@ def test_serving_after_a_rollback_is_found_and_before_it_is_not(quiet: Evidence)
         runs = [(2, "up", 90.0), (2, "down", rolled_back_at), (2, "up", 150.0)]
         return replace(quiet, observations=[check], state=replace(quiet.state, runs=runs))
 
-    assert broken_laws(served(rolled_back_at=110.05)) == []
+    assert violated_invariants(served(rolled_back_at=110.05)) == []
     assert only(served(rolled_back_at=105.0)) == "served on its schema"
 
 
 def test_serving_with_code_that_must_fail_is_found(quiet: Evidence) -> None:
     broken = replace(quiet, schedule=replace(QUIET, broken=2))
-    assert "served on its schema" in {b.partition(":")[0] for b in broken_laws(broken)}
+    assert "served on its schema" in {b.partition(":")[0] for b in violated_invariants(broken)}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_outliving_the_deadline_is_found_unless_frozen(quiet: Evidence) -> None:
     process = ProcessRecord("environment 0", "new", ended=9.0, exit_code=-9, killed="deadline")
     assert only(replace(quiet, processes=[process])) == "deadlines kept"
     process.frozen.append((1.0, 8.0))
-    assert broken_laws(replace(quiet, processes=[process])) == []
+    assert violated_invariants(replace(quiet, processes=[process])) == []
 
 
 def test_connection_that_outlives_the_lease_is_found(quiet: Evidence) -> None:
@@ -296,6 +296,6 @@ def test_connection_that_outlives_the_lease_is_found(quiet: Evidence) -> None:
     assert only(replace(quiet, state=state)) == "no connection one lease later"
 
 
-def test_every_law_can_fail() -> None:
+def test_every_invariant_can_fail() -> None:
     text = Path(__file__).read_text()
-    assert all(f'"{law}"' in text for law in LAWS)
+    assert all(f'"{invariant}"' in text for invariant in INVARIANTS)

@@ -46,8 +46,8 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def relay(loop: Loop, shared_dynamodb: LocalDynamoDB, struck: Struck) -> Iterator[DynamoDBRelay]:
-    chance = random.Random(1)
-    with DynamoDBRelay(loop, shared_dynamodb.endpoint_url, struck.note, chance=chance) as relay:
+    rng = random.Random(1)
+    with DynamoDBRelay(loop, shared_dynamodb.endpoint_url, struck.note, rng=rng) as relay:
         yield relay
 
 
@@ -100,7 +100,7 @@ def test_only_a_lost_answer_leaves_a_write_behind(
     relay.change(kind, FOREVER, 1.0)
     with pytest.raises(LeaseStoreUnavailable):
         table.acquire("me")
-    relay.calm()
+    relay.clear_faults()
     assert struck == [kind]
     assert table.read(consistent=True).owner == ("me" if kind == "dynamodb-unanswered" else None)
 
@@ -109,7 +109,7 @@ def test_stale_reads_show_the_past_and_consistent_ones_never_do(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = acquired(table.acquire("me"))
-    monkeypatch.setattr(relay._chance, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(relay._rng, "uniform", lambda _low, high: high)
     relay.change("dynamodb-stale", FOREVER, 1.0)
     assert table.read() == LeaseState(), "as it was before"
     assert table.read(consistent=True).owner == "me"
@@ -197,13 +197,15 @@ def test_refused_clients_can_reconnect_later(connect: Network, struck: Struck) -
     until(lambda: _works(open_connection), what="it takes connections again")
 
 
-@pytest.mark.parametrize("new_ones_too", [True, False])
-def test_delayed_data_arrives_later(connect: Network, struck: Struck, new_ones_too: bool) -> None:
+@pytest.mark.parametrize("include_new_connections", [True, False])
+def test_delayed_data_arrives_later(
+    connect: Network, struck: Struck, include_new_connections: bool
+) -> None:
     relay, open_connection = connect
     connection = open_connection()
-    relay.silence(0.3, new_ones_too=new_ones_too)
+    relay.silence(0.3, include_new_connections=include_new_connections)
     until(lambda: struck, what="the silence begins")
-    if not new_ones_too:
+    if not include_new_connections:
         assert open_connection().run("SELECT 2") == [[2]]
     assert connection.run("SELECT 1") == [[1]]
 

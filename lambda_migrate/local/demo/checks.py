@@ -9,7 +9,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from lambda_migrate.local.demo.timeline import Band, Row, Span
+from lambda_migrate.local.demo.timeline import Interval, Row, Span
 from lambda_migrate.local.runtime.environment import EnvironmentEvent, InvocationResult
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "read_check",
     "read_checks",
     "row_order",
-    "to_bands",
+    "to_intervals",
 ]
 
 
@@ -80,15 +80,15 @@ class ColdStartStorm:
         version: The version of the example.
         results: One for each environment.
         checks: By environment; an environment that crashed has none.
-        warm: Results of the warm invocations afterwards.
-        bands: The migrations on the same clock.
+        warm_results: Results of the warm invocations afterwards.
+        intervals: The migrations on the same clock.
     """
 
     version: int
     results: Sequence[InvocationResult]
     checks: Mapping[str, SchemaCheck]
-    warm: Sequence[InvocationResult] = field(default_factory=tuple)
-    bands: Sequence[Band] = field(default_factory=tuple)
+    warm_results: Sequence[InvocationResult] = field(default_factory=tuple)
+    intervals: Sequence[Interval] = field(default_factory=tuple)
 
     @property
     def migrators(self) -> list[SchemaCheck]:
@@ -100,17 +100,17 @@ class ColdStartStorm:
         """The checks that waited and never held the lease."""
         return [check for check in self.checks.values() if check.waited and not check.fence]
 
-    def overlaps(self, start: float, end: float) -> bool:
+    def overlaps_interval(self, start: float, end: float) -> bool:
         """Whether any cold start was running between two times."""
         began = min((result.started for result in self.results), default=float("inf"))
         ended = max((result.ended for result in self.results), default=float("-inf"))
         return start < ended and end > began
 
-    def waited(self) -> Distribution | None:
+    def wait_times(self) -> Distribution | None:
         """How long the waiters waited."""
         return Distribution.of([check.waited for check in self.waiters])
 
-    def after_release(self) -> Distribution | None:
+    def seconds_after_release(self) -> Distribution | None:
         """How long after the end of the last migrator each waiter was ready."""
         if not self.migrators:
             return None
@@ -122,18 +122,18 @@ class ColdStartStorm:
         return Distribution.of([check.lease_calls for check in self.waiters])
 
 
-def read_check(environment: str, log: str, *, epoch: float) -> SchemaCheck | None:
+def read_check(environment: str, log: str, *, clock_offset: float) -> SchemaCheck | None:
     """Read the first check in an environment's log.
 
     Args:
         environment: Its id.
         log: Its log.
-        epoch: Seconds since the epoch at monotonic time 0.
+        clock_offset: Seconds since the epoch at monotonic time 0.
     """
-    return next(read_checks(environment, log, epoch=epoch), None)
+    return next(read_checks(environment, log, clock_offset=clock_offset), None)
 
 
-def read_checks(environment: str, log: str, *, epoch: float) -> Iterator[SchemaCheck]:
+def read_checks(environment: str, log: str, *, clock_offset: float) -> Iterator[SchemaCheck]:
     """Read all checks in an environment's log, in order; a failed one is repeated."""
     for line in log.splitlines():
         if '"lambda_migrate":' not in line:
@@ -143,7 +143,7 @@ def read_checks(environment: str, log: str, *, epoch: float) -> Iterator[SchemaC
         yield SchemaCheck(
             environment=environment,
             outcome=facts.get("outcome") or facts["error"],
-            ended=_seconds(fields["timestamp"]) - epoch,
+            ended=_seconds(fields["timestamp"]) - clock_offset,
             seconds=facts["duration_ms"] / 1000,
             waited=facts["waited_ms"] / 1000,
             lease_calls=facts["lease_calls"],
@@ -163,19 +163,21 @@ def _seconds(timestamp: str) -> float:
     return datetime.strptime(timestamp, "%Y-%m-%d %H:%M:%S,%f%z").timestamp()
 
 
-def to_bands(rows: Sequence[Sequence[Any]], *, epoch: float) -> list[Band]:
-    """Convert rows of name, start and end (seconds since the epoch) to bands of a timeline."""
-    return [Band(name, start - epoch, end - epoch) for name, start, end in rows]
+def to_intervals(rows: Sequence[Sequence[Any]], *, clock_offset: float) -> list[Interval]:
+    """Convert rows of name, start and end (seconds since the epoch) to intervals of a timeline."""
+    return [Interval(name, start - clock_offset, end - clock_offset) for name, start, end in rows]
 
 
-def connection_times_by_fence(sessions: Mapping[str, float], *, epoch: float) -> dict[int, float]:
+def connection_times_by_fence(
+    sessions: Mapping[str, float], *, clock_offset: float
+) -> dict[int, float]:
     """When each holder connected, by its fence, which is the end of its application name.
 
     Args:
         sessions: See `ConnectionSampler.sessions`.
-        epoch: See `read_check`.
+        clock_offset: See `read_check`.
     """
-    ends = {name.rpartition(":")[2]: at - epoch for name, at in sessions.items()}
+    ends = {name.rpartition(":")[2]: at - clock_offset for name, at in sessions.items()}
     return {int(fence): at for fence, at in ends.items() if fence.isdigit()}
 
 
@@ -184,7 +186,7 @@ def build_rows(
     checks: Mapping[str, SchemaCheck],
     *,
     label: str,
-    connected: Mapping[int, float],
+    connection_times: Mapping[int, float],
     until: float,
 ) -> list[Row]:
     """The rows of one function's environments, in the order in which they were ready.
@@ -193,7 +195,7 @@ def build_rows(
         events: The events of all environments, in order.
         checks: The first check of each environment.
         label: Prefix of each row's label.
-        connected: See `connection_times_by_fence`.
+        connection_times: See `connection_times_by_fence`.
         until: The end of the timeline.
     """
     by_environment: dict[str, list[EnvironmentEvent]] = {}
@@ -202,8 +204,10 @@ def build_rows(
     rows = []
     for name, own in by_environment.items():
         check = checks.get(name)
-        since = connected.get(check.fence) if check is not None else None
-        rows.append(Row(f"{label} {name}", build_spans(own, check, connected=since, until=until)))
+        since = connection_times.get(check.fence) if check is not None else None
+        rows.append(
+            Row(f"{label} {name}", build_spans(own, check, connected_at=since, until=until))
+        )
     return sorted((row for row in rows if row.spans), key=row_order)
 
 
@@ -216,7 +220,7 @@ def build_spans(
     events: Sequence[EnvironmentEvent],
     check: SchemaCheck | None,
     *,
-    connected: float | None = None,
+    connected_at: float | None = None,
     until: float,
 ) -> list[Span]:
     """The phases of one environment.
@@ -224,18 +228,18 @@ def build_spans(
     Args:
         events: Its events, in order.
         check: Its check; None if it logged none.
-        connected: When it connected to PostgreSQL to migrate.
+        connected_at: When it connected to PostgreSQL to migrate.
         until: The end of the timeline.
     """
     at: dict[str, float] = {event.phase: event.at for event in reversed(events)}
     if "started" not in at:
         return []
     end = min(at.get("ended", until), until)
-    return list(_phases(at, check, connected=connected, end=end))
+    return list(_phases(at, check, connected_at=connected_at, end=end))
 
 
 def _phases(
-    at: Mapping[str, float], check: SchemaCheck | None, *, connected: float | None, end: float
+    at: Mapping[str, float], check: SchemaCheck | None, *, connected_at: float | None, end: float
 ) -> Iterator[Span]:
     if check is None:
         yield Span("starting", at["started"], min(end, at.get("returned", end)))
@@ -244,8 +248,8 @@ def _phases(
         return
     done = min(check.ended, end)
     begins = check.ended - check.waited
-    if check.fence and connected is not None:
-        begins = min(connected, done)
+    if check.fence and connected_at is not None:
+        begins = min(connected_at, done)
     asks = max(at["started"], min(begins, done))
     yield Span("starting", at["started"], asks)
     if asks < done:

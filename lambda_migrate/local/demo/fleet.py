@@ -45,7 +45,7 @@ class Fleet:
         variables: The function's environment variables.
         counter: Counts the environments by state.
         logs: Folder of their logs.
-        epoch: Seconds since the epoch at monotonic time 0.
+        clock_offset: Seconds since the epoch at monotonic time 0.
         clock: The clock of the timeline.
     """
 
@@ -57,14 +57,14 @@ class Fleet:
         variables: Mapping[str, str],
         counter: StateCounter,
         logs: Path,
-        epoch: float,
+        clock_offset: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.version = version
         self.code = code
         self.checks: dict[str, SchemaCheck] = {}
         self._counter = counter
-        self._epoch = epoch
+        self._clock_offset = clock_offset
         self._clock = clock
         self._closed: float | None = None
         self.function = LocalFunction(
@@ -96,7 +96,7 @@ class Fleet:
         results = self.function.storm(environments, place_order(self.version))
         for result in results:
             log = self.function.logs(result.environment_id)
-            check = read_check(result.environment_id, log, epoch=self._epoch)
+            check = read_check(result.environment_id, log, clock_offset=self._clock_offset)
             if check is not None:
                 self.checks[result.environment_id] = check
             if not is_served(result):
@@ -106,7 +106,7 @@ class Fleet:
             self.version, results, {name: self.checks[name] for name in sorted(found)}
         )
 
-    def warm(self, storm: ColdStartStorm) -> list[InvocationResult]:
+    def invoke_warm(self, storm: ColdStartStorm) -> list[InvocationResult]:
         """Invoke every environment again at the same time; each reads the order that it placed."""
         waiting = [
             self.function.submit(get_order(read_order_id(result)))
@@ -118,10 +118,10 @@ class Fleet:
     def shrink(self, to: int) -> None:
         """End all environments except the first ``to``, as Lambda ends idle ones."""
         idle = [view for view in self.function.environments() if view.state == "idle"]
-        ending = sorted(idle, key=self._since)[to:]
+        ending = sorted(idle, key=self._get_ready_time)[to:]
         self.function.end_idle(view.environment_id for view in ending)
 
-    def _since(self, view: EnvironmentView) -> float:
+    def _get_ready_time(self, view: EnvironmentView) -> float:
         check = self.checks.get(view.environment_id)
         return float("inf") if check is None else check.ended
 
@@ -136,7 +136,7 @@ class Fleet:
             self.function.timeline(),
             self.checks,
             label=f"v{self.version}",
-            connected=connection_times_by_fence(sessions, epoch=self._epoch),
+            connection_times=connection_times_by_fence(sessions, clock_offset=self._clock_offset),
             until=until if self._closed is None else min(until, self._closed),
         )
 

@@ -135,23 +135,26 @@ class ProgressTable:
         return Group(Text(), head, Text(), table, Text(), self._connections(sample))
 
     def _cells(self, counter: StateCounter, sample: Sample) -> list[str]:
-        counts = counter.counts(migrating=sample.library)
+        counts = counter.counts(migrating=sample.library_connections)
         return [str(counts[phase] or "·") for phase in PHASES]
 
     def _connections(self, sample: Sample) -> RenderableType:
         from rich.text import Text
 
         self._maximum = [
-            max(self._maximum[0], sample.library),
-            max(self._maximum[1], sample.application),
+            max(self._maximum[0], sample.library_connections),
+            max(self._maximum[1], sample.application_connections),
         ]
         return Text.assemble(
             ("PostgreSQL connections  ", "dim"),
             ("lambda-migrate ", ""),
-            (f"{sample.library}", "bold red" if sample.library > 1 else "bold"),
+            (
+                f"{sample.library_connections}",
+                "bold red" if sample.library_connections > 1 else "bold",
+            ),
             (f" (at most {self._maximum[0]})", "dim"),
             ("   the application ", ""),
-            (f"{sample.application}", "bold"),
+            (f"{sample.application_connections}", "bold"),
             (f" (at most {self._maximum[1]})", "dim"),
         )
 

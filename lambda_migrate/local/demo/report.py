@@ -35,22 +35,22 @@ def summarize(demo: DemoResult) -> dict[str, Any]:
         "environments": demo.environments,
         "seconds": round(demo.seconds, 1),
         "versions": [_version(storm) for storm in demo.storms],
-        "effects": dict(demo.effects[-1]) if demo.effects else {},
+        "effects": dict(demo.effect_counts[-1]) if demo.effect_counts else {},
         "traffic": _invocations(demo.traffic),
         "rollback": _rollback(demo.rollback),
         "postgresql": {
-            "version": demo.postgresql,
+            "version": demo.postgresql_version,
             "lambda_migrate_connections_at_most": demo.max_library_connections,
             "application_connections_at_most": demo.max_application_connections,
             "samples": len(demo.samples),
             "sample_interval_ms": interval_ms(demo),
         },
         "dynamodb": {
-            "calls": sum(demo.dynamodb.values()),
-            "by_operation": dict(demo.dynamodb),
+            "calls": sum(demo.dynamodb_requests.values()),
+            "by_operation": dict(demo.dynamodb_requests),
         },
         "warm_invocation_microseconds": {
-            name: round(value, 3) for name, value in demo.warm.items()
+            name: round(value, 3) for name, value in demo.warm_microseconds.items()
         },
     }
 
@@ -59,7 +59,7 @@ def _version(storm: ColdStartStorm) -> dict[str, Any]:
     return {
         "version": storm.version,
         "cold_starts": _invocations(storm.results),
-        "warm": _invocations(storm.warm),
+        "warm": _invocations(storm.warm_results),
         "migrated_by": [
             {
                 "environment": check.environment,
@@ -69,8 +69,8 @@ def _version(storm: ColdStartStorm) -> dict[str, Any]:
             for check in storm.migrators
         ],
         "waiters": len(storm.waiters),
-        "waited": _round_distribution(storm.waited()),
-        "after_release": _round_distribution(storm.after_release()),
+        "waited": _round_distribution(storm.wait_times()),
+        "after_release": _round_distribution(storm.seconds_after_release()),
         "dynamodb_calls_per_waiter": _round_distribution(storm.lease_calls()),
     }
 
@@ -87,7 +87,7 @@ def _rollback(rollback: Rollback | None) -> dict[str, Any] | None:
     return {
         "reverted": list(rollback.rolled_back),
         "seconds": round(rollback.seconds, 3),
-        "taken_back": dict(rollback.rollback_effects),
+        "taken_back": dict(rollback.rollback_counts),
         "cold_start_after": [check.outcome for check in rollback.cold_start.checks.values()],
     }
 
@@ -104,7 +104,7 @@ def interval_ms(demo: DemoResult) -> dict[str, float] | None:
     gaps = [
         (after.at - before.at) * 1000
         for before, after in pairs
-        if any(storm.overlaps(before.at, after.at) for storm in demo.storms)
+        if any(storm.overlaps_interval(before.at, after.at) for storm in demo.storms)
     ]
     return {"median": round(median(gaps), 1), "longest": round(max(gaps), 1)} if gaps else None
 
@@ -135,12 +135,18 @@ def _per_version(storms: Sequence[ColdStartStorm]) -> Iterator[tuple[str, list[s
     yield "migrated by", [_list_migrators(storm) for storm in storms]
     yield "migrations applied", [_count_applied(storm) for storm in storms]
     yield "waited", [f"{len(storm.waiters)}" for storm in storms]
-    yield "  median, p99 and worst", [_format_seconds(storm.waited()) for storm in storms]
-    yield "  from the release on", [_format_seconds(storm.after_release()) for storm in storms]
+    yield "  median, p99 and worst", [_format_seconds(storm.wait_times()) for storm in storms]
+    yield (
+        "  from the release on",
+        [_format_seconds(storm.seconds_after_release()) for storm in storms],
+    )
     yield "  DynamoDB calls of each", [_format_counts(storm.lease_calls()) for storm in storms]
     yield (
         "warm invocations",
-        [f"{len(storm.warm)}, {sum(map(is_served, storm.warm))} served" for storm in storms],
+        [
+            f"{len(storm.warm_results)}, {sum(map(is_served, storm.warm_results))} served"
+            for storm in storms
+        ],
     )
 
 
@@ -149,9 +155,9 @@ def _list_migrators(storm: ColdStartStorm) -> str:
 
 
 def _count_applied(storm: ColdStartStorm) -> str:
-    bands = [band.end - band.start for band in storm.bands]
+    intervals = [interval.end - interval.start for interval in storm.intervals]
     count = sum(len(check.applied) for check in storm.migrators)
-    return f"{count} in {sum(bands):.2f} s"
+    return f"{count} in {sum(intervals):.2f} s"
 
 
 def _format_seconds(distribution: Distribution | None) -> str:
@@ -168,8 +174,8 @@ def _format_counts(distribution: Distribution | None) -> str:
 
 def list_summary_rows(demo: DemoResult) -> Iterator[tuple[str, str]]:
     """The other results: a label and a sentence each."""
-    if demo.effects:
-        yield "migrations took effect", _format_effect_counts(demo.effects[-1])
+    if demo.effect_counts:
+        yield "migrations took effect", _format_effect_counts(demo.effect_counts[-1])
     if demo.traffic:
         duration = Distribution.of([result.duration_seconds for result in demo.traffic])
         served = sum(map(is_served, demo.traffic))
@@ -191,14 +197,14 @@ def list_summary_rows(demo: DemoResult) -> Iterator[tuple[str, str]]:
         f"the application {demo.max_application_connections} at most"
         + (f"; sampled every {apart['median']:.0f} ms" if apart else ""),
     )
-    calls = ", ".join(f"{count} {name}" for name, count in sorted(demo.dynamodb.items()))
-    yield "DynamoDB calls", f"{sum(demo.dynamodb.values())} ({calls})"
-    if demo.warm:
-        bare = demo.warm["bare"]
+    calls = ", ".join(f"{count} {name}" for name, count in sorted(demo.dynamodb_requests.items()))
+    yield "DynamoDB calls", f"{sum(demo.dynamodb_requests.values())} ({calls})"
+    if demo.warm_microseconds:
+        bare = demo.warm_microseconds["bare"]
         yield (
             "a warm invocation takes",
-            f"{demo.warm['decorated'] - bare:.2f} µs more with the decorator "
-            f"(with an empty one: {demo.warm['passed_through'] - bare:.2f} µs)",
+            f"{demo.warm_microseconds['decorated'] - bare:.2f} µs more with the decorator "
+            f"(with an empty one: {demo.warm_microseconds['passed_through'] - bare:.2f} µs)",
         )
 
 
@@ -210,17 +216,22 @@ def _format_effect_counts(effects: Mapping[str, int]) -> str:
 
 def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
     """The timeline as SVG."""
-    bands = [band for storm in demo.storms for band in storm.bands]
+    intervals = [interval for storm in demo.storms for interval in storm.intervals]
     if demo.rollback is not None:
-        bands += demo.rollback.bands
+        intervals += demo.rollback.intervals
     since = _first_check(demo) - _SECONDS_BEFORE_FIRST_CHECK
     samples = [sample for sample in demo.samples if sample.at >= since]
     return render(
         list(clip(rows, since)),
-        bands=bands,
+        intervals=intervals,
         series=[
-            Series("connections of lambda-migrate", [(s.at, s.library) for s in samples]),
-            Series("connections of the application", [(s.at, s.application) for s in samples]),
+            Series(
+                "connections of lambda-migrate", [(s.at, s.library_connections) for s in samples]
+            ),
+            Series(
+                "connections of the application",
+                [(s.at, s.application_connections) for s in samples],
+            ),
         ],
         title=f"{demo.environments} cold starts at once, twice, and a rollback",
         subtitle=_subtitle(demo),
@@ -231,7 +242,7 @@ def _first_check(demo: DemoResult) -> float:
     """When the first environment read the lease."""
     checks = [check for storm in demo.storms for check in storm.checks.values()]
     first = min((check.ended - check.waited for check in checks), default=0.0)
-    return min([first, *(band.start for storm in demo.storms for band in storm.bands)])
+    return min([first, *(interval.start for storm in demo.storms for interval in storm.intervals)])
 
 
 def _subtitle(demo: DemoResult) -> str:

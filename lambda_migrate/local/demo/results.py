@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lambda_migrate.local.demo.checks import ColdStartStorm
 from lambda_migrate.local.demo.sampler import Sample
-from lambda_migrate.local.demo.timeline import Band
+from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.runtime.environment import InvocationResult
 
 __all__ = ["DemoResult", "Rollback", "find_faults", "is_served"]
@@ -21,15 +21,15 @@ class Rollback:
     Attributes:
         rolled_back: Names of its migrations, newest first.
         seconds: Its duration.
-        bands: The down scripts on the timeline.
-        rollback_effects: How often each was rolled back, counted in the database.
+        intervals: The down scripts on the timeline.
+        rollback_counts: How often each was rolled back, counted in the database.
         cold_start: A new environment of version 1 afterwards.
     """
 
     rolled_back: tuple[str, ...]
     seconds: float
-    bands: Sequence[Band]
-    rollback_effects: Mapping[str, int]
+    intervals: Sequence[Interval]
+    rollback_counts: Mapping[str, int]
     cold_start: ColdStartStorm
 
 
@@ -41,43 +41,44 @@ class DemoResult:
         environments: Number of environments of each version.
         seconds: Duration of the demo.
         storms: The cold starts of version 1 and of version 2.
-        effects: How often each migration took effect, counted in the database after each storm.
+        effect_counts: How often each migration took effect, counted in the database after each
+            storm.
         traffic: Invocations of version 1 while version 2 migrated and was rolled back.
         rollback: The rollback; None if an earlier step failed.
         samples: Counts of connections.
         errors: Other errors, one sentence each.
-        dynamodb: DynamoDB requests of all environments by operation.
-        warm: See `measure_in_new_process`; empty if an earlier step failed.
-        postgresql: The server's version.
+        dynamodb_requests: DynamoDB requests of all environments by operation.
+        warm_microseconds: See `measure_in_new_process`; empty if an earlier step failed.
+        postgresql_version: The server's version.
     """
 
     environments: int
     seconds: float
     storms: Sequence[ColdStartStorm]
-    effects: Sequence[Mapping[str, int]]
+    effect_counts: Sequence[Mapping[str, int]]
     traffic: Sequence[InvocationResult]
     rollback: Rollback | None
     samples: Sequence[Sample]
     errors: Sequence[str]
-    dynamodb: Mapping[str, int]
-    warm: Mapping[str, float]
-    postgresql: str
+    dynamodb_requests: Mapping[str, int]
+    warm_microseconds: Mapping[str, float]
+    postgresql_version: str
 
     @property
     def max_library_connections(self) -> int:
         """The maximum number of connections of lambda-migrate."""
-        return max((sample.library for sample in self.samples), default=0)
+        return max((sample.library_connections for sample in self.samples), default=0)
 
     @property
     def max_application_connections(self) -> int:
         """The maximum number of connections of the application."""
-        return max((sample.application for sample in self.samples), default=0)
+        return max((sample.application_connections for sample in self.samples), default=0)
 
     def invocations(self) -> Iterator[tuple[str, Sequence[InvocationResult]]]:
         """All invocations by purpose."""
         for storm in self.storms:
             yield f"cold starts of version {storm.version}", storm.results
-            yield f"warm invocations of version {storm.version}", storm.warm
+            yield f"warm invocations of version {storm.version}", storm.warm_results
         yield "invocations of version 1 while the schema changed", self.traffic
         if self.rollback is not None:
             yield "cold starts after the rollback", self.rollback.cold_start.results
@@ -92,12 +93,12 @@ def is_served(result: InvocationResult) -> bool:
 def find_faults(demo: DemoResult) -> list[str]:
     """The broken promises, one sentence each; [] if there are none."""
     found = list(_failed(demo))
-    for effects in demo.effects:
+    for effects in demo.effect_counts:
         for name, times in effects.items():
             if times != 1:
                 found.append(f"{name} took effect {times} times instead of once.")
     if demo.rollback is not None:
-        for name, times in demo.rollback.rollback_effects.items():
+        for name, times in demo.rollback.rollback_counts.items():
             if times != 1:
                 found.append(f"{name} was rolled back {times} times instead of once.")
     if demo.max_library_connections > 1:

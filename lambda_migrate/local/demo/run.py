@@ -25,7 +25,7 @@ from lambda_migrate.local.demo.report import list_summary_rows, make_table, writ
 from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults, is_served
 from lambda_migrate.local.demo.servers import DemoServers, RollbackTimes, start_demo_servers
 from lambda_migrate.local.demo.timeline import Row
-from lambda_migrate.local.demo.warm import measure_in_new_process
+from lambda_migrate.local.demo.warm_overhead import measure_in_new_process
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,15 +147,15 @@ class _Demo:
 
     def run(self) -> None:
         """Run all steps; a failed storm ends the demo, as later steps build on it."""
-        with self._deploy(1) as first:
-            if not self._run_storm(first):
+        with self._deploy(1) as old_fleet:
+            if not self._run_storm(old_fleet):
                 return
-            first.shrink(KEPT_ENVIRONMENTS)
-            with Traffic(first) as self._traffic:
-                with self._deploy(2) as second:
-                    succeeded = self._run_storm(second)
+            old_fleet.shrink(KEPT_ENVIRONMENTS)
+            with Traffic(old_fleet) as self._traffic:
+                with self._deploy(2) as new_fleet:
+                    succeeded = self._run_storm(new_fleet)
                 if succeeded:
-                    self._attempt_rollback(first)
+                    self._attempt_rollback(old_fleet)
         if self._rollback is not None:
             self._progress.start_step("measuring the overhead of a warm invocation")
             self._warm = measure_in_new_process(self._servers.example.directory / "migrations")
@@ -176,29 +176,31 @@ class _Demo:
         succeeded = all(map(is_served, storm.results))
         if succeeded:
             self._progress.start_step(f"{what}: invoking every environment again")
-            storm = replace(storm, warm=fleet.warm(storm))
+            storm = replace(storm, warm_results=fleet.invoke_warm(storm))
         self._effects.append(
             self._servers.example.count_effects(
                 self._servers.server, through_version=VERSIONS[fleet.version]
             )
         )
-        known = {band.label for one in self._storms for band in one.bands}
-        bands = [band for band in self._servers.migrations() if band.label not in known]
-        self._storms.append(replace(storm, bands=bands))
+        known = {interval.label for one in self._storms for interval in one.intervals}
+        intervals = [
+            interval for interval in self._servers.migrations() if interval.label not in known
+        ]
+        self._storms.append(replace(storm, intervals=intervals))
         self._progress.finish_step(_describe(self._storms[-1]))
         return succeeded
 
-    def _attempt_rollback(self, first: Fleet) -> None:
+    def _attempt_rollback(self, old_fleet: Fleet) -> None:
         try:
-            self._rollback = self._roll_back(first)
+            self._rollback = self._roll_back(old_fleet)
         except MigrateError as error:
             self._errors.append(f"The rollback failed: {error}")
 
-    def _roll_back(self, first: Fleet) -> Rollback:
+    def _roll_back(self, old_fleet: Fleet) -> Rollback:
         self._progress.start_step("rolling back with the down scripts in the database")
         observer = RollbackTimes()
         began = SYSTEM_CLOCK.monotonic()
-        rolled_back = self._servers.make_operations(first, observer).down(
+        rolled_back = self._servers.make_operations(old_fleet, observer).down(
             Deadline.after(_ROLLBACK_SECONDS), to=VERSIONS[1]
         )
         seconds = SYSTEM_CLOCK.monotonic() - began
@@ -206,9 +208,9 @@ class _Demo:
         rollback = Rollback(
             rolled_back=rolled_back,
             seconds=seconds,
-            bands=observer.bands,
-            rollback_effects=self._servers.example.count_rollbacks(self._servers.server),
-            cold_start=first.run_storm(1),
+            intervals=observer.intervals,
+            rollback_counts=self._servers.example.count_rollbacks(self._servers.server),
+            cold_start=old_fleet.run_storm(1),
         )
         self._progress.finish_step(f"rolled back {len(rolled_back)} migrations; version 1 starts")
         return rollback
@@ -220,14 +222,14 @@ class _Demo:
             environments=self._n,
             seconds=seconds,
             storms=self._storms,
-            effects=self._effects,
+            effect_counts=self._effects,
             traffic=self._traffic.results if self._traffic is not None else (),
             rollback=self._rollback,
             samples=servers.sampler.samples,
             errors=[one for one in (*self._errors, servers.sampler.fault) if one],
-            dynamodb=servers.calls(),
-            warm=self._warm,
-            postgresql=servers.server.version,
+            dynamodb_requests=servers.calls(),
+            warm_microseconds=self._warm,
+            postgresql_version=servers.server.version,
         )
 
 

@@ -30,13 +30,13 @@ class Sample:
 
     Attributes:
         at: Monotonic seconds.
-        library: Connections of lambda-migrate.
-        application: Connections of the application.
+        library_connections: Connections of lambda-migrate.
+        application_connections: Connections of the application.
     """
 
     at: float
-    library: int
-    application: int
+    library_connections: int
+    application_connections: int
 
 
 class ConnectionSampler:

@@ -14,12 +14,12 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.events import Event, MigrationRolledBack, Observer
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.local.demo.checks import to_bands
+from lambda_migrate.local.demo.checks import to_intervals
 from lambda_migrate.local.demo.example import APPLICATION, DATABASE, TABLE, Example
 from lambda_migrate.local.demo.fleet import Fleet
 from lambda_migrate.local.demo.progress_table import ProgressTable
 from lambda_migrate.local.demo.sampler import ConnectionSampler
-from lambda_migrate.local.demo.timeline import Band
+from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.settings import Settings
@@ -51,8 +51,8 @@ class DemoServers:
 
     Attributes:
         home: A temporary directory.
-        epoch: Seconds since the epoch at monotonic time 0. Environments and PostgreSQL record the
-            first, the timeline uses the second.
+        clock_offset: Seconds since the epoch at monotonic time 0. Environments and PostgreSQL
+            record the first, the timeline uses the second.
     """
 
     home: Path
@@ -61,7 +61,7 @@ class DemoServers:
     dynamodb: LocalDynamoDB
     sampler: ConnectionSampler
     progress: ProgressTable
-    epoch: float
+    clock_offset: float
 
     @contextmanager
     def deploy(self, version: int) -> Iterator[Fleet]:
@@ -73,7 +73,7 @@ class DemoServers:
             variables=self.variables(),
             counter=self.progress.add_counter(f"version {version}"),
             logs=self.home / f"logs-{version}",
-            epoch=self.epoch,
+            clock_offset=self.clock_offset,
         ) as fleet:
             yield fleet
 
@@ -89,9 +89,9 @@ class DemoServers:
             "POWERTOOLS_SERVICE_NAME": APPLICATION,
         }
 
-    def migrations(self) -> list[Band]:
+    def migrations(self) -> list[Interval]:
         """All rows of the history; none if it does not exist yet."""
-        return read_migrations(self.server, DATABASE, epoch=self.epoch)
+        return read_migrations(self.server, DATABASE, clock_offset=self.clock_offset)
 
     def make_operations(self, fleet: Fleet, observer: RollbackTimes) -> Operations:
         """The operations of ``lambda-migrate``, with the migration files of ``fleet``."""
@@ -99,7 +99,7 @@ class DemoServers:
 
     def calls(self) -> Counter[str]:
         """DynamoDB requests of the environments by operation."""
-        names = [name for name in self.dynamodb.clients() if name.startswith("ordersv")]
+        names = [name for name in self.dynamodb.access_keys() if name.startswith("ordersv")]
         return sum((self.dynamodb.requests(name) for name in names), Counter[str]())
 
 
@@ -130,17 +130,19 @@ def start_demo_servers(
         dynamodb.create_table(TABLE)
         stack.enter_context(sampler)
         progress.finish_step(f"PostgreSQL {server.version} and a DynamoDB API are running")
-        epoch = time.time() - SYSTEM_CLOCK.monotonic()
-        yield DemoServers(home, example, server, dynamodb, sampler, progress, epoch)
+        clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
+        yield DemoServers(home, example, server, dynamodb, sampler, progress, clock_offset)
 
 
-def read_migrations(server: LocalPostgreSQL, database: str, *, epoch: float) -> list[Band]:
+def read_migrations(
+    server: LocalPostgreSQL, database: str, *, clock_offset: float
+) -> list[Interval]:
     """All rows of the history; none if it does not exist yet."""
     exists = server.execute(
         "SELECT to_regclass('lambda_migrate.history') IS NOT NULL", database=database
     )
     rows = server.execute(_HISTORY, database=database) if exists[0][0] else []
-    return to_bands(rows, epoch=epoch)
+    return to_intervals(rows, clock_offset=clock_offset)
 
 
 def make_operations(
@@ -159,7 +161,7 @@ def make_operations(
     store = DynamoDBLeaseTable(
         variables["LAMBDA_MIGRATE_TABLE"],
         settings.target,
-        client=lambda: dynamodb.client(client="operator"),
+        client=lambda: dynamodb.client(access_key="operator"),
         lease_seconds=settings.lease_seconds,
     )
     target = replace(make_target(settings, observer=observer), store=store)
@@ -179,10 +181,10 @@ class RollbackTimes:
     """Records when each down script ran."""
 
     def __init__(self) -> None:
-        self.bands: list[Band] = []
+        self.intervals: list[Interval] = []
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
         if isinstance(event, MigrationRolledBack):
             now = SYSTEM_CLOCK.monotonic()
-            self.bands.append(Band(f"{event.migration} down", now - event.seconds, now))
+            self.intervals.append(Interval(f"{event.migration} down", now - event.seconds, now))

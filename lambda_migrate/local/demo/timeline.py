@@ -19,7 +19,7 @@ from matplotlib.path import Path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PHASES", "Band", "Row", "Series", "Span", "clip", "render"]
+__all__ = ["PHASES", "Interval", "Row", "Series", "Span", "clip", "render"]
 
 PHASES = {
     "starting": "#e3e5e8",
@@ -31,7 +31,7 @@ PHASES = {
 """The phases of an environment and their colours."""
 
 _PAPER, _TEXT, _SECONDARY_TEXT, _GRID = "#fcfcfb", "#23282f", "#6b7480", "#e8eaed"
-_BAND, _AREA, _AREA_LINE = "#d9480f", "#c5d4ea", "#4a74b0"
+_INTERVAL, _AREA, _AREA_LINE = "#d9480f", "#c5d4ea", "#4a74b0"
 _WIDTH = 9.6  # inches, as all lengths below; 72 SVG units each
 _SERIES_HEIGHT = 0.7
 _LABEL_LINES = 6
@@ -86,7 +86,7 @@ def clip(rows: Iterable[Row], since: float, until: float = math.inf) -> Iterator
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class Interval:
     """One migration, drawn across all rows."""
 
     label: str
@@ -105,7 +105,7 @@ class Series:
 def render(
     rows: Sequence[Row],
     *,
-    bands: Sequence[Band] = (),
+    intervals: Sequence[Interval] = (),
     series: Sequence[Series] = (),
     title: str = "",
     subtitle: str = "",
@@ -114,7 +114,7 @@ def render(
 
     Args:
         rows: The environments.
-        bands: Migrations, labelled above the rows.
+        intervals: Migrations, labelled above the rows.
         series: Each an area chart below, on the same time axis.
         title: The chart's title.
         subtitle: Text below the title.
@@ -126,7 +126,9 @@ def render(
     if not spans:
         raise ValueError("no row has a span: there is nothing to draw")
     first = min(span.start for span in spans)
-    last = max(*(span.end for span in spans), *(band.end for band in bands), first + 1e-3)
+    last = max(
+        *(span.end for span in spans), *(interval.end for interval in intervals), first + 1e-3
+    )
     subtitle = textwrap.fill(subtitle, 120)
     head_height = 0.3 + 0.15 * len(subtitle.splitlines())
     heights = [head_height, min(0.3 * len(rows), 6.5), *(_SERIES_HEIGHT for _ in series)]
@@ -149,7 +151,7 @@ def render(
             _style(axes)
         _style_time_axis([chart, *below][-1], first, last)
         _draw_rows(chart, rows, heights[1])
-        _draw_bands(chart, bands)
+        _draw_intervals(chart, intervals)
         for axes, values in zip(below, series, strict=True):
             _draw_series(axes, values)
         figure.savefig(output, format="svg", metadata={"Date": None, "Title": title or "Timeline"})
@@ -219,26 +221,28 @@ def _draw_rows(axes: Axes, rows: Sequence[Row], height: float) -> None:
         axes.set_ylabel(f"{len(rows)} environments", color=_SECONDARY_TEXT)
 
 
-def _draw_bands(axes: Axes, bands: Sequence[Band]) -> None:
-    """Draw the bands and, in the lowest line in which it overlaps no other, each label."""
+def _draw_intervals(axes: Axes, intervals: Sequence[Interval]) -> None:
+    """Draw the intervals and, in the lowest line in which it overlaps no other, each label."""
     first, last = axes.get_xlim()
     character = (last - first) / 105
     line_ends = [-math.inf] * _LABEL_LINES
-    for number, band in enumerate(sorted(bands, key=lambda band: band.start)):
+    for number, interval in enumerate(sorted(intervals, key=lambda interval: interval.start)):
         alpha = 0.08 if number % 2 else 0.18
-        axes.axvspan(band.start, band.end, color=_BAND, linewidth=0.5, alpha=alpha, zorder=0.5)
-        length = len(band.label) * character
-        start = max(first, min((band.start + band.end - length) / 2, last - length))
+        axes.axvspan(
+            interval.start, interval.end, color=_INTERVAL, linewidth=0.5, alpha=alpha, zorder=0.5
+        )
+        length = len(interval.label) * character
+        start = max(first, min((interval.start + interval.end - length) / 2, last - length))
         line = next((line for line, end in enumerate(line_ends) if end <= start), None)
         if line is not None:
             line_ends[line] = start + length
             axes.annotate(
-                band.label,
+                interval.label,
                 (start, 1),
                 (0, 4 + 11 * line),
                 xycoords=axes.get_xaxis_transform(),
                 textcoords="offset points",
-                color=_BAND,
+                color=_INTERVAL,
             )
 
 

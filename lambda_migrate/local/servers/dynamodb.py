@@ -97,17 +97,17 @@ class DynamoDBEndpoint:
     def stop(self) -> None:
         """Stop it and drop its tables; does nothing for an API that already ran."""
 
-    def environment(self, *, client: str = ACCESS_KEY) -> dict[str, str]:
-        """Variables that point boto3 here; `requests` counts by the access key ``client``."""
+    def environment(self, *, access_key: str = ACCESS_KEY) -> dict[str, str]:
+        """Variables that point boto3 here; `requests` counts by the access key."""
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.endpoint_url,
-            "AWS_ACCESS_KEY_ID": client,
+            "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
         }
 
-    def client(self, *, client: str = ACCESS_KEY, **options: Any) -> Any:
+    def client(self, *, access_key: str = ACCESS_KEY, **options: Any) -> Any:
         """A boto3 client with dummy credentials; ``options`` go to botocore's ``Config``."""
         import boto3
         from botocore.config import Config
@@ -116,7 +116,7 @@ class DynamoDBEndpoint:
             "dynamodb",
             endpoint_url=self.endpoint_url,
             region_name=REGION,
-            aws_access_key_id=client,
+            aws_access_key_id=access_key,
             aws_secret_access_key="local",  # noqa: S106 - a dummy value
             config=Config(**options),
         )
@@ -134,16 +134,16 @@ class DynamoDBEndpoint:
         client.close()
         return name
 
-    def requests(self, client: str | None = None) -> Counter[str]:
+    def requests(self, access_key: str | None = None) -> Counter[str]:
         """Number of requests so far by operation; empty if the server does not count.
 
         Args:
-            client: Count only requests signed with this access key.
+            access_key: Count only requests signed with this access key.
         """
-        del client
+        del access_key
         return Counter()
 
-    def clients(self) -> tuple[str, ...]:
+    def access_keys(self) -> tuple[str, ...]:
         """The access keys of all requests so far."""
         return ()
 
@@ -238,17 +238,17 @@ class _DynamoDBProcess(DynamoDBEndpoint):
 class _CountingProcess(_DynamoDBProcess):
     """A DynamoDB API that counts its requests."""
 
-    def requests(self, client: str | None = None) -> Counter[str]:
+    def requests(self, access_key: str | None = None) -> Counter[str]:
         """Number of requests since `start` by operation.
 
         Args:
-            client: Count only requests signed with this access key.
+            access_key: Count only requests signed with this access key.
         """
         counts = self._read_counts(COUNTERS_PATH)
-        clients = counts if client is None else [client]
-        return sum((Counter(counts.get(one, {})) for one in clients), Counter[str]())
+        access_keys = counts if access_key is None else [access_key]
+        return sum((Counter(counts.get(one, {})) for one in access_keys), Counter[str]())
 
-    def clients(self) -> tuple[str, ...]:
+    def access_keys(self) -> tuple[str, ...]:
         """The access keys of all requests so far."""
         return tuple(self._read_counts(COUNTERS_PATH))
 

@@ -18,7 +18,7 @@ from lambda_migrate.local.demo.checks import (
 from lambda_migrate.local.demo.report import draw_timeline, summarize
 from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults
 from lambda_migrate.local.demo.sampler import Sample
-from lambda_migrate.local.demo.timeline import Band, Row, Span
+from lambda_migrate.local.demo.timeline import Interval, Row, Span
 from lambda_migrate.local.runtime.environment import (
     EnvironmentEvent,
     EnvironmentPhase,
@@ -59,22 +59,22 @@ STORM = ColdStartStorm(
         "env0001": check("env0001", ended=10.5, fence=1),
         "env0002": check("env0002", ended=10.9, waited=0.6),
     },
-    warm=[result(code=200)],
-    bands=[Band("0001_a", 10.2, 10.4)],
+    warm_results=[result(code=200)],
+    intervals=[Interval("0001_a", 10.2, 10.4)],
 )
-ROLLBACK = Rollback(("0002_b",), 1.5, [Band("0002_b down", 12.0, 12.1)], {"0002_b": 1}, STORM)
+ROLLBACK = Rollback(("0002_b",), 1.5, [Interval("0002_b down", 12.0, 12.1)], {"0002_b": 1}, STORM)
 GOOD = DemoResult(
     environments=2,
     seconds=5.0,
     storms=[STORM, replace(STORM, version=2)],
-    effects=[{"0001_a": 1}, {"0001_a": 1, "0002_b": 1}],
+    effect_counts=[{"0001_a": 1}, {"0001_a": 1, "0002_b": 1}],
     traffic=[result(code=200)],
     rollback=ROLLBACK,
     samples=[Sample(10.0, 0, 0), Sample(10.02, 1, 1), Sample(10.06, 0, 2)],
     errors=(),
-    dynamodb={"GetItem": 4, "UpdateItem": 2},
-    warm={"bare": 0.03, "passed_through": 0.15, "decorated": 0.16},
-    postgresql="18.4",
+    dynamodb_requests={"GetItem": 4, "UpdateItem": 2},
+    warm_microseconds={"bare": 0.03, "passed_through": 0.15, "decorated": 0.16},
+    postgresql_version="18.4",
 )
 
 
@@ -103,7 +103,7 @@ def test_a_successful_demo_has_no_faults() -> None:
             "1 of 2 cold starts of version 1 failed; the first: gone",
         ),
         (
-            {"storms": [replace(STORM, warm=[result(code=500)])]},
+            {"storms": [replace(STORM, warm_results=[result(code=500)])]},
             "1 of 1 warm invocations of version 1 failed",
         ),
         (
@@ -111,7 +111,7 @@ def test_a_successful_demo_has_no_faults() -> None:
             "1 of 2 invocations of version 1 while the schema changed failed; the first: late",
         ),
         (
-            {"rollback": replace(ROLLBACK, rollback_effects={"0002_b": 2})},
+            {"rollback": replace(ROLLBACK, rollback_counts={"0002_b": 2})},
             "0002_b was rolled back 2 times instead of once.",
         ),
     ],
@@ -128,7 +128,7 @@ def test_a_client_error_is_not_a_failure() -> None:
 
 
 def test_the_wait_after_the_release_counts_from_the_last_migrator() -> None:
-    after = STORM.after_release()
+    after = STORM.seconds_after_release()
     assert after is not None
     assert after.worst == pytest.approx(0.4)
 
@@ -165,9 +165,9 @@ LINE = json.dumps(
 
 
 def test_the_log_line_of_the_library_is_found_among_others() -> None:
-    found = read_check("env0007", f'noise\n{{"message": "x"}}\n{LINE}\nmore\n', epoch=90.0)
+    found = read_check("env0007", f'noise\n{{"message": "x"}}\n{LINE}\nmore\n', clock_offset=90.0)
     assert found == SchemaCheck("env0007", "WAITED", 10.25, 1.5, 1.2, 5, 0, ())
-    assert read_check("env0007", "noise\n", epoch=90.0) is None
+    assert read_check("env0007", "noise\n", clock_offset=90.0) is None
 
 
 def happenings(*phases: EnvironmentPhase) -> list[EnvironmentEvent]:
@@ -210,7 +210,7 @@ def happenings(*phases: EnvironmentPhase) -> list[EnvironmentEvent]:
 def test_the_phases_of_an_environment(
     seen: list[EnvironmentEvent], checked: SchemaCheck | None, spans: list[Span]
 ) -> None:
-    assert build_spans(seen, checked, connected=4.0, until=9.0) == spans
+    assert build_spans(seen, checked, connected_at=4.0, until=9.0) == spans
 
 
 def test_the_timeline_names_the_migrations_and_starts_shortly_before_the_first_check() -> None:

@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.errors import ConfigurationError
 from load.storm.control import Control, ControlFailed
 from load.storm.host import Host, serve
-from load.storm.packages import Counting
+from load.storm.packages import CountingPackage
 from load.storm.report import write, write_index
 from load.storm.scenarios import make
 from load.storm.testbed import open_testbed
@@ -54,7 +54,7 @@ def handler(event, context):
 
 def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
     scenario = make("together", 3, engine="moto", processes="forked")
-    found = judged(play(scenario, Counting(double=4, handler=TWO_CONNECTIONS), tmp_path))
+    found = judged(play(scenario, CountingPackage(double=4, handler=TWO_CONNECTIONS), tmp_path))
     assert found["each migration took effect once"].state == "failed"
     assert "0004_effect 2 times" in found["each migration took effect once"].found
     assert found["one PostgreSQL connection of the library at a time"].state == "failed"
@@ -64,7 +64,7 @@ def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
 
 def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     scenario = make("together", 3, engine="moto", processes="forked")
-    evidence = play(scenario, Counting(), tmp_path)
+    evidence = play(scenario, CountingPackage(), tmp_path)
     found = verdicts(evidence)
     assert {one.what for one in found if one.state != "passed"} == set()
     folder = tmp_path / "out" / scenario.name
@@ -88,7 +88,7 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
 
 def test_failing_handler_is_found(tmp_path: Path) -> None:
     scenario = make("waves", 3, engine="moto", processes="forked")
-    found = judged(play(scenario, Counting(handler=RAISES), tmp_path))
+    found = judged(play(scenario, CountingPackage(handler=RAISES), tmp_path))
     assert found["no invocation failed"].state == "failed"
     assert "3 ValueError" in found["no invocation failed"].found
     assert found["each migration took effect once"].state == "passed"
@@ -99,7 +99,7 @@ def test_failing_handler_is_found(tmp_path: Path) -> None:
 def control(tmp_path: Path) -> Iterator[Control]:
     scenario = make("ramp", 1, engine="moto", processes="forked")
     with (
-        open_testbed(scenario, Counting(fails=True), tmp_path) as testbed,
+        open_testbed(scenario, CountingPackage(fails=True), tmp_path) as testbed,
         serve(Host(testbed)) as url,
     ):
         yield Control(url)
@@ -136,6 +136,6 @@ def test_storm_without_enough_memory_does_not_start(tmp_path: Path) -> None:
     scenario = make("together", 10_000_000, engine="moto", processes="separate")
     with (
         pytest.raises(ConfigurationError, match="choose a smaller -n"),
-        open_testbed(scenario, Counting(), tmp_path),
+        open_testbed(scenario, CountingPackage(), tmp_path),
     ):
         pass

@@ -21,7 +21,7 @@ from lambda_migrate.local.runtime.plain_http import LocalHTTPRequest, LocalHTTPR
 from load.storm.__main__ import main
 from load.storm.evidence import read_statistics
 from load.storm.host import Host, serve
-from load.storm.packages import Counting
+from load.storm.packages import CountingPackage
 from load.storm.scenarios import make
 from load.storm.testbed import open_testbed
 
@@ -63,7 +63,7 @@ def test_wrong_usage_is_exit_code_2(asked: list[str]) -> None:
 def test_a_master_and_two_workers_drive_one_storm(tmp_path: Path) -> None:
     scenario = make("waves", 6, engine="moto", processes="forked")
     with (
-        open_testbed(scenario, Counting(), tmp_path) as testbed,
+        open_testbed(scenario, CountingPackage(), tmp_path) as testbed,
         serve(host := Host(testbed)) as url,
     ):
         port = str(find_free_port())

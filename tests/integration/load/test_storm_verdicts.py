@@ -10,10 +10,10 @@ import pytest
 
 from lambda_migrate.local.demo.checks import SchemaCheck
 from lambda_migrate.local.demo.sampler import Sample
-from lambda_migrate.local.demo.timeline import Band
+from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.runtime.environment import InvocationResult
 from load.storm.evidence import Evidence, Session, overlap_of, sessions_of
-from load.storm.host import Observed
+from load.storm.host import ObservedInvocation
 from load.storm.report import figures
 from load.storm.scenarios import make
 from load.storm.verdicts import peak_of, verdicts
@@ -25,8 +25,8 @@ CHECK = SchemaCheck("v1 env0001", "WAITED", 14.0, 4.0, 3.9, 3, 0, ())
 HOLDER = SchemaCheck("v1 env0002", "MIGRATED", 13.5, 3.5, 0.0, 4, 1, ("0001_effect",))
 
 
-def observed(result: InvocationResult = SERVED, kind: str = "cold") -> Observed:
-    return Observed(kind, 1, 1, result)
+def observed(result: InvocationResult = SERVED, kind: str = "cold") -> ObservedInvocation:
+    return ObservedInvocation(kind, 1, 1, result)
 
 
 GOOD = Evidence(
@@ -101,9 +101,9 @@ def test_current_schema_needs_one_call() -> None:
         evidence = replace(GOOD, checks={"v1 env0001": [check]}, requests_of={})
         assert {one.what: one.state for one in verdicts(evidence)}[law] == state
         # Who began while something was migrated may have tried for the lease, and that is well.
-        beside = replace(evidence, bands=[Band("0001_effect", 9.0, 10.5)])
+        beside = replace(evidence, intervals=[Interval("0001_effect", 9.0, 10.5)])
         assert law not in [one.what for one in verdicts(beside)]
-        before = replace(evidence, bands=[Band("0001_effect", 5.0, 6.5)])
+        before = replace(evidence, intervals=[Interval("0001_effect", 5.0, 6.5)])
         assert {one.what: one.state for one in verdicts(before)}[law] == state
     assert law not in [one.what for one in verdicts(GOOD)]
 
@@ -186,7 +186,7 @@ LOG = f"""\
 
 def test_sessions_are_read_from_the_servers_log() -> None:
     noon = 1769860800.0
-    first, second = sessions_of(LOG, epoch=noon)
+    first, second = sessions_of(LOG, clock_offset=noon)
     assert (first.name, first.opened, first.closed) == ("lambda-migrate:storm:1", 0.5, 2.0)
     assert (second.name, second.opened, second.closed) == ("lambda-migrate:storm:2", 3.0, 3.0)
 

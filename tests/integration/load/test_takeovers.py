@@ -11,7 +11,7 @@ from load.bench.workspace import Workspace
 
 def test_the_migration_of_a_killed_holder_takes_effect_once_and_all_waiters_serve() -> None:
     with Workspace(LocalDynamoDB()) as workspace:
-        section = measure(workspace, kills=1, chance=random.Random(1))
+        section = measure(workspace, kills=1, rng=random.Random(1))
     (kill,) = section.data["kills"]
     assert (kill["failed"], kill["effects"], len(kill["served"])) == (0, 1, WAITERS)
     assert kill["acquired"] <= kill["started"] <= max(kill["served"])

@@ -79,19 +79,19 @@ def test_a_conditional_write_has_one_winner_among_fifty_clients(dynamodb: Engine
 
 
 def test_requests_are_counted_by_operation_and_by_client(dynamodb: Engine) -> None:
-    client = dynamodb.client(client="counted")
+    client = dynamodb.client(access_key="counted")
     for _ in range(3):
         client.get_item(TableName="leases", Key={"target": {"S": "x"}})
     client.put_item(TableName="leases", Item={"target": {"S": "counted"}})
     assert dynamodb.requests("counted") == {"GetItem": 3, "PutItem": 1}
     assert dynamodb.requests()["GetItem"] >= 3
     assert "" not in dynamodb.requests()
-    assert "counted" in dynamodb.clients()
+    assert "counted" in dynamodb.access_keys()
     assert dynamodb.requests("nobody") == {}
 
 
 def test_requests_are_counted_by_tenths_of_a_second(dynamodb: Engine) -> None:
-    client = dynamodb.client(client="timed")
+    client = dynamodb.client(access_key="timed")
     before = dynamodb.rates()
     began = int(time.time() * 10)
     for _ in range(20):
@@ -140,7 +140,7 @@ def test_an_environment_variable_selects_a_running_api(
         assert type(other) is DynamoDBEndpoint
         assert other.environment()["AWS_ENDPOINT_URL_DYNAMODB"] == dynamodb.endpoint_url
         assert "leases" in other.client().list_tables()["TableNames"]
-        assert (other.requests(), other.clients(), other.rates()) == ({}, (), None)
+        assert (other.requests(), other.access_keys(), other.rates()) == ({}, (), None)
     assert dynamodb.pid  # leaving the endpoint did not end what somebody else runs
 
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lambda_migrate.local.demo.timeline import PHASES, Band, Row, Series, Span, render
+from lambda_migrate.local.demo.timeline import PHASES, Interval, Row, Series, Span, render
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -83,8 +83,8 @@ def test_time_starts_with_the_first_span_in_round_steps() -> None:
 
 
 def test_labels_of_migrations_do_not_overlap() -> None:
-    bands = [Band(f"000{n}_migration", 101 + n / 100, 101 + n / 100) for n in range(1, 6)]
-    svg = render(make_rows(5), bands=bands)
+    intervals = [Interval(f"000{n}_migration", 101 + n / 100, 101 + n / 100) for n in range(1, 6)]
+    svg = render(make_rows(5), intervals=intervals)
     lines = [
         element.attrib["y"]
         for element in parse(svg).iter(f"{SVG}text")
@@ -94,8 +94,8 @@ def test_labels_of_migrations_do_not_overlap() -> None:
 
 
 def test_a_label_without_room_is_left_out_but_its_band_is_drawn() -> None:
-    bands = [Band(f"{n:04d}_one_of_very_many", 101, 101.01) for n in range(50)]
-    svg = render(make_rows(5), bands=bands)
+    intervals = [Interval(f"{n:04d}_one_of_very_many", 101, 101.01) for n in range(50)]
+    svg = render(make_rows(5), intervals=intervals)
     assert sum(text.endswith("_many") for text in texts(svg)) == 6
     assert len(re.findall(r"opacity: 0\.(?:08|18)", svg)) == 50
 

@@ -8,17 +8,19 @@ from typing import Any
 from load.chaos.evidence import Evidence, Observation, ProcessRecord, Result
 from load.chaos.migrations import index_name, migrations_of
 
-__all__ = ["LAWS", "broken_laws", "judge"]
+__all__ = ["INVARIANTS", "check_invariants", "violated_invariants"]
 
 
-def judge(evidence: Evidence) -> Result:
+def check_invariants(evidence: Evidence) -> Result:
     """The evidence with its verdict."""
-    return Result(evidence, broken_laws(evidence))
+    return Result(evidence, violated_invariants(evidence))
 
 
-def broken_laws(evidence: Evidence) -> list[str]:
-    """One sentence for each law that was broken, with what broke it."""
-    return [f"{name}: {what}" for name, law in LAWS.items() for what in law(evidence)]
+def violated_invariants(evidence: Evidence) -> list[str]:
+    """One sentence for each invariant that was violated, with what broke it."""
+    return [
+        f"{name}: {what}" for name, invariant in INVARIANTS.items() for what in invariant(evidence)
+    ]
 
 
 def _applied(evidence: Evidence) -> set[int]:
@@ -175,7 +177,7 @@ def _deadlines(evidence: Evidence) -> Iterator[str]:
             yield f"{process.name} had to be killed at its deadline"
 
 
-LAWS: dict[str, Callable[[Evidence], Iterator[str]]] = {
+INVARIANTS: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "effects exactly once": _exactly_once,
     "all applied in the end": _complete,
     "applied once between rollbacks": _alternating,
@@ -189,4 +191,4 @@ LAWS: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "explained ends": _explained_ends,
     "deadlines kept": _deadlines,
 }
-"""Every law by the name that the report, the docs and the tests use."""
+"""Every invariant by the name that the report, the docs and the tests use."""

@@ -1,6 +1,6 @@
 """The overhead of ``@migrate_on_cold_start`` in a warm invocation, measured in a new process.
 
-``python -m lambda_migrate.local.demo.warm <directory of migrations>`` prints it as JSON.
+``python -m lambda_migrate.local.demo.warm_overhead <directory of migrations>`` prints it as JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def measure_in_new_process(migrations: Path) -> dict[str, float]:
     Args:
         migrations: The directory of migration files.
     """
-    command = [sys.executable, "-m", "lambda_migrate.local.demo.warm", str(migrations)]
+    command = [sys.executable, "-m", "lambda_migrate.local.demo.warm_overhead", str(migrations)]
     done = subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - this module
     measured: dict[str, float] = json.loads(done.stdout)
     return measured
