@@ -119,7 +119,7 @@ def _cells(point: Point) -> tuple[str, ...]:
         "-" if math.isnan(figures.calls_median) else f"{figures.calls_median:g}",
         f"{figures.read_units:.1f}",
         f"{figures.peak_units:,.0f}",
-        f"{figures.turned_away:.0%}",
+        f"{figures.throttled:.0%}",
         f"{figures.holders:g}",
         f"{figures.not_served:,}",
         f"{figures.dollars:.5f}",

@@ -110,7 +110,7 @@ def _measure_row(name: str, workspace: Workspace, *, quick: bool) -> Section:
     except MeasurementFailed as failed:
         print(failed, file=sys.stderr)
         first = str(failed).partition("\n")[0]
-        return Section(name, name, [Check(name, bar=0, value=None, note=first)])
+        return Section(name, name, [Check(name, limit=0, value=None, note=first)])
 
 
 def _print_section(section: Section) -> None:

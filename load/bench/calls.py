@@ -49,7 +49,7 @@ def measure(reports: Path) -> Section:
         check = check_spread(_WHAT, 8, [calls.median for _, calls in found], note=note)
     else:
         note = f"there is no report of {INSTANCES:,} environments: run `make storm` first"
-        check = Check(_WHAT, bar=8, value=None, note=note)
+        check = Check(_WHAT, limit=8, value=None, note=note)
     data = {str(path): asdict(calls) for path, calls in found}
     return Section("calls", "DynamoDB calls of waiting environments", [check], data=data)
 

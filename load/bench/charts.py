@@ -13,7 +13,7 @@ from load.bench.figures import Spread, format_number
 
 __all__ = ["Strip", "draw_bars", "draw_strips", "write_svg"]
 
-_OURS, _OTHERS, _LIMIT = "#d9480f", "#8aa4c8", "#7a1f2b"
+_LAMBDA_MIGRATE_COLOUR, _OTHERS_COLOUR, _LIMIT = "#d9480f", "#8aa4c8", "#7a1f2b"
 _NAME = "lambda-migrate"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -83,7 +83,7 @@ def _figure(title: str, *, height: float) -> tuple[Figure, mpl.axes.Axes]:
 
 
 def _colour(label: str) -> str:
-    return _OURS if label.startswith(_NAME) else _OTHERS
+    return _LAMBDA_MIGRATE_COLOUR if label.startswith(_NAME) else _OTHERS_COLOUR
 
 
 def _changes(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

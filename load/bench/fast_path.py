@@ -14,7 +14,7 @@ from load.bench.charts import draw_bars
 from load.bench.figures import format_number, format_spread, ratios, spread
 from load.bench.migrations import simple
 from load.bench.output import read_figures
-from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO
+from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, LAMBDA_MIGRATE, YOYO
 from load.bench.processes import Program, run_alternating
 from load.bench.results import Check, Section, Table, check_spread
 from load.bench.workspace import TABLE, Workspace
@@ -49,7 +49,7 @@ with open("/proc/self/status") as status:
 print_figures({{"cpu_ms": cpu * 1000, "peak_mb": int(peak) / 1024}})
 """
 
-_OURS = "import app\napp.handler({}, app.Context())"
+_LAMBDA_MIGRATE_PROGRAM = "import app\napp.handler({}, app.Context())"
 _BOTO3 = f"""import boto3
 client = boto3.client("dynamodb")
 client.get_item(TableName={TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
@@ -100,7 +100,7 @@ def _programs(
 ) -> dict[str, Program]:
     changes = simple(MIGRATIONS)
     programs = {}
-    for title, peer in {_CHECK: OURS, **_PEERS}.items():
+    for title, peer in {_CHECK: LAMBDA_MIGRATE, **_PEERS}.items():
         database = workspace.new_database()
         project = workspace.project(peer, "fifty", changes)
         workspace.migrate(peer, project, database)
@@ -110,7 +110,12 @@ def _programs(
     for base, base_code in _BASES.items():
         for authorities, extra in variables.items():
             environment = {**ours.environment, **extra}
-            for what, code in ((_CHECK, _OURS), (_CLIENT, _BOTO3), ("TLS", _TLS), ("", "")):
+            for what, code in (
+                (_CHECK, _LAMBDA_MIGRATE_PROGRAM),
+                (_CLIENT, _BOTO3),
+                ("TLS", _TLS),
+                ("", ""),
+            ):
                 program = Program(_command(base_code, code), ours.directory, environment)
                 programs[_name(what, base, authorities)] = program
     return programs
@@ -161,7 +166,7 @@ def _section(cpu: Figures, peaks: Figures, connections: Mapping[str, float]) -> 
             ),
             Check(
                 "PostgreSQL connections of one fast path",
-                bar=0,
+                limit=0,
                 value=connections[_CHECK],
                 note="pg_stat_database.sessions before and after",
             ),
@@ -224,10 +229,10 @@ def _section(cpu: Figures, peaks: Figures, connections: Mapping[str, float]) -> 
 
 def measure_import(workspace: Workspace, *, rounds: int) -> Section:
     """``import lambda_migrate`` and the decorator, against ``import boto3``."""
-    project = workspace.project(OURS, "fifty", simple(MIGRATIONS))
+    project = workspace.project(LAMBDA_MIGRATE, "fifty", simple(MIGRATIONS))
     codes = {"import lambda_migrate, decorate": "import app", "import boto3": "import boto3"}
     programs = {
-        name: workspace.program(OURS, project, "unused", command=_command(RUNTIME, code))
+        name: workspace.program(LAMBDA_MIGRATE, project, "unused", command=_command(RUNTIME, code))
         for name, code in codes.items()
     }
     finished = run_alternating(programs, rounds=rounds)

@@ -24,22 +24,22 @@ __all__ = [
     "DBMATE",
     "DBMATE_VERSION",
     "DJANGO",
-    "GATE",
-    "OURS",
+    "LAMBDA_MIGRATE",
     "PEERS",
+    "START_BARRIER",
     "YOYO",
     "Peer",
     "install_dbmate",
 ]
 
-GATE = """
+START_BARRIER = """
 import os, sys
 with open(os.environ["BENCH_READY"], "a") as ready: ready.write(".")
 sys.stdin.read()
 """
 """Reports that the process is ready, and waits until its standard input is closed."""
 
-_SHELL_GATE = 'printf . >>"$BENCH_READY"; read _; exec "$@"'
+_SHELL_START_BARRIER = 'printf . >>"$BENCH_READY"; read _; exec "$@"'
 
 DBMATE_VERSION = "2.36.0"
 _MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
@@ -76,11 +76,11 @@ class Peer:
         """What brings a database up to date."""
         return (sys.executable, "-c", self.python) if self.act else _dbmate_command()
 
-    def gated_command(self) -> Sequence[str]:
+    def command_with_barrier(self) -> Sequence[str]:
         """The same with a gate after loading, so that many can act at the same moment."""
         if not self.act:
-            return ("sh", "-c", _SHELL_GATE, "gate", *_dbmate_command())
-        code = f"{dedent(self.load)}\n{GATE}\n{dedent(self.act)}"
+            return ("sh", "-c", _SHELL_START_BARRIER, "gate", *_dbmate_command())
+        code = f"{dedent(self.load)}\n{START_BARRIER}\n{dedent(self.act)}"
         return (sys.executable, "-c", code)
 
     def make(self, home: Path, changes: Sequence[Change]) -> Path:
@@ -356,7 +356,7 @@ _BY_HAND_RETRYING = Peer(
     "by_hand.migrate(attempts=30)",
 )
 
-_OUR_MODULE = """
+_LAMBDA_MIGRATE_MODULE = """
 import time
 from lambda_migrate import migrate_on_cold_start
 
@@ -373,18 +373,18 @@ def handler(event, context):
 """
 
 
-def _ours(changes: Sequence[Change]) -> Mapping[str, str]:
-    return _sql_files(changes) | {"app.py": _OUR_MODULE}
+def _lambda_migrate_files(changes: Sequence[Change]) -> Mapping[str, str]:
+    return _sql_files(changes) | {"app.py": _LAMBDA_MIGRATE_MODULE}
 
 
-OURS = Peer(
+LAMBDA_MIGRATE = Peer(
     "lambda-migrate",
     "lambda-migrate",
     "postgresql",
     "a decorated handler, called once",
-    _ours,
+    _lambda_migrate_files,
     "import app",
     "app.handler({}, app.Context())",
 )
 
-PEERS = (ALEMBIC, _ALEMBIC_LOCKED, DJANGO, YOYO, DBMATE, BY_HAND, _BY_HAND_RETRYING, OURS)
+PEERS = (ALEMBIC, _ALEMBIC_LOCKED, DJANGO, YOYO, DBMATE, BY_HAND, _BY_HAND_RETRYING, LAMBDA_MIGRATE)

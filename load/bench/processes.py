@@ -14,7 +14,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MeasurementFailed", "ProcessResult", "Program", "run", "run_alternating", "run_gated"]
+__all__ = [
+    "MeasurementFailed",
+    "ProcessResult",
+    "Program",
+    "run",
+    "run_alternating",
+    "run_from_barrier",
+]
 
 _TIMEOUT_SECONDS = 400.0
 
@@ -85,7 +92,7 @@ def run_alternating(
     return finished
 
 
-def run_gated(
+def run_from_barrier(
     programs: Sequence[Program], *, on_open: Callable[[], object] = lambda: None
 ) -> list[ProcessResult]:
     """Start all, wait until each is at its gate, and open it for all at the same moment.
@@ -94,7 +101,7 @@ def run_gated(
     have one each in Lambda.
 
     Args:
-        programs: Each with a gate in it; see `load.bench.peers.GATE`.
+        programs: Each with a start barrier in it; see `load.bench.peers.START_BARRIER`.
         on_open: Called just before the gate opens.
     """
     with _processes() as started, tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready:

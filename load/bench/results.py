@@ -29,7 +29,7 @@ class Check:
 
     Attributes:
         what: What is measured.
-        bar: The most that it may be.
+        limit: The most that it may be.
         value: What it is; None where it could not be measured.
         unit: Of both.
         range: Lowest and highest of the runs, where there were several.
@@ -37,7 +37,7 @@ class Check:
     """
 
     what: str
-    bar: float
+    limit: float
     value: float | None
     unit: str = ""
     range: tuple[float, float] | None = None
@@ -48,7 +48,7 @@ class Check:
         """Whether the bar is kept."""
         if self.value is None:
             return Verdict.NOT_MEASURED
-        return Verdict.PASS if self.value <= self.bar else Verdict.MISS
+        return Verdict.PASS if self.value <= self.limit else Verdict.MISS
 
     @property
     def measured(self) -> str:
@@ -64,7 +64,7 @@ class Check:
     @property
     def allowed(self) -> str:
         """The bar with its unit."""
-        return self._with_unit(self.bar)
+        return self._with_unit(self.limit)
 
     def _with_unit(self, value: float) -> str:
         return f"{format_number(value)} {self.unit}".rstrip()

@@ -9,7 +9,7 @@ from typing import Any
 from load.bench.figures import format_number
 from load.bench.migrations import Change
 from load.bench.output import read_figures
-from load.bench.peers import OURS
+from load.bench.peers import LAMBDA_MIGRATE
 from load.bench.processes import run
 from load.bench.results import Check, Section, Table
 from load.bench.workspace import Workspace
@@ -51,7 +51,7 @@ def measure(workspace: Workspace, *, rows: int) -> Section:
         checks=[
             Check(
                 f"peak memory of a process that migrates, {name} / {_BASE}",
-                bar=1.1,
+                limit=1.1,
                 value=one["megabytes"] / base,
             )
             for name, one in found.items()
@@ -75,9 +75,11 @@ def measure(workspace: Workspace, *, rows: int) -> Section:
 
 
 def _run(workspace: Workspace, number: int, script: str) -> Mapping[str, Any]:
-    project = workspace.project(OURS, f"script-{number}", [Change(1, "answer", (script,))])
+    project = workspace.project(
+        LAMBDA_MIGRATE, f"script-{number}", [Change(1, "answer", (script,))]
+    )
     database = workspace.new_database()
     command = (sys.executable, "-c", _CODE)
-    finished = run(workspace.program(OURS, project, database, command=command))
+    finished = run(workspace.program(LAMBDA_MIGRATE, project, database, command=command))
     workspace.drop_database(database)
     return {"megabytes": read_figures(finished.output), "wall": finished.wall, "cpu": finished.cpu}

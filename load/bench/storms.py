@@ -15,8 +15,8 @@ import pg8000.native
 from load.bench.charts import Strip, draw_strips
 from load.bench.figures import format_spread
 from load.bench.migrations import LONG_SECONDS, storm
-from load.bench.peers import OURS, PEERS, Peer
-from load.bench.processes import run_gated
+from load.bench.peers import LAMBDA_MIGRATE, PEERS, Peer
+from load.bench.processes import run_from_barrier
 from load.bench.results import Check, Section, Table
 from load.bench.workspace import Workspace
 
@@ -79,7 +79,9 @@ def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
     return Section(
         key="storms",
         title="Cold starts at once, with 10 pending migrations",
-        checks=[check for size in sizes for check in _checks(size, trials[size][OURS.title])],
+        checks=[
+            check for size in sizes for check in _checks(size, trials[size][LAMBDA_MIGRATE.title])
+        ],
         tables=[_table(size, trials[size]) for size in sizes],
         charts={
             f"storm-{size}": draw_strips(
@@ -113,10 +115,10 @@ def _storm(workspace: Workspace, peer: Peer, size: int) -> Trial:
     after = workspace.project(peer, "fifteen", storm(pending=True))
     database = workspace.new_database()
     workspace.migrate(peer, before, database)
-    program = workspace.program(peer, after, database, command=peer.gated_command())
+    program = workspace.program(peer, after, database, command=peer.command_with_barrier())
     sessions, seconds = workspace.sessions(database)
     with _counted_connections(workspace, database) as points:
-        finished = run_gated([program] * size, on_open=points.clear)
+        finished = run_from_barrier([program] * size, on_open=points.clear)
     sessions_then, seconds_then = workspace.sessions(database)
     effects = workspace.query(database, "SELECT count(*) FROM effects GROUP BY migration")
     balance = workspace.query(database, "SELECT balance FROM accounts")
@@ -183,15 +185,15 @@ def _last_error(output: str) -> str:
 def _checks(size: int, trials: Sequence[Trial]) -> list[Check]:
     where = f"of {size} cold starts at once, 10 pending"
     return [
-        Check(f"failed {where}", bar=0, value=max(one.failed for one in trials)),
+        Check(f"failed {where}", limit=0, value=max(one.failed for one in trials)),
         Check(
             f"migrations applied more than once, or not at all, {where}",
-            bar=0,
+            limit=0,
             value=max(one.repeated + one.pending + abs(one.balance - _CREDITS) for one in trials),
         ),
         Check(
             f"PostgreSQL connections at any moment {where}",
-            bar=1,
+            limit=1,
             value=max(one.connections for one in trials),
             note=f"{max(one.sessions for one in trials)} made altogether in a storm",
         ),
@@ -209,7 +211,7 @@ _COLUMNS = {
 
 
 def _table(size: int, trials: Mapping[str, Sequence[Trial]]) -> Table:
-    rounds = len(trials[OURS.title])
+    rounds = len(trials[LAMBDA_MIGRATE.title])
     rows = []
     for title, runs in trials.items():
         values = ([getattr(one, name) for one in runs] for name in _COLUMNS.values())

@@ -23,11 +23,11 @@ from load.bench.charts import draw_bars
 from load.bench.figures import Spread, format_number, percentile
 from load.bench.migrations import Change
 from load.bench.output import read_figures
-from load.bench.peers import OURS
+from load.bench.peers import LAMBDA_MIGRATE
 from load.bench.processes import MeasurementFailed
 from load.bench.results import Check, Section, Table
 from load.bench.workspace import Workspace
-from load.chaos.dynamodb import DynamoDBRelay, Seen
+from load.chaos.dynamodb import AnsweredRequest, DynamoDBRelay
 from load.chaos.relay import Loop
 
 __all__ = ["Kill", "Requests", "measure", "section_of"]
@@ -118,7 +118,7 @@ class Kill:
 def measure(workspace: Workspace, *, kills: int, rng: random.Random | None = None) -> Section:
     """Kill holders of several targets at the same time, ``kills`` of them in all."""
     rng = rng or random.Random()  # noqa: S311 - not for secrets
-    project = workspace.project(OURS, "takeovers", [_MIGRATION])
+    project = workspace.project(LAMBDA_MIGRATE, "takeovers", [_MIGRATION])
     # A renewal comes every third of a lease, so that each moment between two is as likely.
     moments = [LEASE_SECONDS * (1 + rng.random() / 3) for _ in range(kills)]
     creating = threading.Lock()
@@ -158,7 +158,7 @@ class _Trial:
             )
             waiters = {name: self._start(name) for name in map("waiter{}".format, range(WAITERS))}
             self._wait_until(
-                lambda: waiters.keys() <= {one.client for one in self._relay.seen},
+                lambda: waiters.keys() <= {one.client for one in self._relay.answered_requests},
                 "some waiters sent no request to DynamoDB",
             )
             time.sleep(after)
@@ -172,15 +172,19 @@ class _Trial:
         return found
 
     def _result(self, killed: float, served: dict[str, float | None]) -> Kill:
-        seen = list(self._relay.seen)
+        answered_requests = list(self._relay.answered_requests)
         acquired = next(
-            (one for one in seen if one.at > killed and one.client in served and _is_grant(one)),
+            (
+                one
+                for one in answered_requests
+                if one.at > killed and one.client in served and _is_grant(one)
+            ),
             None,
         )
         starts = self._query("SELECT extract(epoch FROM at)::float8 FROM starts")
         if acquired is None or not starts:
             raise MeasurementFailed(f"no process took over:\n{self._output('waiter0')}")
-        began = {one.client: one.at for one in reversed(seen)}
+        began = {one.client: one.at for one in reversed(answered_requests)}
         others = [name for name, at in served.items() if at and name != acquired.client]
         return Kill(
             acquired=acquired.at - killed,
@@ -189,8 +193,8 @@ class _Trial:
             failed=sum(at is None for at in served.values()),
             effects=len(starts),
             waited=[(served[name] or 0) - began[name] for name in others],
-            waiters=[_requests(seen, name) for name in others],
-            fast=_requests(seen, "fast"),
+            waiters=[_requests(answered_requests, name) for name in others],
+            fast=_requests(answered_requests, "fast"),
         )
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
@@ -236,13 +240,13 @@ class _Trial:
             time.sleep(0.05)
 
 
-def _is_grant(one: Seen) -> bool:
+def _is_grant(one: AnsweredRequest) -> bool:
     """A waiter's first write that succeeds: until it has the lease it only reads."""
     return one.operation == "UpdateItem" and one.succeeded
 
 
-def _requests(seen: Iterable[Seen], client: str) -> Requests:
-    own = [one for one in seen if one.client == client]
+def _requests(answered_requests: Iterable[AnsweredRequest], client: str) -> Requests:
+    own = [one for one in answered_requests if one.client == client]
     reads = [one for one in own if one.operation == "GetItem"]
     eventual = sum(one.may_be_stale for one in reads)
     return Requests(len(reads) - eventual, eventual, len(own) - len(reads))
@@ -268,17 +272,17 @@ def section_of(kills: Sequence[Kill]) -> Section:
         checks=[
             Check(
                 f"from a holder's end by SIGKILL until another has the lease, median of {count}",
-                bar=1 + 1 / LEASE_SECONDS,
+                limit=1 + 1 / LEASE_SECONDS,
                 value=percentile(acquired, 50),
                 unit="leases",
                 range=(min(acquired), max(acquired)),
             ),
             Check(
-                f"waiters that failed, of {count}", bar=0, value=sum(one.failed for one in kills)
+                f"waiters that failed, of {count}", limit=0, value=sum(one.failed for one in kills)
             ),
             Check(
                 f"migrations that took effect more than once, of {count}",
-                bar=0,
+                limit=0,
                 value=sum(one.effects != 1 for one in kills),
             ),
         ],

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from load.bench.charts import draw_bars
 from load.bench.figures import format_number, format_spread, spread
 from load.bench.migrations import small
-from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO
+from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, LAMBDA_MIGRATE, YOYO
 from load.bench.processes import MeasurementFailed, ProcessResult, Program, run
 from load.bench.results import Section, Table, check_spread
 from load.bench.workspace import Workspace
 
 __all__ = ["measure"]
 
-_PEERS = {peer.title: peer for peer in (ALEMBIC, DJANGO, YOYO, DBMATE, BY_HAND, OURS)}
+_PEERS = {peer.title: peer for peer in (ALEMBIC, DJANGO, YOYO, DBMATE, BY_HAND, LAMBDA_MIGRATE)}
 _BARE = "the bare statements"
 _BARE_CLIENT = """
 import os, psycopg
@@ -31,7 +31,7 @@ def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
     cpu = {title: [each[title].cpu for each in runs] for title in titles}
     medians = {title: spread(values).median for title, values in wall.items()}
     ordered = sorted(wall, key=lambda title: medians[title])
-    fastest = next(title for title in ordered if title not in (OURS.title, _BARE))
+    fastest = next(title for title in ordered if title not in (LAMBDA_MIGRATE.title, _BARE))
     bare = spread(_against_fastest(wall, _BARE)).median
     title = f"Applying {count:,} small migrations"
     return Section(
@@ -41,7 +41,7 @@ def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
             check_spread(
                 f"time for {count:,} small migrations / the fastest peer's",
                 0.5,
-                _against_fastest(wall, OURS.title),
+                _against_fastest(wall, LAMBDA_MIGRATE.title),
                 note=f"the fastest is {fastest}",
             )
         ],
@@ -89,5 +89,5 @@ def _apply(workspace: Workspace, title: str, count: int) -> ProcessResult:
 
 def _against_fastest(wall: Mapping[str, Sequence[float]], title: str) -> list[float]:
     """The time in each round, as a share of the fastest peer's in that round."""
-    peers = [wall[peer] for peer in _PEERS if peer != OURS.title]
+    peers = [wall[peer] for peer in _PEERS if peer != LAMBDA_MIGRATE.title]
     return [mine / min(others) for mine, *others in zip(wall[title], *peers, strict=True)]

@@ -9,8 +9,8 @@ from load.bench.charts import draw_bars
 from load.bench.figures import format_number, percentile, spread
 from load.bench.migrations import LONG_SECONDS, storm
 from load.bench.output import read_figures
-from load.bench.peers import GATE, OURS
-from load.bench.processes import MeasurementFailed, run_gated
+from load.bench.peers import LAMBDA_MIGRATE, START_BARRIER
+from load.bench.processes import MeasurementFailed, run_from_barrier
 from load.bench.results import Check, Section, Table, check_spread
 from load.bench.workspace import Workspace
 
@@ -22,7 +22,7 @@ _CODE = f"""
 import time
 import app
 from load.bench.output import print_figures
-{GATE}
+{START_BARRIER}
 began = time.time()
 served = app.handler({{}}, app.Context())
 print_figures([began, served])
@@ -67,7 +67,9 @@ def measure(workspace: Workspace, *, runs: int) -> Section:
         checks=[
             check_spread(f"median wait {where}", 0.3, by_percent[50], unit="s"),
             check_spread(f"99 in 100 wait at most {where}", 1.0, by_percent[99], unit="s"),
-            Check(f"failed of {INSTANCES} at once", bar=0, value=max(one.failed for one in found)),
+            Check(
+                f"failed of {INSTANCES} at once", limit=0, value=max(one.failed for one in found)
+            ),
         ],
         tables=[
             Table(
@@ -102,12 +104,14 @@ def measure(workspace: Workspace, *, runs: int) -> Section:
 
 
 def _run(workspace: Workspace) -> Run:
-    before = workspace.project(OURS, "five", storm(pending=False))
-    after = workspace.project(OURS, "fifteen", storm(pending=True))
+    before = workspace.project(LAMBDA_MIGRATE, "five", storm(pending=False))
+    after = workspace.project(LAMBDA_MIGRATE, "fifteen", storm(pending=True))
     database = workspace.new_database()
-    workspace.migrate(OURS, before, database)
-    program = workspace.program(OURS, after, database, command=(sys.executable, "-c", _CODE))
-    finished = run_gated([program] * INSTANCES)
+    workspace.migrate(LAMBDA_MIGRATE, before, database)
+    program = workspace.program(
+        LAMBDA_MIGRATE, after, database, command=(sys.executable, "-c", _CODE)
+    )
+    finished = run_from_barrier([program] * INSTANCES)
     commit, owner = workspace.query(database, _COMMIT)[0]
     holder = int(str(owner).split("/")[1])
     times = {one.pid: read_figures(one.output) for one in finished if one.status == 0}

@@ -11,7 +11,7 @@ from typing import Any
 from load.bench.figures import format_number, ratios, spread
 from load.bench.migrations import simple
 from load.bench.output import print_figures, read_figures
-from load.bench.peers import OURS
+from load.bench.peers import LAMBDA_MIGRATE
 from load.bench.processes import run
 from load.bench.results import Section, Table, check_spread
 from load.bench.workspace import Workspace
@@ -25,9 +25,14 @@ _CODE = "import app; from load.bench.warm import time_calls; time_calls(app)"
 
 def measure(workspace: Workspace, *, processes: int) -> Section:
     """Pairs of short repetitions in several processes."""
-    project, database = workspace.project(OURS, "fifty", simple(50)), workspace.new_database()
-    workspace.migrate(OURS, project, database)
-    program = workspace.program(OURS, project, database, command=(sys.executable, "-c", _CODE))
+    project, database = (
+        workspace.project(LAMBDA_MIGRATE, "fifty", simple(50)),
+        workspace.new_database(),
+    )
+    workspace.migrate(LAMBDA_MIGRATE, project, database)
+    program = workspace.program(
+        LAMBDA_MIGRATE, project, database, command=(sys.executable, "-c", _CODE)
+    )
     runs = [read_figures(run(program).output) for _ in range(processes)]
     found = [spread(ratios(one["decorated"], one["passed on"])).median for one in runs]
     nanoseconds = {name: [value for one in runs for value in one[name]] for name in runs[0]}

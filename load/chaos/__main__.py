@@ -121,7 +121,7 @@ def _keep_failure(result: Result, workers: Workers, folder: Path, *, tries: int)
 
 def _print_summary(results: Sequence[Result], out: Path) -> None:
     broken = sum(1 for result in results if result.broken)
-    struck = sum(result.evidence.struck.total() for result in results)
+    struck = sum(result.evidence.fault_counts.total() for result in results)
     print(
         f"{rounds(len(results))}, {struck} faults took effect, {rounds(broken)} violated an "
         f"invariant; see {out / 'report.html'}"

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from lambda_migrate.local.runtime.loopback import HOST
 from load.chaos.relay import MOMENT_SECONDS, Loop, Note
 
-__all__ = ["STALE_SECONDS", "DynamoDBRelay", "Request", "Seen"]
+__all__ = ["STALE_SECONDS", "AnsweredRequest", "DynamoDBRelay", "Request"]
 
 STALE_SECONDS = 6.0
 """How old an eventually consistent read may be here; the library never serves on one."""
@@ -70,7 +70,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class AnsweredRequest:
     """A request that was answered."""
 
     at: float  # seconds since the epoch, of the answer
@@ -118,7 +118,7 @@ class DynamoDBRelay:
     def __init__(self, loop: Loop, engine: str, note: Note, *, rng: random.Random) -> None:
         self.port = 0
         self.operations: Counter[str] = Counter()
-        self.seen: list[Seen] = []
+        self.answered_requests: list[AnsweredRequest] = []
         self.written: list[str] = []
         """Bodies of all writes, to be searched for secrets."""
         parts = urlsplit(engine)
@@ -163,13 +163,13 @@ class DynamoDBRelay:
 
     # --- faults; each is called in any thread
 
-    def change(self, kind: str, seconds: float, share: float) -> None:
+    def inject(self, kind: str, seconds: float, share: float) -> None:
         """Apply a fault for so long; it hits this share of the requests."""
         self._loop.call(
             lambda: self._active.append(_ActiveFault(kind, time.monotonic() + seconds, share))
         )
 
-    def arm(self, kind: str) -> None:
+    def grant_twice(self, kind: str) -> None:
         """Grant the lease twice at the next opportunity.
 
         The next read shows the lease as free, as a replica may, so that its sender asks for it.
@@ -181,7 +181,7 @@ class DynamoDBRelay:
 
         self._loop.call(add)
 
-    def at_next_write(self, act: Callable[[str], None]) -> None:
+    def on_next_write(self, act: Callable[[str], None]) -> None:
         """Call ``act`` with the owner when the next write is done, before it is answered."""
         self._loop.call(lambda: self._moments.append(act))
 
@@ -210,7 +210,7 @@ class DynamoDBRelay:
                 answer = await self._answer(request)
                 if answer is None:
                     break
-                self.seen.append(_seen(request, answer))
+                self.answered_requests.append(_make_answered_request(request, answer))
                 writer.write(answer)
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
@@ -233,7 +233,7 @@ class DynamoDBRelay:
         if kind == "dynamodb-slow" and self._rng.random() < 0.5:
             await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
             kind = None
-        answer = await self._pass(request)
+        answer = await self._forward(request)
         if kind == "dynamodb-slow":
             await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
         return None if kind == "dynamodb-unanswered" else answer
@@ -254,14 +254,16 @@ class DynamoDBRelay:
         item = self._past.at(moment)
         return _success({} if item is None else {"Item": item})
 
-    async def _pass(self, request: Request) -> bytes:
+    async def _forward(self, request: Request) -> bytes:
         if request.operation == "UpdateItem":
             # One at a time, so that what is remembered of the item has the engine's own order.
             async with self._writing:
                 return await self._write(request)
         if self._shown_free and request.is_stale_read and self.owner is not None:
             self._shown_free -= 1
-            shown = {k: v for k, v in (self._past.now() or {}).items() if k not in _HELD}
+            shown = {
+                k: v for k, v in (self._past.now() or {}).items() if k not in _HOLDER_ATTRIBUTES
+            }
             return _success({"Item": shown})
         return await self._upstream.ask(request.head, request.body)
 
@@ -271,12 +273,12 @@ class DynamoDBRelay:
             kind = self._armed.pop()
             self._note(kind, "")
             if kind != "granted-twice-stolen":
-                return self._forged(request, written=kind == "granted-twice-alike")
-            request = _unconditional(request)
+                return self._forge_grant(request, written=kind == "granted-twice-alike")
+            request = _drop_condition(request)
         answer = await self._upstream.ask(request.head, request.body)
         if _is_success(answer):
             key = {name: request.arguments[name] for name in ("TableName", "Key")}
-            look = _rewritten(request, "GetItem", {**key, "ConsistentRead": True})
+            look = _rewrite_request(request, "GetItem", {**key, "ConsistentRead": True})
             self._past.add(_json(await self._upstream.ask(look.head, look.body)).get("Item"))
             if self._moments:
                 self._moments.pop()(request.owner)
@@ -286,7 +288,7 @@ class DynamoDBRelay:
     def _is_held_by_another(self, request: Request) -> bool:
         return self.owner not in (None, request.owner)
 
-    def _forged(self, request: Request, *, written: bool) -> bytes:
+    def _forge_grant(self, request: Request, *, written: bool) -> bytes:
         """A grant that the table does not know: the current fencing token, or the next one."""
         values = request.arguments["ExpressionAttributeValues"]
         item = dict(self._past.now() or {})
@@ -300,7 +302,7 @@ class DynamoDBRelay:
         return _success({"Attributes": item})
 
 
-_HELD = ("owner", "lease_until", "lease_ms", "progress")
+_HOLDER_ATTRIBUTES = ("owner", "lease_until", "lease_ms", "progress")
 
 
 class _Upstream:
@@ -321,9 +323,11 @@ class _Upstream:
         return answer.replace(b"Connection: close\r\n", b"") + body
 
 
-def _seen(request: Request, answer: bytes) -> Seen:
+def _make_answered_request(request: Request, answer: bytes) -> AnsweredRequest:
     stale = request.is_stale_read
-    return Seen(time.time(), request.client, request.operation, stale, _is_success(answer))
+    return AnsweredRequest(
+        time.time(), request.client, request.operation, stale, _is_success(answer)
+    )
 
 
 async def _read(reader: asyncio.StreamReader) -> Request | None:
@@ -346,7 +350,7 @@ def _length(head: bytes) -> int:
     return int(_header(head, b"content-length") or 0)
 
 
-def _unconditional(request: Request) -> Request:
+def _drop_condition(request: Request) -> Request:
     """The same write without its condition; every name and value in it is still used."""
     arguments = request.arguments
     arguments["ConditionExpression"] = (
@@ -354,10 +358,10 @@ def _unconditional(request: Request) -> Request:
         " OR attribute_not_exists(#any)"
     )
     arguments["ExpressionAttributeNames"]["#any"] = "target"
-    return _rewritten(request, request.operation, arguments)
+    return _rewrite_request(request, request.operation, arguments)
 
 
-def _rewritten(request: Request, operation: str, arguments: dict[str, Any]) -> Request:
+def _rewrite_request(request: Request, operation: str, arguments: dict[str, Any]) -> Request:
     """Another request of the same client; the engine does not check signatures."""
     body = json.dumps(arguments).encode()
     lines = []

@@ -103,7 +103,7 @@ class Evidence:
     observations: list[Observation] = field(default_factory=list)
     cold_starts: list[ColdStart] = field(default_factory=list)
     state: FinalState = field(default_factory=FinalState)
-    struck: Counter[str] = field(default_factory=Counter)
+    fault_counts: Counter[str] = field(default_factory=Counter)
     """How often a fault of each kind took effect."""
     seconds: float = 0.0
     faults_ended: float = 0.0

@@ -121,7 +121,7 @@ def _served(evidence: Evidence) -> Iterator[str]:
 
 def _missing(evidence: Evidence, one: Observation) -> Iterator[str]:
     late = one.frozen_seconds + _OBSERVATION_SECONDS
-    late += _LATE_ANSWER_SECONDS if evidence.struck["dynamodb-slow"] else 0.0
+    late += _LATE_ANSWER_SECONDS if evidence.fault_counts["dynamodb-slow"] else 0.0
     rolled_back = {
         version
         for version, direction, at in evidence.state.runs

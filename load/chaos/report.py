@@ -35,7 +35,7 @@ def _figures(result: Result) -> dict[str, Any]:
         "seed": result.schedule.seed,
         "broken": result.broken,
         "schedule": json.loads(to_json(result.schedule)),
-        "struck": dict(evidence.struck),
+        "struck": dict(evidence.fault_counts),
         "seconds": round(evidence.seconds, 2),
         "cold_starts": [asdict(start) for start in evidence.cold_starts],
         "state": asdict(evidence.state),
@@ -56,7 +56,7 @@ def rounds(number: int) -> str:
 def _page(results: Sequence[Result], *, seconds: float) -> str:
     broken = sum(bool(result.broken) for result in results)
     verdict = f"{rounds(broken)} violated an invariant" if broken else "no invariant was violated"
-    struck = sum(result.evidence.struck.total() for result in results)
+    struck = sum(result.evidence.fault_counts.total() for result in results)
     processes = [one for result in results for one in result.evidence.processes]
     outcomes = Counter(_outcome(one) for one in processes)
     return document(
@@ -99,16 +99,16 @@ def _invariant_row(results: Sequence[Result]) -> Any:
 
 def _kind_row(results: Sequence[Result]) -> Any:
     def row(kind: str) -> tuple[str, int, int]:
-        times = [(_struck(result.evidence, kind), bool(result.broken)) for result in results]
+        times = [(_count_faults(result.evidence, kind), bool(result.broken)) for result in results]
         return KINDS[kind], sum(n for n, _ in times), sum(b for n, b in times if n)
 
     return row
 
 
-def _struck(evidence: Evidence, kind: str) -> int:
+def _count_faults(evidence: Evidence, kind: str) -> int:
     if kind == "clock":
         return sum(1 for one in evidence.processes if one.clock)
-    return evidence.struck[kind]
+    return evidence.fault_counts[kind]
 
 
 # --- one round
@@ -135,7 +135,7 @@ def _figure(result: Result) -> Html:
     heading = f"<b>seed {schedule.seed} </b><small>{evidence.seconds:.1f} s, "
     words = Html("<pre>" + "\n".join(schedule.lines()) + "</pre>")
     return Html(
-        f"<figure>{heading}{evidence.struck.total()} faults</small>"
+        f"<figure>{heading}{evidence.fault_counts.total()} faults</small>"
         f"{list_of(result.broken) if result.broken else ''}{_timeline(evidence)}"
         f"<details><summary>schedule</summary>{words}</details></figure>"
     )

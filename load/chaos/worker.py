@@ -58,7 +58,7 @@ _POSTGRESQL = {
     "max_connections": "60",
 }
 
-_round_numbers = itertools.count(1)
+_run_numbers = itertools.count(1)
 
 
 class Workers:
@@ -170,17 +170,17 @@ class Worker:
             tamper: Called after the last process and before the final state is read, with the
                 database and a log: what it does wrong must be found.
         """
-        name = f"round_{schedule.seed}_{next(_round_numbers)}"
+        name = f"round_{schedule.seed}_{next(_run_numbers)}"
         folder = self.folder / name
         folder.mkdir()
         with contextlib.ExitStack() as stack:
             self.server.create_database(name)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(self.server.drop_database, name)
-            return _Round(self, schedule, name, folder, stack).play(tamper)
+            return _ChaosRun(self, schedule, name, folder, stack).play(tamper)
 
 
-class _Round:
+class _ChaosRun:
     """One schedule while it is played. One thread conducts; slow faults have one each."""
 
     def __init__(
@@ -199,10 +199,10 @@ class _Round:
         self._directories = write_migrations(schedule, folder)
         rng = random.Random(schedule.seed)  # noqa: S311 - repeatable on purpose
         self._postgresql = stack.enter_context(
-            PostgreSQLRelay(worker.loop, worker.server.socket, self._strike)
+            PostgreSQLRelay(worker.loop, worker.server.socket, self._record_fault)
         )
         self._dynamodb = stack.enter_context(
-            DynamoDBRelay(worker.loop, worker.engine.endpoint_url, self._strike, rng=rng)
+            DynamoDBRelay(worker.loop, worker.engine.endpoint_url, self._record_fault, rng=rng)
         )
         self._inspector = Inspector(worker.server, worker.client, name)
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -228,11 +228,11 @@ class _Round:
     def play(self, tamper: Tamper) -> Evidence:
         """From the first start to the final state."""
         self._began = time.monotonic()
-        self._plan()
+        self._schedule_actions()
         if self.schedule.traffic:
             self._start("traffic", "traffic", code="new", timeout=0.0)
         while self._planned or self._running():
-            self._step()
+            self._process_next()
         for thread in self._threads:
             thread.join()
         self.evidence.faults_ended = self._now
@@ -260,27 +260,27 @@ class _Round:
     def _mark(self, process: str, what: str, detail: str = "") -> None:
         self.evidence.marks.append(Mark(round(self._now, 3), process, what, detail))
 
-    def _strike(self, kind: str, detail: str) -> None:
+    def _record_fault(self, kind: str, detail: str) -> None:
         """Record that a fault took effect. Called in any thread."""
-        self.evidence.struck[kind] += 1
+        self.evidence.fault_counts[kind] += 1
         self._mark("faults", kind, detail)
 
     # --- what happens when
 
-    def _plan(self) -> None:
+    def _schedule_actions(self) -> None:
         for number, environment in enumerate(self.schedule.environments):
-            self._later(environment.at, partial(self._start_environment, number, environment))
+            self._call_at(environment.at, partial(self._start_environment, number, environment))
         for fault in self.schedule.faults:
-            self._later(fault.at, partial(self._apply, fault))
+            self._call_at(fault.at, partial(self._apply, fault))
         if self.schedule.rollback is not None:
             at, to = self.schedule.rollback.at, self.schedule.rollback.to
             timeout = _ROLLBACK_SECONDS
             start = partial(
                 self._start, "rollback", "roll back", code="new", timeout=timeout, to=to
             )
-            self._later(at, start)
+            self._call_at(at, start)
 
-    def _later(self, at: float, act: Callable[[], None], *, is_planned: bool = True) -> None:
+    def _call_at(self, at: float, act: Callable[[], None], *, is_planned: bool = True) -> None:
         self._planned += is_planned
 
         def run() -> None:
@@ -289,7 +289,7 @@ class _Round:
 
         heapq.heappush(self._actions, (at, next(self._action_numbers), run))
 
-    def _step(self) -> None:
+    def _process_next(self) -> None:
         """Do what is due, or handle one event."""
         due = self._actions[0][0] - self._now if self._actions else 0.5
         if due <= 0:
@@ -396,7 +396,7 @@ class _Round:
             self._mark(name, what)
             late = _OUTLIVE_SECONDS if self._outlives(name) else _KILL_LATE_SECONDS
             ends = event["ends"] - self._began + late
-            self._later(ends, lambda: self._kill_late(record, event), is_planned=False)
+            self._call_at(ends, lambda: self._kill_at_deadline(record, event), is_planned=False)
         elif what == "served":
             self._invoked.pop(name, None)
             self._mark(name, what, event["outcome"])
@@ -419,7 +419,7 @@ class _Round:
         self._invoked.pop(record.name, None)
         self._mark(record.name, "ended", f"{event['code']} {record.killed}")
 
-    def _kill_late(self, record: ProcessRecord, invocation: dict[str, Any]) -> None:
+    def _kill_at_deadline(self, record: ProcessRecord, invocation: dict[str, Any]) -> None:
         if self._invoked.get(record.name, {}).get("at") == invocation["at"]:
             self._kill(record, "deadline")
 
@@ -476,20 +476,20 @@ class _Round:
         elif kind == "commit-late":
             self._postgresql.delay_next_commit(seconds)
         elif kind.startswith("granted-twice"):
-            self._dynamodb.arm(kind)
+            self._dynamodb.grant_twice(kind)
         elif kind.endswith("at-commit"):
             self._postgresql.at_next_commit(lambda: self._hit(fault, self._dynamodb.owner or ""))
         elif kind.endswith("at-write"):
-            self._dynamodb.at_next_write(lambda owner: self._hit(fault, owner))
+            self._dynamodb.on_next_write(lambda owner: self._hit(fault, owner))
         else:
-            self._dynamodb.change(kind, seconds, fault.share)
+            self._dynamodb.inject(kind, seconds, fault.share)
 
     def _hit(self, fault: Fault, owner: str) -> None:
         """Signal the process of this owner at once. Called in the loop's thread."""
         name = self._name_of(owner)
         if name:
             number = signal.SIGKILL if fault.kind.startswith("kill") else signal.SIGSTOP
-            self._strike(fault.kind, name)
+            self._record_fault(fault.kind, name)
             self._events.put({"event": "hit", "name": name, "fault": fault})
             self._signal(name, number)
 
@@ -501,16 +501,16 @@ class _Round:
 
     def _note_freeze(self, record: ProcessRecord, seconds: float) -> None:
         self._frozen.setdefault(record.name, self._now)
-        self._later(self._now + seconds, lambda: self._thaw(record))
+        self._call_at(self._now + seconds, lambda: self._thaw(record))
 
     def _aim(self, fault: Fault, *, until: float) -> None:
         """Signal its target; the holder, as soon as there is one, for a short while."""
         record = self._target(fault)
         if record is None or record.ended is not None:
             if self._now < until:
-                self._later(self._now + 0.03, lambda: self._aim(fault, until=until))
+                self._call_at(self._now + 0.03, lambda: self._aim(fault, until=until))
             return
-        self._strike(fault.kind, record.name)
+        self._record_fault(fault.kind, record.name)
         if fault.kind == "kill":
             self._kill(record, "fault")
             return
@@ -538,19 +538,19 @@ class _Round:
             record.frozen.append((round(since, 3), round(self._now, 3)))
 
     def _restart(self) -> None:
-        self._strike("postgresql-restart", "")
+        self._record_fault("postgresql-restart", "")
         self.worker.server.restart("immediate")
 
     def _cut(self) -> None:
         with contextlib.suppress(pg8000.native.Error, OSError):  # it is being restarted
             count = self._inspector.terminate_connections()
             if count:
-                self._strike("postgresql-cut", f"{count} connections")
+                self._record_fault("postgresql-cut", f"{count} connections")
 
     def _lose_item(self) -> None:
         self._inspector.delete_item()
         self._dynamodb.lose_item()
-        self._strike("dynamodb-item-lost", "")
+        self._record_fault("dynamodb-item-lost", "")
 
     def _end_faults(self) -> None:
         self._postgresql.clear_faults()
@@ -576,7 +576,7 @@ class _Round:
         self._start(name, "serve", code=code, timeout=_COLD_START_SECONDS)
         record = self._records[name]
         while record.ended is None:
-            self._step()
+            self._process_next()
         ends = [e for e in record.events if e["event"] in ("served", "raised")]
         last: dict[str, Any] = ends[-1] if ends else {"at": self._now, "event": "killed"}
         outcome = str(last.get("error", last["event"]))

@@ -43,7 +43,7 @@ def partition_table(seed: int = 1) -> Table:
                 f"{starts:,}",
                 format_number(found.peak_units),
                 f"{found.peak_units / limit:.0%}",
-                f"{found.turned_away:.1%}",
+                f"{found.throttled:.1%}",
                 format_number(found.delay_p99),
             )
         )

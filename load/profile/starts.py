@@ -15,7 +15,7 @@ from threading import Thread
 
 from load.bench.migrations import Change, small
 from load.bench.output import read_figures
-from load.bench.peers import OURS
+from load.bench.peers import LAMBDA_MIGRATE
 from load.bench.processes import ProcessResult, Program, run
 from load.bench.workspace import ROLE, Workspace
 from load.profile.relay import Authority, relayed
@@ -159,7 +159,7 @@ class Bench:
                 f"SELECT pg_sleep(CASE WHEN nextval('tries') = 1 THEN {_HELD_SECONDS} ELSE 0 END)"
             )
             changes += [Change(count + 1, "slow", (sleep,))]
-        return self.workspace.project(OURS, f"profile-{count}-{slow}", changes)
+        return self.workspace.project(LAMBDA_MIGRATE, f"profile-{count}-{slow}", changes)
 
     @contextmanager
     def _holder(self, program: Program, *, killed: bool) -> Iterator[None]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from load import charts
 from load.simulation import study
 from load.simulation.figures import quantile
-from load.simulation.policies import FAMILIES
+from load.simulation.policies import POLICY_FAMILIES
 from load.simulation.study import DEFAULT
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["draw_calibration", "draw_frontier"]
 
 _COLOURS = dict(
     zip(
-        (family.name for family in FAMILIES),
+        (family.name for family in POLICY_FAMILIES),
         ("#7a8594", charts.ORANGE, charts.BLUE, charts.GREEN),
         strict=True,
     )

@@ -39,7 +39,7 @@ class Figures:
     calls_mean: float
     read_units: float  # paid for each environment on average, whether it waited or not
     peak_units: float  # most units requested of the partition within one second
-    turned_away: float  # share of all requests that the partition did not serve
+    throttled: float  # share of all requests that the partition did not serve
     dollars: float  # of DynamoDB, for all environments
 
 
@@ -66,23 +66,26 @@ def figures_of(runs: Sequence[Deployment]) -> Figures:
     seen = [(run, start) for run in runs for start in waiters(run)]
     delays = sorted(delay_of(run, start) for run, start in seen)
     calls = sorted(float(start.calls) for _, start in seen)
-    stands_for, count = runs[0].scenario.stands_for, len(runs)
+    environments_represented, count = runs[0].scenario.environments_represented, len(runs)
     read_units = sum(run.partition.read_units for run in runs)
     write_units = sum(run.partition.write_units for run in runs)
     unserved = sum(start.served is None for run in runs for start in run.starts)
     return Figures(
-        waiting=round(len(seen) * stands_for / count),
-        not_served=round(unserved * stands_for / count),
+        waiting=round(len(seen) * environments_represented / count),
+        not_served=round(unserved * environments_represented / count),
         holders=sum(len(run.acquired) for run in runs) / count,
         delay_median=quantile(delays, 0.5),
         delay_p99=quantile(delays, 0.99),
         calls_median=quantile(calls, 0.5),
         calls_mean=sum(calls) / len(calls) if calls else math.nan,
         read_units=read_units / sum(len(run.starts) for run in runs),
-        peak_units=max(max(run.partition.requested_units_in.values()) for run in runs) * stands_for,
-        turned_away=sum(run.partition.turned_away for run in runs)
+        peak_units=max(max(run.partition.requested_units_in.values()) for run in runs)
+        * environments_represented,
+        throttled=sum(run.partition.throttled for run in runs)
         / sum(run.partition.requests for run in runs),
-        dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS) * stands_for / count,
+        dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS)
+        * environments_represented
+        / count,
     )
 
 

@@ -75,7 +75,7 @@ class _Simulation:
         self.table = LeaseTable(self.environment, scenario, random)
         self.left = [*scenario.others, scenario.migration]
         self.record = Deployment(scenario, self.table.partition)
-        self._way_rate = 2 / max(1e-9, (scenario.read - scenario.read_minimum) / _LN2)
+        self._network_delay_rate = 2 / max(1e-9, (scenario.read - scenario.read_minimum) / _LN2)
 
     def run(self) -> Deployment:
         for number, arrival in enumerate(arrivals(self.scenario, self.random)):
@@ -85,9 +85,9 @@ class _Simulation:
         self.environment.run()
         return self.record
 
-    def way(self) -> float:
+    def network_delay(self) -> float:
         """How long a request is under way to the partition, or its answer back."""
-        return self.scenario.read_minimum / 2 + self.random.expovariate(self._way_rate)
+        return self.scenario.read_minimum / 2 + self.random.expovariate(self._network_delay_rate)
 
 
 _PAUSE_BETWEEN_TRIES = 0.2
@@ -116,19 +116,21 @@ class _Environment:
         failures = 0
         state = LeaseState()
         is_confirming = True  # the first read is strongly consistent, and so is the last one
-        pause = start.arrived + simulation.way()
+        pause = start.arrived + simulation.network_delay()
         while True:
             yield environment.timeout(pause)
             start.calls += 1
-            way = simulation.way()  # back: what is decided now is decided that much later
-            now = environment.now + way
+            response_delay = (
+                simulation.network_delay()
+            )  # back: what is decided now is decided that much later
+            now = environment.now + response_delay
             try:
                 state = simulation.table.read(consistent=is_confirming)
                 step = self._decide(state, now)
                 failures = 0
                 if isinstance(step, Serve) and not is_confirming:
                     is_confirming = True
-                    pause = way + simulation.way()
+                    pause = response_delay + simulation.network_delay()
                     continue
                 is_confirming = False
             except LeaseStoreUnavailable:
@@ -139,13 +141,13 @@ class _Environment:
                 start.served = now + self.scenario.serving
                 return
             if isinstance(step, Acquire):
-                there = simulation.way()
-                yield environment.timeout(way + there)
-                way = simulation.way()
-                now = environment.now + way
+                there = simulation.network_delay()
+                yield environment.timeout(response_delay + there)
+                response_delay = simulation.network_delay()
+                now = environment.now + response_delay
                 answer = self._acquire(step)
                 if isinstance(answer, Lease):
-                    yield from _Holder(self, answer).run(way)
+                    yield from _Holder(self, answer).run(response_delay)
                     return
                 state, failures = answer, 0
                 if isinstance(self._decide(state, now), Serve):
@@ -161,7 +163,7 @@ class _Environment:
             delay = self.policy.delay(
                 now - began, state=state, now_ms=self._wall_ms(now), error_count=failures
             )
-            pause = way + min(delay, remaining) + simulation.way()
+            pause = response_delay + min(delay, remaining) + simulation.network_delay()
 
     def _decide(self, state: LeaseState, now: float) -> Decision:
         return decide(
@@ -206,12 +208,12 @@ class _Holder:
             else float("inf")
         )
 
-    def run(self, way: float) -> Events:
-        """Apply what is left, then tell the table. ``way``: the answer's that gave the lease."""
+    def run(self, response_delay: float) -> Events:
+        """Apply what is left, then record it; ``response_delay`` is that of the acquisition."""
         environment, simulation = self.simulation.environment, self.simulation
         self.start.held = True
         environment.process(self._heartbeat())
-        yield from self._sleep(way + self.scenario.connect)
+        yield from self._sleep(response_delay + self.scenario.connect)
         while simulation.left and self.is_alive:
             self._publish()
             yield from self._sleep(simulation.left[0])
@@ -224,7 +226,7 @@ class _Holder:
             simulation.record.committed = environment.now
         yield environment.timeout(self.scenario.freeing)
         yield from self._release()
-        self.start.served = environment.now + simulation.way()
+        self.start.served = environment.now + simulation.network_delay()
 
     def _sleep(self, seconds: float) -> Events:
         """Let time pass, if it lives that long and still has the lease afterwards."""
@@ -276,11 +278,11 @@ class _Holder:
         """Record the end in the table, in as many tries as the scenario has."""
         environment = self.simulation.environment
         for tries in range(1, self.scenario.freeing_tries + 1):
-            yield environment.timeout(self.simulation.way())
+            yield environment.timeout(self.simulation.network_delay())
             if self._complete() or environment.now > self.lease.trusted_until:
                 return
             yield environment.timeout(
-                self.simulation.way() + min(1.0, _PAUSE_BETWEEN_TRIES * tries)
+                self.simulation.network_delay() + min(1.0, _PAUSE_BETWEEN_TRIES * tries)
             )
 
     def _complete(self) -> bool:

@@ -37,7 +37,7 @@ class Partition:
         self.read_units = self.write_units = 0.0
         """Served so far: what is paid for. A request that is turned away costs nothing."""
         self.requests = 0
-        self.turned_away = 0
+        self.throttled = 0
         self.requested_units_in: defaultdict[int, float] = defaultdict(float)
         """Second -> units requested in it, reads and writes together."""
         self._seconds_a_read_unit = 1 / read_units
@@ -65,7 +65,7 @@ class Partition:
         self._level = min(BUCKET_SECONDS, self._level + now - self._at)
         self._at = now
         if self._level <= 0:
-            self.turned_away += 1
+            self.throttled += 1
             return False
         self._level -= seconds
         return True

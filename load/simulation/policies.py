@@ -16,7 +16,7 @@ from lambda_migrate.lease import backoff
 if TYPE_CHECKING:
     from lambda_migrate.lease.record import LeaseState
 
-__all__ = ["FAMILIES", "LIBRARY", "Family", "MakePolicy", "Policy"]
+__all__ = ["LIBRARY", "POLICY_FAMILIES", "MakePolicy", "Policy", "PolicyFamily"]
 
 
 class Policy(Protocol):
@@ -37,7 +37,7 @@ MakePolicy = Callable[[Random], Policy]
 
 
 @dataclass(frozen=True)
-class Family:
+class PolicyFamily:
     """Policies that differ in one number."""
 
     name: str
@@ -45,7 +45,7 @@ class Family:
     make: Callable[[float], MakePolicy]
 
 
-class _Paced:
+class _JitteredDelayPolicy:
     """Depends on the time waited, and on failures as the library does.
 
     Args:
@@ -88,29 +88,33 @@ class _Paced:
 
 def _fixed(interval: float) -> MakePolicy:
     """The same delay every time, after a random first one."""
-    return lambda random: _Paced(lambda _waited, _delays: interval, random, lowest=1.0, first=0.0)
+    return lambda random: _JitteredDelayPolicy(
+        lambda _waited, _delays: interval, random, lowest=1.0, first=0.0
+    )
 
 
 def _exponential(cap: float) -> MakePolicy:
     """Doubles from 0.1 s up to a cap, full jitter."""
-    return lambda random: _Paced(lambda _, n: min(cap, 0.1 * 2.0 ** min(n, 20)), random)
+    return lambda random: _JitteredDelayPolicy(
+        lambda _, n: min(cap, 0.1 * 2.0 ** min(n, 20)), random
+    )
 
 
 def _growing(growth: float, lowest: float) -> MakePolicy:
     """In proportion to the time waited, from 0.2 s to a minute."""
-    return lambda random: _Paced(
+    return lambda random: _JitteredDelayPolicy(
         lambda waited, _: min(60.0, max(0.2, growth * waited)), random, lowest=lowest
     )
 
 
 LIBRARY: MakePolicy = backoff.Backoff
 
-_GROWTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+_GROWTH_FACTORS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
-FAMILIES = (
-    Family("fixed", (0.1, 0.2, 0.4, 0.6, 1, 2, 4, 8), _fixed),
-    Family("exponential, full jitter", (0.2, 0.4, 0.8, 1.6, 3.2, 8, 20), _exponential),
-    Family("growing, full jitter", _GROWTHS, lambda growth: _growing(growth, 0.0)),
-    Family("growing, half jitter", _GROWTHS, lambda growth: _growing(growth, 0.5)),
+POLICY_FAMILIES = (
+    PolicyFamily("fixed", (0.1, 0.2, 0.4, 0.6, 1, 2, 4, 8), _fixed),
+    PolicyFamily("exponential, full jitter", (0.2, 0.4, 0.8, 1.6, 3.2, 8, 20), _exponential),
+    PolicyFamily("growing, full jitter", _GROWTH_FACTORS, lambda growth: _growing(growth, 0.0)),
+    PolicyFamily("growing, half jitter", _GROWTH_FACTORS, lambda growth: _growing(growth, 0.5)),
 )
 """The numbers: the interval in seconds, the cap in seconds, the growth."""

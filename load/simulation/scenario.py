@@ -48,12 +48,12 @@ class Scenario:
     freeing: float = 0.0  # from the last commit to the write that frees the lease
     freeing_tries: int = 99  # of that write; the library tries while its lease can be trusted
     serving: float = 0.0  # from the read that shows "ready" to serving
-    stands_for: int = 1  # environments that each simulated one stands for
+    environments_represented: int = 1  # environments that each simulated one stands for
 
     @property
     def simulated(self) -> int:
         """How many environments are simulated."""
-        return max(1, self.environments // self.stands_for)
+        return max(1, self.environments // self.environments_represented)
 
 
 def arrivals(scenario: Scenario, random: Random) -> list[float]:
@@ -62,7 +62,7 @@ def arrivals(scenario: Scenario, random: Random) -> list[float]:
         return sorted(scenario.replay)
     spread = scenario.start_spread
     return sorted(
-        _start_time(scenario, number * scenario.stands_for) + spread * random.random()
+        _start_time(scenario, number * scenario.environments_represented) + spread * random.random()
         for number in range(scenario.simulated)
     )
 

@@ -7,10 +7,19 @@ from dataclasses import dataclass, replace
 
 from load.simulation.figures import Figures, figures_of
 from load.simulation.model import simulate
-from load.simulation.policies import FAMILIES, LIBRARY, MakePolicy
+from load.simulation.policies import LIBRARY, POLICY_FAMILIES, MakePolicy
 from load.simulation.scenario import AT_ONCE, RAMP, Scenario
 
-__all__ = ["DEFAULT", "FAMILIES", "LENGTHS", "SIZES", "Point", "frontier", "standard", "troubles"]
+__all__ = [
+    "DEFAULT",
+    "LENGTHS",
+    "POLICY_FAMILIES",
+    "SIZES",
+    "Point",
+    "frontier",
+    "standard",
+    "troubles",
+]
 
 DEFAULT = "library"
 
@@ -82,7 +91,7 @@ def troubles(seed: int) -> Iterator[Point]:
 
 def _families(study: str, scenario: Scenario, seed: int) -> Iterator[Point]:
     yield _point(study, DEFAULT, None, scenario, LIBRARY, seed)
-    for family in FAMILIES:
+    for family in POLICY_FAMILIES:
         for number in family.values:
             yield _point(study, family.name, number, scenario, family.make(number), seed)
 
@@ -103,4 +112,6 @@ def _point(
 
 
 def _sized(scenario: Scenario, at_most: int | None = None) -> Scenario:
-    return replace(scenario, stands_for=max(1, scenario.environments // (at_most or SIMULATED)))
+    return replace(
+        scenario, environments_represented=max(1, scenario.environments // (at_most or SIMULATED))
+    )

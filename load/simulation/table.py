@@ -65,12 +65,14 @@ class LeaseTable:
     def __init__(self, environment: Environment, scenario: Scenario, random: Random) -> None:
         self.clock = SimulatedClock(environment)
         self.partition = Partition(
-            scenario.partition_read_units / scenario.stands_for,
-            scenario.partition_write_units / scenario.stands_for,
+            scenario.partition_read_units / scenario.environments_represented,
+            scenario.partition_write_units / scenario.environments_represented,
         )
         self._environment = environment
         self._item = InMemoryLeaseTable(lease_seconds=scenario.lease, clock=self.clock)
-        self._holder_units = WRITE_UNITS / scenario.stands_for  # a holder stands for itself alone
+        self._holder_units = (
+            WRITE_UNITS / scenario.environments_represented
+        )  # a holder stands for itself alone
         self._versions = [(-1.0, self._item.state)]
         self._stale_share = scenario.stale_share
         self._stale_rate = 1 / scenario.stale_mean if scenario.stale_mean else 0.0

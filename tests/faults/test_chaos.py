@@ -68,7 +68,7 @@ def test_seeds_cover_every_kind_of_fault(results: dict[str, Result]) -> None:
     assert planned == KINDS.keys()
     assert any(schedule.rollback for schedule in schedules)
     assert any(schedule.broken for schedule in schedules)
-    struck = {kind for result in results.values() for kind in result.evidence.struck}
+    struck = {kind for result in results.values() for kind in result.evidence.fault_counts}
     assert len(struck) > len(KINDS) / 2, "faults that are planned also strike"
 
 

@@ -82,13 +82,13 @@ def test_relay_records_requests_by_client_and_outcome(
     acquired(table.acquire("me"))
     table.acquire("another")
     table.read(consistent=True)
-    assert [(one.operation, one.succeeded) for one in relay.seen] == [
+    assert [(one.operation, one.succeeded) for one in relay.answered_requests] == [
         ("UpdateItem", True),
         ("UpdateItem", False),
         ("GetItem", True),
     ]
-    assert not any(one.may_be_stale for one in relay.seen)
-    assert {one.client for one in relay.seen} == {os.environ["AWS_ACCESS_KEY_ID"]}
+    assert not any(one.may_be_stale for one in relay.answered_requests)
+    assert {one.client for one in relay.answered_requests} == {os.environ["AWS_ACCESS_KEY_ID"]}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_relay_records_requests_by_client_and_outcome(
 def test_only_a_lost_answer_leaves_a_write_behind(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, struck: Struck, kind: str
 ) -> None:
-    relay.change(kind, FOREVER, 1.0)
+    relay.inject(kind, FOREVER, 1.0)
     with pytest.raises(LeaseStoreUnavailable):
         table.acquire("me")
     relay.clear_faults()
@@ -110,7 +110,7 @@ def test_stale_reads_show_the_past_and_consistent_ones_never_do(
 ) -> None:
     lease = acquired(table.acquire("me"))
     monkeypatch.setattr(relay._rng, "uniform", lambda _low, high: high)
-    relay.change("dynamodb-stale", FOREVER, 1.0)
+    relay.inject("dynamodb-stale", FOREVER, 1.0)
     assert table.read() == LeaseState(), "as it was before"
     assert table.read(consistent=True).owner == "me"
     assert lease.state.owner == "me"
@@ -125,7 +125,7 @@ def test_lease_granted_twice_has_two_holders(
         ("granted-twice-unwritten", first.fence + 1, "first"),
         ("granted-twice-stolen", first.fence + 1, "second"),
     ):
-        relay.arm(kind)
+        relay.grant_twice(kind)
         assert table.read().owner is None, "it looks free to who is to ask for it"
         second = acquired(table.acquire("second"))
         assert (second.owner, second.fence) == ("second", fence)
@@ -139,7 +139,7 @@ def test_write_callback_runs_before_the_answer(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, shared_dynamodb: LocalDynamoDB
 ) -> None:
     seen: list[str] = []
-    relay.at_next_write(seen.append)
+    relay.on_next_write(seen.append)
     lease = acquired(table.acquire("me"))
     table.renew(lease)
     assert seen == ["me"], "once, and told whose write it was"

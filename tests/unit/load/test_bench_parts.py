@@ -141,7 +141,7 @@ def test_a_read_that_is_not_consistent_is_half_a_unit() -> None:
 def test_a_takeover_is_reported_in_leases_and_beyond_one() -> None:
     section = section_of([_kill(seconds) for seconds in (5.0, 5.5, 6.0, 7.5, 10.0)])
     start = section.checks[0]
-    assert (start.value, start.bar, start.range) == (1.2, 1.2, (1.0, 2.0))
+    assert (start.value, start.limit, start.range) == (1.2, 1.2, (1.0, 2.0))
     assert [check.verdict for check in section.checks] == [Verdict.PASS] * 3
     times, usage = section.tables
     shown = {row[0]: (row[1], row[3], row[7]) for row in times.rows}

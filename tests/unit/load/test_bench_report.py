@@ -25,9 +25,9 @@ SECTION = Section(
     key="cost",
     title="The cost",
     checks=[
-        Check("ours / theirs", bar=0.5, value=0.25, range=(0.2, 0.3)),
-        Check("failed", bar=0, value=4, note="of 100"),
-        Check("calls", bar=8, value=None, note="no storm was run"),
+        Check("ours / theirs", limit=0.5, value=0.25, range=(0.2, 0.3)),
+        Check("failed", limit=0, value=4, note="of 100"),
+        Check("calls", limit=8, value=None, note="no storm was run"),
     ],
     tables=[Table(("who", "ms"), [("them | others", "9")], caption="In turns.")],
     charts={"cost": BARS, "storm": STRIPS},

@@ -34,13 +34,13 @@ def test_no_interval_serves_more_than_the_limit_and_one_bucket(
         assert seconds <= now - began + BUCKET_SECONDS + 2 * largest + 1e-9
 
 
-def test_requests_above_the_limit_are_turned_away() -> None:
+def test_requests_above_the_limit_are_throttled() -> None:
     at_limit, beyond = Partition(3_000, 1_000), Partition(3_000, 1_000)
     for number in range(60_000):
         at_limit.serves_read(number / 6_000)
         beyond.serves_read(number / 12_000)
-    assert at_limit.turned_away == 0
-    assert beyond.turned_away / beyond.requests > 0.35
+    assert at_limit.throttled == 0
+    assert beyond.throttled / beyond.requests > 0.35
 
 
 def test_reads_and_writes_share_the_partition() -> None:
@@ -55,7 +55,7 @@ def test_throttled_requests_cost_nothing() -> None:
     partition = Partition(read_units=10, write_units=10)
     answers = [partition.serves_read(0.0) for _ in range(100)]
     assert partition.read_units == answers.count(True) * READ_UNITS
-    assert partition.turned_away == answers.count(False) > 0
+    assert partition.throttled == answers.count(False) > 0
     assert partition.requested_units_in[0] == 100 * READ_UNITS
 
 

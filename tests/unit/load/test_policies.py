@@ -7,13 +7,13 @@ from random import Random
 import pytest
 
 from lambda_migrate.lease.backoff import Backoff
-from load.simulation.policies import FAMILIES, LIBRARY, Family, Policy
+from load.simulation.policies import LIBRARY, POLICY_FAMILIES, Policy, PolicyFamily
 
 NOW = 1_700_000_000_000
 
 
 def policy(name: str, number: float, seed: int = 1) -> Policy:
-    family = next(family for family in FAMILIES if family.name == name)
+    family = next(family for family in POLICY_FAMILIES if family.name == name)
     return family.make(number)(Random(seed))
 
 
@@ -51,8 +51,8 @@ def test_growing_is_a_share_of_the_time_waited(kind: str, lowest: float) -> None
     assert max(delays) == pytest.approx(4, abs=0.05)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: str(family.name))
-def test_every_family_backs_off_after_throttling(family: Family) -> None:
+@pytest.mark.parametrize("family", POLICY_FAMILIES, ids=lambda family: str(family.name))
+def test_every_family_backs_off_after_throttling(family: PolicyFamily) -> None:
     late = [family.make(family.values[0])(Random(seed)) for seed in range(50)]
     assert max(one.delay(1.0, error_count=5) for one in late) > 10
     assert max(one.delay(1.0, error_count=1) for one in late) < 2

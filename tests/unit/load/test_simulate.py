@@ -44,8 +44,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "SIMULATED", 10)
     monkeypatch.setattr(study, "SIMULATED_LONG", 4)
     monkeypatch.setattr(study, "LENGTHS", (0.1, 1.0, 3.0, 5.0))
-    few = tuple(replace(family, values=family.values[2:4]) for family in study.FAMILIES)
-    monkeypatch.setattr(study, "FAMILIES", few)
+    few = tuple(replace(family, values=family.values[2:4]) for family in study.POLICY_FAMILIES)
+    monkeypatch.setattr(study, "POLICY_FAMILIES", few)
 
 
 def test_storm_within_the_assumptions_is_predicted(tmp_path: Path) -> None:

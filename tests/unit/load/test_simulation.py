@@ -11,13 +11,13 @@ from lambda_migrate.lease.decision import CLOCK_SKEW_MS
 from load.simulation.figures import Figures, figures_of, quantile, waiters
 from load.simulation.model import simulate
 from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS
-from load.simulation.policies import FAMILIES, LIBRARY, MakePolicy
+from load.simulation.policies import LIBRARY, POLICY_FAMILIES, MakePolicy
 from load.simulation.scenario import AT_ONCE, RAMP, RAMP_BURST, RAMP_RATE, Scenario, arrivals
 
 CALM = Scenario(environments=400, stale_mean=0.0, read=0.002, read_minimum=0.001)
 """Nothing in the way of a policy's own delays."""
 
-FIXED, _, FULL, HALF = FAMILIES
+FIXED, _, FULL, HALF = POLICY_FAMILIES
 
 SERVES_LITTLE = replace(CALM, partition_read_units=100.0, partition_write_units=33.0)
 
@@ -47,7 +47,7 @@ def test_default_needs_eight_reads_and_a_confirmation_for_three_seconds(
     assert seen.waiting > 900
     assert seen.calls_median <= 8 + 1
     assert seen.peak_units < 3_000 * 2 / 3
-    assert seen.turned_away == 0
+    assert seen.throttled == 0
 
 
 @pytest.mark.parametrize("seconds", [10.0, 30.0, 60.0])
@@ -58,15 +58,17 @@ def test_the_default_is_late_by_a_fifth_of_the_wait_at_most(seconds: float) -> N
 
 
 def test_a_hundred_thousand_waiters_leave_capacity_for_the_holder() -> None:
-    many = Scenario(environments=100_000, migration=400.0, stands_for=500, freeing_tries=99)
+    many = Scenario(
+        environments=100_000, migration=400.0, environments_represented=500, freeing_tries=99
+    )
     run = simulate(many, LIBRARY, seed=1)
     late = [units for second, units in run.partition.requested_units_in.items() if second > 120]
-    assert sum(late) / len(late) * many.stands_for < 2 * 3_000
+    assert sum(late) / len(late) * many.environments_represented < 2 * 3_000
 
 
 def test_ten_thousand_at_once_are_served_despite_throttling() -> None:
-    seen = figures(Scenario(environments=10_000, stands_for=10, freeing_tries=99))
-    assert seen.turned_away > 0.2
+    seen = figures(Scenario(environments=10_000, environments_represented=10, freeing_tries=99))
+    assert seen.throttled > 0.2
     assert seen.not_served == 0
     assert seen.delay_p99 < 10
 
@@ -163,7 +165,7 @@ def test_the_partition_serves_no_more_than_its_limit() -> None:
     run = simulate(SERVES_LITTLE, LIBRARY, seed=1)
     ended = max(start.served or 0.0 for start in run.starts)
     seconds = run.partition.read_units / 100 + run.partition.write_units / 33
-    assert run.partition.turned_away > 0
+    assert run.partition.throttled > 0
     assert seconds <= ended + 1.5
 
 
@@ -178,7 +180,7 @@ def test_stale_reads_delay_and_mislead_but_never_serve_too_early() -> None:
 def test_scaled_simulation_gives_the_same_figures() -> None:
     every = Scenario(environments=2_000, migration=1.0, partition_read_units=1_500.0)
     whole = figures(every)
-    tenth = figures(replace(every, stands_for=10), rounds=4)
+    tenth = figures(replace(every, environments_represented=10), rounds=4)
     assert tenth.calls_mean == pytest.approx(whole.calls_mean, rel=0.1)
     assert tenth.delay_median == pytest.approx(whole.delay_median, rel=0.15)
     assert tenth.peak_units == pytest.approx(whole.peak_units, rel=0.15)
