@@ -86,8 +86,8 @@ def test_a_successful_demo_has_no_faults() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"effects": [{"0001_a": 2}]}, "0001_a took effect 2 times instead of once."),
-        ({"effects": [{"0001_a": 0}]}, "0001_a took effect 0 times instead of once."),
+        ({"effect_counts": [{"0001_a": 2}]}, "0001_a took effect 2 times instead of once."),
+        ({"effect_counts": [{"0001_a": 0}]}, "0001_a took effect 0 times instead of once."),
         (
             {"samples": [Sample(10.0, 2, 0)]},
             "lambda-migrate had 2 PostgreSQL connections at once",
