@@ -145,7 +145,7 @@ def test_no_order_is_placed_while_another_environment_migrates(
     target = Target("orders", leases, InMemoryDatabase(), clock=clock, policy=policy)
     runner = MigrationRunner(read_manifest(str(APPLICATION_DIRECTORY / "migrations")), target)
     handler = migrate_on_cold_start(runner=runner)(app.api.resolve)
-    monkeypatch.setattr(app, "orders", lambda: pytest.fail("the handler ran"))
+    monkeypatch.setattr(app, "open_orders", lambda: pytest.fail("the handler ran"))
     with pytest.raises(errors.NotReady, match="another environment"):
         handler({}, None)
 
