@@ -128,10 +128,10 @@ STUCK_BEFORE_THE_TABLE = HANDLER.replace(
     """
 import time
 from lambda_migrate import migrate_on_cold_start
-from lambda_migrate.engine.holder import Hold
+from lambda_migrate.engine.holder import LeaseSession
 
 # No signal can be aimed at the instant between PostgreSQL's answer and the next request.
-Hold.complete = lambda hold, *found: time.sleep(300)
+LeaseSession.store_completion = lambda *_: time.sleep(300)
 """,
 )
 
