@@ -99,12 +99,12 @@ def cost_of_deployment(
     )
 
 
-def cost_of_cold_starts(cold_starts: int, *, seconds: float = 0.4, memory_gb: float = 0.5) -> Cost:
+def cost_of_cold_starts(cold_starts: int, *, seconds: float = 0.22, memory_gb: float = 0.5) -> Cost:
     """Cold starts that find the schema ready.
 
     Args:
         cold_starts: How many.
-        seconds: What the check adds to each, as a bound.
+        seconds: What the check adds to each at 512 MB; docs/explanation/cost-per-deployment.md.
         memory_gb: Of the function.
     """
     return Cost(
