@@ -56,6 +56,7 @@ def test_a_migration_that_fails_fails_the_deployment(
     assert response(callbacks) == ["Failed"]
 
 
+@pytest.mark.slow
 def test_unexpected_errors_fail_the_deployment(deploy: Deploy, callbacks: CallbackServer) -> None:
     for error in (RuntimeError("hunter2-s3cr3t"), SystemExit(1), DatabaseUnavailable("gone")):
         deploy(V1, error=error)
@@ -78,6 +79,7 @@ def test_work_that_hangs_fails_it_before_the_deadline(
 # --- rollbacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("creator", ["codeDeployRollback", "CloudFormationRollback"])
 def test_no_error_blocks_a_rollback(
     creator: str, deploy: Deploy, callbacks: CallbackServer
@@ -101,6 +103,7 @@ def test_a_rollback_migrates_nothing(
     assert fakes.table.log == []
 
 
+@pytest.mark.slow
 def test_a_schema_that_is_ahead_is_ready(
     fakes: Fakes, deploy: Deploy, callbacks: CallbackServer
 ) -> None:

@@ -107,6 +107,7 @@ def test_what_is_deployed_is_what_is_read(
     assert source().read(deadline) == Flags(mode="require", hold_back_at=7, paused=True)
 
 
+@pytest.mark.slow
 def test_a_document_is_cached_for_some_seconds_by_both_clocks(
     source: Source, served: LocalAppConfig, deadline: Deadline, clock: FakeClock
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_document_is_cached_for_some_seconds_by_both_clocks(
     assert not flags.read(deadline).paused
 
 
+@pytest.mark.slow
 def test_a_failed_read_is_cached(
     source: Source, served: LocalAppConfig, deadline: Deadline, clock: FakeClock
 ) -> None:
@@ -210,6 +212,7 @@ def test_a_missing_profile_is_reported(source: Source, deadline: Deadline) -> No
 # --- one way
 
 
+@pytest.mark.slow
 def test_each_read_from_the_api_is_a_new_session(
     served: LocalAppConfig,
     clock: FakeClock,

@@ -211,6 +211,7 @@ def test_a_warm_invocation_touches_neither_lease_nor_database_nor_clock(
     assert (fakes.table.request_count, fakes.database.connections) == (calls, connections)
 
 
+@pytest.mark.slow
 def test_ten_thousand_warm_invocations_leave_nothing_behind(fakes: Fakes) -> None:
     guarded = guard(fakes.runner(V1), lambda _event, _context: None)
     guarded(None, Context())

@@ -246,6 +246,7 @@ def test_an_error_of_the_credentials_provider_is_reported_as_its_own() -> None:
         table_with(with_credentials(StubClient({}), FetchedCredentials(refuse))).read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_deferred", [True, False], ids=["a role", "a container"])
 def test_credentials_providers_without_a_response_end_with_the_invocation(
     is_deferred: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

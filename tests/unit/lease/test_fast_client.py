@@ -463,6 +463,7 @@ def test_a_name_that_takes_all_the_time_is_no_response(monkeypatch: pytest.Monke
     assert "timed out" in read_error(FastClient(environ("http://ddb.test"), clock=clock))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_timeouts")
 def test_a_name_that_is_not_resolved_in_time_is_no_response(
     monkeypatch: pytest.MonkeyPatch,
@@ -478,6 +479,7 @@ def test_a_name_that_is_not_resolved_in_time_is_no_response(
     answers.set()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_timeouts")
 def test_a_connection_that_is_not_accepted_is_no_response() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
@@ -630,6 +632,7 @@ def test_a_server_without_tls_declines(pem: str) -> None:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_timeouts")
 def test_a_handshake_without_a_reply_is_no_response(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -408,6 +408,7 @@ def test_a_lease_that_ends_before_the_deadline_is_renewed_until_then() -> None:
     assert setup.now == pytest.approx(setup.first_lease.trusted_until)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [None, LeaseLost("a successor has it")])
 def test_stop_waits_for_a_renewal_until_the_deadline_only_and_aborts_nothing(
     fault: Exception | None,

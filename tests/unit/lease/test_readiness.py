@@ -79,6 +79,7 @@ def test_an_address_without_a_check_has_nothing() -> None:
     assert ready(records_after(check(3)), TUNNEL) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manifests", [22, 260])
 def test_an_old_manifest_that_was_served_stays_ready_however_many_come_after(
     manifests: int,

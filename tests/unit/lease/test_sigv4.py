@@ -63,6 +63,7 @@ own_headers = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     access_key=words,

@@ -172,6 +172,7 @@ def test_every_row_and_every_migration_is_in_a_plan_once(
     assert {each.version for each in plan.pending} == shipped - applied
 
 
+@pytest.mark.slow
 def test_ten_thousand_migrations_are_planned_in_one_go() -> None:
     # Anything quadratic would run into the suite's timeout.
     everything = manifest(*range(1, 10_001))

@@ -259,6 +259,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_silent_secrets_manager_is_named_when_the_time_is_over(
     silent: str,
 ) -> None:
