@@ -65,7 +65,7 @@ _KILL_SECONDS = 3.0
 """After its deadline and this time an invocation has been killed, whatever the clocks' skew."""
 
 _POLL_SECONDS = 1.0
-"""Between two reads of the log while the first run of a request goes on."""
+"""Between two reads of the log while the first run of a request continues."""
 
 _DISCONNECT_WAIT_SECONDS = 2.0
 """Before the history of a killed run is read: PostgreSQL checks every second whether the client of
@@ -274,7 +274,7 @@ class AdminFunction:
             if command_context.deadline.remaining() <= _POLL_SECONDS:
                 return self._report_running(request, existing)
             self._clock.sleep(_POLL_SECONDS)
-            with suppress(LeaseStoreUnavailable):  # the other run goes on all the same
+            with suppress(LeaseStoreUnavailable):  # the other run continues regardless
                 existing = begin_request()
         return None
 

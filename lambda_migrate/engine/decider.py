@@ -38,7 +38,7 @@ def load_manifest(manifest: Manifest | DeferredManifest) -> Manifest:
 
 
 class Decider:
-    """Decides the next step from the newest reading and from what is known besides.
+    """Decides what to do next, from the newest reading and from what is known besides.
 
     Args:
         manifest: The migrations that this code ships.
@@ -88,7 +88,7 @@ class Decider:
         return self.decide(self._target.store.read(consistent=True))
 
     def decide_from_next_read(self) -> Decision:
-        """Read and decide; a step that ends the wait is confirmed by a strongly consistent read.
+        """Read and decide; a strongly consistent read confirms what ends the wait.
 
         If the confirmation was throttled, only the confirmation is repeated. All waiters learn at
         the same time that they may serve; if each polled again first, an overloaded table would
@@ -129,7 +129,7 @@ class Decider:
         return self._decide_from_state(has_lost_acquisition=has_lost_acquisition)
 
     def decide_with_flags(self, decision: Decision) -> Decision:
-        """Read the feature flags if ``step`` depends on them, and decide again.
+        """Read the feature flags if ``decision`` depends on them, and decide again.
 
         Raises:
             FlagsUnavailable: They cannot be read.

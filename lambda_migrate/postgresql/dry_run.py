@@ -42,7 +42,7 @@ from lambda_migrate.postgresql.fence import (
     holder_error,
     translate_server_error,
 )
-from lambda_migrate.postgresql.ports import StaleFencingToken
+from lambda_migrate.postgresql.ports import DatabaseSession, StaleFencingToken
 from lambda_migrate.postgresql.session import parse_history_rows
 from lambda_migrate.postgresql.transactional import (
     CANCEL_TOLERANCE_SECONDS,
@@ -51,7 +51,6 @@ from lambda_migrate.postgresql.transactional import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
@@ -109,7 +108,7 @@ class _Snapshot:
     is_counting: bool
 
 
-class PostgreSQLDryRun:
+class PostgreSQLDryRun(DatabaseSession):
     """`DryRunSession` on a `FencedConnection` that does not take over the fence.
 
     Args:
@@ -229,17 +228,6 @@ class PostgreSQLDryRun:
         with contextlib.suppress(PostgresError, ConnectionLost, MigrateError):
             self._roll_back(self._deadline.moved_earlier(-_CLOSE_SECONDS))
         self._connection.close()
-
-    def __enter__(self) -> PostgreSQLDryRun:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- the transaction
 

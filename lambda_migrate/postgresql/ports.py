@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from typing_extensions import Self
+
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
     from lambda_migrate.migrations.baseline import ToolHistory
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Database",
     "DatabaseInspection",
+    "DatabaseSession",
     "DryRunSession",
     "FenceRow",
     "FencedSession",
@@ -148,7 +151,28 @@ class StaleFencingToken(Exception):
         super().__init__(f"PostgreSQL has accepted fencing token {current_token}")
 
 
-class FencedSession(Protocol):
+class DatabaseSession(Protocol):
+    """What both kinds of session have in common: they are closed at the end of a ``with``."""
+
+    def abort(self) -> None:
+        """End the running statement from another thread; its caller gets `LeaseLost`."""
+
+    def close(self) -> None:
+        """Roll back what is open, and close the connection. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FencedSession(DatabaseSession, Protocol):
     """A holder's session on the database, open until `close`.
 
     Every method raises `LeaseLost` after a higher token was accepted, `DatabaseUnavailable` if
@@ -220,23 +244,8 @@ class FencedSession(Protocol):
     def delete_rows(self, versions: Sequence[int]) -> None:
         """Delete history rows without running anything; their migrations are pending again."""
 
-    def abort(self) -> None:
-        """End the running statement from another thread; its caller gets `LeaseLost`."""
 
-    def close(self) -> None:
-        """Close the connection. Idempotent."""
-
-    def __enter__(self) -> FencedSession: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class DryRunSession(Protocol):
+class DryRunSession(DatabaseSession, Protocol):
     """One transaction that runs migrations one after the other and is never committed.
 
     While it is open it holds every lock that they take, and the fence row, so no process can
@@ -270,21 +279,6 @@ class DryRunSession(Protocol):
         Raises:
             RepairRequired: PostgreSQL reports that the transaction was not rolled back.
         """
-
-    def abort(self) -> None:
-        """See `FencedSession.abort`."""
-
-    def close(self) -> None:
-        """Roll back and close the connection. Idempotent."""
-
-    def __enter__(self) -> DryRunSession: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 class Database(Protocol):

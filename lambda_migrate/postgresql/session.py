@@ -13,11 +13,11 @@ from lambda_migrate.postgresql.non_transactional import (
     resolve_in_doubt,
     roll_back_non_transactional,
 )
+from lambda_migrate.postgresql.ports import DatabaseSession
 from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import Migration
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgreSQLSession", "parse_history_rows"]
 
 
-class PostgreSQLSession:
+class PostgreSQLSession(DatabaseSession):
     """`FencedSession` on a `FencedConnection` that has taken the fence.
 
     Args:
@@ -152,17 +152,6 @@ class PostgreSQLSession:
         """See `FencedSession.close`."""
         self._connection.release_advisory_lock(self._deadline)
         self._connection.close()
-
-    def __enter__(self) -> PostgreSQLSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _require_direct_connection(self, name: str, deadline: Deadline) -> None:
         """Refuse a non-transactional migration behind a pooler, before anything is written."""

@@ -25,6 +25,7 @@ from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects
 from lambda_migrate.postgresql.ports import (
     DatabaseInspection,
+    DatabaseSession,
     FenceRow,
     StaleFencingToken,
     is_behind_last_completion,
@@ -33,7 +34,6 @@ from lambda_migrate.postgresql.ports import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
@@ -237,7 +237,7 @@ class InMemoryDatabase:
         )
 
 
-class InMemorySession:
+class InMemorySession(DatabaseSession):
     """`FencedSession` of an `InMemoryDatabase`; its `take_over` makes them.
 
     Args:
@@ -376,17 +376,6 @@ class InMemorySession:
         with self._database._guard:
             self._database._open.discard(self)
 
-    def __enter__(self) -> InMemorySession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     # --- how
 
     @contextmanager
@@ -449,7 +438,7 @@ class InMemorySession:
         )
 
 
-class InMemoryDryRun:
+class InMemoryDryRun(DatabaseSession):
     """`DryRunSession` of an `InMemoryDatabase`, created by its `begin_dry_run`.
 
     Args:
@@ -517,17 +506,6 @@ class InMemoryDryRun:
         """See `DryRunSession.close`."""
         with self._database._guard:
             self._database._open.discard(self)
-
-    def __enter__(self) -> InMemoryDryRun:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _require_open(self) -> None:
         """A successor ends a dry run, as it ends a holder."""

@@ -18,7 +18,7 @@ from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, LAMBDA_MIGRATE, Y
 from load.bench.processes import Program, run_alternating
 from load.bench.results import Check, Section, Table, check_spread
 from load.bench.workspace import TABLE, Workspace
-from load.profile.relay import Authority, relayed
+from load.profile.relay import Authority, open_relay
 
 __all__ = ["RUNTIME", "SERVICE", "measure_check", "measure_import"]
 
@@ -73,7 +73,7 @@ def measure_check(workspace: Workspace, *, rounds: int) -> Section:
     """Import, check and serve, against boto3's one read and the peers with nothing to do."""
     with Authority.create() as authority:
         port = int(workspace.dynamodb.endpoint_url.rpartition(":")[2])
-        with relayed(port, tls=authority.server) as tls_port:
+        with open_relay(port, tls=authority.server) as tls_port:
             variables = {"AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{tls_port}"}
             bundles = {"": authority.only, ", all authorities": authority.among_all}
             programs = _programs(

@@ -42,7 +42,7 @@ _KILL_LATE_SECONDS = 0.3
 """Lambda's own kill comes slightly after the deadline."""
 
 _OUTLIVE_SECONDS = 8.0
-"""How long after its deadline an environment that is not killed there may go on."""
+"""How long after its deadline an environment that is not killed there may continue."""
 
 _LOG_TAIL = 4_000
 _ROLLBACK_SECONDS = 15.0

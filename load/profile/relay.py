@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +13,11 @@ from pathlib import Path
 import botocore
 import trustme
 
-__all__ = ["Authority", "relayed"]
+from lambda_migrate.local.runtime.loopback import HOST
+from load.chaos.relay import Loop
 
-_HOST = "127.0.0.1"
+__all__ = ["Authority", "open_relay"]
+
 _CHUNK = 1 << 16
 
 
@@ -32,7 +33,7 @@ class Authority:
     def __init__(self, directory: Path) -> None:
         authority = trustme.CA()
         self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(_HOST, "localhost").configure_cert(self.server)
+        authority.issue_cert(HOST, "localhost").configure_cert(self.server)
         own = authority.cert_pem.bytes()
         shipped = (Path(botocore.__file__).parent / "cacert.pem").read_bytes()
         self.only, self.among_all = directory / "only.pem", directory / "all.pem"
@@ -48,7 +49,7 @@ class Authority:
 
 
 @contextmanager
-def relayed(
+def open_relay(
     port: int, *, tls: ssl.SSLContext | None = None, delay_seconds: float = 0.0
 ) -> Iterator[int]:
     """Another port for the server at ``port`` on this machine.
@@ -58,31 +59,16 @@ def relayed(
         tls: Speak TLS to clients.
         delay_seconds: How much longer each round trip takes, that of connecting included.
     """
-    loop = asyncio.new_event_loop()
     relay = _Relay(port, delay_seconds)
-    server = loop.run_until_complete(asyncio.start_server(relay.serve, _HOST, 0, ssl=tls))
-    thread = threading.Thread(target=loop.run_forever, name="relay", daemon=True)
-    thread.start()
-    try:
+    with Loop() as loop:
+        server = loop.run(asyncio.start_server(relay.serve, HOST, 0, ssl=tls))
         yield server.sockets[0].getsockname()[1]
-    finally:
-        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 async def _pause(seconds: float) -> None:
     """Sleep; the event loop's own timers are accurate to 1 ms only."""
     if seconds:
         await asyncio.to_thread(time.sleep, seconds)
-
-
-async def _cancel_all() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Relay:
@@ -93,7 +79,7 @@ class _Relay:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):  # either side has hung up, or the end
             await _pause(self._delay_seconds)  # the kernel has answered SYN at once
-            back, forth = await asyncio.open_connection(_HOST, self._port)
+            back, forth = await asyncio.open_connection(HOST, self._port)
             try:
                 await asyncio.gather(
                     self._copy(reader, forth, self._delay_seconds), self._copy(back, writer, 0.0)

@@ -18,7 +18,7 @@ from load.bench.output import read_figures
 from load.bench.peers import LAMBDA_MIGRATE
 from load.bench.processes import ProcessResult, Program, run
 from load.bench.workspace import ROLE, Workspace
-from load.profile.relay import Authority, relayed
+from load.profile.relay import Authority, open_relay
 
 __all__ = ["KINDS", "Bench", "limited_cpu", "measure_phases"]
 
@@ -89,9 +89,9 @@ class Bench:
         dynamodb = int(self.workspace.dynamodb.endpoint_url.rpartition(":")[2])
         tls = self._authority.server
         with (
-            relayed(dynamodb, tls=tls, delay_seconds=seconds) as lease_port,
-            relayed(self._secrets_port, delay_seconds=seconds) as secret_port,
-            relayed(self.workspace.server.port, delay_seconds=seconds) as database_port,
+            open_relay(dynamodb, tls=tls, delay_seconds=seconds) as lease_port,
+            open_relay(self._secrets_port, delay_seconds=seconds) as secret_port,
+            open_relay(self.workspace.server.port, delay_seconds=seconds) as database_port,
         ):
             url = f"postgresql://127.0.0.1:{database_port}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
@@ -17,6 +16,7 @@ from lambda_migrate.migrations.baseline import ToolHistory
 from lambda_migrate.postgresql.ports import (
     Database,
     DatabaseInspection,
+    DatabaseSession,
     DryRunSession,
     FencedSession,
     LeaseGrant,
@@ -162,7 +162,7 @@ class SteppedDatabase:
         return self._database.read_tool_histories(deadline)
 
 
-class SteppedSession:
+class SteppedSession(DatabaseSession):
     """`FencedSession` of one instance."""
 
     def __init__(self, database: SteppedDatabase, session: FencedSession) -> None:
@@ -227,17 +227,6 @@ class SteppedSession:
             self._is_open = False
             self._instance.closes_a_connection()
             self._session.close()
-
-    def __enter__(self) -> SteppedSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _turn(self, at: str) -> Fault:
         fault = self._instance.turn(at)

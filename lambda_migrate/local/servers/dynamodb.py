@@ -20,6 +20,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -152,7 +153,7 @@ class DynamoDBEndpoint:
         return None
 
 
-class _DynamoDBProcess(DynamoDBEndpoint):
+class _DynamoDBProcess(DynamoDBEndpoint, ABC):
     """A DynamoDB API in a child process, with its tables in memory."""
 
     def __init__(self, *, port: int | None = None) -> None:
@@ -218,8 +219,9 @@ class _DynamoDBProcess(DynamoDBEndpoint):
         """Continue after `pause`, also with the requests that came in between."""
         os.kill(self.pid, signal.SIGCONT)
 
+    @abstractmethod
     def _command(self, port: int) -> Sequence[str | Path]:
-        raise NotImplementedError
+        """The program and its arguments."""
 
     def _log(self) -> Path:
         if self._home is None:

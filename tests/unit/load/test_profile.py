@@ -11,7 +11,7 @@ from load.bench.results import Table
 from load.profile.capacity import item_bytes
 from load.profile.measured import PHASES, Meter
 from load.profile.page import write_page
-from load.profile.relay import relayed
+from load.profile.relay import open_relay
 from load.profile.starts import KINDS
 
 
@@ -58,7 +58,7 @@ def test_an_items_size_counts_names_and_values() -> None:
 def test_a_relay_carries_both_directions() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        relayed(server.getsockname()[1], delay_seconds=0.001) as port,
+        open_relay(server.getsockname()[1], delay_seconds=0.001) as port,
         socket.create_connection(("127.0.0.1", port), timeout=10) as client,
     ):
         peer, _ = server.accept()
