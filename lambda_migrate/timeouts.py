@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["TimeLimitExceeded", "connect_tcp", "is_configuration_error", "run_with_timeout"]
+__all__ = ["TimeLimitExceeded", "connect_tcp", "run_with_timeout"]
 
 _IPV4_CHARACTERS = frozenset("0123456789.")
 
@@ -56,26 +56,6 @@ def run_with_timeout(seconds: float, function: Callable[[], T]) -> T:
     if errors:
         raise errors.pop()
     return values[0]
-
-
-def is_configuration_error(error: Exception) -> bool:
-    """Whether an error of botocore is one that a retry does not change; imports botocore."""
-    from botocore import exceptions
-
-    return isinstance(
-        error,
-        (
-            exceptions.NoCredentialsError,
-            exceptions.PartialCredentialsError,
-            exceptions.CredentialRetrievalError,
-            exceptions.TokenRetrievalError,
-            exceptions.SSOError,
-            exceptions.NoRegionError,
-            exceptions.ProfileNotFound,
-            exceptions.ParamValidationError,
-            exceptions.InvalidRegionError,
-        ),
-    )
 
 
 def connect_tcp(host: str | bytes, port: int, deadline: Deadline) -> socket.socket:

@@ -1333,6 +1333,13 @@ MUTANTS = (
         ("lease",),
     ),
     Mutant(
+        "a refusal by a key or an endpoint is blamed on the role",
+        "lambda_migrate/aws_errors.py",
+        "if pattern.search(message):",
+        "if False:",
+        ("lease",),
+    ),
+    Mutant(
         "expired credentials are not looked for again",
         "lambda_migrate/lease/dynamodb.py",
         "if not self._replace_credentials(error):",

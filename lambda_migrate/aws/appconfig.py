@@ -30,6 +30,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 
+from lambda_migrate.aws_errors import describe_sdk_error, explain_refusal
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, NAMES, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
@@ -67,10 +68,9 @@ _TIME_CONDITION_KEYS = ("CURRENT_TIME", "CURRENT_DAY_OF_WEEK", "CURRENT_DATETIME
 _MODES = ("migrate", "require", "off")
 _PREFIX = "lambda_migrate_"
 
+_PERMISSIONS = "appconfig:StartConfigurationSession and appconfig:GetLatestConfiguration"
 _ADVICE = {
-    "AccessDeniedException": (
-        "the role needs appconfig:StartConfigurationSession and appconfig:GetLatestConfiguration"
-    ),
+    "AccessDeniedException": f"the role needs {_PERMISSIONS}",
     "ResourceNotFoundException": (
         "there is no such application, environment or profile, or nothing was deployed to it yet"
     ),
@@ -245,12 +245,17 @@ def _describe_error(error: BaseException) -> str:
         if isinstance(each, ClientError):
             code = each.response.get("Error", {}).get("Code", "nothing")
             advice = _ADVICE.get(code)
+            if code == "AccessDeniedException":
+                message = str(each.response["Error"].get("Message", ""))
+                advice = (
+                    explain_refusal(message, permission=_PERMISSIONS, resource="profile") or advice
+                )
             return f"AppConfig responded with {code}" + (f": {advice}" if advice else "")
         if isinstance(each, HTTPClientError | NoConnection):
             # Its text contains the session's token.
             return f"AppConfig did not respond ({_class_name(each)})"
         if isinstance(each, BotoCoreError):
-            return f"AppConfig could not be reached: {each}"
+            return f"AppConfig could not be reached: {describe_sdk_error(each)}"
     return "AppConfig sent no JSON document"
 
 

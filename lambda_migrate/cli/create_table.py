@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.aws_errors import (
+    describe_sdk_error,
+    explain_refusal,
+    is_configuration_error,
+)
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 
 if TYPE_CHECKING:
@@ -73,7 +78,8 @@ def make_client() -> Any:
     try:
         return boto3.client("dynamodb", config=config)
     except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
-        raise ConfigurationError(f"cannot create a DynamoDB client: {error}") from error
+        reason = describe_sdk_error(error)
+        raise ConfigurationError(f"cannot create a DynamoDB client: {reason}") from error
 
 
 def create_table(client: Any, table: str, *, sleep: Callable[[float], None]) -> bool:
@@ -103,10 +109,12 @@ def create_table(client: Any, table: str, *, sleep: Callable[[float], None]) -> 
             _enable_backups(client, table, sleep=sleep)
     except ClientError as error:
         refusal = error.response["Error"]
+        permission = f"dynamodb:{error.operation_name}"
+        advice = explain_refusal(refusal["Message"], permission=permission, resource="table")
+        needed = "the command needs dynamodb:CreateTable, DescribeTable and UpdateContinuousBackups"
         raise ConfigurationError(
             f"DynamoDB refused {error.operation_name} on table {table!r}: {refusal['Code']}: "
-            f"{refusal['Message']}; the command needs dynamodb:CreateTable, DescribeTable and "
-            "UpdateContinuousBackups"
+            f"{refusal['Message']}; {advice or needed}"
         ) from error
     except BotoCoreError as error:
         raise _convert_botocore_error(table, error) from error
@@ -167,17 +175,8 @@ def _enable_backups(client: Any, table: str, *, sleep: Callable[[float], None]) 
 
 
 def _convert_botocore_error(table: str, error: Exception) -> Exception:
-    from botocore import exceptions
-
-    configuration_errors = (
-        exceptions.NoCredentialsError,
-        exceptions.PartialCredentialsError,
-        exceptions.CredentialRetrievalError,
-        exceptions.NoRegionError,
-        exceptions.ParamValidationError,
-    )
-    if isinstance(error, configuration_errors):
-        return ConfigurationError(f"DynamoDB, table {table!r}: {error}")
+    if is_configuration_error(error):
+        return ConfigurationError(f"DynamoDB, table {table!r}: {describe_sdk_error(error)}")
     return LeaseStoreUnavailable(
         f"DynamoDB did not respond for table {table!r}: {type(error).__name__}: {error}"
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.aws_errors import describe_sdk_error, explain_refusal
 from lambda_migrate.clock import SYSTEM_CLOCK, system_random
 from lambda_migrate.errors import ConfigurationError, MigrateError, NotReady, escape_text
 from lambda_migrate.lease.backoff import Backoff
@@ -93,7 +94,8 @@ def make_client(read_seconds: float = READ_SECONDS) -> Any:
     try:
         return boto3.client("lambda", config=config)
     except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
-        raise ConfigurationError(f"cannot create a Lambda client: {error}") from error
+        reason = describe_sdk_error(error)
+        raise ConfigurationError(f"cannot create a Lambda client: {reason}") from error
 
 
 class _NoResponseReason(Enum):
@@ -262,9 +264,12 @@ class RemoteFunction:
                 "write --function NAME or NAME:ALIAS, and check the region and the account"
             )
         if code in _DENIED:
+            advice = explain_refusal(
+                message, permission="lambda:InvokeFunction", resource="function"
+            )
             return ConfigurationError(
                 f"these credentials do not allow lambda:InvokeFunction on {self.name!r} "
-                f"({message}); --function needs no other permission"
+                f"({message}); {advice or '--function needs no other permission'}"
             )
         if code in _BAD_CREDENTIALS:
             return ConfigurationError(

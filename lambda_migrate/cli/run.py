@@ -37,6 +37,8 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     CURRENT_INVOCATION.clear()
+    if region := os.environ.get("AWS_REGION"):  # boto3 alone of AWS's tools does not read it
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
     arguments = _add_environment_name(list(arguments))
     terminal = Terminal(_find_format(arguments))
     try:

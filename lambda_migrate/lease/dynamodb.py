@@ -40,7 +40,7 @@ from lambda_migrate.lease.dynamodb_errors import (
     translate_error,
 )
 from lambda_migrate.lease.record import Lease, LeaseState
-from lambda_migrate.timeouts import TimeLimitExceeded, is_configuration_error, run_with_timeout
+from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +90,10 @@ def make_client(
     except TimeLimitExceeded:
         raise LeaseStoreUnavailable(_credentials_timeout_message(timeout)) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
-        raise ConfigurationError(f"cannot create a DynamoDB client: {error}") from error
+        from lambda_migrate.aws_errors import describe_sdk_error
+
+        reason = describe_sdk_error(error)
+        raise ConfigurationError(f"cannot create a DynamoDB client: {reason}") from error
 
 
 def _credentials_timeout(deadline: Deadline | None = None) -> float:
@@ -280,6 +283,8 @@ class DynamoDBItem:
         return translate_error(error, context)
 
     def _connection_error(self, error: Exception) -> Exception:
+        from lambda_migrate.aws_errors import is_configuration_error
+
         if is_configuration_error(error):
             return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
         return LeaseStoreUnavailable(

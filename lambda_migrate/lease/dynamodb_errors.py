@@ -21,6 +21,7 @@ __all__ = [
     "ConditionFailed",
     "RequestDetails",
     "ServerClock",
+    "describe_retryable",
     "set_credentials_deadline",
     "translate_error",
 ]
@@ -195,7 +196,9 @@ def translate_error(error: Any, request: RequestDetails) -> Exception:
     if code == "ConditionalCheckFailedException":
         return ConditionFailed(response.get("Item"))
     if code in RETRYABLE_CODES or status >= 500:
-        return LeaseStoreUnavailable(f"DynamoDB, table {table}: {code} {message}")
+        return LeaseStoreUnavailable(
+            f"DynamoDB, table {table}: {describe_retryable(code, message)}"
+        )
     if error.operation_name not in ("GetItem", "UpdateItem"):
         return ConfigurationError(
             f"no AWS credentials for table {table}: {error.operation_name} was refused: "
@@ -221,6 +224,17 @@ def translate_error(error: Any, request: RequestDetails) -> Exception:
         f"DynamoDB refused {request.operation} on table {table}: {reason}"
         f"{advice if code == 'ValidationException' else ''}"
     )
+
+
+def describe_retryable(code: str, message: str) -> str:
+    """A refusal that ends by itself; only the first line, as what follows may quote the request."""
+    text = f"{code} {message.partition(chr(10))[0]}"
+    if code == "ReplicatedWriteConflictException":
+        text += (
+            "; the item was written in another Region at the same time: try again, and give each "
+            "Region a lease table of its own"
+        )
+    return text
 
 
 def _is_clock_error(code: str, message: str) -> bool:
@@ -259,15 +273,20 @@ def _describe_missing_table(request: RequestDetails) -> str:
 
 
 def _describe_missing_permission(request: RequestDetails, message: str) -> str:
+    from lambda_migrate.aws_errors import explain_refusal, find_partition
+
     actions = {"get_item": "dynamodb:GetItem", "update_item": "dynamodb:UpdateItem"}
+    refused = f"{actions[request.operation]} on table {request.table!r} is not allowed ({message})"
+    both = "dynamodb:GetItem and dynamodb:UpdateItem"
+    advice = explain_refusal(message, permission=both, resource="table")
+    if advice:
+        return f"{refused}; {advice}"
+    arn_prefix = f"arn:{find_partition(request.region)}:dynamodb:{request.region}:<account>"
     resource = (
-        request.table
-        if request.table.startswith("arn:")
-        else f"arn:aws:dynamodb:{request.region}:<account>:table/{request.table}"
+        request.table if request.table.startswith("arn:") else f"{arn_prefix}:table/{request.table}"
     )
     return (
-        f"{actions[request.operation]} on table {request.table!r} is not allowed ({message}); "
-        "add to the function's role:\n"
+        f"{refused}; add to the function's role:\n"
         '  {"Effect": "Allow", "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],\n'
         f'   "Resource": "{resource}",\n'
         '   "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": '

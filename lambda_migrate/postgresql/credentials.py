@@ -11,11 +11,17 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lambda_migrate.aws_errors import (
+    describe_sdk_error,
+    explain_refusal,
+    find_partition,
+    is_configuration_error,
+)
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline, system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.address import DEFAULT_PORT, DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.timeouts import TimeLimitExceeded, is_configuration_error, run_with_timeout
+from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -275,7 +281,7 @@ class SecretCredentials:
         what = f"the secret {self._secret} cannot be read"
         if not isinstance(error, ClientError):
             if isinstance(error, Exception) and is_configuration_error(error):
-                return ConfigurationError(f"{what}: {error}")
+                return ConfigurationError(f"{what}: {describe_sdk_error(error)}")
             return self._timeout_error(seconds, type(error).__name__)
         code = str(error.response.get("Error", {}).get("Code", ""))
         message = str(error.response.get("Error", {}).get("Message", ""))
@@ -289,7 +295,10 @@ class SecretCredentials:
             )
         advice = _PERMANENT_ERRORS.get(code)
         if advice is not None:
-            text = advice.format(permission="secretsmanager:GetSecretValue")
+            permission = "secretsmanager:GetSecretValue"
+            text = advice.format(permission=permission)
+            if code == "AccessDeniedException":
+                text = explain_refusal(message, permission=permission, resource="secret") or text
             return ConfigurationError(f"{what} ({code}): {text}")
         return DatabaseUnavailable(
             f"{what} ({code}): Secrets Manager refused it temporarily; try again"
@@ -377,10 +386,12 @@ class IamCredentials:
     def advice(self) -> str:
         """See `Credentials.advice`."""
         user = self._address.user
+        region = _find_region(self._address.host) or "<region>"
         return (
-            f"with IAM the function's role needs rds-db:connect on arn:aws:rds-db:<region>:"
-            f"<account>:dbuser:<resource id>/{user}, the instance IAM authentication switched on, "
-            f'and the role in PostgreSQL GRANT rds_iam TO "{user}"'
+            "with IAM the function's role needs rds-db:connect on "
+            f"arn:{find_partition(region)}:rds-db:{region}:<account>:dbuser:<resource id>/{user}, "
+            "the instance IAM authentication switched on, and the role in PostgreSQL "
+            f'GRANT rds_iam TO "{user}"'
         )
 
     def address(
@@ -436,7 +447,7 @@ class IamCredentials:
             if not is_configuration_error(error):
                 raise DatabaseUnavailable(f"{self._no_token_text}: {error}") from error
             raise ConfigurationError(
-                f"{self._no_token_text}: {error}; "
+                f"{self._no_token_text}: {describe_sdk_error(error)}; "
                 "the function needs a Region and a role with rds-db:connect"
             ) from error
         return token
@@ -521,8 +532,13 @@ def _secrets_provider(client: Any) -> Any:
 def _rds_client(host: str) -> Any:
     import boto3
 
-    found = _RDS_HOST.search(host.lower())  # the token must be signed for the database's Region
-    return boto3.Session().client("rds", region_name=found[1] if found else None)
+    # The token must be signed for the database's Region.
+    return boto3.Session().client("rds", region_name=_find_region(host))
+
+
+def _find_region(host: str) -> str | None:
+    found = _RDS_HOST.search(host.lower())
+    return found[1] if found else None
 
 
 def _boto_config() -> Any:

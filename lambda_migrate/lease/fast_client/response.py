@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES, ConditionFailed
+from lambda_migrate.lease.dynamodb_errors import (
+    RETRYABLE_CODES,
+    ConditionFailed,
+    describe_retryable,
+)
 from lambda_migrate.lease.fast_client.http import FallbackNeeded
 
 if TYPE_CHECKING:
@@ -69,8 +73,7 @@ def _parse_document(response: HTTPResponse, target: str) -> dict[str, Any]:
         return document
     code = str(document.get("__type", "")).rpartition("#")[2]
     if code in RETRYABLE_CODES:
-        # The first line only: what follows in some messages quotes the request.
-        raise RetryLater(f"{code} {str(document.get('message', '')).partition(chr(10))[0]}")
+        raise RetryLater(describe_retryable(code, str(document.get("message", ""))))
     if response.status == 400 and code == "ConditionalCheckFailedException":
         raise ConditionFailed(_check_item(document.get("Item"), target))
     raise FallbackNeeded(f"HTTP {response.status} {code}")

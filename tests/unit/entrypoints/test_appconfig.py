@@ -251,7 +251,7 @@ def test_an_unreachable_api_is_reported(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     reason = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
-    assert "AppConfig could not be reached: You must specify a region" in reason
+    assert "AppConfig could not be reached: no AWS Region is set: set AWS_REGION" in reason
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-x-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")

@@ -445,6 +445,51 @@ def test_a_missing_permission_is_named_with_the_statement_to_add(
     }
 
 
+DENIED = "User: arn:aws:sts::1:assumed-role/fn is not authorized to perform: dynamodb:GetItem"
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("KMS key access denied error: you are not allowed", "allow kms:Decrypt on that key"),
+        (f"{DENIED} with an explicit deny in a VPC endpoint policy", "that endpoint's policy"),
+        (f"{DENIED} because no VPC endpoint policy allows it", "that endpoint's policy"),
+        (f"{DENIED} with an explicit deny in a service control policy", "(SCP)"),
+        (f"{DENIED} because no service control policy allows it", "(SCP)"),
+        (f"{DENIED} with an explicit deny in a resource control policy", "(RCP)"),
+        (f"{DENIED} because no permissions boundary allows it", "in the boundary"),
+        (f"{DENIED} because no session policy allows it", "AssumeRole is called with"),
+        (f"{DENIED} because no resource-based policy allows it", "the policy of the resource"),
+        (f"{DENIED} with an explicit deny in an identity-based policy", "no Allow overrides"),
+    ],
+)
+def test_advice_for_a_refusal_fits_the_policy_that_refused(message: str, advice: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        table_with(StubClient(client_error("AccessDeniedException", message))).read()
+    assert message in str(caught.value)
+    assert advice in str(caught.value).partition(message)[2]
+    assert "add to the function's role" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [
+        ("cn-north-1", "aws-cn"),
+        ("us-gov-west-1", "aws-us-gov"),
+        ("us-iso-east-1", "aws-iso"),
+        ("us-isob-east-1", "aws-iso-b"),
+        ("us-west-2", "aws"),
+    ],
+)
+def test_the_statement_to_add_is_of_the_regions_partition(
+    monkeypatch: pytest.MonkeyPatch, region: str, partition: str
+) -> None:
+    monkeypatch.setattr(StubClient, "meta", SimpleNamespace(region_name=region))
+    with pytest.raises(ConfigurationError, match="add to the function's role") as caught:
+        table_with(StubClient(client_error("AccessDeniedException", DENIED))).read()
+    assert f"arn:{partition}:dynamodb:{region}:<account>:table/{TABLE}" in str(caught.value)
+
+
 @pytest.mark.parametrize("code", ["UnrecognizedClientException", "ExpiredTokenException"])
 def test_refused_credentials_are_not_a_missing_permission(code: str) -> None:
     with pytest.raises(ConfigurationError, match="does not accept the credentials") as caught:
@@ -768,7 +813,7 @@ def test_retries_and_timeouts_do_not_depend_on_botocores_defaults(
 
 
 def test_without_a_region_the_setting_is_named(bare_environment: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="region"):
+    with pytest.raises(ConfigurationError, match=r"set AWS_REGION \(or AWS_DEFAULT_REGION\)"):
         make_client()
 
 

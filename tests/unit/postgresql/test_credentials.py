@@ -184,6 +184,16 @@ def test_a_permanent_error_of_secrets_manager_has_advice(code: str, told: str) -
     assert "arn:db" in str(error.value)
 
 
+def test_a_refusal_by_a_key_or_an_endpoint_is_not_blamed_on_the_role() -> None:
+    for message, told in (
+        ("Access to KMS is not allowed", "allow kms:Decrypt on that key"),
+        ("not authorized because no VPC endpoint policy allows it", "that endpoint's policy"),
+    ):
+        refusing = Refusing(answer("AccessDeniedException", message))
+        with pytest.raises(ConfigurationError, match=told):
+            SecretCredentials("arn:db", client=refusing).address()
+
+
 @pytest.mark.parametrize(
     "error",
     [
