@@ -81,7 +81,7 @@ QUICK = (
     "tests/integration/postgresql/test_non_transactional.py::test_each_kind_applies",
     "tests/integration/postgresql/test_non_transactional.py::test_reverting_a_row_in_doubt",
     "tests/integration/postgresql/test_non_transactional.py::test_what_cannot_have_done",
-    "tests/integration/postgresql/test_non_transactional.py::test_what_is_declared_repeatable",
+    "tests/integration/postgresql/test_non_transactional.py::test_what_is_declared_idempotent",
     "tests/integration/postgresql/test_non_transactional.py::test_an_index_that_stands_there",
     "tests/integration/postgresql/test_dry_run.py",
 )

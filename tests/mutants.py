@@ -466,9 +466,9 @@ MUTANTS = (
         ("non-transactional",),
     ),
     Mutant(
-        "every script in doubt is taken for a repeatable one",
+        "every script in doubt is taken for an idempotent one",
         "lambda_migrate/postgresql/non_transactional.py",
-        "return False if took_effect is None and self._script.repeatable else took_effect",
+        "return False if took_effect is None and self._script.idempotent else took_effect",
         "return bool(took_effect)",
         ("non-transactional", "non-transactional, killed"),
     ),
@@ -522,9 +522,9 @@ MUTANTS = (
         ("non-transactional",),
     ),
     Mutant(
-        "repeatable is allowed in a transaction",
+        "idempotent is allowed in a transaction",
         "lambda_migrate/migrations/source.py",
-        "if marker.repeatable and marker.transactional:",
+        "if marker.idempotent and marker.transactional:",
         "if False:",
         ("manifest",),
     ),

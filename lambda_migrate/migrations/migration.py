@@ -15,14 +15,14 @@ class Script:
         sql: The text between its marker and the next one, sent to PostgreSQL unchanged.
         line: The line of the file on which ``sql`` begins, from 1.
         transactional: False for ``transaction:false``: one statement, outside a transaction.
-        repeatable: True for ``repeatable:true``: running its statement again after a run that
+        idempotent: True for ``idempotent:true``: running its statement again after a run that
             failed or was interrupted does no harm.
     """
 
     sql: str
     line: int = 1
     transactional: bool = True
-    repeatable: bool = False
+    idempotent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     -- migrate:down
     drop table orders;
 
-A marker may end in ``transaction:false``, and then in ``repeatable:true``. One error reports every
+A marker may end in ``transaction:false``, and then in ``idempotent:true``. One error reports every
 fault of a folder. This runs on every cold start, so nothing here parses SQL beyond the first thing
 that is not a comment; `sql` does, when a migration is pending.
 """
@@ -59,7 +59,7 @@ _BLANK = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _OPTIONS = {
     f"{option}:{value}": (option, value == "true")
-    for option in ("transaction", "repeatable")
+    for option in ("transaction", "idempotent")
     for value in ("true", "false")
 }
 
@@ -249,7 +249,7 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
         sql = text[marker.end : end]
         if _find_first_sql(sql) is not None:
             scripts[marker.direction] = Script(
-                sql, marker.line + 1, marker.transactional, marker.repeatable
+                sql, marker.line + 1, marker.transactional, marker.idempotent
             )
         elif marker.direction == "up":
             faults.append(
@@ -274,8 +274,8 @@ class _Marker:
         return self.options.get("transaction", True)
 
     @property
-    def repeatable(self) -> bool:
-        return self.options.get("repeatable", False)
+    def idempotent(self) -> bool:
+        return self.options.get("idempotent", False)
 
 
 def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
@@ -295,8 +295,8 @@ def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Mark
                 marker.options[name] = value
             else:
                 faults.append(f"{path}:{line}: {_describe_unknown_option(option, match[1])}")
-        if marker.repeatable and marker.transactional:
-            faults.append(f"{path}:{line}: {_REPEATABLE_IN_TRANSACTION}")
+        if marker.idempotent and marker.transactional:
+            faults.append(f"{path}:{line}: {_IDEMPOTENT_IN_TRANSACTION}")
         yield marker
 
 
@@ -310,15 +310,17 @@ def _describe_malformed_marker(line: str) -> str:
 
 
 def _describe_unknown_option(option: str, direction: str) -> str:
+    if option in ("repeatable:true", "repeatable:false"):
+        return f"the option `{option}` is called `idempotent:{option.partition(':')[2]}` now"
     return (
         f"unknown option `{escape_text(option)[:40]}` on the marker; write "
         f"`-- migrate:{direction}` with any of {', '.join(_OPTIONS)}"
     )
 
 
-_REPEATABLE_IN_TRANSACTION = (
-    "`repeatable:true` without `transaction:false`: a script that fails in its transaction is "
-    "rolled back as a whole; remove `repeatable:true`"
+_IDEMPOTENT_IN_TRANSACTION = (
+    "`idempotent:true` without `transaction:false`: a script that fails in its transaction is "
+    "rolled back as a whole; remove `idempotent:true`"
 )
 
 

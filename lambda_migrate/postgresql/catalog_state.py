@@ -102,7 +102,7 @@ class CatalogInspector:
             "detach-partition": self._check_partition,
             "create-object": self._check_object,
             "drop-object": self._check_object,
-            "repeatable": lambda: CatalogFinding(CatalogState.ABSENT),
+            "idempotent": lambda: CatalogFinding(CatalogState.ABSENT),
         }
         check = checks.get(self._info.kind)
         return check() if check is not None else CatalogFinding(CatalogState.UNKNOWN)

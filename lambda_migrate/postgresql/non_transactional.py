@@ -14,7 +14,7 @@ rule holds for up and down scripts:
 absent          no effect: the row returns to its former state
 invalid         half done: an index is dropped, a DETACH finished; then the catalog is read again
 complete        full effect: the row becomes ``applied``, or a rollback deletes it
-unknown         cannot be determined: `RepairRequired`, unless the script is marked repeatable
+unknown         cannot be determined: `RepairRequired`, unless the script is marked idempotent
 ==============  ====================================================================================
 """
 
@@ -355,7 +355,7 @@ class _NonTransactionalStatement:
 
         Returns:
             True if the statement took effect; False if nothing is left of it, or if it is in doubt
-            and repeatable; None if that cannot be determined.
+            and idempotent; None if that cannot be determined.
         """
         state = self._catalog.inspect().state
         if state is CatalogState.INVALID:
@@ -363,13 +363,13 @@ class _NonTransactionalStatement:
             self._drop_invalid_indexes()
             state = self._catalog.inspect().state
         took_effect = {CatalogState.COMPLETE: True, CatalogState.ABSENT: False}.get(state)
-        return False if took_effect is None and self._script.repeatable else took_effect
+        return False if took_effect is None and self._script.idempotent else took_effect
 
     def _drop_invalid_indexes(self) -> None:
         """Drop them CONCURRENTLY, which waits for older transactions as the build did.
 
         Raises:
-            RepairRequired: This role may not drop one, and the script is not repeatable.
+            RepairRequired: This role may not drop one, and the script is not idempotent.
         """
         for name, may_drop in self._catalog.find_invalid_indexes():
             if may_drop:
@@ -379,7 +379,7 @@ class _NonTransactionalStatement:
                     name=self._name,
                 )
                 self._run_bookkeeping(partial(drop, self._clean_up_deadline))
-            elif not self._script.repeatable:
+            elif not self._script.idempotent:
                 raise self.repair_required(
                     f"an interrupted REINDEX left the INVALID index {name}. To drop it, a role "
                     "needs USAGE on its schema, as a rule a superuser: DROP INDEX CONCURRENTLY "

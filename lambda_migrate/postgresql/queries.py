@@ -41,8 +41,8 @@ LAYOUT = 2
 
 _HISTORY_COLUMNS = (
     *("version", "name", "checksum", "digest", "state", "started_at", "applied_at", "duration_ms"),
-    *("fence", "owner", "request_id", "library_version", "baseline", "up", "up_repeatable"),
-    *("found", "down", "down_line", "down_transactional", "down_repeatable"),
+    *("fence", "owner", "request_id", "library_version", "baseline", "up", "up_idempotent"),
+    *("found", "down", "down_line", "down_transactional", "down_idempotent"),
 )
 """Identify a ``history`` table of this layout if the table that records the layout is missing."""
 _NOT_NULL_VIOLATION = "23502"
@@ -209,12 +209,12 @@ class Queries:
                 library_version pg_catalog.text NOT NULL,
                 baseline     boolean NOT NULL DEFAULT false,
                 up           pg_catalog.text,
-                up_repeatable boolean,
+                up_idempotent boolean,
                 found        pg_catalog.text,
                 down         pg_catalog.text,
                 down_line    integer,
                 down_transactional boolean,
-                down_repeatable boolean
+                down_idempotent boolean
             );
             INSERT INTO {self._fence} DEFAULT VALUES ON CONFLICT DO NOTHING;"""
 
@@ -480,7 +480,7 @@ class Queries:
             {SAFE_SEARCH_PATH}
             SELECT version, name, checksum, digest, state, {_iso_timestamp("started_at")},
                    {_iso_timestamp("applied_at")}, duration_ms, fence, owner, baseline, up,
-                   down, down_line, down_transactional, down_repeatable, up_repeatable, found
+                   down, down_line, down_transactional, down_idempotent, up_idempotent, found
             FROM {self._history}"""
 
     def read_row(self, version: int) -> str:
@@ -522,9 +522,9 @@ class Queries:
         up = migration.up
         return f"""
             INSERT INTO {self._history}
-                ({_WRITTEN_COLUMNS}, state, started_at, up, up_repeatable, found)
+                ({_WRITTEN_COLUMNS}, state, started_at, up, up_idempotent, found)
             VALUES ({_row_values(migration, digest, grant)}, 'started', clock_timestamp(),
-                    {quote_literal(up.sql)}, {quote_literal(up.repeatable)},
+                    {quote_literal(up.sql)}, {quote_literal(up.idempotent)},
                     {_object_ids_literal(object_ids)})
             ON CONFLICT (version) DO UPDATE SET state = 'started'
             WHERE history.state = 'started' AND history.fence = {quote_literal(grant.fence)}
@@ -606,7 +606,7 @@ class Queries:
                 applied_at = coalesce(history.applied_at, excluded.applied_at),
                 down_line = excluded.down_line,
                 down_transactional = excluded.down_transactional,
-                down_repeatable = excluded.down_repeatable"""
+                down_idempotent = excluded.down_idempotent"""
 
     # --- dry run
 
@@ -638,10 +638,10 @@ class Queries:
 
 _WRITTEN_COLUMNS = (
     "version, name, checksum, digest, fence, owner, request_id, library_version,"
-    " down, down_line, down_transactional, down_repeatable"
+    " down, down_line, down_transactional, down_idempotent"
 )
 
-_CLEARED_INTENT_COLUMNS = "up = NULL, up_repeatable = NULL, found = NULL"
+_CLEARED_INTENT_COLUMNS = "up = NULL, up_idempotent = NULL, found = NULL"
 """Columns that only a row in doubt uses."""
 
 _ELAPSED = "(extract(epoch FROM clock_timestamp() - transaction_timestamp()) * 1000)::bigint"
@@ -678,7 +678,7 @@ def _system_id_expression(*, can_read_system_id: bool) -> str:
 def _down_values(script: Script | None) -> tuple[str | None, int | None, bool | None, bool | None]:
     if script is None:
         return None, None, None, None
-    return script.sql, script.line, script.transactional, script.repeatable
+    return script.sql, script.line, script.transactional, script.idempotent
 
 
 def _object_ids_literal(object_ids: Sequence[int] | None) -> str:

@@ -215,11 +215,11 @@ def _parse_history_row(row: list[Any]) -> HistoryRow:
             row[12],
             line=row[13] or 1,
             transactional=row[14] is not False,
-            repeatable=row[15] is True,
+            idempotent=row[15] is True,
         )
     up = None
     if row[11] is not None:
-        up = Script(row[11], transactional=False, repeatable=row[16] is True)
+        up = Script(row[11], transactional=False, idempotent=row[16] is True)
     return HistoryRow(
         version=_parse_version(row[0]),
         name=row[1],

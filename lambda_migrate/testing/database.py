@@ -336,7 +336,7 @@ class InMemorySession(DatabaseSession):
             script = row.down if rolling_back else row.up
             took_effect = database._took_effect.get(row.version)
             if took_effect is None:
-                if script is None or not script.repeatable:
+                if script is None or not script.idempotent:
                     raise _repair_required(row, "it was interrupted")
                 took_effect = False
             database._took_effect.pop(row.version, None)
@@ -527,7 +527,7 @@ UNIQUE_VIOLATION = "23505"
 
 def _may_have_committed_partly(script: Script) -> bool:
     """Whether a run of it that failed leaves its row in doubt."""
-    if script.transactional or script.repeatable:
+    if script.transactional or script.idempotent:
         return False
     return classify(split_statements(script.sql)[0]).kind == "other"
 

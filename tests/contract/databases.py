@@ -180,7 +180,7 @@ class PostgreSQLBench:
         up = "NULL" if rolling_back else quote_literal(interrupted.up.sql)
         self._run(
             f"UPDATE {SCHEMA}.history SET state = {quote_literal(state.value)}, applied_at = NULL,"
-            f" up = {up}, up_repeatable = {quote_literal(interrupted.up.repeatable)},"
+            f" up = {up}, up_idempotent = {quote_literal(interrupted.up.idempotent)},"
             f" down_transactional = false WHERE version = '{interrupted.version}'"
         )
         if took_effect is not None and took_effect is not rolling_back:

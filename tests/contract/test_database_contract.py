@@ -519,8 +519,8 @@ def test_a_row_that_cannot_be_resolved_stays_in_doubt_and_the_error_names_repair
         assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
-def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseBench) -> None:
-    up = Script("ALTER DATABASE nowhere RESET ALL", transactional=False, repeatable=True)
+def test_a_row_in_doubt_of_an_idempotent_script_is_pending_again(bench: DatabaseBench) -> None:
+    up = Script("ALTER DATABASE nowhere RESET ALL", transactional=False, idempotent=True)
     with take_over(bench) as session:
         one = replace(migration(3, "opaque", up=up.sql), up=up)
         row = bench.leave_in_doubt(session, one, took_effect=None)

@@ -24,7 +24,7 @@ StatementKind = Literal[
     "detach-partition",
     "create-object",
     "drop-object",
-    "repeatable",
+    "idempotent",
     "atomic",
     "other",
 ]
@@ -35,7 +35,7 @@ class StatementInfo:
     """What a non-transactional statement does, to determine its outcome if it is interrupted.
 
     Attributes:
-        kind: ``repeatable`` may run twice. ``atomic`` takes effect as a whole or, if it fails, not
+        kind: ``idempotent`` may run twice. ``atomic`` takes effect as a whole or, if it fails, not
             at all. About ``other`` nothing is known: it may commit in parts, as CALL and DO do.
         names: The indexes, the reindexed object, the enumerated type, the partition, or the
             database, tablespace or subscription. An index that is created carries its table's
@@ -76,7 +76,7 @@ _ATOMIC_KINDS = (
 )
 
 
-_REPEATABLE_COMMANDS = (
+_IDEMPOTENT_COMMANDS = (
     "VACUUM",
     "ANALYZE",
     "ANALYSE",
@@ -114,10 +114,10 @@ def classify(statement: Statement) -> StatementInfo:
         if info is not None:
             return info
     first, words = "".join(statement.keywords[:1]), " ".join(statement.keywords)
-    if first in _REPEATABLE_COMMANDS or words.startswith("ALTER SYSTEM"):
-        return StatementInfo("repeatable")
+    if first in _IDEMPOTENT_COMMANDS or words.startswith("ALTER SYSTEM"):
+        return StatementInfo("idempotent")
     if words.startswith("ALTER DATABASE") and " SET TABLESPACE" in words:
-        return StatementInfo("repeatable")  # PostgreSQL skips what was moved already
+        return StatementInfo("idempotent")  # PostgreSQL skips what was moved already
     if first in _ATOMIC_COMMANDS and not _NOT_ATOMIC.match(words):
         return StatementInfo("atomic")
     return StatementInfo("other")

@@ -454,8 +454,8 @@ def _die_after_the_statement(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(_NonTransactionalStatement, "run", dying)
 
 
-def _repeatable(one: Migration) -> Migration:
-    return replace(one, up=Script(one.up.sql, one.up.line, transactional=False, repeatable=True))
+def _idempotent(one: Migration) -> Migration:
+    return replace(one, up=Script(one.up.sql, one.up.line, transactional=False, idempotent=True))
 
 
 _IN_PARTS = """DO $$ BEGIN INSERT INTO orders VALUES (7); COMMIT;
@@ -492,8 +492,8 @@ def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
 
 
 @pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
-def test_what_is_declared_repeatable_is_pending_again(in_parts: Bench, statement: str) -> None:
-    one = _repeatable(non_transactional(statement))
+def test_what_is_declared_idempotent_is_pending_again(in_parts: Bench, statement: str) -> None:
+    one = _idempotent(non_transactional(statement))
     with pytest.raises(MigrationFailed) as failed:
         in_parts.apply(one)
     assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
@@ -505,8 +505,8 @@ def test_what_is_declared_repeatable_is_pending_again(in_parts: Bench, statement
     assert (_sevens(in_parts), in_parts.states()) == (2, {1: "applied"})
 
 
-def test_a_down_script_declared_repeatable_is_run_again(in_parts: Bench) -> None:
-    down = Script("CALL p()", 7, transactional=False, repeatable=True)
+def test_a_down_script_declared_idempotent_is_run_again(in_parts: Bench) -> None:
+    down = Script("CALL p()", 7, transactional=False, idempotent=True)
     one = replace(migration("SELECT 1"), down=down)
     in_parts.apply(one)
     for fence in (2, 3):

@@ -68,26 +68,31 @@ def test_transaction_false_counts_for_its_own_direction_alone() -> None:
     assert (one.up.transactional, one.down.transactional) == (False, True)
 
 
-def test_repeatable_counts_for_its_own_direction_alone_and_in_any_order() -> None:
+def test_idempotent_counts_for_its_own_direction_alone_and_in_any_order() -> None:
     one = read(
-        "-- migrate:up repeatable:true transaction:false\ncall p()\n"
-        "-- migrate:down transaction:false repeatable:false\ncall q()"
+        "-- migrate:up idempotent:true transaction:false\ncall p()\n"
+        "-- migrate:down transaction:false idempotent:false\ncall q()"
     )
     assert one.down is not None
-    assert (one.up.repeatable, one.down.repeatable) == (True, False)
+    assert (one.up.idempotent, one.down.idempotent) == (True, False)
     assert (one.up.transactional, one.down.transactional) == (False, False)
 
 
-@pytest.mark.parametrize("options", ["repeatable:true", "transaction:true repeatable:true"])
-def test_repeatable_without_transaction_false_is_refused(options: str) -> None:
-    with pytest.raises(ManifestError, match="remove `repeatable:true`"):
+@pytest.mark.parametrize("options", ["idempotent:true", "transaction:true idempotent:true"])
+def test_idempotent_without_transaction_false_is_refused(options: str) -> None:
+    with pytest.raises(ManifestError, match="remove `idempotent:true`"):
         read(f"-- migrate:up {options}\nselect 1")
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
-    known = "transaction:true, transaction:false, repeatable:true, repeatable:false"
+    known = "transaction:true, transaction:false, idempotent:true, idempotent:false"
     with pytest.raises(ManifestError, match=f"unknown option `repeat:true`.*{known}"):
         read("-- migrate:up repeat:true\nselect 1")
+
+
+def test_the_former_name_of_an_option_is_refused_with_the_new_one() -> None:
+    with pytest.raises(ManifestError, match="`repeatable:true` is called `idempotent:true` now"):
+        read("-- migrate:up transaction:false repeatable:true\nvacuum")
 
 
 def test_a_blank_down_section_is_none() -> None:
