@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # isort: off
+from lambda_migrate.cli.help import HELP
 from lambda_migrate.cli.options import COMMON_OPTIONS, CURRENT_INVOCATION, app
 from lambda_migrate.cli import new, inspect, migrate, repair, lease, demo
 # isort: on
@@ -10,6 +11,7 @@ from lambda_migrate.cli import new, inspect, migrate, repair, lease, demo
 __all__ = [
     "COMMON_OPTIONS",
     "CURRENT_INVOCATION",
+    "HELP",
     "app",
     "demo",
     "inspect",

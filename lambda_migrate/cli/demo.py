@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from lambda_migrate.cli.options import app
+from lambda_migrate.cli.options import add_local_command
+from lambda_migrate.commands.registry import Option
 from lambda_migrate.errors import ConfigurationError, MigrateError
 
+if TYPE_CHECKING:
+    from lambda_migrate.cli.invocation import CommandInvocation
 
-@app.command("demo")
-def demo(
-    context: typer.Context,
-    environments: Annotated[
-        int,
-        typer.Option("--environments", min=1, help="Start this many runtimes at once."),
-    ] = 100,
-    report: Annotated[
-        Path, typer.Option("--report", help="Write the timeline and the figures to this directory.")
-    ] = Path("demo-report"),
-) -> int:
-    """Start 100 Lambda runtimes at once and watch one of them migrate."""
+_ENVIRONMENTS = 100
+_REPORT = "demo-report"
+
+
+@add_local_command(
+    "demo",
+    "Start 100 Lambda runtimes at once and watch one of them migrate.",
+    options=(
+        Option(
+            "environments",
+            int,
+            "Start this many runtimes at once.",
+            "N",
+            default=str(_ENVIRONMENTS),
+        ),
+        Option(
+            "report",
+            str,
+            "Write the timeline and the figures to this directory.",
+            "PATH",
+            default=_REPORT,
+        ),
+    ),
+    examples=("demo", "demo --environments 20"),
+)
+def _demo(_invocation: CommandInvocation, *, environments: int | None, report: str | None) -> int:
     from lambda_migrate.cli.signals import restore_keyboard_interrupt
 
-    if context.obj is not None:
-        raise ConfigurationError("`demo` runs on this machine: remove --function")
+    if environments is not None and environments < 1:
+        raise ConfigurationError(f"--environments {environments}: write a number from 1")
     _require_local_extra()
     from lambda_migrate.local.demo.run import run_demo
     from lambda_migrate.local.runtime.process import ProcessError
 
     restore_keyboard_interrupt()
     try:
-        return int(run_demo(environments=environments, report=report))
+        return run_demo(environments=environments or _ENVIRONMENTS, report=Path(report or _REPORT))
     except ProcessError as failed:
         raise MigrateError(str(failed)) from failed
 

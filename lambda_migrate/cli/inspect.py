@@ -24,7 +24,7 @@ def _show_status(
         document,
         now_ms=invocation.clock.wall_ms(),
         width=invocation.terminal.width,
-        show_all=options["show_all"],
+        show_all=options["all"],
     )
 
 
@@ -35,7 +35,7 @@ def _show_plan(
     width = invocation.terminal.width
     if "dry_run" in document:
         return render_dry_run(document, width=width)
-    return render_plan(document, width=width, show_all=options["show_all"])
+    return render_plan(document, width=width, show_all=options["all"])
 
 
 @add_target_command("verify")

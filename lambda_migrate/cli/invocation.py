@@ -29,13 +29,16 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock
 
 __all__ = [
+    "DEFAULT_TIMEOUT_SECONDS",
     "TRACEBACK_VARIABLE",
     "CommandInvocation",
     "CommonOptions",
     "FunctionError",
-    "check_function_options",
-    "check_timeout",
+    "check_common_options",
 ]
+
+DEFAULT_TIMEOUT_SECONDS = 3600
+
 
 TRACEBACK_VARIABLE = "LAMBDA_MIGRATE_TRACEBACK"
 """Turns tracebacks on; it belongs to the command line, not to the library."""
@@ -43,17 +46,17 @@ TRACEBACK_VARIABLE = "LAMBDA_MIGRATE_TRACEBACK"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
-    """The options of every command; None: not given."""
+    """The options that several commands share; None: not given."""
 
     function: str | None = None
-    format: Format = Format.TABLE
+    format: str = Format.TABLE.value
     target: str | None = None
     table: str | None = None
     database_url: str | None = field(default=None, repr=False)
     directory: str | None = None
     environment: str | None = None
     schema: str | None = None
-    timeout: float = 3600.0
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
 
     @property
     def settings(self) -> dict[str, object]:
@@ -93,7 +96,7 @@ class CommandInvocation:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.options = options
-        self.terminal = Terminal(options.format)
+        self.terminal = Terminal(Format(options.format))
         self.clock = clock
         self.deadline = Deadline.after(options.timeout, clock)
         self.reporter = ProgressReporter(self.terminal)
@@ -229,13 +232,17 @@ class CommandInvocation:
             return [format_json(document).rstrip("\n")]
 
 
-def check_function_options(options: CommonOptions, *, command: str) -> None:
-    """Check the options that are given together with ``--function``.
+def check_common_options(options: CommonOptions, *, command: str) -> None:
+    """Check the common options, alone and together with ``--function``.
 
     Raises:
-        ConfigurationError: The command runs only here, or an option belongs to the function's own
-            settings.
+        ConfigurationError: The timeout is no time; the command runs only here; or an option belongs
+            to the function's own settings.
     """
+    if not 0 < options.timeout < float("inf"):
+        raise ConfigurationError(
+            f"--timeout {options.timeout:g}: write a number of seconds above 0"
+        )
     if options.function is None:
         return
     if not options.function.strip():
@@ -251,13 +258,3 @@ def check_function_options(options: CommonOptions, *, command: str) -> None:
             "or --function"
             for name in given
         )
-
-
-def check_timeout(timeout: float) -> None:
-    """Check ``--timeout``.
-
-    Raises:
-        ConfigurationError: It is not a number of seconds above 0.
-    """
-    if not 0 < timeout < float("inf"):
-        raise ConfigurationError(f"--timeout {timeout:g}: write a number of seconds above 0")

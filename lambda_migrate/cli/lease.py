@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.text import Text
 
 from lambda_migrate.cli import create_table
 from lambda_migrate.cli.invocation import CommandInvocation
 from lambda_migrate.cli.options import add_local_command, add_target_command
 from lambda_migrate.cli.render import build_lease_rows, format_count, render_summary_rows
+from lambda_migrate.commands.registry import Option
 from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import escape_text
 
@@ -51,17 +51,19 @@ def _show_released(
     return [Text(text, style="green")]
 
 
-@add_local_command("table create")
-def _create_table(
-    invocation: CommandInvocation,
-    cloudformation: Annotated[
-        bool,
-        typer.Option(
-            "--cloudformation", help="Print a CloudFormation resource instead of creating a table."
+@add_local_command(
+    "table create",
+    "Create the DynamoDB lease table, on demand and with point-in-time recovery.",
+    usage="--table NAME",
+    options=(
+        Option(
+            "cloudformation", bool, "Print a CloudFormation resource instead of creating a table."
         ),
-    ] = False,
-) -> int:
-    """Create the DynamoDB lease table, on demand and with point-in-time recovery."""
+    ),
+    common_options=("format", "table"),
+    examples=("table create --table leases", "table create --cloudformation"),
+)
+def _create_table(invocation: CommandInvocation, *, cloudformation: bool) -> int:
     name = invocation.settings.table
     if cloudformation:
         name_line = f"\n      TableName: {json.dumps(name)}" if name else ""

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.text import Text
 
 from lambda_migrate.cli.invocation import CommandInvocation
 from lambda_migrate.cli.options import add_local_command
+from lambda_migrate.commands.registry import Option
 from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import ConfigurationError
 
 
-@add_local_command("new")
-def _new(
-    invocation: CommandInvocation,
-    name: Annotated[
-        str, typer.Argument(help="What the migration does, such as add_status.", metavar="NAME")
-    ],
-    no_transaction: Annotated[
-        bool,
-        typer.Option(
-            "--no-transaction", help="Write a migration of one statement outside a transaction."
-        ),
-    ] = False,
-) -> int:
-    """Create a migration file that is valid as it is."""
+@add_local_command(
+    "new",
+    "Create a migration file that is valid as it is.",
+    usage="NAME",
+    options=(
+        Option("name", str, "What the migration does, such as add_status.", is_positional=True),
+        Option("no_transaction", bool, "Write a migration of one statement outside a transaction."),
+    ),
+    common_options=("format", "directory"),
+    examples=("new add_status", "new index_orders --no-transaction"),
+)
+def _new(invocation: CommandInvocation, *, name: str, no_transaction: bool) -> int:
     from lambda_migrate.cli.migration_template import write_migration
 
     directory = invocation.settings.directory

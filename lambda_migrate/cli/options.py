@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lambda_migrate._version import __version__
+from lambda_migrate.cli.help import HELP, CommandHelp, CommandWithHelp, GroupHelp, GroupWithHelp
 from lambda_migrate.cli.invocation import (
+    DEFAULT_TIMEOUT_SECONDS,
     CommandInvocation,
     CommonOptions,
-    check_function_options,
-    check_timeout,
+    check_common_options,
 )
 from lambda_migrate.cli.terminal import Format
-from lambda_migrate.commands.registry import COMMANDS
+from lambda_migrate.commands.registry import COMMANDS, Option
+from lambda_migrate.commands.result import (
+    EXIT_BUSY,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_PENDING,
+    EXIT_USAGE_ERROR,
+)
 from lambda_migrate.settings import describe_settings
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Sequence
 
-    from lambda_migrate.commands.registry import Option
+    from rich.console import RenderableType
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -32,110 +40,82 @@ __all__ = [
     "add_local_command",
     "add_target_command",
     "app",
-    "lease_app",
-    "table_app",
 ]
 
 View = Callable[[dict[str, Any], CommandInvocation, Mapping[str, Any]], "Sequence[RenderableType]"]
 """Renders a command's document for a terminal; the options are those that were given."""
 
 _DESCRIPTION = "Migrate a PostgreSQL schema with the same lease and fence as AWS Lambda functions."
-_COMMON_PANEL = "Common options"
 
 app = typer.Typer(
     name="lambda-migrate",
-    help=_DESCRIPTION,
+    cls=GroupWithHelp,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-lease_app = typer.Typer(name="lease", no_args_is_help=True, help="Show or release the lease.")
-table_app = typer.Typer(name="table", no_args_is_help=True, help="Create the lease table.")
-app.add_typer(lease_app, name="lease")
-app.add_typer(table_app, name="table")
-
-_GROUPS = {"": app, "lease": lease_app, "table": table_app}
+_GROUPS = {"": app}
 
 CURRENT_INVOCATION: list[CommandInvocation] = []
 """The running command, for error reports: what was committed, and in which format."""
 
 
+def _add_group(name: str, text: str) -> None:
+    _GROUPS[name] = typer.Typer(name=name, cls=GroupWithHelp, no_args_is_help=True)
+    app.add_typer(_GROUPS[name], name=name)
+    HELP[name] = GroupHelp(name=name, text=text)
+
+
+_add_group("lease", "Show or release the lease.")
+_add_group("table", "Create the lease table.")
+
+
 # --- options
-
-
-def _make_common(*names: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(
-        *names, help=text, metavar=metavar, show_default=False, rich_help_panel=_COMMON_PANEL
-    )
 
 
 _SETTINGS = describe_settings()
 
 
-def _make_setting(name: str, metavar: str = "NAME") -> tuple[Any, Any]:
-    setting = _SETTINGS[name]
-    default = f"; default: {setting.default}" if setting.default else ""
-    text = f"{setting.description} [env: {setting.variable}{default}]"
-    option = _make_common(f"--{name.replace('_', '-')}", text=text, metavar=metavar)
-    return Annotated[str | None, option], None
+def _make_setting_option(name: str, metavar: str = "NAME") -> Option:
+    return Option(name, str, _SETTINGS[name].description, metavar, setting=name)
 
 
-_Function = Annotated[
-    str | None,
-    _make_common(
-        "--function", text="Run the command in this admin function.", metavar="NAME[:ALIAS]"
+_FUNCTION = Option("function", str, "Run the command in this admin function.", "NAME[:ALIAS]")
+_COMMON_OPTIONS = (
+    _FUNCTION,
+    Option(
+        "format",
+        str,
+        "Output format.",
+        choices=tuple(each.value for each in Format),
+        default=Format.TABLE.value,
     ),
-]
-
-COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "function": (_Function, None),
-    "format": (
-        Annotated[Format, _make_common("--format", text="Output format. [default: table]")],
-        Format.TABLE,
+    _make_setting_option("target"),
+    _make_setting_option("table"),
+    _make_setting_option("database_url", "URL"),
+    _make_setting_option("directory", "PATH"),
+    _make_setting_option("environment"),
+    _make_setting_option("schema"),
+    Option(
+        "timeout",
+        float,
+        "Overall timeout in seconds; the command is cancelled when it expires.",
+        "SECONDS",
+        default=str(DEFAULT_TIMEOUT_SECONDS),
     ),
-    "target": _make_setting("target"),
-    "table": _make_setting("table"),
-    "database_url": _make_setting("database_url", "URL"),
-    "directory": _make_setting("directory", "PATH"),
-    "environment": _make_setting("environment"),
-    "schema": _make_setting("schema"),
-    "timeout": (
-        Annotated[
-            float,
-            _make_common(
-                "--timeout",
-                text="Overall timeout in seconds; the command is cancelled when it expires. "
-                "[default: 3600]",
-                metavar="SECONDS",
-            ),
-        ],
-        3600,
-    ),
-}
-"""The options of every command by the name of their setting: annotation and default."""
-
-_YES = inspect.Parameter(
-    "yes",
-    inspect.Parameter.KEYWORD_ONLY,
-    annotation=Annotated[bool, typer.Option("--yes", "-y", help="Confirm without asking.")],
-    default=False,
 )
-_SHOW_ALL = inspect.Parameter(
-    "show_all",
-    inspect.Parameter.KEYWORD_ONLY,
-    annotation=Annotated[
-        bool, typer.Option("--all", help="Show all migrations. Default: shorten long lists.")
-    ],
-    default=False,
-)
+COMMON_OPTIONS = {option.name: option for option in _COMMON_OPTIONS}
+"""Options that several commands share, by name."""
+
+_YES = Option("yes", bool, "Confirm without asking.", alias="y")
+_SHOW_ALL = Option("all", bool, "Show all migrations, and do not shorten long lists.")
 
 
-def _make_parameter(option: Option) -> inspect.Parameter:
-    """Turn an option of the registry into a parameter that Typer reads."""
+def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Parameter:
+    """Turn an option into a parameter that Typer reads."""
     make = typer.Argument if option.is_positional else typer.Option
-    info = make(*option.flags, help=option.help, metavar=option.metavar, show_default=False)
+    info = make(*option.flags, help=option.full_help, metavar=option.metavar, hidden=is_hidden)
     value_type: Any = option.type
     if option.choices:
         value_type = _make_enum(option)
@@ -154,6 +134,10 @@ def _make_enum(option: Option) -> Any:
     return make(option.name, {each: each for each in option.choices}, type=str)
 
 
+def _read_value(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
 # --- commands
 
 
@@ -166,75 +150,120 @@ def add_target_command(name: str, *, has_show_all: bool = False) -> Callable[[Vi
     """
     command = COMMANDS[name]
     options = [each for each in command.options if not each.is_common]
-    parameters = [_make_parameter(each) for each in options]
-    parameters += [_SHOW_ALL] if has_show_all else []
-    parameters += [_YES] if command.asks_to_confirm else []
+    terminal_options = [_SHOW_ALL] * has_show_all + [_YES] * command.asks_to_confirm
 
     def add(view: View) -> View:
         def run(invocation: CommandInvocation, **values: Any) -> int:
             invocation.yes = values.get("yes", False)
-            given = {each.name: _read_value(values[each.parameter_name]) for each in options}
+            given = {each.name: values[each.parameter_name] for each in options}
             given |= {
                 each.name: getattr(invocation.options, each.name)
                 for each in command.options
                 if each.is_common
             }
-            shown = {**given, "show_all": values.get("show_all", False)}
+            shown = {**given, "all": values.get("all", False)}
             result = invocation.run_command(name, given)
             return invocation.show_result(
                 result, lambda document: view(document, invocation, shown)
             )
 
-        _add_command(name, run, parameters, text=command.help)
+        codes = [EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, EXIT_BUSY]
+        if any(option.name == "exit_code" for option in options):
+            codes.insert(-1, EXIT_PENDING)
+        _add_command(
+            run,
+            CommandHelp(
+                name=name,
+                text=command.help,
+                usage=command.usage,
+                options=(*options, *terminal_options),
+                common_options=_choose_common("function", "format", *command.settings, "timeout"),
+                examples=command.examples,
+                exit_codes=tuple(codes),
+            ),
+        )
         return view
 
     return add
 
 
-def _read_value(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
+def add_local_command(
+    name: str,
+    text: str,
+    *,
+    usage: str = "",
+    options: tuple[Option, ...] = (),
+    common_options: tuple[str, ...] = (),
+    examples: tuple[str, ...] = (),
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Add a command that no function can run; it takes a `CommandInvocation` and its options.
 
-
-def add_local_command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Add a command that no function can run; it takes a `CommandInvocation` and its options."""
+    Args:
+        name: ``new``, ``table create``.
+        text: What it does, in one sentence.
+        usage: Its arguments and the options that it needs.
+        options: Its own options.
+        common_options: Names of the `COMMON_OPTIONS` that it uses.
+        examples: Complete command lines without the program's name.
+    """
 
     def add(run: Callable[..., int]) -> Callable[..., int]:
-        own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-        _add_command(name, run, parameters, text=inspect.getdoc(run) or "")
+        help_text = CommandHelp(
+            name=name,
+            text=text,
+            usage=usage,
+            options=options,
+            common_options=_choose_common(*common_options),
+            examples=examples,
+            exit_codes=(EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR),
+        )
+        _add_command(run, help_text)
         return run
 
     return add
 
 
-def _add_command(
-    name: str, run: Callable[..., int], own_options: Sequence[inspect.Parameter], *, text: str
-) -> None:
+def _choose_common(*names: str) -> tuple[Option, ...]:
+    return tuple(option for option in _COMMON_OPTIONS if option.name in names)
+
+
+def _add_command(run: Callable[..., int], command_help: CommandHelp) -> None:
+    name = command_help.name
+
     def act(**values: Any) -> int:
-        check_timeout(values["timeout"])
         before: typer.Context = values.pop("context")
-        if values["function"] is None:
-            values["function"] = before.obj
-        common = CommonOptions(**{key: values.pop(key) for key in COMMON_OPTIONS})
-        invocation = CommandInvocation(common)
+        given = {key: _read_value(value) for key, value in values.items()}
+        common = {name: given.pop(name) for name in COMMON_OPTIONS}
+        if common["function"] is None:
+            common["function"] = before.obj
+        invocation = CommandInvocation(
+            CommonOptions(**{key: value for key, value in common.items() if value is not None})
+        )
         CURRENT_INVOCATION[:] = [invocation]
-        check_function_options(common, command=name)
+        check_common_options(invocation.options, command=name)
         with invocation.reporter:
-            return run(invocation, **values)
+            return run(invocation, **given)
 
     kind = inspect.Parameter.KEYWORD_ONLY
-    common = [
-        inspect.Parameter(key, kind, annotation=annotation, default=default)
-        for key, (annotation, default) in COMMON_OPTIONS.items()
-    ]
     context = inspect.Parameter("context", kind, annotation=typer.Context)
-    parameters = [context, *own_options, *common]
+    parameters = [
+        context,
+        *map(_make_parameter, command_help.options),
+        # One that a command has no use for is accepted, like its environment variable.
+        *(
+            _make_parameter(option, is_hidden=option not in command_help.common_options)
+            for option in _COMMON_OPTIONS
+        ),
+    ]
     # Typer reads the options from the signature and the annotations of the function.
     act.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # see above
     act.__annotations__ = {each.name: each.annotation for each in parameters}
-    act.__doc__ = text
+    HELP[name] = command_help
     group, _, short_name = name.rpartition(" ")
-    _GROUPS[group].command(short_name)(act)
+    _GROUPS[group].command(short_name, cls=CommandWithHelp, help=command_help.text)(act)
+
+
+# --- the program's own options
 
 
 def _print_version(wanted: bool) -> None:
@@ -243,15 +272,35 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_VERSION = Option("version", bool, "Print the version and exit.")
+HELP[""] = GroupHelp(
+    name="",
+    text=_DESCRIPTION,
+    options=(
+        _FUNCTION,
+        _VERSION,
+        Option("install_completion", bool, "Install completion for the current shell."),
+        Option("show_completion", bool, "Print the script of the completion."),
+    ),
+    examples=(
+        "new add_status",
+        "status",
+        "up --database-url postgresql://app@localhost/orders",
+        "--function orders-admin status",
+        "up --help",
+    ),
+)
+
+
 @app.callback(help=_DESCRIPTION)
 def set_function(
     context: typer.Context,
-    function: _Function = None,
+    function: Annotated[
+        str | None, typer.Option("--function", help=_FUNCTION.help, metavar=_FUNCTION.metavar)
+    ] = None,
     _version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help=_VERSION.help),
     ] = False,
 ) -> None:
     """Accept ``--function`` before the command as well."""

@@ -1,7 +1,7 @@
 """Every command that works on a target, with its options and their help texts.
 
-The one source for the command line's options, the admin function's events and the tables of
-``docs/reference/command-line.md``.
+The one source for the command line's options and help, the admin function's events and the tables
+of ``docs/reference/command-line.md``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from lambda_migrate.commands.inspect import plan, status, verify
 from lambda_migrate.commands.lease import lease_release, lease_show
 from lambda_migrate.commands.migrate import down, up
 from lambda_migrate.commands.repair import baseline, repair
+from lambda_migrate.settings import describe_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lambda_migrate.commands.result import CommandResult
 
-__all__ = ["COMMANDS", "Command", "Option"]
+__all__ = ["COMMANDS", "LEASE_SETTINGS", "TARGET_SETTINGS", "Command", "Option"]
+
+LEASE_SETTINGS = ("target", "table")
+TARGET_SETTINGS = (*LEASE_SETTINGS, "database_url", "directory", "environment", "schema")
+"""Settings of the commands that need the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Option:
         parameter_name: The parameter of the command's function.
         is_positional: Whether the command line takes it without a name.
         is_common: Whether it is one of the command line's common options.
+        setting: The setting that it overrides; "" if there is none.
+        default: What happens without it; "" for the default of its setting, and for a flag.
     """
 
     name: str
@@ -47,6 +54,8 @@ class Option:
     parameter_name: str = ""
     is_positional: bool = False
     is_common: bool = False
+    setting: str = ""
+    default: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameter_name", self.parameter_name or self.name)
@@ -57,7 +66,22 @@ class Option:
         if self.is_positional:
             return ()
         names = (self.name, self.alias) if self.alias else (self.name,)
-        return tuple(f"--{name.replace('_', '-')}" for name in names)
+        return tuple(
+            f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}" for name in names
+        )
+
+    @property
+    def full_help(self) -> str:
+        """What it does, its environment variable and its default."""
+        notes = []
+        default = self.default
+        if self.setting:
+            setting = describe_settings()[self.setting]
+            notes.append(f"env: {setting.variable}")
+            default = default or setting.default or "none"
+        if default:
+            notes.append(f"default: {default}")
+        return f"{self.help} [{'; '.join(notes)}]" if notes else self.help
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +93,9 @@ class Command:
         run: Its function.
         help: What it does, in one sentence.
         options: Its own options.
+        usage: Its arguments and the options that it needs, as a usage line shows them.
+        examples: Complete command lines without the program's name.
+        settings: The settings that it uses and that the command line has an option for.
         asks_to_confirm: Whether it asks before it changes anything.
         is_write: Whether it changes anything, so that a retry must not run it again.
         write_option: The option that alone makes it change something.
@@ -78,6 +105,9 @@ class Command:
     run: Callable[..., CommandResult]
     help: str
     options: tuple[Option, ...] = ()
+    usage: str = ""
+    examples: tuple[str, ...] = ()
+    settings: tuple[str, ...] = TARGET_SETTINGS
     asks_to_confirm: bool = False
     is_write: bool = False
     write_option: str = ""
@@ -91,6 +121,7 @@ _IGNORE_OTHER_HISTORY = Option(
     "ignore_other_history",
     bool,
     "Continue even if another tool's history table is in the database.",
+    setting="ignore_other_history",
 )
 
 _COMMANDS = (
@@ -99,13 +130,16 @@ _COMMANDS = (
         status,
         "Show applied and pending migrations and the lease holder.",
         (Option("exit_code", bool, "Exit with 3 if migrations are pending or diverged."),),
+        examples=("status", "status --exit-code --format json"),
     ),
     Command(
         "plan",
         plan,
         "Show what `up` would do.",
         (
-            Option("to", int, "Plan up to and including this version.", "VERSION"),
+            Option(
+                "to", int, "Plan up to and including this version.", "VERSION", default="the newest"
+            ),
             Option(
                 "dry_run",
                 bool,
@@ -119,6 +153,8 @@ _COMMANDS = (
             ),
             _IGNORE_OTHER_HISTORY,
         ),
+        usage="[--dry-run]",
+        examples=("plan", "plan --dry-run"),
         asks_to_confirm=True,
         write_option="dry_run",
     ),
@@ -127,6 +163,7 @@ _COMMANDS = (
         verify,
         "Compare migration files, history and lease table.",
         (Option("resync", bool, "Correct the lease table from the history first."),),
+        examples=("verify", "verify --resync"),
         write_option="resync",
     ),
     Command(
@@ -134,11 +171,17 @@ _COMMANDS = (
         up,
         "Apply pending migrations.",
         (
-            Option("to", int, "Stop after this version. Default: apply all.", "VERSION"),
-            Option("wait", bool, "Wait if another process holds the lease. Default: exit with 4."),
+            Option("to", int, "Stop after this version.", "VERSION", default="the newest"),
+            Option(
+                "wait",
+                bool,
+                "Wait if another process holds the lease.",
+                default="exit with 4",
+            ),
             Option("despite_flags", bool, "Ignore the feature flags."),
             _IGNORE_OTHER_HISTORY,
         ),
+        examples=("up", "up --to 42 --wait", "--function orders-admin up"),
         is_write=True,
     ),
     Command(
@@ -150,6 +193,8 @@ _COMMANDS = (
             Option("steps", int, "Roll back the last N migrations.", "N"),
             Option("only", int, "Roll back only this version.", "VERSION"),
         ),
+        usage="(--to VERSION | --steps N | --only VERSION)",
+        examples=("down --steps 1", "down --to 42", "down --only 43 --yes"),
         asks_to_confirm=True,
         is_write=True,
     ),
@@ -161,21 +206,23 @@ _COMMANDS = (
             Option(
                 "version",
                 int,
-                "Mark every migration up to this version. Default: exactly those that another "
-                "tool's history table lists as applied.",
+                "Mark every migration up to this version.",
                 "VERSION",
                 is_positional=True,
+                default="exactly those that another tool's history table lists as applied",
             ),
             Option(
                 "from",
                 str,
-                "Read this tool's history table, if the database has several. Default: the only "
-                "one.",
+                "Read this tool's history table, if the database has several.",
                 "TOOL",
                 parameter_name="source",
+                default="the only one",
             ),
             _IGNORE_OTHER_HISTORY,
         ),
+        usage="[VERSION]",
+        examples=("baseline", "baseline 42"),
         asks_to_confirm=True,
         is_write=True,
     ),
@@ -195,14 +242,24 @@ _COMMANDS = (
             ),
             Option("environment", str, "Stamp the database with this name.", is_common=True),
         ),
+        usage="(VERSION --as OUTCOME | --environment NAME)",
+        examples=("repair 42 --as applied", "repair --environment staging"),
         asks_to_confirm=True,
         is_write=True,
     ),
-    Command("lease show", lease_show, "Show the lease holder and the last failure."),
+    Command(
+        "lease show",
+        lease_show,
+        "Show the lease holder and the last failure.",
+        examples=("lease show --target orders",),
+        settings=LEASE_SETTINGS,
+    ),
     Command(
         "lease release",
         lease_release,
         "Release the lease of a holder that is dead.",
+        examples=("lease release --target orders",),
+        settings=LEASE_SETTINGS,
         asks_to_confirm=True,
         is_write=True,
     ),

@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "EXIT_BUSY",
+    "EXIT_CODES",
     "EXIT_DONE",
     "EXIT_FAILED",
     "EXIT_PENDING",
@@ -21,6 +22,23 @@ EXIT_USAGE_ERROR = 2
 EXIT_PENDING = 3
 EXIT_BUSY = 4
 """Another process holds the lease: the same command may succeed later."""
+
+EXIT_CODES = {
+    EXIT_DONE: "done",
+    EXIT_FAILED: (
+        "failed: a migration, a connection, or a contradiction that `plan` or `verify` found; or "
+        "you answered a question with no"
+    ),
+    EXIT_USAGE_ERROR: (
+        "wrong usage or configuration: correct the command or a setting before you run it again"
+    ),
+    EXIT_PENDING: "`status --exit-code`: migrations are pending or diverged",
+    EXIT_BUSY: (
+        "busy: another process holds the lease, or the function is still running the command; try "
+        "again, or use `up --wait`"
+    ),
+}
+"""What each code means, as ``--help`` and the reference page say it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,7 @@ def test_every_option_of_a_command_is_sent_or_belongs_to_the_terminal() -> None:
         found = root
         for word in name.split():
             found = found.commands[word]
-        local = {"show_all", "yes", "help", *COMMON_OPTIONS}
+        local = {"all", "yes", "help", *COMMON_OPTIONS}
         own = {each.name for each in found.params} - local
         known = {option.parameter_name for option in command.options if not option.is_common}
         assert own == known, name

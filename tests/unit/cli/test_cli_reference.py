@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from lambda_migrate.cli import main
-from lambda_migrate.cli.app import COMMON_OPTIONS, app
-from lambda_migrate.commands.registry import COMMANDS
+from lambda_migrate.cli.app import HELP
+from lambda_migrate.cli.help import CommandHelp
+from lambda_migrate.commands.registry import COMMANDS, Option
+from lambda_migrate.commands.result import EXIT_CODES
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
@@ -23,59 +24,99 @@ from lambda_migrate.postgresql.dry_run_effects import (
     TableChange,
 )
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
+from tests.unit.docs.command_tables import PAGE, make_sections, read_sections, read_table
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
-
-
-def list_commands() -> dict[str, Any]:
-    root: Any = typer.main.get_command(app)
-    found: dict[str, Any] = {}
-    for name, command in root.commands.items():
-        inner = getattr(command, "commands", None)
-        found |= {name: command} if inner is None else {f"{name} {n}": c for n, c in inner.items()}
-    return found
-
-
-def read_sections() -> dict[str, str]:
-    """Return the text below each heading ``## `name` ``."""
-    parts = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)
-    return {title.strip("`"): text for title, text in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-def format_option_row(parameter: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in parameter.opts)
-    text = str(parameter.help).replace("[", "\\[")  # else it is a link
-    return f"| {names} | {text} |"
+COMMANDS_WITH_HELP = {name: each for name, each in HELP.items() if isinstance(each, CommandHelp)}
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
     others = {
         "Common options",
-        "--function",
+        "`--function`",
         "Exit codes",
+        "Help and completion",
         "JSON",
         "Progress, colours, interruption",
     }
-    assert set(read_sections()) - others == set(list_commands())
+    titles = {f"`{name}`" for name in COMMANDS_WITH_HELP}
+    assert read_sections(PAGE.read_text()).keys() - others == titles
 
 
-@pytest.mark.parametrize("name", list(list_commands()))
-def test_every_option_of_a_command_is_described_as_its_help_does(name: str) -> None:
-    command = list_commands()[name]
-    own = [
-        each
-        for each in command.params
-        if each.name not in COMMON_OPTIONS and each.opts[0][0] == "-"
-    ]
-    rows = [row for row in read_sections()[name].splitlines() if row.startswith("| `-")]
-    assert rows == [format_option_row(each) for each in own]
+def test_the_tables_of_the_page_are_those_of_the_code() -> None:
+    on_page = {title: read_table(text) for title, text in read_sections(PAGE.read_text()).items()}
+    tables = make_sections()
+    assert on_page == {title: tables.get(title, "") for title in on_page}
 
 
-@pytest.mark.parametrize("name", [name for name in list_commands() if name != "demo"])
-def test_the_common_options_are_those_of_every_command(name: str) -> None:
-    common = [each for each in list_commands()[name].params if each.name in COMMON_OPTIONS]
-    rows = [row for row in read_sections()["Common options"].splitlines() if row.startswith("| `-")]
-    assert rows == [format_option_row(each) for each in common]
+@pytest.mark.parametrize("name", COMMANDS_WITH_HELP)
+def test_the_usage_line_of_the_page_is_that_of_the_help(name: str) -> None:
+    usage = f"lambda-migrate {name} {COMMANDS_WITH_HELP[name].usage}".strip()
+    assert f"\nUsage: `{usage}`\n" in read_sections(PAGE.read_text())[f"`{name}`"]
+
+
+@pytest.mark.parametrize("width", [80, 50, 40])
+@pytest.mark.parametrize("name", list(COMMANDS_WITH_HELP))
+def test_help_names_every_option_within_the_width(
+    name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main([*name.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
+    words = " ".join(" ".join(lines).split())
+    command = COMMANDS_WITH_HELP[name]
+    for option in (*command.options, *command.common_options):
+        assert " ".join((option.flags or (option.name.upper(),))[-1:]) in words
+        assert option.full_help in words
+        assert option.type is bool or option.is_positional or _explains_its_absence(option)
+    for code in command.exit_codes:
+        assert f"{code} {EXIT_CODES[code]}" in words
+    assert f"lambda-migrate {name}" in words.partition("Examples:")[2]
+
+
+def _explains_its_absence(option: Option) -> bool:
+    """``down`` needs one of its options, and so does ``repair``; the others have a default."""
+    is_required = option.name in ("to", "steps", "only", "as", "environment", "function")
+    return "default:" in option.full_help or is_required
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("new x", "--function f"), ("table create", "--function f"), ("demo", "--function f")],
+)
+def test_an_option_that_a_command_refuses_is_not_in_its_help(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), *option.split()]) == 2
+    assert main([*command.split(), "--help"]) == 0
+    assert option.split()[0] not in capsys.readouterr().out
+
+
+def test_the_help_of_a_command_lists_only_settings_that_it_uses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["lease", "show", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--table" in out
+    assert "--directory" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [("lambda-migrate ba", ["baseline"]), ("lambda-migrate repair 1 --as p", ["pending"])],
+)
+def test_bash_completes_commands_and_values(
+    words: str,
+    completions: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("_LAMBDA_MIGRATE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().out.split() == completions
 
 
 def get_shape(value: Any) -> Any:
@@ -88,7 +129,9 @@ def get_shape(value: Any) -> Any:
 
 
 def read_documented_shape(title: str, *, block: int = 0) -> Any:
-    blocks = re.findall(r"```json\n(.*?)```", read_sections()[title], re.DOTALL)
+    sections = read_sections(PAGE.read_text())
+    text = sections.get(f"`{title}`") or sections[title]
+    blocks = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
     return get_shape(json.loads(blocks[block]))
 
 
