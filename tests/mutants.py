@@ -522,6 +522,13 @@ MUTANTS = (
         ("non-transactional",),
     ),
     Mutant(
+        "dotted versions are ordered as text",
+        "lambda_migrate/migrations/version.py",
+        "return parse_components(self) < _components_of(other)",
+        "return str(self) < str(other)",
+        ("manifest",),
+    ),
+    Mutant(
         "idempotent is allowed in a transaction",
         "lambda_migrate/migrations/source.py",
         "if marker.idempotent and marker.transactional:",

@@ -34,6 +34,7 @@ from lambda_migrate.aws_errors import describe_sdk_error, explain_refusal
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, NAMES, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
+from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.clock import Clock, Deadline
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["AppConfigFlags", "evaluate_flags"]
 
@@ -361,10 +363,13 @@ def _read_mode(value: object) -> str:
     return str(value)
 
 
-def _read_version(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _FlagsReadError(f"{HOLD_BACK_AT} is {value!r}; write a version number, or 0 for none")
-    return value
+def _read_version(value: object) -> Version:
+    try:
+        return parse_version("" if isinstance(value, (bool, float)) else str(value))
+    except ValueError:
+        raise _FlagsReadError(
+            f"{HOLD_BACK_AT} is {value!r}; write a version number, or 0 for none"
+        ) from None
 
 
 def _read_boolean(value: object) -> bool:

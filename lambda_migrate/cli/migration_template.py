@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.digest import find_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,11 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_next_version", "write_migration"]
 
-_NUMBERED = re.compile(r"([0-9]+)_.*\.sql", re.IGNORECASE)
 _VALID_NAME = re.compile(r"[\w+-][\w.+-]*")
 _INVALID_CHARACTERS = re.compile(r"[^\w.+-]+")
 _MAX_NAME_BYTES = 100
-_MAX_DIGITS = 18  # the largest such number fits a PostgreSQL bigint
 _TIMESTAMP_DIGITS = 10
 """Versions of at least this many digits are timestamps (seconds since 1970 have ten)."""
 
@@ -32,9 +31,8 @@ _TRANSACTIONAL = """\
 -- uses any more in a later migration.
 SELECT 1;  -- replace this placeholder
 
--- migrate:down
--- These statements roll the migration back (`lambda-migrate down`).
--- Without them it cannot be rolled back.
+-- Below a line `-- migrate:down`, write the statements that roll it back (`lambda-migrate down`).
+-- Without such a line it cannot be rolled back.
 """
 
 _NON_TRANSACTIONAL = """\
@@ -43,10 +41,9 @@ _NON_TRANSACTIONAL = """\
 --   CREATE INDEX CONCURRENTLY orders_placed_at ON orders (placed_at);
 SELECT 1;  -- replace this placeholder
 
--- migrate:down transaction:false
--- Exactly one statement that rolls the migration back (`lambda-migrate down`), such as
+-- Below a line `-- migrate:down transaction:false`, write what rolls it back, such as
 --   DROP INDEX CONCURRENTLY orders_placed_at;
--- Without it the migration cannot be rolled back.
+-- Without such a line it cannot be rolled back.
 """
 
 
@@ -84,23 +81,17 @@ def write_migration(
 def choose_next_version(names: list[str], *, now: datetime) -> str:
     """Return the digits of the next version.
 
-    A directory with versions 0001, 0002 gets 0003; any other gets a timestamp.
+    A directory with versions 0001, 0002 gets 0003, one with 1.1, 1.2 gets 2; any other gets a
+    timestamp.
 
     Args:
         names: The files of the directory.
         now: The time in UTC.
-
-    Raises:
-        ConfigurationError: The highest version cannot be incremented.
     """
-    digits = [match[1] for name in names if (match := _NUMBERED.fullmatch(name))]
+    found = [find_version(re.sub(r"\.sql$", ".sql", name, flags=re.IGNORECASE)) for name in names]
+    digits = [version.partition(".")[0] for version in found if version]
     highest = max(map(int, digits), default=None)
     following = 0 if highest is None else highest + 1
-    if len(str(following)) > _MAX_DIGITS:
-        raise ConfigurationError(
-            f"there is no version above {highest}: versions have at most {_MAX_DIGITS} digits; "
-            "renumber that file"
-        )
     if highest is not None and len(str(highest)) < _TIMESTAMP_DIGITS:
         return str(following).zfill(max(map(len, digits)))
     return str(max(following, int(now.strftime("%Y%m%d%H%M%S"))))

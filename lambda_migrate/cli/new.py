@@ -12,6 +12,8 @@ from lambda_migrate.cli.options import add_local_command
 from lambda_migrate.commands.registry import Option
 from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.digest import find_version
+from lambda_migrate.migrations.version import parse_version
 
 
 @add_local_command(
@@ -35,9 +37,9 @@ def _new(invocation: CommandInvocation, *, name: str, no_transaction: bool) -> i
         )
     now = datetime.now(timezone.utc)
     path = write_migration(Path(directory), name, now=now, transactional=not no_transaction)
-    version = path.name.partition("_")[0]
+    version = parse_version(find_version(path.name) or "")
     invocation.terminal.show_result(
-        {"path": str(path), "name": path.stem, "version": int(version)},
+        {"path": str(path), "name": path.stem, "version": version},
         Text.assemble("created ", (str(path), "bold")),
         "write your SQL in it; `lambda-migrate plan` shows what `up` will do",
     )

@@ -26,12 +26,16 @@ from lambda_migrate.commands.result import (
     EXIT_PENDING,
     EXIT_USAGE_ERROR,
 )
+from lambda_migrate.errors import escape_text
+from lambda_migrate.migrations.version import DottedVersion, parse_version
 from lambda_migrate.settings import describe_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
+
+    from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -117,6 +121,8 @@ def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Param
     make = typer.Argument if option.is_positional else typer.Option
     info = make(*option.flags, help=option.full_help, metavar=option.metavar, hidden=is_hidden)
     value_type: Any = option.type
+    if option.type is DottedVersion:
+        info.parser = _parse_version
     if option.choices:
         value_type = _make_enum(option)
     is_flag = option.type is bool
@@ -126,6 +132,13 @@ def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Param
         annotation=Annotated[value_type if is_flag else value_type | None, info],
         default=False if is_flag else None,
     )
+
+
+def _parse_version(text: str) -> Version:
+    try:
+        return parse_version(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{escape_text(text)!r} is {error}") from None
 
 
 def _make_enum(option: Option) -> Any:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.commands.context import CommandContext
     from lambda_migrate.migrations import HistoryRow
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["down", "up"]
 
@@ -23,7 +24,7 @@ _MIN_DELAY_SECONDS = 0.2
 def up(
     context: CommandContext,
     *,
-    to: int | None = None,
+    to: Version | None = None,
     wait: bool = False,
     despite_flags: bool = False,
     ignore_other_history: bool = False,
@@ -77,9 +78,9 @@ def _retry_while_lease_held(
 def down(
     context: CommandContext,
     *,
-    to: int | None = None,
+    to: Version | None = None,
     steps: int | None = None,
-    only: int | None = None,
+    only: Version | None = None,
 ) -> CommandResult:
     """Roll back applied migrations, the newest first; asks first.
 

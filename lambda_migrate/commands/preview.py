@@ -12,6 +12,7 @@ from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
     from lambda_migrate.migrations import Divergence, HistoryRow, Manifest, Migration, Plan
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["PlanPreview", "PlannedMigration", "build_preview"]
 
@@ -33,7 +34,7 @@ class PlannedMigration:
         faults: Why it cannot run; empty if it can.
     """
 
-    version: int
+    version: Version
     name: str
     path: str
     transactional: bool

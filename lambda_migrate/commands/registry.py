@@ -13,6 +13,7 @@ from lambda_migrate.commands.inspect import plan, status, verify
 from lambda_migrate.commands.lease import lease_release, lease_show
 from lambda_migrate.commands.migrate import down, up
 from lambda_migrate.commands.repair import baseline, repair
+from lambda_migrate.migrations.version import DottedVersion
 from lambda_migrate.settings import describe_settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Option:
 
     Attributes:
         name: The name in an event; on the command line with ``--`` and ``-`` for ``_``.
-        type: ``int``, ``bool`` or ``str``.
+        type: ``int``, ``bool``, ``str``, or ``DottedVersion`` for a version of any form.
         help: What it does, as ``--help`` and the reference page say it.
         metavar: What stands for its value in a usage line.
         alias: Another name on the command line.
@@ -138,7 +139,11 @@ _COMMANDS = (
         "Show what `up` would do.",
         (
             Option(
-                "to", int, "Plan up to and including this version.", "VERSION", default="the newest"
+                "to",
+                DottedVersion,
+                "Plan up to and including this version.",
+                "VERSION",
+                default="the newest",
             ),
             Option(
                 "dry_run",
@@ -171,7 +176,9 @@ _COMMANDS = (
         up,
         "Apply pending migrations.",
         (
-            Option("to", int, "Stop after this version.", "VERSION", default="the newest"),
+            Option(
+                "to", DottedVersion, "Stop after this version.", "VERSION", default="the newest"
+            ),
             Option(
                 "wait",
                 bool,
@@ -189,9 +196,14 @@ _COMMANDS = (
         down,
         "Roll back applied migrations, the newest first.",
         (
-            Option("to", int, "Roll back every migration above this version; 0: all.", "VERSION"),
+            Option(
+                "to",
+                DottedVersion,
+                "Roll back every migration above this version; 0: all.",
+                "VERSION",
+            ),
             Option("steps", int, "Roll back the last N migrations.", "N"),
-            Option("only", int, "Roll back only this version.", "VERSION"),
+            Option("only", DottedVersion, "Roll back only this version.", "VERSION"),
         ),
         usage="(--to VERSION | --steps N | --only VERSION)",
         examples=("down --steps 1", "down --to 42", "down --only 43 --yes"),
@@ -205,7 +217,7 @@ _COMMANDS = (
         (
             Option(
                 "version",
-                int,
+                DottedVersion,
                 "Mark every migration up to this version.",
                 "VERSION",
                 is_positional=True,
@@ -231,7 +243,9 @@ _COMMANDS = (
         repair,
         "Resolve a migration whose outcome is unknown.",
         (
-            Option("version", int, "The version to resolve.", "VERSION", is_positional=True),
+            Option(
+                "version", DottedVersion, "The version to resolve.", "VERSION", is_positional=True
+            ),
             Option(
                 "as",
                 str,

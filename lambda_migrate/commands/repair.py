@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from lambda_migrate.commands.context import CommandContext
     from lambda_migrate.migrations.baseline import Baseline
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["baseline", "format_gap_advice", "repair"]
 
 
 def baseline(
     context: CommandContext,
-    version: int | None = None,
+    version: Version | None = None,
     *,
     source: str = "",
     ignore_other_history: bool = False,
@@ -84,7 +85,7 @@ def format_gap_advice(gaps: Sequence[str]) -> str:
 
 def repair(
     context: CommandContext,
-    version: int | None = None,
+    version: Version | None = None,
     *,
     declared: str | None = None,
     environment: str | None = None,
@@ -109,7 +110,7 @@ def repair(
     return _resolve(context, version, declared)
 
 
-def _resolve(context: CommandContext, version: int, declared: str) -> CommandResult:
+def _resolve(context: CommandContext, version: Version, declared: str) -> CommandResult:
     consequence = _CONSEQUENCES_BY_STATE.get(declared)
     if consequence is None:
         raise ConfigurationError(
@@ -141,7 +142,7 @@ _CONSEQUENCES_BY_STATE = {
 }
 
 
-def _find_name(context: CommandContext, version: int) -> str:
+def _find_name(context: CommandContext, version: Version) -> str:
     operations = context.operations
     history = operations.target.database.read_history(context.deadline)
     row = next((row for row in history if row.version == version), None)

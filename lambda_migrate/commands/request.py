@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.errors import ConfigurationError, escape_text
 from lambda_migrate.migrations.sql.excerpt import redact
+from lambda_migrate.migrations.version import DottedVersion, parse_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -122,7 +123,11 @@ class CommandRequest:
     def call_arguments(self) -> dict[str, Any]:
         """The keyword arguments for the command's function."""
         names = {each.name: each.parameter_name for each in self.command.options}
-        return {names[key]: value for key, value in self.options.items()}
+        versions = {each.name for each in self.command.options if each.type is DottedVersion}
+        return {
+            names[key]: parse_version(str(value)) if key in versions else value
+            for key, value in self.options.items()
+        }
 
 
 def compute_confirmation_token(question: Question) -> str:
@@ -172,17 +177,32 @@ def _is_seconds(value: Any) -> bool:
 
 
 def _is_valid(option: Option, value: Any) -> bool:
+    if option.type is DottedVersion:
+        return _is_version(value)
     if isinstance(value, bool) is not (option.type is bool) or not isinstance(value, option.type):
         return False
     return not option.choices or value in option.choices
 
 
+def _is_version(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return False
+    try:
+        parse_version(str(value))
+    except ValueError:
+        return False
+    return True
+
+
 def _describe_expected(option: Option) -> str:
     if option.choices:
         return f"write one of {', '.join(option.choices)}"
-    return {int: "write a whole number", bool: "write true or false", str: "write a string"}[
-        option.type
-    ]
+    return {
+        int: "write a whole number",
+        bool: "write true or false",
+        str: "write a string",
+        DottedVersion: 'write a version: a number, or a string such as "1.2"',
+    }[option.type]
 
 
 def _quote(name: Any) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.engine.operations import SchemaStatus
     from lambda_migrate.migrations import Divergence, HistoryRow
+    from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "STATES",
@@ -50,7 +51,7 @@ class StatusEntry:
         has_down_script: Whether it can be rolled back.
     """
 
-    version: int
+    version: Version
     name: str
     state: str
     started_at: str | None = None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Plan
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.ports import FencedSession
 
 __all__ = [
@@ -316,7 +317,7 @@ def record_completion(
 
 
 def withdraw_readiness(
-    lease_session: LeaseSession, fenced_session: FencedSession, *, lowest: int
+    lease_session: LeaseSession, fenced_session: FencedSession, *, lowest: Version
 ) -> None:
     """Mark every manifest that needs ``lowest`` or a later version as no longer ready."""
     kept = [row for row in fenced_session.read_history() if row.version < lowest]

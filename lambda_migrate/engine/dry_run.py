@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.migrations import HistoryRow, Migration, Plan, Script
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
     from lambda_migrate.postgresql.ports import DryRunSession
 
@@ -77,7 +78,7 @@ class DryRunStep:
         effects: Its effects; None unless it ran.
     """
 
-    version: int
+    version: Version
     name: str
     outcome: str
     reason: str = ""

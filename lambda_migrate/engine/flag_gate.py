@@ -10,6 +10,7 @@ from lambda_migrate.events import FlagsIgnored
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
+    from lambda_migrate.migrations.version import Version
 from lambda_migrate.engine.flags import Flags
 
 __all__ = ["check_flags", "make_flag_error", "read_flags"]
@@ -37,7 +38,7 @@ def read_flags(target: Target, deadline: Deadline) -> Flags:
 
 
 def check_flags(
-    target: Target, deadline: Deadline, *, version: int, operation: str, advice: str = ""
+    target: Target, deadline: Deadline, *, version: Version, operation: str, advice: str = ""
 ) -> None:
     """Check that the flags allow to apply ``version`` now.
 

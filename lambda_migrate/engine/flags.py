@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import Manifest
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["HOLD_BACK_AT", "MODE", "NAMES", "PAUSED", "FlagSource", "Flags"]
 
@@ -32,10 +33,10 @@ class Flags:
     """
 
     mode: str = "migrate"
-    hold_back_at: int = 0
+    hold_back_at: Version = 0
     paused: bool = False
 
-    def refusal_reason(self, version: int) -> str:
+    def refusal_reason(self, version: Version) -> str:
         """Why ``version`` may not be applied now, naming the flag; empty if it may."""
         if self.paused:
             return f"migrating is paused by the feature flag {PAUSED}"

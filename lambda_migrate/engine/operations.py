@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
     from lambda_migrate.migrations.baseline import Baseline
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.ports import DatabaseInspection, FencedSession
 
 __all__ = ["DryRunPlan", "Operations", "SchemaStatus", "Verification", "release_lease"]
@@ -101,7 +102,7 @@ class Operations:
         return read_status(self.target, self.manifest, deadline)
 
     def plan(
-        self, deadline: Deadline, *, to: int | None = None, ignore_other_history: bool = False
+        self, deadline: Deadline, *, to: Version | None = None, ignore_other_history: bool = False
     ) -> tuple[Plan, Manifest]:
         """Return what `up` would apply and the manifest that it would satisfy; change nothing.
 
@@ -145,7 +146,7 @@ class Operations:
         self,
         deadline: Deadline,
         *,
-        to: int | None = None,
+        to: Version | None = None,
         ignore_other_history: bool = False,
         confirm: Callable[[DryRunPlan], bool] = lambda _plan: True,
     ) -> DryRunResult | None:
@@ -212,7 +213,7 @@ class Operations:
         self,
         deadline: Deadline,
         *,
-        to: int | None = None,
+        to: Version | None = None,
         despite_flags: bool = False,
         ignore_other_history: bool = False,
     ) -> tuple[str, ...]:
@@ -268,9 +269,9 @@ class Operations:
         self,
         deadline: Deadline,
         *,
-        to: int | None = None,
+        to: Version | None = None,
         steps: int | None = None,
-        only: int | None = None,
+        only: Version | None = None,
         confirm: Callable[[Sequence[HistoryRow]], bool] = lambda _rows: True,
     ) -> tuple[str, ...]:
         """Roll back with the stored down scripts, the newest first; see `choose_rollback`.
@@ -311,7 +312,7 @@ class Operations:
 
     def preview_baseline(
         self,
-        version: int | None,
+        version: Version | None,
         deadline: Deadline,
         *,
         tool: str = "",
@@ -340,13 +341,13 @@ class Operations:
             ),
         )
 
-    def _ignores_other_history(self, version: int | None, *, is_requested: bool) -> bool:
+    def _ignores_other_history(self, version: Version | None, *, is_requested: bool) -> bool:
         """Without a version, other tools' tables are the source and cannot be ignored."""
         return is_requested or (version is not None and self.target.policy.ignore_other_history)
 
     def baseline(
         self,
-        version: int | None,
+        version: Version | None,
         deadline: Deadline,
         *,
         tool: str = "",
@@ -397,7 +398,7 @@ class Operations:
             )
         return tuple(m.name for m in chosen.migrations)
 
-    def repair(self, version: int, deadline: Deadline, *, declared_state: str) -> str:
+    def repair(self, version: Version, deadline: Deadline, *, declared_state: str) -> str:
         """Resolve a migration whose outcome is unknown, or accept an edited file.
 
         Args:
@@ -443,7 +444,7 @@ class Operations:
         fenced_session: FencedSession,
         row: HistoryRow | None,
         *,
-        version: int,
+        version: Version,
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
@@ -456,7 +457,7 @@ class Operations:
         fenced_session: FencedSession,
         row: HistoryRow | None,
         *,
-        version: int,
+        version: Version,
         declared_state: str,
     ) -> str:
         migration = self._find_migration(version)
@@ -548,16 +549,16 @@ class Operations:
     def _require_migrations(self) -> None:
         require_migrations(self.manifest.digest, allow_empty=self.target.policy.allow_empty)
 
-    def _require_file(self, version: int | None) -> None:
+    def _require_file(self, version: Version | None) -> None:
         self._require_migrations()
         if version is not None:
             self._find_migration(version)
 
-    def _manifest_up_to(self, version: int | None) -> Manifest:
+    def _manifest_up_to(self, version: Version | None) -> Manifest:
         self._require_file(version)
         return self.manifest if version is None else self.manifest.up_to(version)
 
-    def _find_migration(self, version: int) -> Migration:
+    def _find_migration(self, version: Version) -> Migration:
         migration = self.manifest.get(version)
         if migration is None:
             versions = [str(migration.version) for migration in self.manifest]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration
     from lambda_migrate.migrations.plan import HistoryRow, Plan
+    from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "APPLIED",
@@ -52,7 +53,7 @@ class ToolHistoryEntry:
 
     label: str
     state: str = APPLIED
-    version: int | None = None
+    version: Version | None = None
     covers_earlier_versions: bool = False
 
 
@@ -170,7 +171,7 @@ def choose_baseline(
     history: Sequence[HistoryRow],
     tool_histories: Sequence[ToolHistory],
     *,
-    version: int | None = None,
+    version: Version | None = None,
     tool: str = "",
     ignore_tool_histories: bool = False,
 ) -> Baseline:
@@ -218,7 +219,9 @@ def _format_tool_names(tool_histories: Sequence[ToolHistory]) -> str:
     return f"; there is {', '.join(known)}" if known else ""
 
 
-def _baseline_up_to(manifest: Manifest, history: Sequence[HistoryRow], version: int) -> Baseline:
+def _baseline_up_to(
+    manifest: Manifest, history: Sequence[HistoryRow], version: Version
+) -> Baseline:
     there = {row.version for row in history}
     shorter = manifest.up_to(version)
     return Baseline(tuple(m for m in shorter if m.version not in there), shorter)
@@ -254,7 +257,7 @@ class _HistoryComparison:
     """Another tool's entries by the file that each one corresponds to."""
 
     def __init__(self, manifest: Manifest, tool_history: ToolHistory) -> None:
-        self.states: dict[int, ToolHistoryEntry] = {}
+        self.states: dict[Version, ToolHistoryEntry] = {}
         self.without_file: list[ToolHistoryEntry] = []
         self.ambiguous: list[str] = []
         by_name = {migration.name: migration for migration in manifest}
@@ -274,7 +277,7 @@ class _HistoryComparison:
                 self.states[migration.version] = entry
 
     def _add_covered_versions(
-        self, manifest: Manifest, entry: ToolHistoryEntry, version: int
+        self, manifest: Manifest, entry: ToolHistoryEntry, version: Version
     ) -> None:
         for migration in manifest.up_to(version):
             is_last = migration.version == version
@@ -288,11 +291,11 @@ class _HistoryComparison:
         entry = self.states.get(migration.version)
         return str(migration.version) if entry is None else entry.label
 
-    def state_of(self, version: int) -> str:
+    def state_of(self, version: Version) -> str:
         entry = self.states.get(version)
         return "not applied" if entry is None else entry.state
 
-    def is_applied(self, version: int) -> bool:
+    def is_applied(self, version: Version) -> bool:
         return self.state_of(version) == APPLIED
 
     def find_failed_versions(self) -> list[str]:
@@ -304,7 +307,9 @@ class _HistoryComparison:
         return [
             each.label
             for each in self.without_file
-            if each.state == APPLIED and (each.version or 0) > manifest.version
+            if each.state == APPLIED
+            and each.version is not None
+            and each.version > manifest.version
         ]
 
 
@@ -367,7 +372,7 @@ def _require_unambiguous(
 
 
 def _require_no_contradiction(
-    manifest: Manifest, found: Sequence[ToolHistory], version: int
+    manifest: Manifest, found: Sequence[ToolHistory], version: Version
 ) -> None:
     """Refuse a version that every comparable history contradicts.
 
@@ -396,7 +401,7 @@ def _require_no_contradiction(
 
 
 def _find_contradictions(
-    manifest: Manifest, comparison: _HistoryComparison, version: int
+    manifest: Manifest, comparison: _HistoryComparison, version: Version
 ) -> Iterator[str]:
     for migration in manifest:
         state = comparison.state_of(migration.version)

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "EMPTY_DIGEST",
     "MAX_BYTES",
     "chain_digest",
     "compute_checksum",
+    "find_version",
+    "format_components",
     "is_migration_name",
     "normalise_text",
+    "parse_components",
     "read_digest",
     "require_migrations",
 ]
@@ -32,7 +36,11 @@ MAX_BYTES = 64 * 2**20
 """The size limit of one file, which is copied several times while it is applied. A member of a zip
 could otherwise expand to any size."""
 
-_SIMPLE_NAME = re.compile(r"([0-9]{1,18})_[A-Za-z0-9_.+-]+\.sql")
+_VERSION = re.compile(r"[0-9]{1,255}(?:\.[0-9]{1,255}){0,99}")
+_FILE_NAME = re.compile(
+    r"(?:([0-9]+(?:\.[0-9]+)*)(?![0-9A-Za-z])|V([0-9]+(?:[._][0-9]+)*)__).*\.sql"
+)
+_SIMPLE_NAME = re.compile(r"[A-Za-z0-9_.+ -]+")
 
 
 def normalise_text(text: str) -> str:
@@ -49,9 +57,41 @@ def compute_checksum(text: str) -> str:
     return sha256(normalise_text(text).encode()).hexdigest()
 
 
-def chain_digest(previous: str, version: int, checksum: str) -> str:
+def chain_digest(previous: str, version: Version | str, checksum: str) -> str:
     """The next digest of the chain: SHA-256 of the previous digest, the version, the checksum."""
     return sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
+
+
+def parse_components(version: str) -> tuple[int, ...]:
+    """The numbers of a version, without zeros at its end; versions are ordered by these.
+
+    Raises:
+        ValueError: It is not a number, or numbers separated by dots.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ValueError("not a version: write a number, or numbers separated by dots")
+    components = [int(number) for number in version.split(".")]
+    while len(components) > 1 and not components[-1]:
+        components.pop()
+    return tuple(components)
+
+
+def format_components(components: Iterable[int]) -> str:
+    """The text of a version, as the chain of digests and the history contain it."""
+    return ".".join(map(str, components))
+
+
+def find_version(filename: str) -> str | None:
+    """The version in a migration file's name; None if there is none.
+
+    It stands at the beginning, before ``_``, ``-`` or a space, or as Flyway writes it
+    (``V1_2__name.sql``).
+    """
+    match = _FILE_NAME.fullmatch(filename)
+    if match is None:
+        return None
+    plain, flyway = match.groups()
+    return plain or str(flyway).replace("_", ".")
 
 
 def is_migration_name(name: str) -> bool:
@@ -111,23 +151,23 @@ class _NeedsFullRead(ValueError):
     """The directory needs `source.read_manifest`."""
 
 
-def _chain_checksums(checksums: Iterable[tuple[int, str]]) -> str:
-    digest, last = EMPTY_DIGEST, 0
+def _chain_checksums(checksums: Iterable[tuple[tuple[int, ...], str]]) -> str:
+    digest, last = EMPTY_DIGEST, tuple[int, ...]()
     for version, checksum in sorted(checksums):
         if version == last:
-            raise _NeedsFullRead("two files of one version, or version 0")
-        digest, last = chain_digest(digest, version, checksum), version
+            raise _NeedsFullRead("two files of one version")
+        digest, last = chain_digest(digest, format_components(version), checksum), version
     return digest
 
 
-def _read_checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, str]]:
+def _read_checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[tuple[int, ...], str]]:
     for entry in entries:
         if not is_migration_name(entry.name):
             continue
-        match = _SIMPLE_NAME.fullmatch(entry.name)
-        if match is None or not entry.is_file(follow_symlinks=False):
+        version = find_version(entry.name) if _SIMPLE_NAME.fullmatch(entry.name) else None
+        if version is None or not entry.is_file(follow_symlinks=False):
             raise _NeedsFullRead(entry.name)
         if entry.stat().st_size > MAX_BYTES:
             raise _NeedsFullRead(entry.name)
         with open(entry.path, "rb") as file:  # noqa: PTH123 - importing pathlib takes 10 ms
-            yield int(match[1]), compute_checksum(file.read().decode())
+            yield parse_components(version), compute_checksum(file.read().decode())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lambda_migrate.migrations.migration import Migration
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["Manifest"]
 
@@ -52,15 +53,15 @@ class Manifest:
         return self.digests[-1] if self.digests else EMPTY_DIGEST
 
     @property
-    def version(self) -> int:
-        """The highest version, or 0 without migrations."""
-        return self.migrations[-1].version if self.migrations else 0
+    def version(self) -> Version:
+        """The highest version, or -1 without migrations."""
+        return self.migrations[-1].version if self.migrations else -1
 
-    def get(self, version: int) -> Migration | None:
+    def get(self, version: Version) -> Migration | None:
         """The migration of that version, if there is one."""
         return self._by_version.get(version)
 
-    def digest_at(self, version: int) -> str:
+    def digest_at(self, version: Version) -> str:
         """The digest of the manifest that ends with ``version``.
 
         Raises:
@@ -68,7 +69,7 @@ class Manifest:
         """
         return self._digest_at[version]
 
-    def up_to(self, version: int) -> Manifest:
+    def up_to(self, version: Version) -> Manifest:
         """The manifest of the migrations whose version is at most ``version``."""
         return Manifest(m for m in self.migrations if m.version <= version)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["Migration", "Script"]
 
@@ -30,7 +34,7 @@ class Migration:
     """One versioned change.
 
     Attributes:
-        version: The digits of the file's name, as a number; at most 18 digits (a ``bigint``).
+        version: From the file's name: a number, or a `DottedVersion` such as ``1.2``.
         name: The file's name without ``.sql``: ``0003_add_status``.
         up: The script that makes the change.
         down: The script that rolls it back, or None.
@@ -38,7 +42,7 @@ class Migration:
         path: Where the file was read, for messages.
     """
 
-    version: int
+    version: Version
     name: str
     up: Script
     down: Script | None

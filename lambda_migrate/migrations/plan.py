@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration, Script
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["Divergence", "HistoryRow", "Plan", "RowState", "make_plan"]
 
@@ -47,7 +48,7 @@ class HistoryRow:
             it began; None if they were not read.
     """
 
-    version: int
+    version: Version
     name: str
     checksum: str
     digest: str
@@ -77,7 +78,7 @@ class Divergence:
     """
 
     kind: str
-    version: int
+    version: Version
     name: str
     advice: str
 
@@ -182,7 +183,7 @@ def _missing_divergence(row: HistoryRow) -> Divergence:
     )
 
 
-def _out_of_order_divergence(migration: Migration, highest: int) -> Divergence:
+def _out_of_order_divergence(migration: Migration, highest: Version) -> Divergence:
     return Divergence(
         "out-of-order",
         migration.version,

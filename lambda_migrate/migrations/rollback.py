@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lambda_migrate.migrations.plan import HistoryRow
+    from lambda_migrate.migrations.version import Version
 
 __all__ = ["choose_rollback", "require_down_scripts"]
 
@@ -21,9 +22,9 @@ _MAX_LISTED = 50
 def choose_rollback(
     history: Sequence[HistoryRow],
     *,
-    to: int | None = None,
+    to: Version | None = None,
     steps: int | None = None,
-    only: int | None = None,
+    only: Version | None = None,
 ) -> tuple[HistoryRow, ...]:
     """The rows to roll back, the newest first.
 
@@ -57,7 +58,7 @@ def choose_rollback(
     return tuple(chosen)
 
 
-def _require_in_history(version: int, history: Sequence[HistoryRow], *, option: str) -> None:
+def _require_in_history(version: Version, history: Sequence[HistoryRow], *, option: str) -> None:
     if all(row.version != version for row in history):
         known = [str(row.version) for row in reversed(history[:_MAX_LISTED])]
         hidden = len(history) - len(known)

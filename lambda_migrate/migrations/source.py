@@ -24,16 +24,20 @@ from lambda_migrate.errors import ManifestError, escape_text
 from lambda_migrate.migrations.digest import (
     MAX_BYTES,
     compute_checksum,
+    find_version,
     is_migration_name,
     normalise_text,
 )
 from lambda_migrate.migrations.manifest import Manifest
 from lambda_migrate.migrations.migration import Migration, Script
+from lambda_migrate.migrations.version import parse_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from importlib.abc import Traversable
     from zipfile import ZipFile, ZipInfo
+
+    from lambda_migrate.migrations.version import Version
 
     _FoundFile = tuple[str, bytes | str]
     """A file's name, and its bytes or a sentence why it cannot be read."""
@@ -41,10 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["parse_migration", "read_manifest"]
 
 _PACKAGE = "package:"
-_MAX_DIGITS = 18  # as many nines fit a PostgreSQL bigint
-_FILE_NAME = re.compile(r"([0-9]+)_(.+)\.sql")
-_UNREADABLE_ASCII = re.compile(r"[^A-Za-z0-9_.+\u0080-\U0010ffff-]")
-_MARKER = re.compile(r"--[ \t]+migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
+_MISSING_SEPARATOR = re.compile(r"([0-9]+(?:\.[0-9]+)*)(.+\.sql)")
+_REFUSED_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]""")  # no Windows file name, or shell syntax
+_MARKER = re.compile(r"--[ \t]*migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
 # Every line that may be meant as a marker, in the spelling of dbmate or of another tool.
 _MARKER_LIKE = re.compile(
     r"""^[^\S\n]*--+[^\S\n]*(?:
@@ -81,7 +84,7 @@ def parse_migration(content: bytes, *, filename: str, path: str) -> Migration:
     if faults or text is None:
         raise ManifestError(faults, heading=f"the migration {path} cannot be used:")
     return Migration(
-        version=int(filename.partition("_")[0]),
+        version=parse_version(find_version(filename) or ""),
         name=filename.removesuffix(".sql"),
         up=scripts["up"],
         down=scripts.get("down"),
@@ -180,32 +183,37 @@ def _folder_error(location: str, why: str) -> ManifestError:
 
 
 def _check_name(filename: str) -> Iterator[str]:
-    match = _FILE_NAME.fullmatch(filename)
-    if match is None:
-        yield "not a migration's name; rename it to <version>_<name>.sql, as in 0001_it.sql"
-        return
-    version, name = match.groups()
-    if len(version) > _MAX_DIGITS:
-        yield f"a version has at most {_MAX_DIGITS} digits, this one has {len(version)}; shorten it"
-    elif int(version) == 0:
-        yield "versions begin at 1; renumber it"
-    if _UNREADABLE_ASCII.search(name) or not name.isprintable():
+    version = find_version(filename)
+    if version is None:
+        match = _MISSING_SEPARATOR.fullmatch(filename)
+        suggestion = f"{match[1]}_{match[2]}" if match and match[2].isprintable() else ""
         yield (
-            "the name contains spaces, punctuation or invisible characters; "
-            "rename it with letters, digits and any of _ . + -"
+            "not a migration's name; rename it to "
+            + (suggestion or "<version>_<name>.sql, as in 0001_it.sql")
+        )
+        return
+    try:
+        parse_version(version)
+    except ValueError:
+        yield "the version is too long: a number has at most 255 digits; shorten it"
+    if _REFUSED_IN_NAME.search(filename) or not filename.isprintable():
+        yield (
+            'the name contains invisible characters or one of " $ * : ; < > ? \\ ` |; '
+            "rename it without them"
         )
 
 
 def _find_collisions(names: Iterable[str], *, display_path: str) -> Iterator[str]:
-    first: dict[int, str] = {}
+    first: dict[Version, str] = {}
     for name in names:
-        match = _FILE_NAME.fullmatch(name)
-        if match is None or len(match[1]) > _MAX_DIGITS:
+        try:
+            version = parse_version(find_version(name) or "")
+        except ValueError:
             continue
-        earlier = first.setdefault(int(match[1]), name)
+        earlier = first.setdefault(version, name)
         if earlier is not name:
             yield (
-                f"{display_path}/{escape_text(name)}: version {int(match[1])} is taken by "
+                f"{display_path}/{escape_text(name)}: version {version} is taken by "
                 f"{escape_text(earlier)}; renumber one of them"
             )
 
@@ -236,7 +244,7 @@ def _line_number(content: bytes, offset: int) -> int:
 
 
 def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
-    """The scripts by direction, without blank ones."""
+    """The scripts by direction."""
     known = len(faults)
     markers = list(_parse_markers(text, path=path, faults=faults))
     if len(faults) == known:  # otherwise a missing marker may only be misspelt
@@ -247,15 +255,14 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
         markers, ends, strict=False
     ):  # without markers there is one end too many
         sql = text[marker.end : end]
-        if _find_first_sql(sql) is not None:
-            scripts[marker.direction] = Script(
-                sql, marker.line + 1, marker.transactional, marker.idempotent
-            )
-        elif marker.direction == "up":
-            faults.append(
-                f"{path}:{marker.line}: the up script is empty; write its SQL below the marker, "
-                "or delete the file"
-            )
+        # A script without SQL does nothing, which needs no rules of its own for recovery.
+        is_blank = _find_first_sql(sql) is None
+        scripts[marker.direction] = Script(
+            sql,
+            marker.line + 1,
+            transactional=is_blank or marker.transactional,
+            idempotent=marker.idempotent and not is_blank,
+        )
     return scripts
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration, Script
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.fence import FencedConnection
 
 __all__ = [
@@ -180,7 +181,7 @@ class _NonTransactionalStatement:
         name: str,
         path: str,
         deadline: Deadline,
-        version: int,
+        version: Version,
         is_rollback: bool = False,
         object_ids: tuple[int, ...] | None = None,
     ) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.postgresql.connection import PostgresError
 from lambda_migrate.postgresql.sql_fragments import (
     SAFE_SEARCH_PATH,
@@ -66,7 +67,7 @@ class Tool:
     order: str = "1"
     requires_exact_columns: bool = False
     required_table: str = ""
-    version_pattern: str = r"0*(\d+)"
+    version_pattern: str = r"(\d+)"
     is_comparable: bool = True
 
     def fits(self, columns: dict[str, str], tables_in_schema: set[str]) -> bool:
@@ -129,7 +130,7 @@ TOOLS = (
         covers_expression="type = 'BASELINE'",
         where="version IS NOT NULL AND type <> 'SCHEMA'",
         order="installed_rank",
-        version_pattern=r"0*(\d+)(?:[._]0+)*$",
+        version_pattern=r"(\d+(?:[._]\d+)*)$",
     ),
     Tool(
         "Prisma",
@@ -174,7 +175,7 @@ TOOLS = (
         "id name run_on",
         key="name",
         order="id",
-        version_pattern=r"/?0*(\d+)",
+        version_pattern=r"/?(\d+)",
     ),
     Tool("Sequelize", "SequelizeMeta", "name", key="name", requires_exact_columns=True),
     Tool(
@@ -306,7 +307,7 @@ def _parse_entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[ToolHisto
     for key, label, state, covers in rows:
         latest.pop(key, None)  # so that it moves to the end, where the latest is
         number = re.match(tool.version_pattern, key) if tool.is_comparable else None
-        version = int(number[1]) if number is not None else None
+        version = parse_version(number[1].replace("_", ".")) if number is not None else None
         latest[key] = ToolHistoryEntry(label, state, version, covers)
     return tuple(latest.values())
 

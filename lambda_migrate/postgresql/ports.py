@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
     from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
 
 __all__ = [
@@ -241,7 +242,7 @@ class FencedSession(DatabaseSession, Protocol):
         An existing row is updated: checksum, name, digest, down script, ``applied``.
         """
 
-    def delete_rows(self, versions: Sequence[int]) -> None:
+    def delete_rows(self, versions: Sequence[Version]) -> None:
         """Delete history rows without running anything; their migrations are pending again."""
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.connection import PostgresError
     from lambda_migrate.postgresql.ports import FenceRow, LeaseGrant
     from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
@@ -483,7 +484,7 @@ class Queries:
                    down, down_line, down_transactional, down_idempotent, up_idempotent, found
             FROM {self._history}"""
 
-    def read_row(self, version: int) -> str:
+    def read_row(self, version: Version) -> str:
         """State, checksum and duration of one version; no row if it was never started."""
         return (
             f"{SAFE_SEARCH_PATH} SELECT state, checksum, duration_ms FROM {self._history}"
@@ -531,7 +532,7 @@ class Queries:
               AND history.owner = {quote_literal(grant.owner)}
             RETURNING true"""
 
-    def mark_applied(self, version: int) -> str:
+    def mark_applied(self, version: Version) -> str:
         """Mark the intent row of a non-transactional migration as applied."""
         return f"""
             UPDATE {self._history} SET state = 'applied', {_CLEARED_INTENT_COLUMNS},
@@ -539,14 +540,16 @@ class Queries:
                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
             WHERE version = {_version_literal(version)} RETURNING duration_ms"""
 
-    def mark_rolling_back(self, version: int, *, object_ids: Sequence[int] | None = None) -> str:
+    def mark_rolling_back(
+        self, version: Version, *, object_ids: Sequence[int] | None = None
+    ) -> str:
         """Turn a row into the intent to run its down script; see `insert_started`."""
         return f"""
             UPDATE {self._history}
             SET state = 'reverting', found = {_object_ids_literal(object_ids)}
             WHERE version = {_version_literal(version)}"""
 
-    def restore_applied(self, version: int) -> str:
+    def restore_applied(self, version: Version) -> str:
         """Mark a row in doubt as applied again: its down script had no effect."""
         return f"""
             UPDATE {self._history} SET state = 'applied', {_CLEARED_INTENT_COLUMNS}
@@ -560,7 +563,7 @@ class Queries:
             error.column,
         ) == (self.schema, "history", "state")
 
-    def delete_rolled_back(self, version: int) -> str:
+    def delete_rolled_back(self, version: Version) -> str:
         """Delete the row of a migration rolled back in the transaction that locked the fence."""
         state = self._state_if_fence_locked("reverting")
         where = f"WHERE version = {_version_literal(version)}"
@@ -582,7 +585,7 @@ class Queries:
             f" = pg_current_xact_id_if_assigned()::xid::text THEN {quote_literal(state)} END"
         )
 
-    def delete_rows(self, versions: Iterable[int]) -> str:
+    def delete_rows(self, versions: Iterable[Version]) -> str:
         """Delete rows, so that their migrations are pending again."""
         listed = ", ".join(_version_literal(version) for version in versions)
         return f"DELETE FROM {self._history} WHERE version IN ({listed})"
@@ -662,7 +665,7 @@ def _row_values(migration: Migration, digest: str, grant: LeaseGrant) -> str:
     return ", ".join(quote_literal(value) for value in values)
 
 
-def _version_literal(version: int) -> str:
+def _version_literal(version: Version) -> str:
     """A version as the tables store it: text, so that versions of other tools fit as well."""
     return quote_literal(str(version))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, RowState, Script
+from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.non_transactional import (
     already_applied_error,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import Migration
     from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.fence import FencedConnection
 
 __all__ = ["PostgreSQLSession", "parse_history_rows"]
@@ -38,7 +40,7 @@ class PostgreSQLSession(DatabaseSession):
     def __init__(self, connection: FencedConnection, deadline: Deadline) -> None:
         self._connection = connection
         self._deadline = deadline
-        self._known_rows: dict[int, HistoryRow] = {}
+        self._known_rows: dict[Version, HistoryRow] = {}
         connection.on_reconnected = self._require_known_rows_unchanged
 
     @property
@@ -109,7 +111,7 @@ class PostgreSQLSession(DatabaseSession):
         self._known_rows.pop(row.version, None)
         resolve_in_doubt(self._connection, row, deadline)
 
-    def _resolve_if_in_doubt(self, version: int, deadline: Deadline) -> bool:
+    def _resolve_if_in_doubt(self, version: Version, deadline: Deadline) -> bool:
         """Resolve the version's row if it is in doubt; returns whether a row exists afterwards."""
         state = self._read_state(version, deadline)
         if state in (None, RowState.APPLIED.value):
@@ -119,7 +121,7 @@ class PostgreSQLSession(DatabaseSession):
                 self.resolve_in_doubt(row, deadline)
         return self._read_state(version, deadline) is not None
 
-    def _read_state(self, version: int, deadline: Deadline) -> str | None:
+    def _read_state(self, version: Version, deadline: Deadline) -> str | None:
         read = self._connection.queries.read_row(version)
         rows = self._run_bookkeeping(lambda: self._connection.read(read, deadline))
         return rows[0][0] if rows else None
@@ -137,7 +139,7 @@ class PostgreSQLSession(DatabaseSession):
                 )
             )
 
-    def delete_rows(self, versions: Sequence[int]) -> None:
+    def delete_rows(self, versions: Sequence[Version]) -> None:
         """See `FencedSession.delete_rows`."""
         for version in versions:
             self._known_rows.pop(version, None)
@@ -238,15 +240,16 @@ def _parse_history_row(row: list[Any]) -> HistoryRow:
     )
 
 
-def _parse_version(version: str) -> int:
+def _parse_version(version: str) -> Version:
     """Parse a version of the library's own format; the table may hold versions of other tools.
 
     Raises:
-        ConfigurationError: The version is not a number.
+        ConfigurationError: The version is neither a number nor numbers separated by dots.
     """
-    if not (version.isascii() and version.isdigit()):
+    try:
+        return parse_version(version)
+    except ValueError:
         raise ConfigurationError(
             f"the history contains version {version!r}, which is not a number: another source of "
             "migrations wrote it, which this version of the library does not support"
-        )
-    return int(version)
+        ) from None

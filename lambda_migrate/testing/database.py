@@ -6,7 +6,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from lambda_migrate.clock import SYSTEM_CLOCK
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
     from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
     from lambda_migrate.postgresql.ports import LeaseGrant
 
@@ -62,7 +63,7 @@ class InMemoryDatabase:
         """Names of the migrations whose up script was committed, in that order."""
         self.rolled_back: list[str] = []
         """Names of the migrations whose down script was committed, in that order."""
-        self.on_script: Callable[[int], None] | None = None
+        self.on_script: Callable[[Any], None] | None = None
         """Called with the version during each script, before it is committed."""
         self.is_down = False
         """While True, every connection raises `DatabaseUnavailable`."""
@@ -76,16 +77,16 @@ class InMemoryDatabase:
         """The database's identity; two databases with the same one are copies."""
         self.other_histories: list[ToolHistory] = []
         """The contents of other migration tools' history tables."""
-        self.dry_run_effects: dict[int, MigrationEffects] = {}
+        self.dry_run_effects: dict[Version, MigrationEffects] = {}
         """What a dry run reports for a version; its duration is taken from the clock."""
         self.moved_sequences: tuple[AdvancedSequence, ...] = ()
         """The advanced sequences that a dry run reports."""
         self._fingerprint = fingerprint
         self._clock = clock
         self._owner = ""
-        self._rows: dict[int, HistoryRow] = {}
-        self._took_effect: dict[int, bool | None] = {}
-        self._failures: dict[int, MigrationFailed] = {}
+        self._rows: dict[Version, HistoryRow] = {}
+        self._took_effect: dict[Version, bool | None] = {}
+        self._failures: dict[Version, MigrationFailed] = {}
         self._open: set[_ActiveSession] = set()
         self._guard = threading.RLock()
 
@@ -96,7 +97,7 @@ class InMemoryDatabase:
 
     # --- what a test arranges
 
-    def fail_on(self, version: int, failure: MigrationFailed | None) -> None:
+    def fail_on(self, version: Version, failure: MigrationFailed | None) -> None:
         """Make every script of ``version`` fail from now on; None ends that."""
         if failure is None:
             self._failures.pop(version, None)
@@ -197,7 +198,7 @@ class InMemoryDatabase:
         if not grant.replaces_environment:
             require_environment(self.environment, grant.environment)
 
-    def _run(self, version: int, *, name: str, deadline: Deadline) -> None:
+    def _run(self, version: Version, *, name: str, deadline: Deadline) -> None:
         hook, failure = self.on_script, self._failures.get(version)
         if hook is not None:
             hook(version)
@@ -342,7 +343,7 @@ class InMemorySession(DatabaseSession):
             database._took_effect.pop(row.version, None)
             self._resolve_row(database, row, took_effect=took_effect)
 
-    def _resolve_in_doubt_first(self, version: int, deadline: Deadline) -> bool:
+    def _resolve_in_doubt_first(self, version: Version, deadline: Deadline) -> bool:
         """Resolve the version's row if it is in doubt; whether there is a row then."""
         with self._require_fence() as database:
             row = database._rows.get(version)
@@ -361,7 +362,7 @@ class InMemorySession(DatabaseSession):
                     database, migration, digest, baseline=baseline
                 )
 
-    def delete_rows(self, versions: Sequence[int]) -> None:
+    def delete_rows(self, versions: Sequence[Version]) -> None:
         """See `FencedSession.delete_rows`."""
         with self._require_fence(self._deadline) as database:
             for version in versions:
@@ -394,7 +395,7 @@ class InMemorySession(DatabaseSession):
             yield self._database
 
     def _run(
-        self, script: Script, version: int, *, name: str, path: str, deadline: Deadline
+        self, script: Script, version: Version, *, name: str, path: str, deadline: Deadline
     ) -> int:
         """Everything of a script but its effects, outside the lock; returns milliseconds."""
         _require_runnable(script, name=name, path=path)

@@ -79,7 +79,7 @@ class Release:
         if self.example is not None:
             return self.example.effects(server, version)
         counted = self._count_history(server)
-        return {m.name: counted.get(m.version, 0) for m in self._manifest(version)}
+        return {m.name: counted.get(int(m.version), 0) for m in self._manifest(version)}
 
     def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
         """See `Package.rollback_effects`."""

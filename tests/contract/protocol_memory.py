@@ -13,6 +13,7 @@ from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
 from lambda_migrate.migrations.baseline import ToolHistory
+from lambda_migrate.migrations.version import Version
 from lambda_migrate.postgresql.ports import (
     Database,
     DatabaseInspection,
@@ -216,7 +217,7 @@ class SteppedSession(DatabaseSession):
     ) -> None:
         raise NotImplementedError
 
-    def delete_rows(self, versions: Sequence[int]) -> None:
+    def delete_rows(self, versions: Sequence[Version]) -> None:
         raise NotImplementedError
 
     def abort(self) -> None:

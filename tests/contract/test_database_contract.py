@@ -18,6 +18,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script, make_plan
+from lambda_migrate.migrations.version import Version, parse_version
 from lambda_migrate.postgresql.ports import DryRunSession, FencedSession, StaleFencingToken
 from tests.contract.databases import (
     FIRST,
@@ -43,7 +44,7 @@ def apply(session: FencedSession, *migrations: Migration) -> None:
         session.apply(one, DIGEST[one.version], soon())
 
 
-def versions(bench: DatabaseBench) -> list[int]:
+def versions(bench: DatabaseBench) -> list[Version]:
     return [row.version for row in bench.database.read_history(soon())]
 
 
@@ -84,6 +85,16 @@ def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
     assert row.started_at <= row.applied_at
     assert row.applied_at[10] == "T"
     assert row.applied_at.endswith("Z")
+
+
+def test_versions_of_any_length_and_form_are_stored_and_ordered(bench: DatabaseBench) -> None:
+    ordered = [parse_version(v) for v in ("0", "1.2", "1.10", "9", "20240101000000000001")]
+    with take_over(bench) as session:
+        for version in reversed(ordered):
+            session.apply(replace(FIRST, version=version), "digest", soon())
+        assert [row.version for row in session.read_history()] == ordered
+        session.roll_back(session.read_history()[1], soon())
+    assert versions(bench) == [each for each in ordered if each != parse_version("1.2")]
 
 
 def test_the_history_is_the_same_with_and_without_the_fence(bench: DatabaseBench) -> None:

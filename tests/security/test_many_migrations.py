@@ -110,7 +110,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
         manifest, [HistoryRow(m.version, m.name, "other", "other") for m in manifest]
     ),
     "a plan out of order": lambda _, manifest: make_plan(manifest, history(manifest)[-1:]),
-    "a part": lambda _, manifest: manifest.up_to(manifest.version // 2),
+    "a part": lambda _, manifest: manifest.up_to(len(manifest) // 2),
     "what is proved": lambda _, manifest: compute_satisfied_digests(history(manifest)),
     "a rollback": lambda _, manifest: choose_rollback(history(manifest), to=0),
     "a status": lambda _, manifest: build_status_document(

@@ -43,17 +43,10 @@ HOSTILE_NAMES = [
     "\uff10\uff10\uff10\uff11_wide_digits.sql",
     "-1_negative.sql",
     "+1_signed.sql",
-    "0000_zero.sql",
     "1e3_exponent.sql",
-    f"{'9' * 30}_beyond.sql",
-    f"{10**18}_nineteen_digits.sql",
-    "0001_a b.sql",
     "0001_a;b.sql",
     "0001_$(id).sql",
     "0001_`id`.sql",
-    "0001_a'b.sql",
-    "0001_.sql",
-    "0001.sql",
     "0001_A.SQL",
     "0001_a.sql ",
     "0001_a.sql\n",
@@ -76,7 +69,10 @@ def test_a_name_that_is_not_utf8_is_rejected(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "pair",
-    [("1_a", "0001_b"), ("0001_a", "0001_A"), ("7_a", "000000000000000007_a")],
+    [
+        *(("1_a", "0001_b"), ("0001_a", "0001_A"), ("7_a", "000000000000000007_a")),
+        *(("1.0_a", "1_b"), ("V1_2__a", "01.02_b"), ("3", "3-a")),
+    ],
     ids="-".join,
 )
 def test_one_version_in_two_spellings_is_rejected(folder: Path, pair: tuple[str, str]) -> None:

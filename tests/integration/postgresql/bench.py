@@ -12,6 +12,7 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.migrations import HistoryRow, Migration, Script
 from lambda_migrate.migrations.digest import compute_checksum
+from lambda_migrate.migrations.version import Version
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import Connection, connect
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
@@ -143,10 +144,10 @@ class Bench(ServerURL):
     def history(self) -> list[HistoryRow]:
         return self.database().read_history(soon())
 
-    def versions(self) -> list[int]:
+    def versions(self) -> list[Version]:
         return [row.version for row in self.history()]
 
-    def states(self) -> dict[int, str]:
+    def states(self) -> dict[Version, str]:
         return {row.version: row.state.value for row in self.history()}
 
     def has(self, relation: str) -> bool:

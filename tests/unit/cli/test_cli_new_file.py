@@ -32,17 +32,14 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
         (["20260304050607_a.sql"], "20260304050608"),
         (["0001_a.sql", "20250101000000_b.sql"], "20260304050607"),
         (["1700000000_a.sql"], "20260304050607"),
+        (["1.1_a.sql", "V1_12__b.sql", "0-c.sql"], "2"),
+        (["20240101000000000001_a.sql"], "20240101000000000002"),
     ],
 )
 def test_the_next_version_continues_the_numbering_of_the_directory(
     names: list[str], version: str
 ) -> None:
     assert choose_next_version(names, now=NOW) == version
-
-
-def test_a_highest_version_that_cannot_be_incremented_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match="there is no version above"):
-        choose_next_version(["999999999999999999_a.sql"], now=NOW)
 
 
 @pytest.mark.parametrize("transactional", [True, False])

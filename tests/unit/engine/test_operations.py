@@ -24,6 +24,7 @@ from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.version import Version
 from lambda_migrate.runner import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
@@ -339,7 +340,7 @@ def test_a_row_without_a_down_script_is_refused_before_anything_is_done(fakes: F
 
 def test_down_asks_with_the_rows_and_does_nothing_unless_confirmed(fakes: Fakes) -> None:
     fakes.migrated(V3)
-    asked: list[list[int]] = []
+    asked: list[list[Version]] = []
 
     def confirm(rows: Sequence[HistoryRow]) -> bool:
         asked.append([row.version for row in rows])

@@ -17,6 +17,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.local.runtime.loopback import find_free_port
+from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.testing import FakeClock
 from load.emulators.appconfig import LocalAppConfig
 
@@ -100,11 +101,13 @@ def test_what_is_deployed_is_what_is_read(
     assert source().read(deadline) == Flags()
     served.document = {
         MODE: plain("require"),
-        HOLD_BACK_AT: plain(7),
+        HOLD_BACK_AT: plain("1.7"),
         PAUSED: plain(True),
         "checkout_v2": plain(True),
     }
-    assert source().read(deadline) == Flags(mode="require", hold_back_at=7, paused=True)
+    assert source().read(deadline) == Flags(
+        mode="require", hold_back_at=parse_version("1.7"), paused=True
+    )
 
 
 @pytest.mark.slow
@@ -315,7 +318,7 @@ def test_other_flags_in_the_same_document_may_be_anything() -> None:
         ({PAUSED: True}, "format of Powertools' feature flags"),
         ({MODE: plain("Off")}, f"{MODE} is 'Off'; write one of migrate, require, off"),
         ({MODE: plain(["off"])}, "write one of"),
-        ({HOLD_BACK_AT: plain("7")}, f"{HOLD_BACK_AT} is '7'; write a version number"),
+        ({HOLD_BACK_AT: plain("v7")}, f"{HOLD_BACK_AT} is 'v7'; write a version number"),
         ({HOLD_BACK_AT: plain(-1)}, "write a version number"),
         ({HOLD_BACK_AT: plain(7.0)}, "write a version number"),
         ({HOLD_BACK_AT: plain(True)}, "write a version number"),

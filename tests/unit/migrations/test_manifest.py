@@ -36,9 +36,9 @@ def test_the_digest_is_pinned_because_it_is_stored() -> None:
     assert chain_digest("a", 1, "b") == hashlib.sha256(b"a:1:b").hexdigest()
 
 
-def test_an_empty_manifest_has_a_digest_and_version_0() -> None:
+def test_an_empty_manifest_has_a_digest_and_no_version() -> None:
     empty = Manifest()
-    assert (empty.digest, empty.version, len(empty), list(empty)) == (EMPTY_DIGEST, 0, 0, [])
+    assert (empty.digest, empty.version, len(empty), list(empty)) == (EMPTY_DIGEST, -1, 0, [])
 
 
 def test_versions_are_ordered_as_numbers() -> None:

@@ -17,6 +17,7 @@ from lambda_migrate.migrations import (
     Script,
     make_plan,
 )
+from lambda_migrate.migrations.version import Version
 
 
 def manifest(*versions: int, path: str = "") -> Manifest:
@@ -25,21 +26,23 @@ def manifest(*versions: int, path: str = "") -> Manifest:
     )
 
 
-def checksum(version: int) -> str:
+def checksum(version: Version) -> str:
     return hashlib.sha256(str(version).encode()).hexdigest()
 
 
-def row(version: int, state: RowState = RowState.APPLIED, *, edited: bool = False) -> HistoryRow:
+def row(
+    version: Version, state: RowState = RowState.APPLIED, *, edited: bool = False
+) -> HistoryRow:
     return HistoryRow(version, f"{version:04}_it", "" if edited else checksum(version), "", state)
 
 
-def history(*versions: int) -> list[HistoryRow]:
+def history(*versions: Version) -> list[HistoryRow]:
     return [row(version) for version in versions]
 
 
-def shape(plan: Plan) -> dict[str, list[int] | list[tuple[str, int]]]:
+def shape(plan: Plan) -> dict[str, list[Version] | list[tuple[str, Version]]]:
     """What a plan holds, by version; empty parts left out."""
-    parts: dict[str, list[int] | list[tuple[str, int]]] = {
+    parts: dict[str, list[Version] | list[tuple[str, Version]]] = {
         "pending": [each.version for each in plan.pending],
         "applied": [each.version for each in plan.applied],
         "ahead": [each.version for each in plan.ahead],
