@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "Deadline", "Random", "SystemClock", "system_random"]
 
@@ -61,8 +60,7 @@ def system_random() -> Random:
     return _SystemRandom()
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """The moment by which everything must end, on a clock's monotonic scale.
 
     Attributes:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.deferred import DeferredManifest
-    from lambda_migrate.settings import SettingsArguments
+    from lambda_migrate.settings_arguments import SettingsArguments
 
 __all__ = ["MigrationRunner", "Outcome"]
 

@@ -6,15 +6,13 @@ which the documentation and the command line's help show. Every cold start loads
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from os import PathLike
 
 Mode = Literal["migrate", "require", "off"]
 OnLeaseStoreUnavailable = Literal["fail", "check"]
@@ -28,7 +26,6 @@ __all__ = [
     "OnLeaseStoreUnavailable",
     "SettingDescription",
     "Settings",
-    "SettingsArguments",
     "describe_settings",
 ]
 
@@ -53,57 +50,41 @@ _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 
 
-class SettingsArguments(TypedDict, total=False):
-    """The keyword arguments that set what `Settings` holds; None counts as absent."""
-
-    table: str | None
-    target: str | None
-    environment: str | None
-    directory: str | PathLike[str] | None
-    allow_empty: bool | None
-    mode: Mode | None
-    lease_seconds: float | None
-    wait_seconds: float | None
-    safety_margin_seconds: float | None
-    schema: str | None
-    database_url: str | None
-    database_secret: str | None
-    database_iam: bool | None
-    sslmode: str | None
-    sslrootcert: str | None
-    allow_out_of_order: bool | None
-    ignore_other_history: bool | None
-    failure_pause_seconds: float | None
-    lock_timeout_seconds: float | None
-    on_lease_store_unavailable: OnLeaseStoreUnavailable | None
-    flags: str | None
-    on_flags_unavailable: OnFlagsUnavailable | None
-    init: Init | None
-
-
 class _InvalidValue(ValueError):
     """A value that cannot be used; the message is what to write instead."""
 
 
-class _SettingType(NamedTuple):
+class _SettingType:
     """A type of setting: what it is called, and how a value of it is read."""
 
-    label: str
-    read: Callable[[object], Any]
+    __slots__ = ("label", "read")
+
+    def __init__(self, label: str, read: Callable[[object], Any]) -> None:
+        self.label = label
+        self.read = read
 
 
-def _setting(
-    default: Any,
-    setting_type: _SettingType,
-    description: str,
-    *,
-    repr: bool = True,  # noqa: A002 - as of `field`
-) -> Any:
-    return field(
-        default=default,
-        repr=repr,
-        metadata={"setting_type": setting_type, "description": description},
-    )
+class _Setting:
+    """The declaration of a setting: an attribute of `Settings` that cannot be assigned."""
+
+    def __init__(self, default: Any, setting_type: _SettingType, description: str) -> None:
+        self.default = default
+        self.setting_type = setting_type
+        self.description = description
+
+    def __set_name__(self, _owner: type[Settings], name: str) -> None:
+        self.name = name
+
+    def __get__(self, settings: Settings | None, _owner: type[Settings]) -> Any:
+        return self if settings is None else settings._values.get(self.name, self.default)
+
+    def __set__(self, _settings: Settings, _value: object) -> None:
+        raise AttributeError(f"the setting {self.name} cannot be assigned: settings are read once")
+
+
+def _setting(default: Any, setting_type: _SettingType, description: str) -> Any:
+    """Declare a setting; typed as its value, which it is for all who read it."""
+    return _Setting(default, setting_type, description)
 
 
 def _read_text(value: object) -> str:
@@ -209,7 +190,6 @@ _PROFILE = _SettingType("text", _read_profile)
 _BOOLEAN = _SettingType("true or false", _read_boolean)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings, validated; `load` reads them.
 
@@ -276,7 +256,6 @@ class Settings:
         _URL,
         "`postgresql://user:password@host:5432/name`, with libpq's parameters. A Unix socket: "
         "`postgresql://user@/name?host=/directory`. If no database is set, `DATABASE_URL` is used.",
-        repr=False,
     )
     database_secret: str = _setting(
         "",
@@ -340,6 +319,27 @@ class Settings:
         "concurrency, SnapStart), instead of in the first invocation.",
     )
 
+    __slots__ = ("_values",)
+
+    def __init__(self, **values: Any) -> None:
+        for name in values.keys() - _DECLARATIONS.keys():
+            raise TypeError(f"there is no setting {name}")
+        self._values = values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and all(
+            getattr(self, name) == getattr(other, name) for name in _DECLARATIONS
+        )
+
+    def __repr__(self) -> str:
+        values = self._values.items()
+        shown = (f"{name}={value!r}" for name, value in values if name != "database_url")
+        return f"Settings({', '.join(shown)})"
+
+    def replace(self, **values: Any) -> Settings:
+        """A copy with these values, which are not validated."""
+        return Settings(**(self._values | values))
+
     @classmethod
     def load(cls, environ: Mapping[str, str], **arguments: object) -> Settings:
         """Read and validate the settings.
@@ -354,10 +354,10 @@ class Settings:
         faults = _find_unknown_names(environ, arguments)
         given = {name: value for name, value in arguments.items() if value is not None}
         values: dict[str, Any] = {}
-        for name, read in _READERS.items():
+        for name, setting in _DECLARATIONS.items():
             source, value = _find_value(name, environ, given)
             if source:
-                _read_into(values, name, source, value, read, faults)
+                _read_into(values, name, source, value, setting.setting_type.read, faults)
         settings = cls(**values)
         faults += settings._find_contradictions()
         if faults:
@@ -513,12 +513,14 @@ def _find_unknown_names(environ: Mapping[str, str], arguments: Mapping[str, obje
         for name in environ
         if name.startswith(PREFIX)
         and not name.startswith(_PREFIXES_OF_OTHER_VARIABLES)
-        and name.removeprefix(PREFIX).lower() not in _READERS
+        and name.removeprefix(PREFIX).lower() not in _DECLARATIONS
     ]
-    known = [PREFIX + name.upper() for name in _READERS]
+    known = [PREFIX + name.upper() for name in _DECLARATIONS]
     faults = [_describe_unknown_name("variable", name, known) for name in sorted(variables)]
-    others = [name for name in arguments if name not in _READERS]
-    return faults + [_describe_unknown_name("argument", name, list(_READERS)) for name in others]
+    others = [name for name in arguments if name not in _DECLARATIONS]
+    return faults + [
+        _describe_unknown_name("argument", name, list(_DECLARATIONS)) for name in others
+    ]
 
 
 def _describe_unknown_name(kind: str, name: str, known: list[str]) -> str:
@@ -529,7 +531,7 @@ def _describe_unknown_name(kind: str, name: str, known: list[str]) -> str:
     return f"lambda-migrate has no {kind} {name}: {advice}"
 
 
-class SettingDescription(NamedTuple):
+class SettingDescription:
     """One setting, for documentation and help texts.
 
     Attributes:
@@ -539,10 +541,11 @@ class SettingDescription(NamedTuple):
         description: What it does; names and values are in backticks.
     """
 
-    name: str
-    type: str
-    default: str
-    description: str
+    def __init__(self, declaration: _Setting) -> None:
+        self.name = declaration.name
+        self.type = declaration.setting_type.label
+        self.default = _format_default(declaration.default)
+        self.description = declaration.description
 
     @property
     def variable(self) -> str:
@@ -552,15 +555,7 @@ class SettingDescription(NamedTuple):
 
 def describe_settings() -> dict[str, SettingDescription]:
     """Every setting by name, in the order of `Settings`."""
-    return {
-        each.name: SettingDescription(
-            name=each.name,
-            type=each.metadata["setting_type"].label,
-            default=_format_default(each.default),
-            description=each.metadata["description"],
-        )
-        for each in fields(Settings)
-    }
+    return {name: SettingDescription(setting) for name, setting in _DECLARATIONS.items()}
 
 
 def _format_default(default: object) -> str:
@@ -571,6 +566,6 @@ def _format_default(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-_READERS: dict[str, Callable[[object], Any]] = {
-    each.name: each.metadata["setting_type"].read for each in fields(Settings)
+_DECLARATIONS: dict[str, _Setting] = {
+    name: value for name, value in vars(Settings).items() if isinstance(value, _Setting)
 }

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ class Sandbox:
         store = DynamoDBLeaseTable(
             TABLE, self.name, client=self.dynamodb.client, lease_seconds=loaded.lease_seconds
         )
-        target = replace(make_target(loaded, observer=null_observer), store=store)
+        target = make_target(loaded, observer=null_observer).replace(store=store)
         return Operations(make_manifest(loaded, environ), target)
 
     def query(self, sql: str) -> list[list[Any]]:

@@ -7,7 +7,7 @@ lease and raises the same fencing token as a starting function does.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import (
@@ -234,9 +234,10 @@ class Operations:
             NotReady: A feature flag blocks the next migration; those before it stay applied.
         """
         manifest = self._manifest_up_to(to)
-        target = replace(self.target, flags=None) if despite_flags else self.target
+        target = self.target.replace(flags=None) if despite_flags else self.target
         if ignore_other_history:
-            target = replace(target, policy=replace(target.policy, ignore_other_history=True))
+            policy = target.policy._replace(ignore_other_history=True)
+            target = target.replace(policy=policy)
         check_flags(
             target,
             deadline,

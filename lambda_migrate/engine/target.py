@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.check_events import guard_observer, null_observer
 from lambda_migrate.clock import SYSTEM_CLOCK, system_random
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lambda_migrate.check_events import Observer
     from lambda_migrate.clock import Clock, Random
     from lambda_migrate.engine.flags import FlagSource
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Policy", "Target", "is_owner_of", "new_owner"]
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """How a runner behaves; each attribute is described at the setting of its name.
 
     Attributes:
@@ -49,7 +49,6 @@ class Policy:
     require_flags: bool = True
 
 
-@dataclass(frozen=True, slots=True)
 class Target:
     """One database with its item in the lease table, and everything a runner needs for it.
 
@@ -68,20 +67,48 @@ class Target:
             its backend.
     """
 
-    name: str
-    store: LeaseStore
-    database: Database
-    environment: str = ""
-    policy: Policy = Policy()
-    clock: Clock = SYSTEM_CLOCK
-    random: Random = field(default_factory=system_random)
-    observer: Observer = null_observer
-    flags: FlagSource | None = None
-    has_lease_table: bool = True
+    __slots__ = (
+        "clock",
+        "database",
+        "environment",
+        "flags",
+        "has_lease_table",
+        "name",
+        "observer",
+        "policy",
+        "random",
+        "store",
+    )
 
-    def __post_init__(self) -> None:
-        """Guard the observer here, so that no caller has to."""
-        object.__setattr__(self, "observer", guard_observer(self.observer))
+    def __init__(
+        self,
+        name: str,
+        store: LeaseStore,
+        database: Database,
+        *,
+        environment: str = "",
+        policy: Policy | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        random: Random | None = None,
+        observer: Observer = null_observer,
+        flags: FlagSource | None = None,
+        has_lease_table: bool = True,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self.database = database
+        self.environment = environment
+        self.policy = Policy() if policy is None else policy
+        self.clock = clock
+        self.random = random or system_random()
+        self.observer = guard_observer(observer)  # here, so that no caller has to
+        self.flags = flags
+        self.has_lease_table = has_lease_table
+
+    def replace(self, **changes: Any) -> Target:
+        """A copy in which some attributes have other values."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return Target(**(values | changes))
 
 
 def new_owner(request_id: str = "") -> str:

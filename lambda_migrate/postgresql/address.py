@@ -5,7 +5,7 @@ The module is light enough for the cold start's fast path: no driver, no TLS, no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
 
@@ -24,8 +24,7 @@ _HEX = frozenset("0123456789abcdefABCDEF")
 _ENCODE = "write special characters of user and password percent-encoded (@ as %40, / as %2F)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatabaseAddress:
+class DatabaseAddress(NamedTuple):
     """Where a database is and how to log in. Its ``repr`` never contains the password.
 
     Attributes:
@@ -48,12 +47,17 @@ class DatabaseAddress:
     socket_dir: str = ""
     port: int = DEFAULT_PORT
     user: str = ""
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     sslmode: str = ""
     sslrootcert: str = ""
     connect_timeout: float | None = None
     channel_binding: str = "prefer"
     application_name: str = ""
+
+    def __repr__(self) -> str:
+        shown = self._asdict()
+        del shown["password"]
+        return f"DatabaseAddress({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
     @property
     def fingerprint(self) -> str:
@@ -88,8 +92,7 @@ class DatabaseAddress:
 
     def with_tls(self, *, sslmode: str = "", sslrootcert: str = "") -> DatabaseAddress:
         """The same address with this ``sslmode`` and ``sslrootcert``, if given."""
-        return replace(
-            self,
+        return self._replace(
             sslmode=sslmode or self.sslmode,
             sslrootcert=sslrootcert or self.sslrootcert,
         )

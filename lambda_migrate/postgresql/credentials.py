@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lambda_migrate.aws_errors import (
@@ -209,7 +208,7 @@ class SecretCredentials:
             self._required_text(content, "password"),
         )
         place = self._address or self._address_in_secret(content)
-        return replace(place, user=user, password=password)
+        return place._replace(user=user, password=password)
 
     def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
         """See `Credentials.attempts`; see `_ROTATION_PAUSES` for when."""
@@ -413,7 +412,7 @@ class IamCredentials:
                 f"{self._no_token_text}: no AWS credentials within {seconds:.1f} s; their provider "
                 "(STS, a container's or a process of the profile) did not respond"
             ) from None
-        return replace(self._address, password=password)
+        return self._address._replace(password=password)
 
     def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
         """See `Credentials.attempts`: a second token, in case the first one had expired."""

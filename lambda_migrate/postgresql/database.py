@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -31,11 +30,10 @@ _READ_SECONDS = 30.0
 """The longest time for reading the history, even if the caller has more."""
 
 
-@dataclass(frozen=True, slots=True)
 class PostgreSQLDatabase:
     """`Database` that opens its connections through ``connect``.
 
-    Attributes:
+    Args:
         fingerprint: See `Database`; the schema is appended unless it is the default one.
         connect: Opens a connection, given the application name and the seconds it may take.
         schema: The schema of the library's tables.
@@ -43,15 +41,21 @@ class PostgreSQLDatabase:
         random: Random numbers, for jitter.
     """
 
-    fingerprint: str
-    connect: Callable[[str, float], Connection]
-    schema: str = "lambda_migrate"  # sql_fragments.DEFAULT_SCHEMA, imported late
-    lock_timeout_seconds: float = 3.0
-    random: Random | None = None
-
-    def __post_init__(self) -> None:
-        if self.schema != "lambda_migrate":
-            object.__setattr__(self, "fingerprint", f"{self.fingerprint}#{self.schema}")
+    def __init__(
+        self,
+        fingerprint: str,
+        connect: Callable[[str, float], Connection],
+        *,
+        schema: str = "lambda_migrate",  # sql_fragments.DEFAULT_SCHEMA, imported late
+        lock_timeout_seconds: float = 3.0,
+        random: Random | None = None,
+    ) -> None:
+        is_default_schema = schema == "lambda_migrate"
+        self.fingerprint = fingerprint if is_default_schema else f"{fingerprint}#{schema}"
+        self.connect = connect
+        self.schema = schema
+        self.lock_timeout_seconds = lock_timeout_seconds
+        self.random = random
 
     def inspect(self, deadline: Deadline) -> DatabaseInspection:
         """See `Database.inspect`."""

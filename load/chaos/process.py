@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import Deadline
@@ -154,7 +153,7 @@ def _make_target(job: dict[str, Any], observe: Callable[[Event], None]) -> tuple
 
     settings = Settings.load(os.environ)
     # Shorter than users may set it: otherwise every takeover would take the round's whole time.
-    settings = replace(settings, lease_seconds=job["lease_seconds"])
+    settings = settings.replace(lease_seconds=job["lease_seconds"])
     clock = ShiftedClock(job["clock"], jump_after=job["jump_after"], jump=job["jump"])
     target = make_target(settings, observer=_Observer(observe), clock=clock)
     return make_manifest(settings, os.environ), target

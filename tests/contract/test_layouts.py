@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +28,7 @@ def operator(target: Target) -> Operations:
 
 
 def cold_start(target: Target, mode: str = "migrate") -> object:
-    target = replace(target, policy=Policy(mode=mode, wait_seconds=0.2))
+    target = target.replace(policy=Policy(mode=mode, wait_seconds=0.2))
     return MigrationRunner(FILES, target).ensure(soon())
 
 

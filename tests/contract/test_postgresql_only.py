@@ -10,6 +10,7 @@ from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import NotReady
 from lambda_migrate.migrations import Manifest, Script
+from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.testing import InMemoryLeaseTable
@@ -23,8 +24,9 @@ def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLBench) ->
 
 
 def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLBench) -> None:
-    other = replace(fresh_database.database, schema='my "other" schema')
-    with fresh_database.database.take_over(grant(5), soon()) as session:
+    database = fresh_database.database
+    other = PostgreSQLDatabase(database.fingerprint, database.connect, schema='my "other" schema')
+    with database.take_over(grant(5), soon()) as session:
         session.apply(FIRST, "digest", soon())
     with other.take_over(grant(6), soon()) as session:
         assert session.read_history() == []
@@ -87,7 +89,7 @@ def test_two_addresses_of_one_database_do_not_invalidate_each_other(
     fresh_database: PostgreSQLBench,
 ) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
-    tunnel = replace(database, fingerprint="localhost:15432/orders")
+    tunnel = PostgreSQLDatabase("localhost:15432/orders", database.connect)
     cold_start(database, store, ONE)
     Operations(ONE, Target("orders", store, tunnel)).up(soon())
     assert cold_start(database, store, ONE, "require") is Outcome.UP_TO_DATE
@@ -101,7 +103,7 @@ def test_two_schemas_of_one_database_with_one_target_are_independent(
     fresh_database: PostgreSQLBench,
 ) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
-    other = replace(database, schema="other")
+    other = PostgreSQLDatabase(database.fingerprint, database.connect, schema="other")
     theirs = Manifest(
         [replace(FIRST, checksum="theirs", up=Script("SELECT 1"), down=Script("SELECT 1"))]
     )
@@ -127,7 +129,7 @@ def test_a_restore_in_place_is_detected(fresh_database: PostgreSQLBench) -> None
         " DELETE FROM effects WHERE name = '0002_b';"
         f" UPDATE lambda_migrate.fence SET token = {fence[0][0]}, owner = '{fence[0][1]}'"
     )
-    tunnel = replace(database, fingerprint="localhost:15432/orders")
+    tunnel = PostgreSQLDatabase("localhost:15432/orders", database.connect)
     with pytest.raises(NotReady):
         cold_start(tunnel, store, ONE, "require")
     Operations(ONE, Target("orders", store, database)).verify(soon(), resync=True)

@@ -303,7 +303,7 @@ def login(bench: Bench, *, more: str = "") -> Iterator[Callable[[str], Connectio
     """A role without rights that may log in."""
     role = f"other_{uuid4().hex[:8]}"
     bench.execute(f"CREATE ROLE {role} LOGIN {more}")
-    other = Bench(replace(bench.address, user=role))
+    other = Bench(bench.address._replace(user=role))
     try:
         yield other.connect
     finally:
@@ -318,7 +318,7 @@ def plain(bench: Bench) -> Iterator[Bench]:
         f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {_database(bench)} TO {role};"
         f"GRANT CREATE ON SCHEMA public TO {role}"
     )
-    yield Bench(replace(bench.address, user=role))
+    yield Bench(bench.address._replace(user=role))
     bench.execute(
         f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import traceback
 
@@ -13,11 +12,11 @@ from hypothesis import strategies as st
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.settings import Settings
+from lambda_migrate.settings import Settings, describe_settings
 
 from .hostile import OBEYED, SQL, obeyed
 
-NAMES = [each.name for each in dataclasses.fields(Settings)]
+NAMES = list(describe_settings())
 TEXTS = ("table", "target", "environment", "schema", "database_secret")
 NUL = {"nul": "a\0b", "half a pair": "a\ud800b"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import parse_url
-from lambda_migrate.settings import Settings, SettingsArguments
+from lambda_migrate.settings import Settings, describe_settings
+from lambda_migrate.settings_arguments import SettingsArguments
 
 URL = "postgresql://app:hunter2@db.example/orders"
 
@@ -55,7 +55,7 @@ def faults_of(environ: dict[str, str], **arguments: Any) -> tuple[str, ...]:
 
 
 def test_every_setting_has_a_sample_here() -> None:
-    assert set(SAMPLES) == {each.name for each in fields(Settings)}
+    assert set(SAMPLES) == set(describe_settings())
 
 
 def test_without_values_the_defaults_apply() -> None:
@@ -325,4 +325,4 @@ def test_settings_load_nothing_heavy() -> None:
 
 
 def test_every_setting_is_an_argument_in_order() -> None:
-    assert list(SettingsArguments.__annotations__) == [each.name for each in fields(Settings)]
+    assert list(SettingsArguments.__annotations__) == list(describe_settings())

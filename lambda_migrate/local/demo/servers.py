@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,7 +164,7 @@ def make_operations(
         client=lambda: dynamodb.client(access_key="operator"),
         lease_seconds=settings.lease_seconds,
     )
-    target = replace(make_target(settings, observer=observer), store=store)
+    target = make_target(settings, observer=observer).replace(store=store)
     return Operations(make_manifest(settings, environ), target)
 
 

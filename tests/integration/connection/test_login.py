@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -136,7 +135,7 @@ def test_a_wrong_password_that_was_replaced_by_a_wrong_password_is_refused(
 
 
 def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress) -> None:
-    address = replace(tls_address, user="scram", password="wrong", sslmode="require")
+    address = tls_address._replace(user="scram", password="wrong", sslmode="require")
 
     with pytest.raises(ConnectFailed) as failed:
         who(UrlCredentials(address))
@@ -163,7 +162,7 @@ def test_an_iam_token_is_sent_as_the_password(
 ) -> None:
     tokens = RememberedTokens(tls_address)
     tls_server.execute(f"ALTER ROLE token PASSWORD '{tokens.token}'")
-    address = replace(tls_address, user="token", sslrootcert=authorities.right)
+    address = tls_address._replace(user="token", sslrootcert=authorities.right)
 
     assert who(IamCredentials(address, client=tokens)) == "token"
     place = {"DBHostname": "localhost", "Port": tls_server.port, "DBUsername": "token"}
@@ -175,7 +174,7 @@ def test_a_refused_iam_login_names_the_permission(
 ) -> None:
     tls_server.execute("ALTER ROLE token PASSWORD 'no token'")
     tokens = RememberedTokens(tls_address)
-    address = replace(tls_address, user="token", sslmode="require")
+    address = tls_address._replace(user="token", sslmode="require")
 
     with pytest.raises(ConnectFailed, match="rds-db:connect") as failed:
         who(IamCredentials(address, client=tokens))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
 
@@ -48,7 +47,7 @@ def databases() -> Iterator[Callable[[str], ServerURL]]:
                 name = f"lm_test_{os.getpid()}"
                 server.execute(f"CREATE DATABASE {name}")
                 stack.callback(server.execute, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-                made[url] = ServerURL(replace(server.address, database=name))
+                made[url] = ServerURL(server.address._replace(database=name))
             return made[url]
 
         yield database

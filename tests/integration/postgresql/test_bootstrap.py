@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +52,7 @@ def test_a_schema_may_have_any_name(bench: Bench, schema: str) -> None:
 
 
 def _as(bench: Bench, role: str) -> dict[str, Any]:
-    address = replace(bench.address, user=role)
+    address = bench.address._replace(user=role)
     return {"connect": lambda name, s: connect(address, application_name=name, timeout=s)}
 
 

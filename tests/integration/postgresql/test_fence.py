@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -316,7 +315,7 @@ def _logins(bench: Bench) -> Iterator[tuple[str, str, str]]:
 
 
 def _as(bench: Bench, role: str) -> Bench:
-    return Bench(replace(bench.address, user=role))
+    return Bench(bench.address._replace(user=role))
 
 
 @pytest.mark.parametrize("is_running", [False, True])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from lambda_migrate.migrations.baseline import ToolHistory
@@ -308,7 +306,7 @@ def test_a_table_that_we_may_not_read_counts_as_in_use(bench: Bench) -> None:
     bench.execute("DROP ROLE IF EXISTS reader")
     bench.execute("CREATE ROLE reader LOGIN")
     try:
-        reader = Bench(replace(bench.address, user="reader"))
+        reader = Bench(bench.address._replace(user="reader"))
         [other] = others(reader)
         assert other.is_in_use
         assert "GRANT SELECT" in other.unreadable_reason
@@ -349,7 +347,7 @@ def test_a_row_security_policy_is_not_run(bench: Bench) -> None:
             " CREATE POLICY p ON schema_migrations USING (public.trap());"
             " GRANT SELECT ON schema_migrations TO PUBLIC"
         )
-        [other] = others(Bench(replace(bench.address, user="migrator")))
+        [other] = others(Bench(bench.address._replace(user="migrator")))
         assert "row-level security" in other.unreadable_reason
         assert bench.execute("SELECT * FROM sprung") == []
     finally:

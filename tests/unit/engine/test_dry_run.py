@@ -235,7 +235,7 @@ def test_a_flag_that_pauses_migrating_blocks_a_dry_run_and_one_that_holds_back_d
     fakes: Fakes, flags: Flags, is_stopped: bool
 ) -> None:
     operations = fakes.operations(V3)
-    operations.target = replace(operations.target, flags=InMemoryFlags(flags))
+    operations.target = operations.target.replace(flags=InMemoryFlags(flags))
     questions = RecordedQuestions()
     if is_stopped:
         with pytest.raises(NotReady, match="the dry run was not started"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -229,9 +229,8 @@ def test_no_secret_is_in_any_event_or_error_of_a_refused_connection(
 ) -> None:
     clock, observer, fakes = FakeClock(), RecordingObserver(), Fakes()
     settings = Settings.load(environ)
-    target = replace(
-        wiring.make_target(settings, observer=observer, clock=clock), store=fakes.table
-    )
+    made = wiring.make_target(settings, observer=observer, clock=clock)
+    target = made.replace(store=fakes.table)
     runner = MigrationRunner(wiring.make_manifest(settings, environ), target)
     with pytest.raises(MigrateError) as caught:
         runner.ensure(Deadline.after(10, clock))

@@ -64,10 +64,12 @@ def test_metrics_of_the_library_are_read(
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Orders")
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders")
     observer = PowertoolsObserver()
-    finished = CheckFinished("orders-db", "d", "UP_TO_DATE", 0.25, 0.0, 1, (), 0, "me")
-    observer.observe(finished)  # which is written without Powertools
+    # This one is written without Powertools.
+    observer.observe(CheckFinished("orders-db", "d", "UP_TO_DATE", 0.25, 0.0, 1, (), 0, "me"))
     observer.observe(MigrationApplied("orders-db", "0001_m", 1, 1, 1.5))
-    observer.observe(replace(finished, outcome="MIGRATED", applied=("0001_m",)))
+    observer.observe(
+        CheckFinished("orders-db", "d", "MIGRATED", 0.25, 0.0, 1, ("0001_m",), 0, "me")
+    )
     cloudwatch = CloudWatch()
     assert cloudwatch.read(capsys.readouterr().out) == 4
     found = {metric.name: cloudwatch.values(metric) for metric in cloudwatch.metrics()}

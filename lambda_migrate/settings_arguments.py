@@ -1,0 +1,40 @@
+"""The type of the keyword arguments that set what `Settings` holds; no cold start loads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from lambda_migrate.settings import Init, Mode, OnFlagsUnavailable, OnLeaseStoreUnavailable
+
+__all__ = ["SettingsArguments"]
+
+
+class SettingsArguments(TypedDict, total=False):
+    """The keyword arguments that set what `Settings` holds; None counts as absent."""
+
+    table: str | None
+    target: str | None
+    environment: str | None
+    directory: str | PathLike[str] | None
+    allow_empty: bool | None
+    mode: Mode | None
+    lease_seconds: float | None
+    wait_seconds: float | None
+    safety_margin_seconds: float | None
+    schema: str | None
+    database_url: str | None
+    database_secret: str | None
+    database_iam: bool | None
+    sslmode: str | None
+    sslrootcert: str | None
+    allow_out_of_order: bool | None
+    ignore_other_history: bool | None
+    failure_pause_seconds: float | None
+    lock_timeout_seconds: float | None
+    on_lease_store_unavailable: OnLeaseStoreUnavailable | None
+    flags: str | None
+    on_flags_unavailable: OnFlagsUnavailable | None
+    init: Init | None
