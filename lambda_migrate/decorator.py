@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+from lambda_migrate.guard import ColdStartGuard, has_deadline
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
     from typing_extensions import Unpack
 
     from lambda_migrate.errors import MigrateError
@@ -22,14 +24,10 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 __all__ = ["migrate_on_cold_start", "service_unavailable"]
 
-LONG_INIT_TYPES = frozenset({"provisioned-concurrency", "snap-start", "lambda-managed-instances"})
-"""Where initialization may take 130 s or the function's timeout, whichever is longer, instead of
-10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle")."""
-
-_INIT_SECONDS = 125.0
-
-_OUTCOME_UNCHECKED = "UNCHECKED"
-"""``Outcome.UNCHECKED``, whose module is not loaded yet."""
+# What `inspect` tells of a function, without loading it (Python Language Reference, "co_flags").
+_CO_GENERATOR = 0x20
+_CO_COROUTINE = 0x80
+_CO_ASYNC_GENERATOR = 0x200
 
 
 @overload
@@ -66,34 +64,170 @@ def migrate_on_cold_start(
         def handler(event, context): ...
 
     The first invocation of an execution environment checks the schema, within its own deadline;
-    later ones cost a function call. The handler keeps its name and signature, and the decorator can
-    be combined with others.
+    later ones cost a function call. The handler keeps its name, its signature and its kind: it may
+    be a function, a method, a callable object, a coroutine function (the check then runs in a
+    thread, so that the event loop goes on) or a generator function. The decorator can be combined
+    with others, and with itself: one for each database.
 
     Args:
         handler: A Lambda handler, ``(event, context) -> anything``.
         runner: A `MigrationRunner` of your own, instead of settings.
         on_not_ready: Called with event, context and the error (`NotReady` or `MigrationFailed`)
-            when the schema is not ready; its return value is the invocation's response. By default
-            the error is raised: the invocation fails, and Lambda retries asynchronous ones.
+            when the schema is not ready; its return value is the invocation's response. It may be a
+            coroutine function if the handler is one. By default the error is raised: the invocation
+            fails, and Lambda retries asynchronous ones.
         **settings: See `Settings`.
 
     Raises:
+        ConfigurationError: When decorating: an argument has an unknown name or an unusable value.
+        TypeError: When decorating: what is decorated or ``on_not_ready`` cannot be called, or
+            there are a runner and settings.
         MigrateError: From the handler, when the schema is not ready; see `MigrationRunner.ensure`.
     """
+    if on_not_ready is not None and not callable(on_not_ready):
+        raise TypeError(
+            f"on_not_ready is {on_not_ready!r}: pass a function (event, context, error), for "
+            "example service_unavailable"
+        )
 
     def decorate(function: H) -> H:
-        guard = _ColdStartGuard(runner, settings, on_not_ready)
-
-        @functools.wraps(function)
-        def guarded(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
-            if args or kwargs or not guard.is_open:
-                return guard.call(function, event, context, *args, **kwargs)
-            return function(event, context)  # spreading empty arguments would double its cost
-
+        guard = ColdStartGuard(runner, settings)
+        decorated: H = _decorate(function, guard, on_not_ready)
         guard.run_at_init()
-        return guarded  # type: ignore[return-value]  # wraps() keeps the signature, mypy loses it
+        return decorated
 
     return decorate if handler is None else decorate(handler)
+
+
+class _Invocation(NamedTuple):
+    event: Any
+    context: Any
+
+
+def _decorate(function: Any, guard: ColdStartGuard, on_not_ready: OnNotReady | None) -> Any:
+    """Return ``function`` behind ``guard``, as the same kind of callable."""
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(_decorate(function.__func__, guard, on_not_ready))
+    if not callable(function) or isinstance(function, type):
+        raise TypeError(
+            f"migrate_on_cold_start decorates a handler, a function (event, context); got "
+            f"{function!r}. Settings are keyword arguments: migrate_on_cold_start(target=...)"
+        )
+    is_method = _is_method(function)
+
+    def refuse(args: tuple[Any, ...], kwargs: dict[str, Any], error: MigrateError) -> Any:
+        if on_not_ready is None:
+            raise error
+        return on_not_ready(*_find_invocation(args, kwargs, is_method), error)
+
+    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> MigrateError | None:
+        return guard.check(_find_invocation(args, kwargs, is_method).context)
+
+    flags = _code_flags(function)
+    is_async = flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR)
+    if on_not_ready is not None and not is_async and _code_flags(on_not_ready) & _CO_COROUTINE:
+        raise TypeError(
+            "on_not_ready is a coroutine function, and the handler is not: pass a plain function"
+        )
+    if is_async:
+        return _decorate_async(function, guard, refuse, is_method=is_method)
+    if flags & _CO_GENERATOR:
+
+        @functools.wraps(function)
+        def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            error = None if guard.is_open else check(args, kwargs)
+            if error is not None:
+                yield refuse(args, kwargs, error)
+                return
+            yield from function(*args, **kwargs)
+
+        return generate
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not guard.is_open:
+            error = check(args, kwargs)
+            if error is not None:
+                return refuse(args, kwargs, error)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _decorate_async(
+    function: Any, guard: ColdStartGuard, refuse: Callable[..., Any], *, is_method: bool
+) -> Any:
+    """As `_decorate`, for functions that run in an event loop: the check runs in a thread."""
+    from lambda_migrate.background_check import BackgroundCheck
+
+    background = BackgroundCheck(guard)
+
+    async def find_refusal(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+        error = await background.wait_async(_find_invocation(args, kwargs, is_method).context)
+        if error is None:
+            return False, None
+        response = refuse(args, kwargs, error)
+        return True, (await response) if hasattr(response, "__await__") else response
+
+    if _code_flags(function) & _CO_ASYNC_GENERATOR:
+
+        @functools.wraps(function)
+        async def generate(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            if not guard.is_open:
+                is_refused, response = await find_refusal(args, kwargs)
+                if is_refused:
+                    yield response
+                    return
+            async for item in function(*args, **kwargs):
+                yield item
+
+        return generate
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        if not guard.is_open:
+            is_refused, response = await find_refusal(args, kwargs)
+            if is_refused:
+                return response
+        return await function(*args, **kwargs)
+
+    return call
+
+
+def _code_flags(function: Any) -> int:
+    """The flags of the code that a call of ``function`` runs; 0 if it is not written in Python."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not hasattr(function, "__code__"):  # a bound method has its function's
+        function = getattr(type(function), "__call__", None)  # noqa: B004 - not whether it is callable
+    code = getattr(function, "__code__", None)
+    return getattr(code, "co_flags", 0)
+
+
+def _is_method(function: Any) -> bool:
+    """Whether ``function`` was defined in a class, with an instance before event and context."""
+    code = getattr(function, "__code__", None)
+    if code is None or hasattr(function, "__self__") or code.co_argcount < 3:
+        return False
+    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
+    return bool(owner) and not owner.endswith("<locals>")
+
+
+def _find_invocation(args: tuple[Any, ...], kwargs: dict[str, Any], is_method: bool) -> _Invocation:
+    """The event and the context among a handler's arguments.
+
+    The context is the argument that knows a remaining time; an event never does. Without one, as in
+    a unit test, the position decides.
+    """
+    for index, value in enumerate(args):
+        if index > 0 and has_deadline(value):
+            return _Invocation(args[index - 1], value)
+    values = args[int(is_method) :]
+    event = values[0] if values else kwargs.get("event")
+    for value in kwargs.values():
+        if has_deadline(value):
+            return _Invocation(event, value)
+    return _Invocation(event, values[1] if len(values) > 1 else kwargs.get("context"))
 
 
 def service_unavailable(event: Any, _context: Any, error: MigrateError) -> dict[str, Any]:
@@ -138,138 +272,3 @@ def _is_http(event: Any) -> bool:
     if "connectionId" in context:
         return context.get("eventType") in _WEBSOCKET_EVENTS
     return "serviceNetworkArn" in context and "method" in event  # VPC Lattice, version 2
-
-
-class _ColdStartGuard:
-    """Closed until the schema is ready; one for each decorated handler of a process."""
-
-    __slots__ = ("_lock", "_on_not_ready", "_own_runner", "_runner", "_settings", "is_open")
-
-    def __init__(
-        self,
-        runner: MigrationRunner | None,
-        settings: SettingsArguments,
-        on_not_ready: OnNotReady | None,
-    ) -> None:
-        self.is_open = False
-        self._own_runner = runner
-        self._runner = runner
-        self._settings = settings
-        self._on_not_ready = on_not_ready
-        self._lock = threading.Lock()
-        if runner is not None and settings.keys() - {"init"}:
-            names = ", ".join(sorted(settings.keys() - {"init"}))
-            raise TypeError(
-                f"migrate_on_cold_start got a runner and settings ({names}), but a runner has "
-                "settings of its own: pass one or the other"
-            )
-
-    def call(self, function: Handler, event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
-        from lambda_migrate.errors import MigrationFailed, NotReady
-
-        try:
-            if not self.is_open:
-                self._acquire_thread_lock(context)
-                try:
-                    self._ensure_migrated(context)
-                finally:
-                    self._lock.release()
-        except (NotReady, MigrationFailed) as error:
-            if self._on_not_ready is None:
-                raise
-            return self._on_not_ready(event, context, error)
-        return function(event, context, *args, **kwargs)
-
-    def _acquire_thread_lock(self, context: Any) -> None:
-        """Wait for another thread's check, at most until this invocation's deadline.
-
-        Raises:
-            NotReady: The other check is still running.
-        """
-        if self._lock.acquire(blocking=False):
-            return
-        from lambda_migrate.clock import Deadline
-        from lambda_migrate.engine.cold_start import DEFAULT_DEADLINE_SECONDS
-        from lambda_migrate.engine.target import Policy
-        from lambda_migrate.errors import NotReady
-
-        policy = Policy() if self._runner is None else self._runner.target.policy
-        deadline = Deadline.from_context(context)
-        seconds = DEFAULT_DEADLINE_SECONDS
-        if deadline is not None:
-            seconds = deadline.moved_earlier(policy.safety_margin_seconds).remaining()
-        if not self._lock.acquire(timeout=seconds):
-            raise NotReady(
-                "the schema is not ready: another invocation in this process is still checking it, "
-                f"and this one has waited {seconds:.1f} s"
-            )
-
-    def _ensure_migrated(self, context: Any) -> None:
-        if self.is_open:
-            return  # another thread opened it while this one waited for the lock
-        self.is_open = self._is_switched_off() or self._check(context)
-
-    def _check(self, context: Any) -> bool:
-        """Check; return whether the result holds for later invocations."""
-        from lambda_migrate.clock import Deadline
-
-        runner = self._get_runner()
-        request_id = str(getattr(context, "aws_request_id", None) or "")
-        deadline = Deadline.from_context(context, runner.target.clock)
-        return runner.ensure(deadline, request_id=request_id) != _OUTCOME_UNCHECKED
-
-    def _is_switched_off(self) -> bool:
-        """Whether the mode is ``off``; this works even if other settings are wrong."""
-        mode = self._settings.get("mode") or os.environ.get("LAMBDA_MIGRATE_MODE", "")
-        return self._own_runner is None and str(mode).strip().lower() == "off"
-
-    def _get_runner(self) -> MigrationRunner:
-        """The runner, created on the first invocation.
-
-        A configuration error is logged like every other failed check: in one structured line.
-        """
-        if self._runner is None:
-            from lambda_migrate.errors import ConfigurationError
-            from lambda_migrate.runner import MigrationRunner
-            from lambda_migrate.wiring import default_observer, report_check_failure
-
-            try:
-                self._runner = MigrationRunner.from_settings(
-                    observer=default_observer(), **self._settings
-                )
-            except ConfigurationError as error:
-                report_check_failure(error, target_name=str(self._settings.get("target") or ""))
-                raise
-        return self._runner
-
-    def run_at_init(self) -> None:
-        """Check during initialization, if the setting ``init`` asks for it and there is time.
-
-        An error is logged, and the first invocation checks again, so that it can raise it.
-        """
-        kind = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
-        if kind == "snap-start":
-            from snapshot_restore_py import register_after_restore
-
-            register_after_restore(self.forget_result)
-        init = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
-        if str(init).strip().lower() != "when-long" or kind not in LONG_INIT_TYPES:
-            return
-        from lambda_migrate.clock import Deadline
-        from lambda_migrate.errors import MigrateError
-
-        if self._is_switched_off():
-            return
-        try:
-            runner = self._get_runner()
-            outcome = runner.ensure(Deadline.after(_INIT_SECONDS, runner.target.clock))
-            self.is_open = outcome != _OUTCOME_UNCHECKED
-        except MigrateError:
-            self.is_open = False
-
-    def forget_result(self) -> None:
-        """Close again after a snapshot was restored: the schema may have changed since."""
-        self.is_open = False
-        self._runner = self._own_runner
-        if self._own_runner is not None:
-            self._own_runner.forget_result()

@@ -78,6 +78,11 @@ class MigrationRunner:
         return cls(make_deferred_manifest(loaded, os.environ), target)
 
     @property
+    def digest(self) -> str:
+        """The digest of the migrations that this code ships."""
+        return self._manifest.digest
+
+    @property
     def manifest(self) -> Manifest:
         """The migrations that this code ships; their files are read now if not before.
 

@@ -364,6 +364,20 @@ class Settings:
             raise ConfigurationError(faults)
         return settings
 
+    @classmethod
+    def check_arguments(cls, **arguments: object) -> None:
+        """Refuse arguments that no environment can make usable, before there is a request.
+
+        Raises:
+            ConfigurationError: With every unknown name and unusable value.
+        """
+        faults = _find_unknown_names({}, arguments)
+        for name, value in arguments.items():
+            if value is not None and name in _READERS:
+                _read_into({}, name, f"argument {name}", value, _READERS[name], faults)
+        if faults:
+            raise ConfigurationError(faults)
+
     @property
     def address(self) -> DatabaseAddress | None:
         """The URL's address with ``sslmode`` and ``sslrootcert`` of the settings; None without one.

@@ -6,9 +6,11 @@ import gc
 import inspect
 import itertools
 import json
+import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,6 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from lambda_migrate import migrate_on_cold_start, service_unavailable
 from lambda_migrate.clock import Deadline
-from lambda_migrate.decorator import LONG_INIT_TYPES
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -28,6 +29,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     NotReady,
 )
+from lambda_migrate.guard import LONG_INIT_TYPES
 from lambda_migrate.runner import MigrationRunner, Outcome
 from tests.unit.engine.fakes import Fakes, manifest
 from tests.unit.entrypoints.lines import Context, Lines
@@ -42,6 +44,8 @@ class Runner:
         answers: Errors to raise or outcomes, one for each call; None for the usual one, as at the
             end.
     """
+
+    digest = "d" * 64
 
     def __init__(self, *answers: MigrateError | Outcome | None) -> None:
         self.answers = list(answers)
@@ -561,7 +565,9 @@ def test_initialization_checks_only_if_it_is_long_and_set(
     argument: str | None,
     variable: str,
     asked: bool,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", kind)
     monkeypatch.setenv("LAMBDA_MIGRATE_INIT", variable)
     options: dict[str, Any] = {} if argument is None else {"init": argument}

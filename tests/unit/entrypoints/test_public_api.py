@@ -75,7 +75,12 @@ def test_importing_the_package_loads_the_decorator_and_nothing_else() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     ours = [name for name in json.loads(done.stdout) if name.startswith("lambda_migrate")]
-    assert ours == ["lambda_migrate", "lambda_migrate._version", "lambda_migrate.decorator"]
+    assert ours == [
+        "lambda_migrate",
+        "lambda_migrate._version",
+        "lambda_migrate.decorator",
+        "lambda_migrate.guard",
+    ]
 
 
 def test_the_public_names_are_these_and_sorted() -> None:

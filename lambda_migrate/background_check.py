@@ -1,0 +1,97 @@
+"""`BackgroundCheck`: a check in a thread, which any number of requests and event loops wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lambda_migrate.errors import MigrationFailed, NotReady
+    from lambda_migrate.guard import ColdStartGuard
+
+    Check = Future[NotReady | MigrationFailed | None]
+
+__all__ = ["BackgroundCheck"]
+
+
+class BackgroundCheck:
+    """Checks a guard in a thread of its own, one check at a time.
+
+    The first request that finds the guard closed starts a check, which ends before that request's
+    deadline. The requests that come meanwhile wait for the same check, each until its own deadline,
+    and hold no thread of an event loop's pool.
+
+    Args:
+        guard: What is opened.
+    """
+
+    def __init__(self, guard: ColdStartGuard) -> None:
+        self.guard = guard
+        self._lock = threading.Lock()
+        self._check: Check | None = None
+
+    def start(self, context: object) -> Check:
+        """Start a check unless one is running, and return it.
+
+        Args:
+            context: As for `ColdStartGuard.check`; of the request that starts the check.
+        """
+        with self._lock:
+            if self._check is None or self._check.done():
+                self._check = Future()
+                # A request that is cancelled must not cancel it for the others.
+                self._check.set_running_or_notify_cancel()
+                threading.Thread(
+                    target=self._run,
+                    args=(self._check, context),
+                    name="lambda-migrate-check",
+                    daemon=True,
+                ).start()
+            return self._check
+
+    def _run(self, check: Check, context: object) -> None:
+        try:
+            check.set_result(self.guard.check(context))
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            check.set_exception(error)
+
+    def wait(
+        self, context: object, *, seconds: float | None = None
+    ) -> NotReady | MigrationFailed | None:
+        """Wait for the check; start one if none is running.
+
+        Args:
+            context: As for `ColdStartGuard.check`.
+            seconds: How long to wait; by default until the context's deadline.
+
+        Returns:
+            Why the schema is not ready; None if it is.
+
+        Raises:
+            ConfigurationError: As `ColdStartGuard.check`.
+        """
+        check = self.start(context)
+        wait([check], timeout=self._limit_wait(context, seconds))
+        return check.result() if check.done() else _make_timeout_error()
+
+    async def wait_async(
+        self, context: object, *, seconds: float | None = None
+    ) -> NotReady | MigrationFailed | None:
+        """As `wait`, without blocking the event loop."""
+        check = self.start(context)
+        waiting = asyncio.wrap_future(check)
+        waiting.add_done_callback(lambda done: done.exception())  # asyncio logs unread exceptions
+        await asyncio.wait([waiting], timeout=self._limit_wait(context, seconds))
+        return check.result() if check.done() else _make_timeout_error()
+
+    def _limit_wait(self, context: object, seconds: float | None) -> float:
+        limit = self.guard.limit_wait(context)
+        return limit if seconds is None else min(seconds, limit)
+
+
+def _make_timeout_error() -> NotReady:
+    from lambda_migrate.errors import NotReady
+
+    return NotReady("the schema is not ready: a check that another request began is still running")

@@ -1,0 +1,216 @@
+"""`ColdStartGuard`: closed until the schema is ready; what the decorator and the middlewares share.
+
+A process makes one check for each guard. What a warm call needs is one attribute, `is_open`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.errors import MigrationFailed, NotReady
+    from lambda_migrate.runner import MigrationRunner, Outcome
+    from lambda_migrate.settings import SettingsArguments
+
+__all__ = ["LONG_INIT_TYPES", "ColdStartGuard", "has_deadline", "is_on_lambda"]
+
+MANAGED_INSTANCES = "lambda-managed-instances"
+
+LONG_INIT_TYPES = frozenset({"provisioned-concurrency", "snap-start", MANAGED_INSTANCES})
+"""Where initialization may take 130 s or the function's timeout, whichever is longer, instead of
+10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle")."""
+
+_INIT_SECONDS = 125.0
+
+_OUTCOME_UNCHECKED = "UNCHECKED"
+"""``Outcome.UNCHECKED``, whose module is not loaded yet."""
+
+
+def is_on_lambda() -> bool:
+    """Whether this process runs in a Lambda function."""
+    return "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+
+
+def has_deadline(context: object) -> bool:
+    """Whether ``context`` is a Lambda context, which knows the invocation's deadline."""
+    return hasattr(context, "get_remaining_time_in_millis")
+
+
+class ColdStartGuard:
+    """Closed until the schema is ready; one for each decorated handler or middleware of a process.
+
+    Args:
+        runner: A runner of the user's own, instead of settings.
+        settings: The settings that were passed as arguments.
+
+    Raises:
+        ConfigurationError: An argument has an unknown name or an unusable value.
+        TypeError: There are a runner and settings.
+    """
+
+    __slots__ = ("_lock", "_own_runner", "_runner", "_settings", "is_open")
+
+    def __init__(self, runner: MigrationRunner | None, settings: SettingsArguments) -> None:
+        self.is_open = False
+        self._own_runner = runner
+        self._runner = runner
+        self._settings = settings
+        self._lock = threading.Lock()
+        if runner is not None and settings.keys() - {"init"}:
+            names = ", ".join(sorted(settings.keys() - {"init"}))
+            raise TypeError(
+                f"got a runner and settings ({names}), but a runner has settings of its own: pass "
+                "one or the other"
+            )
+        if settings:
+            from lambda_migrate.settings import Settings
+
+            Settings.check_arguments(**settings)
+
+    def check(self, context: object) -> NotReady | MigrationFailed | None:
+        """Open, if the schema is ready or can be made so before the invocation's deadline.
+
+        Args:
+            context: The Lambda context of the invocation, or anything with its
+                ``get_remaining_time_in_millis``. Without one there are 15 minutes.
+
+        Returns:
+            Why the schema is not ready; None if it is.
+
+        Raises:
+            ConfigurationError: A setting, a permission or a resource is wrong, or the function runs
+                on Lambda and was called without a context.
+        """
+        from lambda_migrate.errors import MigrationFailed, NotReady
+
+        try:
+            self._acquire_thread_lock(context)
+            try:
+                if not self.is_open:  # another thread may have opened it meanwhile
+                    self.is_open = self.is_switched_off() or self._ensure(context)
+            finally:
+                self._lock.release()
+        except (NotReady, MigrationFailed) as error:
+            return error
+        return None
+
+    def _acquire_thread_lock(self, context: object) -> None:
+        """Wait for another thread's check, at most until this invocation's deadline.
+
+        Raises:
+            NotReady: The other check is still running.
+        """
+        if self._lock.acquire(blocking=False):
+            return
+        from lambda_migrate.errors import NotReady
+
+        seconds = self.limit_wait(context)
+        if not self._lock.acquire(timeout=seconds):
+            raise NotReady(
+                "the schema is not ready: another invocation in this process is still checking it, "
+                f"and this one has waited {seconds:.1f} s"
+            )
+
+    def limit_wait(self, context: object) -> float:
+        """Seconds that an invocation may wait for a check that another one began."""
+        from lambda_migrate.clock import Deadline
+        from lambda_migrate.engine.cold_start import DEFAULT_DEADLINE_SECONDS
+        from lambda_migrate.engine.target import Policy
+
+        deadline = Deadline.from_context(context)
+        if deadline is None:
+            return DEFAULT_DEADLINE_SECONDS
+        policy = Policy() if self._runner is None else self._runner.target.policy
+        return deadline.moved_earlier(policy.safety_margin_seconds).remaining()
+
+    def _ensure(self, context: object) -> bool:
+        """Check; return whether the result holds for later invocations."""
+        from lambda_migrate.clock import Deadline
+
+        runner = self._get_runner(context)
+        if is_on_lambda() and not has_deadline(context):
+            from lambda_migrate.errors import ConfigurationError
+
+            raise ConfigurationError(
+                "the handler was called without its Lambda context, so the invocation's deadline "
+                "is unknown: pass the context that Lambda passes, as the argument after the event"
+            )
+        request_id = str(getattr(context, "aws_request_id", None) or "")
+        deadline = Deadline.from_context(context, runner.target.clock)
+        return self._run(runner, deadline, request_id) != _OUTCOME_UNCHECKED
+
+    def _run(self, runner: MigrationRunner, deadline: Deadline | None, request_id: str) -> Outcome:
+        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != MANAGED_INSTANCES:
+            return runner.ensure(deadline, request_id=request_id)
+        from lambda_migrate.managed_instances import ensure_once
+
+        return ensure_once(runner, deadline, request_id=request_id)
+
+    def is_switched_off(self) -> bool:
+        """Whether the mode is ``off``; this works even if other settings are wrong."""
+        mode = self._settings.get("mode") or os.environ.get("LAMBDA_MIGRATE_MODE", "")
+        return self._own_runner is None and str(mode).strip().lower() == "off"
+
+    def _get_runner(self, context: object) -> MigrationRunner:
+        """The runner, created on the first invocation.
+
+        A configuration error is logged like every other failed check: in one structured line.
+        """
+        if self._runner is None:
+            from lambda_migrate.errors import ConfigurationError
+            from lambda_migrate.runner import MigrationRunner
+            from lambda_migrate.wiring import default_observer, report_check_failure
+
+            try:
+                self._runner = MigrationRunner.from_settings(
+                    observer=default_observer(), **self._settings
+                )
+            except ConfigurationError as error:
+                report_check_failure(error, target_name=str(self._settings.get("target") or ""))
+                if is_on_lambda() or has_deadline(context):
+                    raise
+                raise ConfigurationError(
+                    (*error.faults, _UNIT_TEST_ADVICE), heading=_NO_SETTINGS
+                ) from None
+        return self._runner
+
+    def run_at_init(self) -> None:
+        """Check during initialization, if the setting ``init`` asks for it and there is time.
+
+        An error is logged, and the first invocation checks again, so that it can raise it.
+        """
+        kind = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+        if kind == "snap-start":
+            from snapshot_restore_py import register_after_restore
+
+            register_after_restore(self.forget_result)
+        init = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
+        if str(init).strip().lower() != "when-long" or kind not in LONG_INIT_TYPES:
+            return
+        from lambda_migrate.clock import Deadline
+        from lambda_migrate.errors import MigrateError
+
+        if self.is_switched_off():
+            return
+        try:
+            runner = self._get_runner(None)
+            deadline = Deadline.after(_INIT_SECONDS, runner.target.clock)
+            self.is_open = self._run(runner, deadline, "") != _OUTCOME_UNCHECKED
+        except MigrateError:
+            self.is_open = False
+
+    def forget_result(self) -> None:
+        """Close again after a snapshot was restored: the schema may have changed since."""
+        self.is_open = False
+        self._runner = self._own_runner
+        if self._own_runner is not None:
+            self._own_runner.forget_result()
+
+
+_NO_SETTINGS = "the handler was called without a Lambda context and without usable settings:"
+_UNIT_TEST_ADVICE = (
+    "in a unit test, set LAMBDA_MIGRATE_MODE=off: the decorator then only calls the handler"
+)
