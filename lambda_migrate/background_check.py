@@ -41,8 +41,6 @@ class BackgroundCheck:
         with self._lock:
             if self._check is None or self._check.done():
                 self._check = Future()
-                # A request that is cancelled must not cancel it for the others.
-                self._check.set_running_or_notify_cancel()
                 threading.Thread(
                     target=self._run,
                     args=(self._check, context),

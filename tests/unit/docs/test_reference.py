@@ -41,7 +41,11 @@ def test_every_error_on_the_page_exists() -> None:
     assert set(re.findall(r"^## `(\w+)`$", PAGE["errors"], re.M)) == set(CLASSES)
 
 
-PUBLIC_MODULES = ("errors", "events", "local", "testing")
+PUBLIC_MODULES = ("asgi", "errors", "events", "local", "testing", "wsgi")
+
+
+def _all_of(module: str) -> list[str]:
+    return list(importlib.import_module(f"lambda_migrate.{module}").__all__)
 
 
 def members(module: str) -> list[str]:
@@ -67,7 +71,9 @@ def test_the_api_shows_the_public_names_and_no_others() -> None:
     elsewhere = {"__version__", "errors", "Event"}  # the latter two: in sections of their own
     assert names == set(lambda_migrate.__all__) - elsewhere
     local = {name.removeprefix("local.") for name in shown if name.startswith("local.")}
-    assert set(shown) - names == {"errors", "events", "testing"} | {f"local.{n}" for n in local}
+    middlewares = {f"{module}.{name}" for module in ("asgi", "wsgi") for name in _all_of(module)}
+    others = {"errors", "events", "testing"} | middlewares
+    assert set(shown) - names == others | {f"local.{n}" for n in local}
     assert all(hasattr(importlib.import_module("lambda_migrate.local"), name) for name in local)
 
 
