@@ -525,6 +525,27 @@ MUTANTS = (
         ("non-transactional",),
     ),
     Mutant(
+        "unclosed quotes are not looked for",
+        "lambda_migrate/migrations/sql/lint.py",
+        "if (unclosed := find_unclosed(sql)) and not",
+        "if (unclosed := None) and not",
+        ("manifest",),
+    ),
+    Mutant(
+        "the semicolon after a script is not the script's end",
+        "lambda_migrate/postgresql/queries.py",
+        "self.start < position <= self.end + len(_AFTER_SCRIPT)",
+        "self.start < position <= self.end",
+        ("transactional",),
+    ),
+    Mutant(
+        "a COMMIT in the middle counts as the end of the block",
+        "lambda_migrate/migrations/sql/lint.py",
+        "controls != [statements[0], statements[-1]]",
+        "len(controls) != 2",
+        ("manifest",),
+    ),
+    Mutant(
         "dotted versions are ordered as text",
         "lambda_migrate/migrations/version.py",
         "return parse_components(self) < _components_of(other)",

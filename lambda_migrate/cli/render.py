@@ -366,6 +366,8 @@ def _render_step(step: Mapping[str, Any], *, width: int, in_full: bool) -> Rende
             lines.append(Padding(Text(f"… {rest} more", style="dim"), (0, 0, 0, 4)))
     if step["faults"]:
         lines.append(Padding(render_bullets(step["faults"], style="bold red"), (0, 0, 0, 2)))
+    if step.get("warnings"):
+        lines.append(Padding(render_bullets(step["warnings"], style="yellow"), (0, 0, 0, 2)))
     if in_full:
         lines.append("")
     return Group(*lines)

@@ -209,4 +209,5 @@ def _build_migration(migration: PlannedMigration) -> dict[str, Any]:
         "statements": len(migration.statements),
         "first_statements": list(migration.statements[:MAX_STATEMENTS_SHOWN]),
         "faults": list(migration.faults),
+        "warnings": list(migration.warnings),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.sql.lint import check_migration
+from lambda_migrate.migrations.sql.lint import check_migration, find_script_warnings
 from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class PlannedMigration:
         has_down_script: Whether it could be rolled back.
         statements: Each on one line, redacted and truncated.
         faults: Why it cannot run; empty if it can.
+        warnings: What runs, but hardly as intended.
     """
 
     version: Version
@@ -41,6 +42,7 @@ class PlannedMigration:
     has_down_script: bool
     statements: tuple[str, ...]
     faults: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def _build_planned_migration(migration: Migration) -> PlannedMigration:
         has_down_script=migration.down is not None,
         statements=statements,
         faults=tuple(check_migration(migration)),
+        warnings=tuple(find_script_warnings(migration.up, path=migration.path or migration.name)),
     )
 
 

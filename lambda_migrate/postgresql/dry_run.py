@@ -23,6 +23,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     RepairRequired,
 )
+from lambda_migrate.migrations.sql.lint import remove_transaction_block
 from lambda_migrate.postgresql import dry_run_queries
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.dry_run_effects import (
@@ -288,7 +289,7 @@ class PostgreSQLDryRun(DatabaseSession):
         began = clock.monotonic()
         tags: tuple[str, ...] | None = None
         try:
-            connection.run(migration.up.sql, deadline, keep_rows=0)
+            connection.run(remove_transaction_block(migration.up.sql), deadline, keep_rows=0)
             tags = connection.raw_connection.tags
             deferred = self._check_deferred(deadline)
             seconds = clock.monotonic() - began

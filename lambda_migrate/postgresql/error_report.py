@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.migrations.sql.excerpt import make_excerpt, redact
+from lambda_migrate.migrations.sql.lint import remove_transaction_block
 from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def _source_lines(
 
 def _start_of_statement(script: Script, completed_statements: int) -> int | None:
     """Where the failed statement begins, from 1, for an error without a position."""
-    statements = split_statements(script.sql)
+    sql = remove_transaction_block(script.sql) if script.transactional else script.sql
+    statements = split_statements(sql)
     if completed_statements >= len(statements):
         return None
     return statements[completed_statements].start + 1
@@ -123,7 +125,10 @@ def _advice(error: PostgresError, *, is_past_deadline: bool) -> str:
             "`lambda-migrate up`, which has no such deadline"
         )
     if error.sqlstate == ACTIVE_TRANSACTION and error.message.startswith("SET TRANSACTION"):
-        return "remove it: a migration runs READ COMMITTED in the transaction that checks the fence"
+        return (
+            "remove it, and write `isolation:serializable` or `isolation:repeatable-read` on the "
+            "marker: a query has run in this transaction already, for the fence"
+        )
     return _ADVICE_BY_SQLSTATE.get(error.sqlstate, "")
 
 

@@ -49,6 +49,9 @@ _HISTORY_COLUMNS = (
 _NOT_NULL_VIOLATION = "23502"
 _INVALID_TEXT = "22P02"
 
+_AFTER_SCRIPT = "\n;"
+"""A script may end in a comment, and its last statement may lack the semicolon."""
+
 _CURRENT_FENCE_PREFIX = "fence "
 """Precedes the current token in the error of a failed comparison."""
 
@@ -90,10 +93,14 @@ class ScriptQuery:
     statements_before: int
 
     def script_position(self, position: int | None) -> int | None:
-        """Convert a position in the message, from 1, to one in the script; None if outside it."""
-        if position is None or not self.start < position <= self.end:
+        """Convert a position in the message, from 1, to one in the script; None if outside it.
+
+        The semicolon after the script is where PostgreSQL finds that the last statement is
+        incomplete: that is the script's end.
+        """
+        if position is None or not self.start < position <= self.end + len(_AFTER_SCRIPT):
             return None
-        return position - self.start
+        return min(position, self.end + 1) - self.start
 
     def count_completed(self, completed_statements: int, position: int | None) -> int | None:
         """The number of script statements that finished; None if the script had not begun.
@@ -451,8 +458,8 @@ class Queries:
         head = (
             f"{self.comment(grant)}{BEGIN}; {timeouts.set_local()} {self._require_fence(grant)};\n"
         )
-        # The script may end in a comment, and its last statement may lack the semicolon.
-        tail = f"\n; {self.commit(writes, timeouts, is_direct_connection=is_direct_connection)}"
+        commit = self.commit(writes, timeouts, is_direct_connection=is_direct_connection)
+        tail = f"{_AFTER_SCRIPT} {commit}"
         return ScriptQuery(
             head + script + tail,
             start=len(head),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
-from lambda_migrate.migrations.sql.lint import check_script
+from lambda_migrate.migrations.sql.lint import check_script, remove_transaction_block
 from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.postgresql.error_report import (
     TRANSACTION_TIMEOUT,
@@ -189,7 +189,8 @@ class _ScriptRunner:
 
     def _run_once(self, write: str) -> int:
         try:
-            return int(self._connection.run_script(self._script.sql, write, self._deadline)[0])
+            sql = remove_transaction_block(self._script.sql)
+            return int(self._connection.run_script(sql, write, self._deadline)[0])
         except ScriptRefused as refused:
             if self._connection.queries.is_outside_transaction(refused.error):
                 raise self._transaction_ended_error() from refused

@@ -14,10 +14,16 @@ from lambda_migrate.migrations.sql.tokens import (
     COPY_DATA_END,
     Statement,
     TokenCursor,
+    find_unclosed,
     split_statements,
 )
 
-__all__ = ["check_migration", "check_script"]
+__all__ = [
+    "check_migration",
+    "check_script",
+    "find_script_warnings",
+    "remove_transaction_block",
+]
 
 
 # --- judging a script
@@ -26,9 +32,10 @@ __all__ = ["check_migration", "check_script"]
 def check_migration(migration: Migration) -> list[str]:
     """Check a migration's scripts without a database.
 
-    Refused are statements that end the transaction, that need a client (``COPY ... FROM STDIN``,
-    psql's commands) or that PostgreSQL runs in no transaction, and ``transaction:false`` scripts
-    with more than one statement.
+    Refused are quotes and comments that are not closed, statements that end the transaction or
+    change its mode, that need a client (``COPY ... FROM STDIN``, psql's commands) or that
+    PostgreSQL runs in no transaction, and ``transaction:false`` scripts with more than one
+    statement.
 
     Returns:
         One ``file:line: what; what to do`` for each fault; empty if there is none.
@@ -40,14 +47,80 @@ def check_migration(migration: Migration) -> list[str]:
 
 def check_script(script: Script, *, path: str) -> list[str]:
     """Check one script; see `check_migration`."""
-    return [f"{path}:{line}: {fault}" for line, fault in _check_script(script)]
+    return [f"{path}:{place}: {fault}" for place, fault in _check_script(script)]
 
 
-def _check_script(script: Script) -> Iterator[tuple[int, str]]:
-    statements = split_statements(script.sql)
+def find_script_warnings(script: Script, *, path: str) -> list[str]:
+    """Find what runs, but hardly as intended: one ``file:line: what; what to do`` for each."""
+    if not script.transactional:
+        return []
+    return [
+        f"{path}:{script.line + statement.line - 1}: {warning}"
+        for statement in split_statements(script.sql)
+        if (warning := _find_warning(statement))
+    ]
+
+
+def remove_transaction_block(sql: str) -> str:
+    """Blank out a BEGIN and a COMMIT that enclose the whole script; positions stay the same.
+
+    Other tools' scripts have them because those tools send a script without a transaction of their
+    own.
+    """
+    if not _is_plain_begin(TokenCursor(sql)):
+        return sql
+    statements = split_statements(sql)
+    controls = [each for each in statements if _find_transaction_control(TokenCursor(each.text))]
+    if controls != [statements[0], statements[-1]] or not _is_plain_commit(controls[-1]):
+        return sql
+    for each in reversed(controls):
+        end = each.start + len(each.text)
+        sql = sql[: each.start] + re.sub(r"[^\n]", " ", each.text) + sql[end:]
+    return sql
+
+
+def _is_plain_begin(cursor: TokenCursor) -> bool:
+    """Whether it is BEGIN or START TRANSACTION, with no mode but the one that applies anyway."""
+    while cursor.accept_symbol(";"):
+        pass
+    if cursor.accept("BEGIN"):
+        cursor.accept_any("WORK", "TRANSACTION")
+    elif not cursor.accept("START", "TRANSACTION"):
+        return False
+    while any(cursor.accept(*mode) for mode in _DEFAULT_MODES):
+        cursor.accept_symbol(",")
+    return cursor.is_at_end or cursor.peek()[0] == "end"
+
+
+def _is_plain_commit(statement: Statement) -> bool:
+    cursor = TokenCursor(statement.text)
+    if not cursor.accept_any("COMMIT", "END"):
+        return False
+    cursor.accept_any("WORK", "TRANSACTION")
+    cursor.accept("AND", "NO", "CHAIN")
+    return cursor.is_at_end
+
+
+_DEFAULT_MODES = (
+    ("ISOLATION", "LEVEL", "READ", "COMMITTED"),
+    ("READ", "WRITE"),
+    ("NOT", "DEFERRABLE"),
+)
+
+
+def _check_script(script: Script) -> Iterator[tuple[int | str, str]]:
+    sql = remove_transaction_block(script.sql) if script.transactional else script.sql
+    statements = split_statements(sql)
+    if (unclosed := find_unclosed(sql)) and not any(_has_copy_data(sql, s) for s in statements):
+        what, at = unclosed
+        line = script.line + sql.count("\n", 0, at)
+        yield f"{line}:{at - sql.rfind(chr(10), 0, at)}", f"this {what}"
+        return  # what follows is split at the wrong places
     for statement in statements:
         line = script.line + statement.line - 1
         yield from ((line, fault) for fault in _check_statement(statement))
+        if script.transactional and (fault := _check_transaction_mode(statement)):
+            yield line, fault
         if script.transactional and (command := _find_non_transactional(statement)):
             yield line, _non_transactional_fault(command, is_only_statement=len(statements) == 1)
         if _has_copy_data(script.sql, statement):
@@ -91,7 +164,8 @@ def _check_transaction_control(cursor: TokenCursor) -> str:
         return ""
     return (
         f"{control} would take the migration out of lambda-migrate's own transaction; remove it "
-        "(each migration is committed together with its history row)"
+        "(each migration is committed together with its history row; only a BEGIN and a COMMIT "
+        "around the whole script are ignored)"
     )
 
 
@@ -127,7 +201,72 @@ def _check_psql_command(cursor: TokenCursor) -> str:
     if cursor.peek()[1] != "\\":
         return ""
     name = cursor.peek(1)[1]
+    if name in ("restrict", "unrestrict", "connect"):
+        return f"\\{name} is a command of psql that pg_dump writes; delete the line"
     return f"\\{name} is a command of psql, which PostgreSQL does not know; write it as SQL"
+
+
+def _check_transaction_mode(statement: Statement) -> str:
+    """Why a SET would fail: the transaction has run a query before the script, for the fence."""
+    match = _TRANSACTION_MODE.fullmatch(_join_words(statement))
+    if match is None:
+        return ""
+    what, mode = f"SET {match[1]}", match[2]
+    if level := _ISOLATION_LEVEL.search(mode):
+        option = f"isolation:{level[0].lower().replace(' ', '-')}"
+        return f"{what} must come before any query; remove it, and write `{option}` on the marker"
+    if re.search(r"COMMITTED", mode):
+        return f"{what} must come before any query; remove it, the marker determines the isolation"
+    if re.search(r"SNAPSHOT|DEFERRABLE", mode):
+        return f"{what} must come before any query; remove it"
+    if re.search(r"READ ONLY|ON|TRUE|YES|1", mode):
+        return f"{what} would prevent the history row from being written; remove it"
+    return ""
+
+
+def _find_warning(statement: Statement) -> str:
+    words = _join_words(statement)
+    match = _TIME_LIMIT_OFF.fullmatch(words) or _SET_CONFIG.search(statement.text)
+    if match is not None:
+        name = (match["name"] or "").lower()
+        return f"this switches off {name}, {_TIME_LIMITS[name]}; remove it"
+    if _DEFAULT_MODE.match(words):
+        return (
+            "this does not change the transaction that it runs in; remove it, and write "
+            "`isolation:serializable` or `isolation:repeatable-read` on the marker if needed"
+        )
+    return ""
+
+
+def _join_words(statement: Statement) -> str:
+    """The words of a SET or RESET in upper case, also quoted ones; "" for other statements."""
+    if statement.keywords[:1] not in (("SET",), ("RESET",)):
+        return ""
+    cursor = TokenCursor(statement.text)
+    tokens = [cursor.peek(ahead)[1].strip("'\"").upper() for ahead in range(_MAX_WORDS)]
+    return " ".join(token for token in tokens if token not in ("", ",", "LOCAL", "SESSION"))
+
+
+_MAX_WORDS = 16
+_TRANSACTION_MODE = re.compile(r"SET (TRANSACTION(?:_ISOLATION|_READ_ONLY|_DEFERRABLE)?) (.*)")
+_ISOLATION_LEVEL = re.compile(r"REPEATABLE READ|SERIALIZABLE")
+_DEFAULT_MODE = re.compile(
+    r"SET (?:CHARACTERISTICS AS TRANSACTION|DEFAULT_TRANSACTION_ISOLATION) .*"
+    r"(?:REPEATABLE READ|SERIALIZABLE)"
+)
+_TIME_LIMITS = {
+    "statement_timeout": "which ends this script before the deadline of the invocation",
+    "transaction_timeout": "which ends this script before the deadline of the invocation",
+    "lock_timeout": "without which a wait for a lock blocks all that comes after it",
+    "idle_in_transaction_session_timeout": "which ends the transaction of a killed process",
+}
+_NAMES = "|".join(_TIME_LIMITS)
+_TIME_LIMIT_OFF = re.compile(
+    rf"(?:SET (?=\w+ (?:TO|=) (?:0+ ?[A-Z]*|DEFAULT)$)|RESET )(?P<name>{_NAMES.upper()})\b.*"
+)
+_SET_CONFIG = re.compile(
+    rf"\bset_config\s*\(\s*'(?P<name>{_NAMES})'\s*,\s*'0+ ?[a-z]*'", re.IGNORECASE
+)
 
 
 def _check_index_name(cursor: TokenCursor) -> str:

@@ -2,8 +2,8 @@ r"""Splits SQL scripts into statements exactly as PostgreSQL does, and reads the
 
 Only what must be known before a script is sent is parsed: whether it would end its transaction,
 whether it can run in one at all, and what an interrupted statement did. PostgreSQL checks the rest.
-Tokens are PostgreSQL's with ``standard_conforming_strings`` on. An unterminated quote or comment
-extends to the end of the script, which PostgreSQL then refuses.
+Tokens are PostgreSQL's with ``standard_conforming_strings`` on. An unclosed quote or comment
+extends to the end of the script; `find_unclosed` finds it.
 
 One regular expression names each token. A second one skips text in which nothing can matter: a
 script of 5 MB takes well under a second.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-__all__ = ["Identifier", "Statement", "split_statements"]
+__all__ = ["Identifier", "Statement", "find_unclosed", "split_statements"]
 
 _MAX_KEYWORDS = 16
 """Enough to reach the end of ``ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY``."""
@@ -69,6 +69,13 @@ _SKIP = re.compile(
     | )""",
     re.VERBOSE | re.DOTALL,
 )
+_CLOSED = re.compile(
+    rf"""[eE]'{_ESCAPED}(?:'{_CONTINUATION}'{_ESCAPED})*'
+    | (?:[bBxXnN]|[uU]&)?'[^']*(?:''[^']*)*'
+    | (?:[uU]&)?"[^"]*(?:""[^"]*)*"
+    | (?P<tag>{_TAG}).*(?P=tag)""",
+    re.VERBOSE | re.DOTALL,
+)
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 COPY_DATA_END = re.compile(r"^\\\.\r?$", re.MULTILINE)
 
@@ -107,6 +114,44 @@ def split_statements(sql: str) -> list[Statement]:
         text = sql[statement.start : statement.end]
         statements.append(Statement(text, statement.start, line, tuple(statement.words)))
     return statements
+
+
+def find_unclosed(sql: str) -> tuple[str, int] | None:
+    """Find a quote, comment or parenthesis that is never closed.
+
+    Returns:
+        What it is, with how to close it, and where it begins, in characters from 0. None if all
+        are closed.
+    """
+    brackets: list[int] = []
+    before, at = 0, 0
+    while at < len(sql):
+        before = at
+        kind, start, at = _next_token(_SKIP, sql, at)
+        if kind == "open":
+            brackets.append(start)
+        elif kind == "close" and brackets:
+            brackets.pop()
+    # Only the last token can be unclosed, and it is in the last stretch.
+    while before < len(sql):
+        kind, start, before = _next_token(_TOKEN, sql, before)
+        if unclosed := _describe_unclosed(kind, sql[start:before]):
+            return unclosed, start
+    return ("parenthesis is never closed; close it with )", brackets[-1]) if brackets else None
+
+
+def _describe_unclosed(kind: str, token: str) -> str:
+    if kind == "blank":
+        is_closed = not token.startswith("/*") or _find_comment_end(token, 0) is not None
+        return "" if is_closed else "comment is never closed; close it with */"
+    if kind not in ("string", "quoted") or _CLOSED.fullmatch(token):
+        return ""
+    if token.startswith("$"):
+        tag = token[: token.index("$", 1) + 1]
+        return f"dollar quote is never closed; close it with {tag}"
+    if kind == "quoted":
+        return 'quoted identifier is never closed; close it with "'
+    return "string is never closed; close it with '"
 
 
 class _OpenStatement:
@@ -212,12 +257,17 @@ def _next_token(pattern: re.Pattern[str], sql: str, at: int) -> tuple[str, int, 
 
 
 def _end_of_block_comment(sql: str, at: int) -> int:
+    end = _find_comment_end(sql, at)
+    return len(sql) if end is None else end
+
+
+def _find_comment_end(sql: str, at: int) -> int | None:
     depth = 0
     for edge in _COMMENT_EDGE.finditer(sql, at):
         depth += 1 if edge[0] == "/*" else -1
         if depth == 0:
             return edge.end()
-    return len(sql)
+    return None
 
 
 def _upper(word: str) -> str:

@@ -98,6 +98,39 @@ def test_savepoints_are_the_scripts_own(bench: Bench) -> None:
     assert [bench.has(name) for name in "abc"] == [True, False, True]
 
 
+def test_a_transaction_block_around_the_whole_script_changes_nothing(bench: Bench) -> None:
+    block = "-- AlterEnum\nBEGIN;\nCREATE TABLE a ();\nCREATE TABLE b ({});\nCOMMIT;\n"
+    with pytest.raises(MigrationFailed, match=r"migrations/0001_m\.sql:4:19") as failed:
+        bench.apply(migration(block.format("x nothing")))
+    assert 'type "nothing" does not exist' in failed.value.cause
+    assert (bench.has("a"), bench.versions()) == (False, [])
+    bench.apply(migration(block.format(""), down="BEGIN; DROP TABLE a, b; COMMIT"), fence=2)
+    with bench.holder(3) as session:
+        session.roll_back(bench.history()[0], soon())
+    assert (bench.has("a"), bench.versions()) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("script", "place"),
+    [
+        ("SELECT 1;\nSELECT 'a;\n", "2:8: this string"),
+        ('SELECT 1 AS "a', "1:13: this quoted identifier"),
+        ("DO $x$ BEGIN END $$", "1:4: this dollar quote"),
+        ("SELECT 1 /* b", "1:10: this comment"),
+        ("SELECT (1", "1:8: this parenthesis"),
+        ("SELECT 1 AS", "1:12"),
+        ("SELECT 1;\nCREATE TABLE a\n-- to be done\n", "3:14"),
+    ],
+)
+def test_an_incomplete_script_is_reported_at_its_own_place(
+    bench: Bench, script: str, place: str
+) -> None:
+    with pytest.raises(MigrationFailed) as failed:
+        bench.apply(migration(script))
+    assert f"migrations/0001_m.sql:{place}" in failed.value.detail
+    assert "CONSTRAINTS" not in failed.value.detail, "the library's own SQL"
+
+
 # --- what it leaves in the session
 
 _LEFT_BEHIND = {

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.migrations.sql.classify import StatementInfo, classify
 from lambda_migrate.migrations.sql.excerpt import make_excerpt, redact
-from lambda_migrate.migrations.sql.lint import check_migration, check_script
+from lambda_migrate.migrations.sql.lint import (
+    check_migration,
+    check_script,
+    find_script_warnings,
+    remove_transaction_block,
+)
 from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split_statements
 
 # Each is one statement to PostgreSQL. (psql itself stumbles over two of them: a function named
@@ -294,7 +299,9 @@ def test_what_no_transaction_can_hold_is_sent_to_a_file_of_its_own(sql: str, wha
         ("copy (select a from b) to stdout", "COPY ... TO STDOUT has no client"),
         ('copy "a""b" to stdout', "COPY ... TO STDOUT"),
         ("\\i other.sql", "\\i is a command of psql"),
-        ("select 1;\n \\connect x", "\\connect is a command of psql"),
+        ("select 1;\n \\connect x", "\\connect is a command of psql that pg_dump writes; delete"),
+        ("\\restrict a8b\n\nset x = 1;", "\\restrict is a command of psql that pg_dump writes"),
+        ("select 1;\n\\unrestrict a8b", "\\unrestrict is a command of psql that pg_dump writes"),
         ("create index concurrently on t (a)", "this index has no name"),
     ],
 )
@@ -305,6 +312,136 @@ def test_what_needs_another_client_or_a_name_is_refused(sql: str, says: str) -> 
 def test_the_data_below_a_copy_is_not_read_as_sql() -> None:
     (fault,) = faults_of("copy t from stdin;\n1\tit's; commit;\n\\.\ncommit;")
     assert "COPY ... FROM STDIN" in fault
+
+
+_BLOCKS = [
+    ("begin", "commit"),
+    ("BEGIN TRANSACTION", "END"),
+    ("/* a */ Begin Work", "commit work"),
+    ("start transaction", "end transaction"),
+    ("begin isolation level read committed, read write", "commit and no chain"),
+]
+
+
+@pytest.mark.parametrize("pair", _BLOCKS)
+@pytest.mark.parametrize(
+    ("before", "after"), [("", ""), ("-- x\n/* y */ ;\n", ";\n-- z"), ("\n", ";;")]
+)
+def test_a_transaction_block_around_the_whole_script_is_blanked_out(
+    pair: tuple[str, str], before: str, after: str
+) -> None:
+    begin, commit = pair
+    sql = f"{before}{begin};\nselect 1;\nselect 2;\n{commit}{after}"
+    assert faults_of(sql) == []
+    removed = remove_transaction_block(sql)
+    assert [each.text for each in split_statements(removed)] == ["select 1", "select 2"]
+    assert (len(removed), removed.find("select 1")) == (len(sql), sql.find("select 1"))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "begin; select 1",
+        "select 1; commit",
+        "select 0; begin; select 1; commit",
+        "begin; select 1; commit; select 2",
+        "begin; select 1; commit; begin; select 2; commit",
+        "begin; begin; select 1; commit",
+        "begin; select 1; rollback",
+        "begin; select 1; commit and chain",
+        "begin isolation level serializable; select 1; commit",
+        "begin read only; select 1; commit",
+        "start transaction deferrable; select 1; commit",
+    ],
+)
+def test_any_other_transaction_block_is_refused(sql: str) -> None:
+    assert remove_transaction_block(sql) == sql
+    assert "a BEGIN and a COMMIT around the whole script are ignored" in faults_of(sql)[0]
+    assert faults_of("begin; vacuum; commit", transactional=False)
+
+
+@pytest.mark.parametrize(
+    ("sql", "fault"),
+    [
+        ("select 1;\ninsert into t values ('abc);\nselect 2", "2:23: this string"),
+        ("select 'a''", "1:8: this string"),
+        ("select e'a\\'", "1:8: this string"),
+        ("select 1;\n\n  select U&'a", "3:10: this string"),
+        ('create table "t (id int);', "1:14: this quoted identifier"),
+        ('select 1 as "a""', "1:13: this quoted identifier"),
+        ("create function f() returns int as $x$ select $$1$$;", "1:36: this dollar quote"),
+        ("do $$ begin end $;", "1:4: this dollar quote"),
+        ("create table t ();\n/* to be /* done */", "2:1: this comment"),
+        ("create table t (id int;\nselect (1);", "1:16: this parenthesis"),
+    ],
+)
+@pytest.mark.parametrize("padding", ["", "-- it's\n" * 700 + "select '(', \"'\", $$'$$;\n"])
+def test_what_is_never_closed_is_found_at_its_opening(sql: str, fault: str, padding: str) -> None:
+    line, _, rest = fault.partition(":")
+    place = f"f.sql:{int(line) + padding.count(chr(10))}:{rest} is never closed; close it with "
+    assert [each[: len(place)] for each in faults_of(padding + sql)] == [place]
+    assert faults_of(padding + sql, transactional=False)[0].startswith(place)
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("set transaction isolation level serializable", "write `isolation:serializable` on"),
+        ("SET LOCAL TRANSACTION ISOLATION LEVEL REPEATABLE READ", "`isolation:repeatable-read`"),
+        ("set transaction read write, isolation level serializable", "`isolation:serializable`"),
+        ("set transaction_isolation = 'repeatable read'", "`isolation:repeatable-read`"),
+        ("set local transaction_isolation to serializable", "`isolation:serializable`"),
+        ("set transaction isolation level read committed", "the marker determines the isolation"),
+        ("set transaction snapshot '1'", "must come before any query; remove it"),
+        ("set transaction read only", "would prevent the history row from being written"),
+        ("set transaction_read_only = on", "would prevent the history row from being written"),
+    ],
+)
+def test_a_set_of_the_transactions_mode_is_refused(sql: str, says: str) -> None:
+    (fault,) = faults_of(f"select 1;\n{sql};")
+    assert fault.startswith("f.sql:2: SET TRANSACTION")
+    assert says in fault
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("set statement_timeout = 0", "switches off statement_timeout"),
+        ("SET LOCAL lock_timeout TO '0'", "switches off lock_timeout"),
+        ("set session lock_timeout = '0ms'", "switches off lock_timeout"),
+        ("set transaction_timeout = '0 s'", "switches off transaction_timeout"),
+        ("set statement_timeout to default", "switches off statement_timeout"),
+        ("reset idle_in_transaction_session_timeout", "switches off idle_in_transaction"),
+        ("select pg_catalog.set_config('lock_timeout', '0', false)", "switches off lock_timeout"),
+        (
+            "set session characteristics as transaction isolation level serializable",
+            "`isolation:serializable`",
+        ),
+        ("set default_transaction_isolation = 'repeatable read'", "`isolation:serializable`"),
+    ],
+)
+def test_settings_that_do_not_do_what_they_seem_to_are_warned_of(sql: str, says: str) -> None:
+    (warning,) = find_script_warnings(Script(f"select 1;\n{sql}", 4), path="f.sql")
+    assert warning.startswith("f.sql:5: this ")
+    assert says in warning
+    assert faults_of(sql) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "set transaction read write",
+        "set local lock_timeout = '5s'",
+        "set statement_timeout = 60000",
+        "set statement_timeout = '10min'",
+        "set search_path = ''; select set_config('search_path', '', false)",
+        "set xmloption = content; set default_tablespace = ''; set client_min_messages = warning",
+        "alter role r set statement_timeout = 0",
+        "set work_mem = 0; reset role; set constraints all deferred",
+    ],
+)
+def test_other_settings_are_let_through(sql: str) -> None:
+    assert (faults_of(sql), find_script_warnings(Script(sql), path="f.sql")) == ([], [])
 
 
 def test_a_non_transactional_script_has_exactly_one_statement() -> None:
@@ -336,7 +473,11 @@ def test_a_hidden_commit_is_never_reported_and_a_bare_one_always_is(
 ) -> None:
     parts = [*hiding, *control]
     random.shuffle(parts)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
-    faults = faults_of("\n;\n".join(parts))
+    sql = "\n;\n".join(parts)
+    faults = faults_of(sql)
+    if remove_transaction_block(sql) != sql:
+        assert (len(control), faults) == (2, [])
+        return
     lines, line = [], 1
     for part in parts:
         lines += [f"f.sql:{line}:"] if part in control else []
