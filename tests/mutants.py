@@ -373,8 +373,8 @@ MUTANTS = (
     Mutant(
         "the history row is written in another transaction",
         "lambda_migrate/postgresql/queries.py",
-        'tail = f"\\n; {self.commit(',
-        'tail = f"\\n; COMMIT; {self.begin(timeouts)} {self.commit(',
+        'tail = f"{_AFTER_SCRIPT} {commit}"',
+        'tail = f"{_AFTER_SCRIPT} COMMIT; {self.begin(timeouts)} {commit}"',
         ("transactional", "protocol, real"),
     ),
     Mutant(
