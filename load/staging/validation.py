@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.demo.sampler import ConnectionSampler
-from lambda_migrate.local.demo.servers import connect_monitor
 from lambda_migrate.local.servers.postgresql import find_binaries
 from load.staging.checks import Answer, Check, Moment, run_checks
 from load.staging.data import ShopData
@@ -46,9 +43,8 @@ from load.staging.verdicts import (
     verdicts_of_records,
     verdicts_of_storm,
 )
-from load.storm.__main__ import drive
-from load.storm.evidence import Evidence, gather_evidence
-from load.storm.host import Host, serve
+from load.storm.__main__ import run_on_testbed
+from load.storm.evidence import Evidence
 from load.storm.scenarios import Processes, Scenario, Wave
 from load.storm.testbed import Testbed, open_testbed
 from load.storm.verdicts import Verdict, judge
@@ -125,7 +121,6 @@ def validate(
         ) as testbed,
         connect(testbed.server, release.database) as connection,
     ):
-        testbed.sampler.stop()  # each storm has its own
         run = _LocalRun(release, options, testbed, connection, out, Path(home))
         run.found.steps = tuple(run_steps(run.steps(), on_step, last=last))
         return run.found
@@ -252,28 +247,12 @@ class _LocalRun:
         began = time.monotonic()
         out = self.out / name
         scenario = _scenario(name, self.release, self.options)
-        with self._sampled(scenario) as testbed:
-            host = Host(testbed)
-            host.prepare()
-            with serve(host) as url:
-                drive(scenario, url, out)
-            evidence = gather_evidence(
-                host, locust=out / "locust", seconds=time.monotonic() - began
-            )
+        evidence = run_on_testbed(replace(self.testbed, scenario=scenario), out)
         for function in self.testbed.functions.values():
             function.end_idle()
         # Connections of the restore and the dry run are not the storm's.
         sessions = [one for one in evidence.sessions if one.opened >= began]
         return replace(evidence, sessions=sessions)
-
-    @contextmanager
-    def _sampled(self, scenario: Scenario) -> Iterator[Testbed]:
-        database = self.release.database
-        sampler = ConnectionSampler(
-            lambda: connect_monitor(self.testbed.server), database=database, application=database
-        )
-        with sampler:
-            yield replace(self.testbed, scenario=scenario, sampler=sampler)
 
     def _check_again(self) -> Findings:
         verdicts = self._check("rolled-back")

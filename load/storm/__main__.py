@@ -1,4 +1,4 @@
-"""``python -m load.storm``: cold-start storms with real runtimes, judged and reported.
+"""``python -m load.storm``: cold-start storms with real runtimes, checked and reported.
 
 Exit codes: 0, every verdict passed; 1, one failed; 2, wrong usage, or something is not installed.
 """
@@ -18,13 +18,13 @@ from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.storm.evidence import Evidence, gather_evidence
 from load.storm.host import Host, serve
-from load.storm.packages import Package, package_of
-from load.storm.report import write, write_index
-from load.storm.scenarios import SCENARIOS, STANDARD, Scenario, make
-from load.storm.testbed import open_testbed
-from load.storm.verdicts import Verdict, verdicts
+from load.storm.packages import package_of
+from load.storm.report import write_report
+from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_scenario
+from load.storm.testbed import Testbed, open_testbed
+from load.storm.verdicts import verdicts
 
-__all__ = ["drive", "main", "run_locust", "run_storm"]
+__all__ = ["main", "run_locust", "run_on_testbed"]
 
 _LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
 _LOCUST_SECONDS = 1_800.0
@@ -32,117 +32,92 @@ _LOCUST_SECONDS = 1_800.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the storms that the arguments name."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.environments is not None and options.environments < 1:
-        parser.error(f"-n {options.environments}: write a number from 1")
-    scenarios = _select(options)
+    scenarios, out = _parse(arguments)
     try:
         if any(scenario.engine == "dynalite" for scenario in scenarios):
             install_dynalite(report=lambda _: None)
-        return _run_all(scenarios, options.out)
-    except (ConfigurationError, ProcessError) as fault:
-        print(fault, file=sys.stderr)
+        return _run_all(scenarios, out)
+    except (ConfigurationError, ProcessError) as error:
+        print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; every process has been ended.", file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: Sequence[str] | None) -> tuple[list[Scenario], Path]:
     parser = argparse.ArgumentParser(prog="python -m load.storm", description=__doc__)
+    names = ", ".join(SCENARIOS)
     parser.add_argument(
-        "scenarios",
-        nargs="*",
-        metavar="SCENARIO",
-        help=f"{', '.join(SCENARIOS)} (the standard set)",
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"{names} (default: the standard set)"
     )
     parser.add_argument("-n", type=int, dest="environments", help="cold starts of each storm")
     parser.add_argument("--engine", choices=("moto", "dynalite", "dynamodb-local"))
     parser.add_argument("--processes", choices=("separate", "forked"))
     parser.add_argument("--out", type=Path, default=Path("storm-report"))
-    return parser
-
-
-def _select(options: argparse.Namespace) -> list[Scenario]:
+    options = parser.parse_args(arguments)
+    if options.environments is not None and options.environments < 1:
+        parser.error(f"-n {options.environments}: write a number from 1")
     unknown = sorted(set(options.scenarios) - set(SCENARIOS))
     if unknown:
-        _parser().error(f"no such scenario: {', '.join(unknown)}")
-    names = options.scenarios or SCENARIOS
-    standard = [entry for entry in STANDARD if entry[0] in names]
-    own = any((options.environments, options.engine, options.processes))
-    if options.scenarios and own:  # once each, instead of the several sizes of the standard set
-        standard = list({entry[0]: entry for entry in reversed(standard)}.values())[::-1]
-    return [
-        make(
+        parser.error(f"no such scenario: {', '.join(unknown)}; there are {names}")
+    entries = [entry for entry in STANDARD_SET if entry[0] in (options.scenarios or SCENARIOS)]
+    if options.scenarios and (options.environments or options.engine or options.processes):
+        # Once each, instead of the several sizes of the standard set.
+        entries = [next(e for e in entries if e[0] == name) for name in options.scenarios]
+    scenarios = [
+        make_scenario(
             name,
             options.environments or n,
             engine=options.engine or engine,
             processes=options.processes or processes,
         )
-        for name, n, engine, processes in standard
+        for name, n, engine, processes in entries
     ]
+    return scenarios, options.out
 
 
 def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
-    out.mkdir(parents=True, exist_ok=True)
     failed = 0
-    began = time.monotonic()
     for scenario in scenarios:
-        print(
-            f"{time.monotonic() - began:6.1f} s  {scenario.name}, {scenario.engine} ...", flush=True
-        )
-        evidence = run_storm(scenario, package_of(scenario.kind), out / scenario.name)
-        found = verdicts(evidence)
-        write(evidence, found, out / scenario.name)
-        write_index(out)
-        _print_verdicts(found)
-        failed += sum(one.state == "failed" for one in found)
-    print(f"{time.monotonic() - began:6.1f} s  {len(scenarios)} storms; {out / 'index.html'}")
+        print(f"{scenario.name}, {scenario.engine} ...", flush=True)
+        evidence = _run_storm(scenario, out / scenario.name)
+        results = verdicts(evidence)
+        write_report(evidence, results, out / scenario.name)
+        for one in results:
+            state = "FAILED" if one.state == "failed" else one.state
+            print(f"  {state:<12}  {one.what}: {one.found}")
+        failed += sum(one.state == "failed" for one in results)
+    print(f"{len(scenarios)} storms; {out}/*/report.html")
     print(f"FAILED: {failed} verdicts" if failed else "All passed.")
     return 1 if failed else 0
 
 
-def _print_verdicts(found: Sequence[Verdict]) -> None:
-    widest = max(len(one.what) for one in found)
-    for one in found:
-        mark = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}[one.state]
-        print(f"          {mark}  {one.what:<{widest}}  {one.found}")
-
-
-def run_storm(scenario: Scenario, package: Package, out: Path) -> Evidence:
-    """Run one storm on servers of its own.
-
-    Args:
-        scenario: The storm.
-        package: What is deployed.
-        out: The folder for Locust's report.
-
-    Raises:
-        ConfigurationError: Something is not installed.
-        ProcessError: A server did not start, or Locust failed.
-    """
-    began = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
+def _run_storm(scenario: Scenario, out: Path) -> Evidence:
     with (
         tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
-        open_testbed(scenario, package, Path(home)) as testbed,
+        open_testbed(scenario, package_of(scenario.kind), Path(home)) as testbed,
     ):
-        host = Host(testbed)
-        host.prepare()
-        with serve(host) as url:
-            drive(scenario, url, out)
-        return gather_evidence(host, locust=out / "locust", seconds=time.monotonic() - began)
+        return run_on_testbed(testbed, out)
 
 
-def drive(scenario: Scenario, url: str, out: Path) -> None:
-    """Let Locust run the scenario's shape against ``url``; see `run_locust`."""
-    run_locust(
-        *("--storm", scenario.shape, "-n", str(scenario.environments), "--control", url),
-        *("--waves", str(len(scenario.waves)), "--clients", str(scenario.clients)),
-        *("--warm", str(scenario.warm), "--stop-timeout", "5"),
-        out=out,
-    )
+def run_on_testbed(testbed: Testbed, out: Path) -> Evidence:
+    """Run the storm of a testbed.
+
+    Raises:
+        ProcessError: Locust failed.
+    """
+    began = time.monotonic()
+    scenario, host = testbed.scenario, Host(testbed)
+    host.prepare()
+    with serve(host) as url:
+        run_locust(
+            *("--storm", scenario.shape, "-n", str(scenario.environments), "--control", url),
+            *("--waves", str(len(scenario.waves)), "--clients", str(scenario.clients)),
+            *("--warm", str(scenario.warm), "--stop-timeout", "5"),
+            out=out,
+        )
+    return gather_evidence(host, locust=out / "locust", seconds=time.monotonic() - began)
 
 
 def run_locust(*options: str, out: Path) -> None:

@@ -14,15 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.local.demo.checks import (
-    Distribution,
-    SchemaCheck,
-    build_rows,
-    connection_times_by_fence,
-    read_checks,
-    row_order,
-)
-from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX, Sample
+from lambda_migrate.local.demo.checks import SchemaCheck, build_rows, read_checks, row_order
+from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX
 from lambda_migrate.local.demo.servers import read_migrations
 from lambda_migrate.local.demo.timeline import Interval, Row
 
@@ -31,7 +24,7 @@ if TYPE_CHECKING:
     from load.storm.scenarios import Scenario
     from load.storm.testbed import Testbed
 
-__all__ = ["Evidence", "gather_evidence", "overlap_of", "read_statistics", "sessions_of"]
+__all__ = ["Evidence", "gather_evidence", "max_overlap", "read_sessions", "read_statistics"]
 
 _COMMITTED = """
 SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8
@@ -48,16 +41,6 @@ class Session:
     closed: float  # when the server's process had ended
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Megabytes of all environments that were alive at one moment, all of them served."""
-
-    environments: int
-    pss: Sequence[float]  # each one's share: shared pages are divided among their users
-    uss: Sequence[float]  # each one's private pages
-    shared_parent: float  # share of the fork server; 0 without one
-
-
 @dataclass(frozen=True)
 class Evidence:
     """Everything that was seen of one storm. Times are monotonic seconds of one clock.
@@ -72,15 +55,15 @@ class Evidence:
         attempts: How often the failing migration was tried; None if none fails.
         intervals: Each migration, and each down script.
         committed: When PostgreSQL committed the last migration; None if none succeeds.
-        samples: Connections, by polling.
-        sessions: Connections, in the server's log, which misses none.
-        requests: To DynamoDB by operation; empty where the engine does not count.
-        requests_of: The same by environment.
+        sessions: Connections of lambda-migrate, in the server's log, which misses none.
+        requests_by_environment: To DynamoDB; empty where the engine does not count.
         rates: Requests by tenth of a second since the epoch; None where it does not count.
-        memory: None where no environment was left.
+        memory: Megabytes of each environment that was alive at the end, shared pages divided among
+            their users (PSS).
+        parent_memory: The share of the process that they were forked from.
         locust: Requests and failures by name, as Locust counted them.
         rolled_back: Seconds that the rollback took.
-        troubles: What else went wrong.
+        errors: What else went wrong.
         seconds: How long the storm took, with the start of the servers.
         clock_offset: Seconds since the epoch when the monotonic clock stood at 0.
     """
@@ -94,15 +77,14 @@ class Evidence:
     attempts: int | None = None
     intervals: Sequence[Interval] = ()
     committed: float | None = None
-    samples: Sequence[Sample] = ()
     sessions: Sequence[Session] = ()
-    requests: Mapping[str, int] = field(default_factory=dict)
-    requests_of: Mapping[str, int] = field(default_factory=dict)
+    requests_by_environment: Mapping[str, int] = field(default_factory=dict)
     rates: Mapping[int, Mapping[str, int]] | None = None
-    memory: Memory | None = None
+    memory: Sequence[float] = ()
+    parent_memory: float = 0.0
     locust: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     rolled_back: float | None = None
-    troubles: Sequence[str] = ()
+    errors: Sequence[str] = ()
     seconds: float = 0.0
     clock_offset: float = 0.0
 
@@ -114,8 +96,8 @@ class Evidence:
     @cached_property
     def first_checks(self) -> list[SchemaCheck]:
         """The first check of every environment that was a cold start of the storm."""
-        found = (self.checks.get(one.environment) for one in self.cold)
-        return [checks[0] for checks in found if checks]
+        every = (self.checks.get(one.environment) for one in self.cold)
+        return [checks[0] for checks in every if checks]
 
     @cached_property
     def waiters(self) -> list[SchemaCheck]:
@@ -129,52 +111,32 @@ class Evidence:
         return sorted(every, key=lambda check: check.fence)
 
     @cached_property
-    def delays(self) -> list[float]:
+    def seconds_to_answer(self) -> list[float]:
         """From the last migration's commit until each waiter's invocation was answered."""
         return self._since_commit({one.environment: one.result.ended for one in self.cold})
 
     @cached_property
-    def check_delays(self) -> list[float]:
+    def seconds_to_handler(self) -> list[float]:
         """The same until its check was over, and the handler began."""
         return self._since_commit({check.environment: check.ended for check in self.waiters})
 
     def _since_commit(self, ended: Mapping[str, float]) -> list[float]:
         if self.committed is None:
             return []
-        since = [
-            ended[check.environment] - self.committed
-            for check in self.waiters
-            if check.environment in ended
-        ]
+        since = [ended[check.environment] - self.committed for check in self.waiters]
         return sorted(one for one in since if one > 0)  # earlier waves waited for earlier ones
 
     @property
-    def sampled_at_most(self) -> int:
-        """Connections of lambda-migrate in any one sample."""
-        return max((sample.library_connections for sample in self.samples), default=0)
-
-    @property
-    def sessions_at_most(self) -> int:
+    def max_sessions(self) -> int:
         """Connections of lambda-migrate at any moment, in the server's log."""
-        return overlap_of([(one.opened, one.closed) for one in self.sessions])
-
-    @property
-    def sample_gaps(self) -> Distribution | None:
-        """Seconds between two samples, from the first cold start to the last answer."""
-        began = min((one.result.started for one in self.cold), default=0.0)
-        ended = max((one.result.ended for one in self.observed), default=0.0)
-        at = [sample.at for sample in self.samples if began <= sample.at <= ended]
-        return Distribution.of([after - before for before, after in itertools.pairwise(at)])
+        return max_overlap([(one.opened, one.closed) for one in self.sessions])
 
 
-def overlap_of(intervals: Sequence[tuple[float, float]]) -> int:
+def max_overlap(intervals: Sequence[tuple[float, float]]) -> int:
     """How many of these are open at the same moment, at most."""
     moments = sorted([(start, 1) for start, _ in intervals] + [(end, -1) for _, end in intervals])
     # One that ends at the moment at which another begins comes first.
     return max(itertools.accumulate(step for _, step in moments), default=0)
-
-
-# -- gathering ------------------------------------------------------------------------------------
 
 
 def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
@@ -187,63 +149,61 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
     """
     testbed = host.testbed
     package, server, scenario = testbed.package, testbed.server, testbed.scenario
-    memory = _measure_memory(testbed)
-    testbed.sampler.stop()
+    clock_offset = testbed.clock_offset
+    memory = [_read_pss(view.pid) for _, _, view in testbed.environments() if view.state != "ended"]
+    parents = {function.fork_server_pid for function in testbed.functions.values()} - {0}
     checks = {
-        name: list(
-            read_checks(name, function.logs(view.environment_id), clock_offset=testbed.clock_offset)
-        )
+        name: list(read_checks(name, function.logs(view.environment_id), clock_offset=clock_offset))
         for name, function, view in testbed.environments()
     }
-    intervals = read_migrations(server, package.database, clock_offset=testbed.clock_offset)
+    intervals = read_migrations(server, package.database, clock_offset=clock_offset)
+    sessions = read_sessions(server.log.read_text(errors="replace"), clock_offset=clock_offset)
     committed = None
     if scenario.kind != "failing" and intervals:
         [[at]] = server.execute(_COMMITTED, database=package.database)
-        committed = None if at is None else float(at) - testbed.clock_offset
+        committed = None if at is None else float(at) - clock_offset
     return Evidence(
         scenario=scenario,
         observed=host.observed,
         checks=checks,
-        rows=_rows(testbed, checks),
-        effects=package.effects(server, 1 if scenario.rollback else scenario.last_version),
+        rows=_build_timeline(testbed, checks, sessions),
+        effects=package.effects(server, 1 if scenario.rollback else scenario.versions[-1]),
         rollback_effects=package.rollback_effects(server) if scenario.rollback else {},
         attempts=package.attempts(server),
         intervals=[*intervals, *host.rollback_times.intervals],
         committed=committed,
-        samples=testbed.sampler.samples,
-        sessions=sessions_of(
-            server.log.read_text(errors="replace"), clock_offset=testbed.clock_offset
-        ),
-        requests=testbed.requests(),
-        requests_of=testbed.requests_of(),
+        sessions=sessions,
+        requests_by_environment=testbed.requests_by_environment(),
         rates=testbed.dynamodb.rates(),
         memory=memory,
+        parent_memory=sum(map(_read_pss, parents)),
         locust=read_statistics(locust),
         rolled_back=host.rolled_back,
-        troubles=[one for one in (*host.troubles, testbed.sampler.fault) if one],
+        errors=host.errors,
         seconds=seconds,
-        clock_offset=testbed.clock_offset,
+        clock_offset=clock_offset,
     )
 
 
-def _rows(testbed: Testbed, checks: Mapping[str, Sequence[SchemaCheck]]) -> list[Row]:
-    rows = [
-        row
-        for version, function in testbed.functions.items()
-        for row in build_rows(
+def _build_timeline(
+    testbed: Testbed, checks: Mapping[str, Sequence[SchemaCheck]], sessions: Sequence[Session]
+) -> list[Row]:
+    fences = ((one.name.rpartition(":")[2], one.opened) for one in sessions)
+    connection_times = {int(fence): at for fence, at in fences if fence.isdigit()}
+    rows: list[Row] = []
+    for version, function in testbed.functions.items():
+        own = {
+            name.partition(" ")[2]: found[0]
+            for name, found in checks.items()
+            if found and name.startswith(f"v{version} ")
+        }
+        rows += build_rows(
             function.timeline(),
-            {
-                name.partition(" ")[2]: found[0]
-                for name, found in checks.items()
-                if found and name.startswith(f"v{version} ")
-            },
+            own,
             label=f"v{version}",
-            connection_times=connection_times_by_fence(
-                testbed.sampler.sessions, clock_offset=testbed.clock_offset
-            ),
+            connection_times=connection_times,
             until=SYSTEM_CLOCK.monotonic(),
         )
-    ]
     return sorted(rows, key=row_order)
 
 
@@ -253,7 +213,7 @@ _LOG_LINE = re.compile(
 )
 
 
-def sessions_of(log: str, *, clock_offset: float) -> list[Session]:
+def read_sessions(log: str, *, clock_offset: float) -> list[Session]:
     """Connections of lambda-migrate in a server's log; one that is still open ends with the log.
 
     Args:
@@ -261,46 +221,26 @@ def sessions_of(log: str, *, clock_offset: float) -> list[Session]:
         clock_offset: Seconds since the epoch when the monotonic clock stood at 0.
     """
     opened: dict[str, tuple[str, float]] = {}
-    found = []
+    sessions = []
     last = 0.0
-    for line in log.splitlines():
-        match = _LOG_LINE.match(line)
-        if match is None:
-            continue
+    for match in filter(None, map(_LOG_LINE.match, log.splitlines())):
         at = datetime.strptime(match["at"] + "+0000", "%Y-%m-%d %H:%M:%S.%f%z")
         last = at.timestamp() - clock_offset
         if match["name"]:
             opened[match["pid"]] = (match["name"], last)
         elif match["pid"] in opened:
-            found.append(Session(*opened.pop(match["pid"]), last))
-    found += [Session(name, since, max(since, last)) for name, since in opened.values()]
-    return sorted(found, key=lambda session: session.opened)
+            sessions.append(Session(*opened.pop(match["pid"]), last))
+    sessions += [Session(name, since, max(since, last)) for name, since in opened.values()]
+    return sorted(sessions, key=lambda session: session.opened)
 
 
-def _measure_memory(testbed: Testbed) -> Memory | None:
-    found = [
-        _read_memory(view.pid) for _, _, view in testbed.environments() if view.state != "ended"
-    ]
-    if not found:
-        return None
-    parents = {function.fork_server_pid for function in testbed.functions.values()} - {0}
-    return Memory(
-        len(found),
-        [one["Pss"] for one in found],
-        [one["Private_Clean"] + one["Private_Dirty"] for one in found],
-        sum(_read_memory(pid)["Pss"] for pid in parents),
-    )
-
-
-def _read_memory(pid: int) -> dict[str, float]:
-    """Megabytes, as the kernel adds them up; zeros for a process that has ended."""
-    found = dict.fromkeys(("Pss", "Private_Clean", "Private_Dirty"), 0.0)
+def _read_pss(pid: int) -> float:
+    """A process's proportional share of memory in megabytes; 0 if it has ended."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
-            name, _, rest = line.partition(":")
-            if name in found:
-                found[name] = float(rest.split()[0]) / 1024
-    return found
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return float(line.split()[1]) / 1024
+    return 0.0
 
 
 def read_statistics(prefix: Path) -> dict[str, tuple[int, int]]:

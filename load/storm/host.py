@@ -1,30 +1,21 @@
 """The local Lambda behind an HTTP server, for a Locust in another process.
 
-In Locust's own process gevent would schedule everything, which hides races. ``python -m
-load.storm`` opens a host by itself; by hand, for Locust's distributed mode or its web page::
+In Locust's own process gevent would schedule everything, which hides races.
 
-    python -m load.storm.host together -n 50        # prints the URL, serves until Ctrl-C
-    python -m locust -f load/locustfile.py --storm together -n 50 --control http://127.0.0.1:PORT
-
-=================  ===========================================  ==================================
-``/cold``                                                       starts an environment, invokes it
-``/invoke``        ``kind``, ``subject``, ``version``           an environment that is free
-``/rollback``                                                   once the wave's barrier is open
-``/progress``                                                   how many were answered
-=================  ===========================================  ==================================
+=============  ===================================  ==================================
+``/cold``                                           starts an environment, invokes it
+``/invoke``    ``kind``, ``subject``, ``version``   an environment that is free
+``/rollback``                                       once the wave's barrier is open
+=============  ===================================  ==================================
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from lambda_migrate.clock import Deadline
@@ -39,11 +30,11 @@ from lambda_migrate.local.runtime.plain_http import (
     LocalHTTPResponse,
     json_response,
 )
-from load.storm.packages import package_of
-from load.storm.scenarios import SCENARIOS, Wave, make
-from load.storm.testbed import Testbed, open_testbed
+from load.chaos.relay import Loop
+from load.storm.scenarios import Wave
+from load.storm.testbed import Testbed
 
-__all__ = ["Host", "ObservedInvocation", "failure_of", "main", "serve"]
+__all__ = ["Host", "ObservedInvocation", "failure_of", "serve"]
 
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
@@ -73,29 +64,29 @@ class _WaveState:
 
 @dataclass(slots=True)
 class Host:
-    """Answers Locust's users. Every method but `prepare` belongs to the loop that it serves in.
+    """Serves Locust's users. Every method but `prepare` belongs to the loop that it serves in.
 
     Attributes:
         testbed: What the storm runs on.
         observed: Every invocation that was asked for, in the order of their answers.
         rollback_times: The down scripts of a rollback.
         rolled_back: How long it took; None if there was none, or it failed.
-        troubles: What else went wrong.
+        errors: What else went wrong.
     """
 
     testbed: Testbed
     observed: list[ObservedInvocation] = field(default_factory=list)
     rollback_times: RollbackTimes = field(default_factory=RollbackTimes)
     rolled_back: float | None = None
-    troubles: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     _waves: list[_WaveState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         scenario = self.testbed.scenario
         for number, wave in enumerate(scenario.waves, 1):
             # An operator who rolls back waits at the same barrier.
-            others = 1 if scenario.rollback and number == len(scenario.waves) else 0
-            barrier = StartBarrier(wave.environments + others if wave.together else 0)
+            operators = 1 if scenario.rollback and number == len(scenario.waves) else 0
+            barrier = StartBarrier(wave.environments + operators if wave.simultaneous else 0)
             self._waves.append(_WaveState(number, wave, barrier))
 
     def prepare(self) -> None:
@@ -110,10 +101,10 @@ class Host:
         for one in results:
             if not is_served(one):
                 why = (one.error_message or json.dumps(one.payload)).partition("\n")[0]
-                self.troubles.append(f"before the storm: {why}")
+                self.errors.append(f"before the storm: {why}")
 
-    async def answer(self, request: LocalHTTPRequest) -> LocalHTTPResponse:
-        """Answer one of the requests above."""
+    async def respond(self, request: LocalHTTPRequest) -> LocalHTTPResponse:
+        """Respond to one of the requests above."""
         body: dict[str, Any] = json.loads(request.body or b"{}")
         if request.path == "/cold":
             return await self._start_cold()
@@ -121,8 +112,6 @@ class Host:
             return await self._invoke(body)
         if request.path == "/rollback":
             return await self._roll_back()
-        if request.path == "/progress":
-            return json_response({"answered": len(self.observed)})
         return json_response({"error": f"there is no {request.path}"}, status=404)
 
     async def _start_cold(self) -> LocalHTTPResponse:
@@ -131,16 +120,16 @@ class Host:
             return json_response({"error": "all cold starts were made"}, status=400)
         current.started += 1
         if current.started == 1 and current.number > 1:
-            await asyncio.to_thread(self._end_idle)
+            await asyncio.to_thread(self._end_idle_environments)
         version = current.wave.version
         event = self.testbed.package.event("cold", current.started)
-        barrier = current.barrier if current.wave.together else None
+        barrier = current.barrier if current.wave.simultaneous else None
         submitted = self.testbed.functions[version].submit_cold(event, barrier=barrier)
         result = await asyncio.wrap_future(submitted)
         return self._observe(ObservedInvocation("cold", version, current.number, result))
 
-    def _end_idle(self) -> None:
-        """Lambda ends idle environments; here all of them, between two waves."""
+    def _end_idle_environments(self) -> None:
+        """Lambda ends some; here all of them are ended, between two waves."""
         for function in self.testbed.functions.values():
             function.end_idle()
 
@@ -153,16 +142,16 @@ class Host:
     async def _roll_back(self) -> LocalHTTPResponse:
         await asyncio.wrap_future(self._waves[-1].barrier.arrive())
         try:
-            self.rolled_back = await asyncio.to_thread(self._run_down)
+            self.rolled_back = await asyncio.to_thread(self._run_down_scripts)
         except MigrateError as error:
-            self.troubles.append(f"the rollback failed: {error}")
+            self.errors.append(f"the rollback failed: {error}")
             return json_response({"error": str(error)}, status=500)
-        return json_response({"seconds": self.rolled_back})
+        return json_response({"duration_seconds": self.rolled_back, "failure": ""})
 
-    def _run_down(self) -> float:
-        bed = self.testbed
+    def _run_down_scripts(self) -> float:
+        testbed = self.testbed
         operations = make_operations(
-            bed.codes[1], bed.variables(), bed.dynamodb, self.rollback_times
+            testbed.codes[1], testbed.variables(), testbed.dynamodb, self.rollback_times
         )
         deadline = Deadline.after(_ROLLBACK_SECONDS)
         operations.down(deadline, to=operations.manifest.version)
@@ -170,13 +159,15 @@ class Host:
 
     def _observe(self, observed: ObservedInvocation) -> LocalHTTPResponse:
         self.observed.append(observed)
-        facts = asdict(observed.result)
+        result = observed.result
         return json_response(
             {
-                **{key: facts[key] for key in ("payload", "init_seconds", "duration_seconds")},
+                "payload": result.payload,
+                "init_seconds": result.init_seconds,
+                "duration_seconds": result.duration_seconds,
                 "environment": observed.environment,
                 "version": observed.version,
-                "failure": failure_of(observed.result),
+                "failure": failure_of(result),
             }
         )
 
@@ -192,44 +183,8 @@ def failure_of(result: InvocationResult) -> str:
 
 @contextmanager
 def serve(host: Host) -> Iterator[str]:
-    """Answer Locust from a thread of its own; yields the URL."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="control", daemon=True)
-    thread.start()
-    server = HttpServer(host.answer)
-    try:
-        address = asyncio.run_coroutine_threadsafe(server.open(), loop).result()
-        yield f"http://{address}"
-    finally:
-        asyncio.run_coroutine_threadsafe(server.close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m load.storm.host together -n 50``."""
-    parser = argparse.ArgumentParser(prog="python -m load.storm.host", description=__doc__)
-    parser.add_argument("storm", choices=SCENARIOS)
-    parser.add_argument("-n", type=int, default=50, dest="environments")
-    parser.add_argument("--engine", choices=("moto", "dynalite", "dynamodb-local"), default="moto")
-    parser.add_argument("--processes", choices=("separate", "forked"), default="separate")
-    options = parser.parse_args(arguments)
-    scenario = make(
-        options.storm, options.environments, engine=options.engine, processes=options.processes
-    )
-    with (
-        tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
-        open_testbed(scenario, package_of(scenario.kind), Path(home)) as testbed,
-    ):
-        host = Host(testbed)
-        host.prepare()
-        with serve(host) as url, suppress(KeyboardInterrupt):
-            print(url, flush=True)
-            threading.Event().wait()
-        print(f"{len(host.observed)} invocations answered")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    """Serve Locust from a thread of its own; yields the URL."""
+    server = HttpServer(host.respond)
+    with Loop() as loop:
+        yield f"http://{loop.run(server.open())}"
+        loop.run(server.close())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLER", "CountingPackage", "Orders", "Package", "package_of"]
 
-PENDING = {1: 10, 2: 12}
+MIGRATION_COUNTS = {1: 10, 2: 12}
 """How many migrations each version of `CountingPackage` has."""
 
-SLOW = 6
+SLOW_VERSION = 6
 SLOW_SECONDS = 3
-FAILING = 5
+FAILING_VERSION = 5
 
 HANDLER = """\
 from lambda_migrate import migrate_on_cold_start
@@ -37,7 +36,7 @@ def handler(event, context):
     return {"served": True}
 """
 
-_FIRST = """\
+_FIRST_MIGRATION = """\
 -- migrate:up
 CREATE TABLE effects (version int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
 -- A sequence is not transactional: it counts attempts, those that failed included.
@@ -68,19 +67,21 @@ class Package(Protocol):
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
         """How often each migration of ``version`` took effect, counted in the database."""
 
-    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
+    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:  # noqa: ARG002 - not counted
         """How often each down script of version 2 took effect."""
+        return {}
 
-    def attempts(self, server: LocalPostgreSQL) -> int | None:
+    def attempts(self, server: LocalPostgreSQL) -> int | None:  # noqa: ARG002 - none fails
         """How often the failing migration was tried; None if none fails."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
-class CountingPackage:
+class CountingPackage(Package):
     """Migrations whose effects are rows that can be counted; a handler that does nothing."""
 
     fails: bool = False  # one of the migrations
-    double: int = 0  # a migration that takes effect twice, to show that it is noticed
+    repeated_version: int = 0  # takes effect twice, to show that it is noticed
     handler: str = HANDLER
     database: str = "storm"
 
@@ -89,9 +90,9 @@ class CountingPackage:
         code = home / f"version-{version}"
         (code / "migrations").mkdir(parents=True)
         (code / "app.py").write_text(self.handler)
-        for number in range(1, PENDING[version] + 1):
-            path = code / "migrations" / f"{_name(number)}.sql"
-            path.write_text(_FIRST if number == 1 else self._migration(number))
+        for number in range(1, MIGRATION_COUNTS[version] + 1):
+            path = code / "migrations" / f"{_name_of(number)}.sql"
+            path.write_text(_FIRST_MIGRATION if number == 1 else self._migration(number))
         return code
 
     def event(self, kind: str, subject: int) -> Any:
@@ -100,13 +101,9 @@ class CountingPackage:
 
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
         """See `Package.effects`."""
-        wanted = range(1, FAILING if self.fails else PENDING[version] + 1)
+        last = FAILING_VERSION - 1 if self.fails else MIGRATION_COUNTS[version]
         counted = dict(server.execute(_EFFECTS, database=self.database))
-        return {_name(number): int(counted.get(number, 0)) for number in wanted}
-
-    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:  # noqa: ARG002 - not counted
-        """See `Package.rollback_effects`."""
-        return {}
+        return {_name_of(number): int(counted.get(number, 0)) for number in range(1, last + 1)}
 
     def attempts(self, server: LocalPostgreSQL) -> int | None:
         """See `Package.attempts`."""
@@ -115,10 +112,10 @@ class CountingPackage:
         return int(server.execute(_ATTEMPTS, database=self.database)[0][0])
 
     def _migration(self, number: int) -> str:
-        body = f"SELECT pg_sleep({SLOW_SECONDS});\n" if number == SLOW else ""
-        if self.fails and number == FAILING:
+        body = f"SELECT pg_sleep({SLOW_SECONDS});\n" if number == SLOW_VERSION else ""
+        if self.fails and number == FAILING_VERSION:
             body = "SELECT nextval('attempts');\nALTER TABLE missing ADD COLUMN colour text;\n"
-        again = f", ({number})" if number == self.double else ""
+        again = f", ({number})" if number == self.repeated_version else ""
         return (
             f"-- migrate:up\n{body}INSERT INTO effects (version) VALUES ({number}){again};\n"  # noqa: S608 - numbers only
             f"-- migrate:down\nDELETE FROM effects WHERE version = {number};\n"
@@ -126,7 +123,7 @@ class CountingPackage:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class Orders(Package):
     """The example, whose handler writes and reads the migrated tables."""
 
     example: Example
@@ -148,19 +145,13 @@ class Orders:
         """See `Package.rollback_effects`."""
         return self.example.count_rollbacks(server)
 
-    def attempts(self, server: LocalPostgreSQL) -> int | None:  # noqa: ARG002 - none of it fails
-        """See `Package.attempts`."""
-        return None
 
-
-def _name(number: int) -> str:
-    return f"{number:04d}_{'slow' if number == SLOW else 'effect'}"
+def _name_of(number: int) -> str:
+    return f"{number:04d}_{'slow' if number == SLOW_VERSION else 'effect'}"
 
 
 def package_of(kind: Kind) -> Package:
     """The package of a scenario."""
-    packages: Mapping[str, Package] = {
-        "counting": CountingPackage(),
-        "failing": CountingPackage(fails=True),
-    }
-    return packages[kind] if kind in packages else Orders(find_example())
+    if kind == "orders":
+        return Orders(find_example())
+    return CountingPackage(fails=kind == "failing")

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["SCENARIOS", "STANDARD", "Engine", "Kind", "Processes", "Scenario", "Wave", "make"]
+__all__ = [
+    "SCENARIOS",
+    "STANDARD_SET",
+    "Engine",
+    "Kind",
+    "Processes",
+    "Scenario",
+    "Wave",
+    "make_scenario",
+]
 
 Kind = Literal["counting", "failing", "orders"]
 Engine = Literal["moto", "dynalite", "dynamodb-local"]
@@ -19,7 +28,7 @@ class Wave:
 
     version: int
     environments: int
-    together: bool = True  # invoked at the same instant, once all have been loaded
+    simultaneous: bool = True  # invoked at the same instant, once all have been loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +73,26 @@ class Scenario:
         wanted = {wave.version for wave in self.waves} | ({self.ready} - {0})
         return tuple(sorted(wanted | ({1} if self.clients else set())))
 
-    @property
-    def last_version(self) -> int:
-        """The highest that is deployed."""
-        return self.versions[-1]
 
-
-_ONE = Wave(1, 1)
-_RAMP = replace(_ONE, together=False)
-_PAUSE = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
+_WAVE = Wave(1, 1)
+_RAMP = replace(_WAVE, simultaneous=False)
+_FAILURE_PAUSE = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
 
 _SCENARIOS = {
-    "together": Scenario("together", "together", "counting", (_ONE,)),
+    "together": Scenario("together", "together", "counting", (_WAVE,)),
     "ramp": Scenario("ramp", "ramp", "counting", (_RAMP,)),
     "deployment": Scenario("deployment", "deployment", "orders", (Wave(2, 1),), ready=1, clients=6),
     "rollback": Scenario(
-        "rollback", "rollback", "orders", (_ONE,), ready=2, clients=6, rollback=True
+        "rollback", "rollback", "orders", (_WAVE,), ready=2, clients=6, rollback=True
     ),
-    "failing": Scenario("failing", "trickle", "failing", (_RAMP,), settings=_PAUSE),
-    "waves": Scenario("waves", "waves", "counting", (_ONE, _ONE, Wave(2, 1))),
+    "failing": Scenario("failing", "trickle", "failing", (_RAMP,), settings=_FAILURE_PAUSE),
+    "waves": Scenario("waves", "waves", "counting", (_WAVE, _WAVE, Wave(2, 1))),
 }
-"""Of one environment in each wave; `make` gives them their size."""
+"""Of one environment in each wave; `make_scenario` gives them their size."""
 
 SCENARIOS = tuple(_SCENARIOS)
 
-STANDARD: tuple[tuple[str, int, Engine, Processes], ...] = (
+STANDARD_SET: tuple[tuple[str, int, Engine, Processes], ...] = (
     ("together", 100, "moto", "separate"),
     ("ramp", 200, "dynalite", "separate"),
     ("together", 1000, "dynalite", "forked"),
@@ -101,7 +105,7 @@ STANDARD: tuple[tuple[str, int, Engine, Processes], ...] = (
 """What `make storm` runs."""
 
 
-def make(name: str, n: int, *, engine: Engine, processes: Processes) -> Scenario:
+def make_scenario(name: str, n: int, *, engine: Engine, processes: Processes) -> Scenario:
     """A scenario by name, with ``n`` environments in equal waves; the last one has the rest."""
     scenario = _SCENARIOS[name]
     *first, last = scenario.waves

@@ -1,9 +1,8 @@
-"""What a storm runs on: PostgreSQL, a DynamoDB API, the functions, a sampler of connections."""
+"""What a storm runs on: PostgreSQL, a DynamoDB API, and the functions."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.demo.sampler import ConnectionSampler
-from lambda_migrate.local.demo.servers import connect_monitor
 from lambda_migrate.local.runtime.environment import EnvironmentView
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import (
@@ -39,7 +36,7 @@ PRELOADED = (
     "botocore.session",
     "pg8000.native",
     "tenacity",
-    str(Path(__file__).with_name("preloaded.py")),
+    str(Path(__file__).with_name("preloaded_modules.py")),
 )
 """What forked environments share: neither the function nor lambda_migrate itself."""
 
@@ -66,7 +63,6 @@ class Testbed:
     package: Package
     server: LocalPostgreSQL
     dynamodb: DynamoDBEndpoint
-    sampler: ConnectionSampler
     clock_offset: float  # seconds since the epoch when the monotonic clock stood at 0
     functions: dict[int, LocalFunction] = field(default_factory=dict)
     codes: dict[int, Path] = field(default_factory=dict)
@@ -90,12 +86,7 @@ class Testbed:
             for view in function.environments():
                 yield f"v{version} {view.environment_id}", function, view
 
-    def requests(self) -> Counter[str]:
-        """DynamoDB requests of the environments by operation."""
-        names = [name for name in self.dynamodb.access_keys() if name.startswith("stormv")]
-        return sum((self.dynamodb.requests(name) for name in names), Counter[str]())
-
-    def requests_of(self) -> dict[str, int]:
+    def requests_by_environment(self) -> dict[str, int]:
         """DynamoDB requests by environment; empty where the engine does not count."""
         clients = set(self.dynamodb.access_keys())
         return {
@@ -115,7 +106,7 @@ def open_testbed(
     tuning: Mapping[str, str] | None = None,
     binaries: Path | None = None,
 ) -> Iterator[Testbed]:
-    """Start everything, deploy every version, and start to sample connections.
+    """Start everything and deploy every version.
 
     Args:
         scenario: The storm.
@@ -144,12 +135,8 @@ def open_testbed(
         stack.enter_context(server)
         dynamodb = stack.enter_context(_ENGINES[scenario.engine]())
         dynamodb.create_table(TABLE)
-        sampler = ConnectionSampler(
-            lambda: connect_monitor(server), database=package.database, application="orders"
-        )
-        stack.enter_context(sampler)
         clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
-        testbed = Testbed(scenario, package, server, dynamodb, sampler, clock_offset)
+        testbed = Testbed(scenario, package, server, dynamodb, clock_offset)
         for version in scenario.versions:
             code = testbed.codes[version] = package.deploy(version, home)
             testbed.functions[version] = stack.enter_context(

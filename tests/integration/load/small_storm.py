@@ -7,16 +7,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from load.storm.control import Control
 from load.storm.evidence import Evidence, gather_evidence
 from load.storm.host import Host, serve
+from load.storm.locust_client import send_to_host
 from load.storm.packages import Package
 from load.storm.scenarios import Scenario
 from load.storm.testbed import open_testbed
 from load.storm.verdicts import Verdict, verdicts
 
 
-def play(scenario: Scenario, package: Package, home: Path) -> Evidence:
+def run_storm(scenario: Scenario, package: Package, home: Path) -> Evidence:
     """Each cold start and its warm invocation, and statistics such as Locust writes."""
     began = time.monotonic()
     with open_testbed(scenario, package, home) as testbed:
@@ -29,9 +29,8 @@ def play(scenario: Scenario, package: Package, home: Path) -> Evidence:
 
 
 def _start_cold(url: str) -> None:
-    control = Control(url)
-    version = control.post("/cold")["version"]
-    control.post("/invoke", kind="warm", version=version)
+    version = send_to_host(url, "/cold")["version"]
+    send_to_host(url, "/invoke", kind="warm", version=version)
 
 
 def _write_statistics(host: Host, path: Path) -> None:
@@ -44,6 +43,6 @@ def _write_statistics(host: Host, path: Path) -> None:
             writer.writerow([kind, len(own), failed])
 
 
-def judged(evidence: Evidence) -> dict[str, Verdict]:
-    """Verdicts by their laws."""
+def verdicts_by_name(evidence: Evidence) -> dict[str, Verdict]:
+    """Verdicts by what must hold."""
     return {verdict.what: verdict for verdict in verdicts(evidence)}

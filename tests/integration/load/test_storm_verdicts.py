@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from lambda_migrate.local.demo.checks import SchemaCheck
-from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.runtime.environment import InvocationResult
-from load.storm.evidence import Evidence, Session, overlap_of, sessions_of
+from load.storm.evidence import Evidence, Session, max_overlap, read_sessions
 from load.storm.host import ObservedInvocation
 from load.storm.report import figures
-from load.storm.scenarios import make
+from load.storm.scenarios import make_scenario
 from load.storm.verdicts import peak_of, verdicts
 
 SERVED = InvocationResult(
@@ -30,15 +29,13 @@ def observed(result: InvocationResult = SERVED, kind: str = "cold") -> ObservedI
 
 
 GOOD = Evidence(
-    scenario=make("together", 2, engine="moto", processes="separate"),
+    scenario=make_scenario("together", 2, engine="moto", processes="separate"),
     observed=[observed(), observed(replace(SERVED, environment_id="env0002"))],
     checks={"v1 env0001": [CHECK], "v1 env0002": [HOLDER]},
     effects={"0001_effect": 1},
     committed=13.4,
-    samples=[Sample(10.0, 0, 0), Sample(11.0, 1, 0), Sample(12.0, 1, 0), Sample(14.0, 0, 0)],
     sessions=[Session("lambda-migrate:storm:1", 10.5, 13.5)],
-    requests={"GetItem": 5, "UpdateItem": 2},
-    requests_of={"v1 env0001": 3, "v1 env0002": 4},
+    requests_by_environment={"v1 env0001": 3, "v1 env0002": 4},
     rates={100: {"GetItem": 5, "UpdateItem": 2}},
     locust={"cold": (2, 0)},
 )
@@ -76,18 +73,17 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
             "one PostgreSQL connection of the library at a time",
         ),
         ({"sessions": []}, "one PostgreSQL connection of the library at a time"),
-        ({"samples": [Sample(11.0, 2, 0), Sample(12.0, 0, 0)]}, "at most one in every sample"),
         ({"rates": {1: {"GetItem": 3000}}}, "below the limits of one DynamoDB partition"),
         (
             {"rates": {1: {"GetItem": 1, "UpdateItem": 1000}}},
             "below the limits of one DynamoDB partition",
         ),
         ({"rates": {}}, "below the limits of one DynamoDB partition"),
-        ({"requests_of": {"v1 env0001": 4}}, CALLS),
-        ({"requests_of": {"v1 env9": 1}}, CALLS),
+        ({"requests_by_environment": {"v1 env0001": 4}}, CALLS),
+        ({"requests_by_environment": {"v1 env9": 1}}, CALLS),
         ({"locust": {"cold": (2, 1)}}, "Locust counted the same"),
         ({"locust": {}}, "Locust counted the same"),
-        ({"troubles": ["the rollback failed"]}, "nothing else went wrong"),
+        ({"errors": ["the rollback failed"]}, "nothing else went wrong"),
     ],
 )
 def test_each_breach_fails_its_verdict(change: Mapping[str, Any], what: str) -> None:
@@ -98,7 +94,7 @@ def test_current_schema_needs_one_call() -> None:
     law = "one DynamoDB call where the schema is current"
     for calls, state in ((1, "passed"), (2, "failed")):
         check = replace(CHECK, outcome="UP_TO_DATE", waited=0.0, lease_calls=calls)
-        evidence = replace(GOOD, checks={"v1 env0001": [check]}, requests_of={})
+        evidence = replace(GOOD, checks={"v1 env0001": [check]}, requests_by_environment={})
         assert {one.what: one.state for one in verdicts(evidence)}[law] == state
         # Who began while something was migrated may have tried for the lease, and that is well.
         beside = replace(evidence, intervals=[Interval("0001_effect", 9.0, 10.5)])
@@ -109,7 +105,10 @@ def test_current_schema_needs_one_call() -> None:
 
 
 def test_uncounted_requests_are_not_measured() -> None:
-    found = {one.what: one.state for one in verdicts(replace(GOOD, rates=None, requests_of={}))}
+    found = {
+        one.what: one.state
+        for one in verdicts(replace(GOOD, rates=None, requests_by_environment={}))
+    }
     assert found["below the limits of one DynamoDB partition"] == "not measured"
     assert found[CALLS] == "not measured"
 
@@ -118,13 +117,13 @@ FAILURE = replace(SERVED, status="error", error_type="MigrationFailed", payload=
 TOLD = replace(CHECK, outcome="MigrationFailed", cause="0005_effect 42P01")
 FAILING = replace(
     GOOD,
-    scenario=make("failing", 2, engine="moto", processes="separate"),
+    scenario=make_scenario("failing", 2, engine="moto", processes="separate"),
     observed=[observed(FAILURE), observed(replace(FAILURE, environment_id="env0002"))],
     checks={
         "v1 env0001": [TOLD, replace(TOLD, fence=1, ended=10.0)],
         "v1 env0002": [replace(TOLD, fence=2, ended=13.1)],
     },
-    requests_of={},
+    requests_by_environment={},
     attempts=2,
     locust={"cold": (2, 2)},
 )
@@ -168,9 +167,9 @@ def test_peak_is_any_ten_successive_tenths() -> None:
 
 
 def test_connections_overlap_only_while_both_are_open() -> None:
-    assert overlap_of([(0, 1), (1, 2), (5, 6)]) == 1
-    assert overlap_of([(0, 1), (0.5, 2), (0.9, 1)]) == 3
-    assert overlap_of([]) == 0
+    assert max_overlap([(0, 1), (1, 2), (5, 6)]) == 1
+    assert max_overlap([(0, 1), (0.5, 2), (0.9, 1)]) == 3
+    assert max_overlap([]) == 0
 
 
 OPENED = "LOG:  connection authorized: user=postgres database=storm application_name"
@@ -186,15 +185,15 @@ LOG = f"""\
 
 def test_sessions_are_read_from_the_servers_log() -> None:
     noon = 1769860800.0
-    first, second = sessions_of(LOG, clock_offset=noon)
+    first, second = read_sessions(LOG, clock_offset=noon)
     assert (first.name, first.opened, first.closed) == ("lambda-migrate:storm:1", 0.5, 2.0)
     assert (second.name, second.opened, second.closed) == ("lambda-migrate:storm:2", 3.0, 3.0)
 
 
 def test_delay_counts_from_the_commit_for_waiters() -> None:
-    assert GOOD.delays == [pytest.approx(0.6)]
-    assert GOOD.check_delays == [pytest.approx(0.6)]
-    assert replace(GOOD, committed=None).delays == []
+    assert GOOD.seconds_to_answer == [pytest.approx(0.6)]
+    assert GOOD.seconds_to_handler == [pytest.approx(0.6)]
+    assert replace(GOOD, committed=None).seconds_to_answer == []
 
 
 def test_figures_of_one_wave_can_be_simulated() -> None:
@@ -209,10 +208,8 @@ def test_figures_without_a_commit_cannot_be_simulated() -> None:
     assert "waits" not in figures(replace(GOOD, committed=None), [])
 
 
-def test_few_lost_requests_pass() -> None:
-    many = replace(CHECK, lease_calls=300)
-    few = replace(GOOD, checks={**GOOD.checks, "v1 env0001": [many]})
-    assert failed(replace(few, requests_of={"v1 env0001": 299, "v1 env0002": 4})) == []
-    counted = CALLS
-    assert failed(replace(few, requests_of={"v1 env0001": 280, "v1 env0002": 4})) == [counted]
-    assert failed(replace(few, requests_of={"v1 env0001": 301, "v1 env0002": 4})) == [counted]
+@pytest.mark.parametrize(("counted", "expected"), [(299, []), (280, [CALLS]), (301, [CALLS])])
+def test_few_lost_requests_pass(counted: int, expected: list[str]) -> None:
+    checks = {**GOOD.checks, "v1 env0001": [replace(CHECK, lease_calls=300)]}
+    counts = {"v1 env0001": counted, "v1 env0002": 4}
+    assert failed(replace(GOOD, checks=checks, requests_by_environment=counts)) == expected

@@ -11,14 +11,14 @@ from typing import Any
 
 from botocore.loaders import JSONFileLoader, Loader
 
-_parsed: dict[str, Any] = {}
-_load = JSONFileLoader.load_file
+_documents: dict[str, Any] = {}
+_original_load = JSONFileLoader.load_file
 
 
 def _load_once(self: JSONFileLoader, file_path: str) -> Any:
-    if file_path not in _parsed:
-        _parsed[file_path] = _load(self, file_path)
-    return _parsed[file_path]
+    if file_path not in _documents:
+        _documents[file_path] = _original_load(self, file_path)
+    return _documents[file_path]
 
 
 JSONFileLoader.load_file = _load_once  # type: ignore[method-assign]  # the aim of this file
