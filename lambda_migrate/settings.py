@@ -373,8 +373,9 @@ class Settings:
         """
         faults = _find_unknown_names({}, arguments)
         for name, value in arguments.items():
-            if value is not None and name in _READERS:
-                _read_into({}, name, f"argument {name}", value, _READERS[name], faults)
+            if value is not None and name in _DECLARATIONS:
+                read = _DECLARATIONS[name].setting_type.read
+                _read_into({}, name, f"argument {name}", value, read, faults)
         if faults:
             raise ConfigurationError(faults)
 
