@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.errors import MigrateError
     from lambda_migrate.runner import MigrationRunner
-    from lambda_migrate.settings import SettingsArguments
+    from lambda_migrate.settings_arguments import SettingsArguments
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.errors import MigrationFailed, NotReady
     from lambda_migrate.runner import MigrationRunner, Outcome
-    from lambda_migrate.settings import SettingsArguments
+    from lambda_migrate.settings_arguments import SettingsArguments
 
 __all__ = ["LONG_INIT_TYPES", "ColdStartGuard", "has_deadline", "is_on_lambda"]
 

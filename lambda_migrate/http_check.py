@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.errors import MigrateError
     from lambda_migrate.runner import MigrationRunner
-    from lambda_migrate.settings import SettingsArguments
+    from lambda_migrate.settings_arguments import SettingsArguments
 
 __all__ = ["MAX_WAIT_SECONDS", "UNAVAILABLE_BODY", "HttpCheck", "retry_after"]
 

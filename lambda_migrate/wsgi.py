@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from lambda_migrate.runner import MigrationRunner
-    from lambda_migrate.settings import SettingsArguments
+    from lambda_migrate.settings_arguments import SettingsArguments
 
     Environ = dict[str, Any]
     StartResponse = Callable[..., Any]
