@@ -525,6 +525,13 @@ MUTANTS = (
         ("non-transactional",),
     ),
     Mutant(
+        "a migration's isolation level is ignored",
+        "lambda_migrate/postgresql/transactional.py",
+        "isolation = self._script.isolation",
+        'isolation = ""',
+        ("transactional",),
+    ),
+    Mutant(
         "unclosed quotes are not looked for",
         "lambda_migrate/migrations/sql/lint.py",
         "if (unclosed := find_unclosed(sql)) and not",

@@ -380,6 +380,9 @@ def _render_statement(statement: str) -> RenderableType:
 
 def _describe_script(step: Mapping[str, Any]) -> str:
     where = "in a transaction" if step["transactional"] else "outside a transaction"
+    isolation = step.get("isolation", "read-committed")
+    if isolation != "read-committed":
+        where += f" ({isolation.replace('-', ' ')})"
     down = "" if step["has_down_script"] else ", no down script"
     return f"{format_count(step['statements'], 'statement')} {where}{down}"
 

@@ -205,6 +205,7 @@ def _build_migration(migration: PlannedMigration) -> dict[str, Any]:
         "name": migration.name,
         "path": migration.path,
         "transactional": migration.transactional,
+        "isolation": migration.isolation,
         "has_down_script": migration.has_down_script,
         "statements": len(migration.statements),
         "first_statements": list(migration.statements[:MAX_STATEMENTS_SHOWN]),

@@ -29,6 +29,7 @@ class PlannedMigration:
         name: Its name.
         path: Its file.
         transactional: Whether it runs in a transaction.
+        isolation: The isolation level of that transaction, as the marker writes it.
         has_down_script: Whether it could be rolled back.
         statements: Each on one line, redacted and truncated.
         faults: Why it cannot run; empty if it can.
@@ -43,6 +44,7 @@ class PlannedMigration:
     statements: tuple[str, ...]
     faults: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    isolation: str = "read-committed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def _build_planned_migration(migration: Migration) -> PlannedMigration:
         name=migration.name,
         path=migration.path,
         transactional=migration.up.transactional,
+        isolation=migration.up.isolation or "read-committed",
         has_down_script=migration.down is not None,
         statements=statements,
         faults=tuple(check_migration(migration)),

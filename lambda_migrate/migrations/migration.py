@@ -21,12 +21,14 @@ class Script:
         transactional: False for ``transaction:false``: one statement, outside a transaction.
         idempotent: True for ``idempotent:true``: running its statement again after a run that
             failed or was interrupted does no harm.
+        isolation: ``repeatable-read`` or ``serializable``; "" for READ COMMITTED.
     """
 
     sql: str
     line: int = 1
     transactional: bool = True
     idempotent: bool = False
+    isolation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     -- migrate:down
     drop table orders;
 
-A marker may end in ``transaction:false``, and then in ``idempotent:true``. One error reports every
+A marker may end in ``isolation:serializable`` or ``isolation:repeatable-read``, or in
+``transaction:false``, and then in ``idempotent:true``. One error reports every
 fault of a folder. This runs on every cold start, so nothing here parses SQL beyond the first thing
 that is not a comment; `sql` does, when a migration is pending.
 """
@@ -60,10 +61,14 @@ _MARKER_LIKE = re.compile(
 # White space and line ends in comments, as PostgreSQL defines them.
 _BLANK = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-_OPTIONS = {
-    f"{option}:{value}": (option, value == "true")
-    for option in ("transaction", "idempotent")
-    for value in ("true", "false")
+_OPTIONS: dict[str, tuple[str, str]] = {
+    f"{option}:{value}": (option, value)
+    for option, values in (
+        ("transaction", ("true", "false")),
+        ("idempotent", ("true", "false")),
+        ("isolation", ("serializable", "repeatable-read", "read-committed")),
+    )
+    for value in values
 }
 
 
@@ -262,6 +267,7 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
             marker.line + 1,
             transactional=is_blank or marker.transactional,
             idempotent=marker.idempotent and not is_blank,
+            isolation="" if is_blank else marker.isolation,
         )
     return scripts
 
@@ -274,15 +280,20 @@ class _Marker:
         self.start = start
         self.end = end
         self.line = line
-        self.options: dict[str, bool] = {}
+        self.options: dict[str, str] = {}
 
     @property
     def transactional(self) -> bool:
-        return self.options.get("transaction", True)
+        return self.options.get("transaction") != "false"
 
     @property
     def idempotent(self) -> bool:
-        return self.options.get("idempotent", False)
+        return self.options.get("idempotent") == "true"
+
+    @property
+    def isolation(self) -> str:
+        isolation = self.options.get("isolation", "")
+        return "" if isolation == "read-committed" else isolation
 
 
 def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
@@ -304,6 +315,8 @@ def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Mark
                 faults.append(f"{path}:{line}: {_describe_unknown_option(option, match[1])}")
         if marker.idempotent and marker.transactional:
             faults.append(f"{path}:{line}: {_IDEMPOTENT_IN_TRANSACTION}")
+        if marker.isolation and not marker.transactional:
+            faults.append(f"{path}:{line}: {_ISOLATION_WITHOUT_TRANSACTION}")
         yield marker
 
 
@@ -328,6 +341,12 @@ def _describe_unknown_option(option: str, direction: str) -> str:
 _IDEMPOTENT_IN_TRANSACTION = (
     "`idempotent:true` without `transaction:false`: a script that fails in its transaction is "
     "rolled back as a whole; remove `idempotent:true`"
+)
+
+
+_ISOLATION_WITHOUT_TRANSACTION = (
+    "`isolation:` with `transaction:false`: a script outside a transaction has none; remove one of "
+    "them"
 )
 
 

@@ -340,7 +340,9 @@ class FencedConnection:
         )
         return self.run(sql, deadline)[-1]
 
-    def run_script(self, script: str, writes: str, deadline: Deadline) -> list[Any]:
+    def run_script(
+        self, script: str, writes: str, deadline: Deadline, *, isolation: str = ""
+    ) -> list[Any]:
         """Run a script's whole transaction in one message; returns the last row of ``writes``.
 
         Raises:
@@ -354,6 +356,7 @@ class FencedConnection:
             self.grant,
             self.timeouts(deadline),
             is_direct_connection=self.is_direct_connection,
+            isolation=isolation,
         )
         try:
             return self.run(message.sql, deadline, keep_rows=1)[-1]

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate._version import __version__
+from lambda_migrate.migrations import Script
 from lambda_migrate.postgresql.dry_run_queries import READ_ONLY_AFTER_ROLLBACK
 from lambda_migrate.postgresql.sql_fragments import (
     BEGIN,
@@ -22,6 +23,7 @@ from lambda_migrate.postgresql.sql_fragments import (
     SYNCHRONOUS_COMMIT,
     SYNCHRONOUS_COMMIT_SESSION,
     application_name,
+    begin_transaction,
     quote_identifier,
     quote_literal,
 )
@@ -29,7 +31,7 @@ from lambda_migrate.postgresql.sql_fragments import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.migrations import Migration
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.connection import PostgresError
     from lambda_migrate.postgresql.ports import FenceRow, LeaseGrant
@@ -449,14 +451,22 @@ class Queries:
         timeouts: ServerTimeouts,
         *,
         is_direct_connection: bool,
+        isolation: str = "",
     ) -> ScriptQuery:
         """A script's whole transaction as one message: fence, script, ``writes``, commit.
 
         Nothing runs unless the fence row holds this grant: otherwise the comparison fails on the
         server, which skips the rest of the message. `ScriptQuery.find_token` reads that failure.
+
+        With a snapshot for the whole transaction (REPEATABLE READ, SERIALIZABLE) the comparison,
+        which takes the snapshot, is as strict: FOR UPDATE locks the newest version of the row, and
+        fails with a serialization failure if that is not the one in the snapshot. No older holder
+        can be inside a transaction by then, because this holder's takeover has waited for it or
+        ended it; so the snapshot contains all that they committed.
         """
         head = (
-            f"{self.comment(grant)}{BEGIN}; {timeouts.set_local()} {self._require_fence(grant)};\n"
+            f"{self.comment(grant)}{begin_transaction(isolation)}; {timeouts.set_local()}"
+            f" {self._require_fence(grant)};\n"
         )
         commit = self.commit(writes, timeouts, is_direct_connection=is_direct_connection)
         tail = f"{_AFTER_SCRIPT} {commit}"
@@ -688,7 +698,31 @@ def _system_id_expression(*, can_read_system_id: bool) -> str:
 def _down_values(script: Script | None) -> tuple[str | None, int | None, bool | None, bool | None]:
     if script is None:
         return None, None, None, None
-    return script.sql, script.line, script.transactional, script.idempotent
+    sql, line = script.sql, script.line
+    if script.isolation:
+        sql, line = f"{_ISOLATION_PREFIX}{script.isolation}\n{sql}", line - 1
+    return sql, line, script.transactional, script.idempotent
+
+
+def parse_down_script(
+    sql: str, line: int | None, *, transactional: bool | None, idempotent: bool | None
+) -> Script:
+    """The down script in a history row, from the columns that were written for it."""
+    isolation, first_line = "", 1 if line is None else line
+    if sql.startswith(_ISOLATION_PREFIX):
+        isolation, _, sql = sql.removeprefix(_ISOLATION_PREFIX).partition("\n")
+        first_line += 1
+    return Script(
+        sql,
+        first_line,
+        transactional=transactional is not False,
+        idempotent=idempotent is True,
+        isolation=isolation,
+    )
+
+
+_ISOLATION_PREFIX = "-- lambda-migrate isolation:"
+"""The first line of a stored down script whose marker asks for an isolation level."""
 
 
 def _object_ids_literal(object_ids: Sequence[int] | None) -> str:

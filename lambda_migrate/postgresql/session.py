@@ -15,6 +15,7 @@ from lambda_migrate.postgresql.non_transactional import (
     roll_back_non_transactional,
 )
 from lambda_migrate.postgresql.ports import DatabaseSession
+from lambda_migrate.postgresql.queries import parse_down_script
 from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
 if TYPE_CHECKING:
@@ -213,12 +214,7 @@ def parse_history_rows(rows: list[list[Any]]) -> list[HistoryRow]:
 def _parse_history_row(row: list[Any]) -> HistoryRow:
     down = None
     if row[12] is not None:
-        down = Script(
-            row[12],
-            line=row[13] or 1,
-            transactional=row[14] is not False,
-            idempotent=row[15] is True,
-        )
+        down = parse_down_script(row[12], row[13], transactional=row[14], idempotent=row[15])
     up = None
     if row[11] is not None:
         up = Script(row[11], transactional=False, idempotent=row[16] is True)

@@ -22,6 +22,7 @@ __all__ = [
     "SYNCHRONOUS_COMMIT_SESSION",
     "ServerTimeouts",
     "application_name",
+    "begin_transaction",
     "quote_identifier",
     "quote_literal",
 ]
@@ -141,6 +142,13 @@ SAFE_SEARCH_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
 """Overrides the defaults of role and database, except for ``default_transaction_read_only``."""
+
+
+def begin_transaction(isolation: str = "") -> str:
+    """`BEGIN` with an isolation level as `Script.isolation` names it."""
+    level = isolation.replace("-", " ").upper()
+    return BEGIN.replace("READ COMMITTED", level) if level else BEGIN
+
 
 SYNCHRONOUS_COMMIT = (
     "SELECT WHERE CASE WHEN pg_catalog.current_setting('synchronous_commit')"

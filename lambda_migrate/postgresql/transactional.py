@@ -190,7 +190,9 @@ class _ScriptRunner:
     def _run_once(self, write: str) -> int:
         try:
             sql = remove_transaction_block(self._script.sql)
-            return int(self._connection.run_script(sql, write, self._deadline)[0])
+            isolation = self._script.isolation
+            row = self._connection.run_script(sql, write, self._deadline, isolation=isolation)
+            return int(row[0])
         except ScriptRefused as refused:
             if self._connection.queries.is_outside_transaction(refused.error):
                 raise self._transaction_ended_error() from refused

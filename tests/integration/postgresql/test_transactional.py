@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.errors import LeaseLost, MigrationFailed, RepairRequired
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.testing import FakeClock
 
@@ -113,9 +116,12 @@ def test_a_password_in_a_failing_line_is_hidden(bench: Bench) -> None:
 
 
 def test_a_script_may_not_choose_its_isolation(bench: Bench) -> None:
-    report = _report(bench, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+    """Neither in plain sight, which the check of scripts sees, nor hidden from it."""
+    level = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"
+    assert "write `isolation:serializable` on the marker" in _report(bench, level)
+    report = _report(bench, f"DO $$ BEGIN EXECUTE '{level}'; END $$")
     assert "[25001]" in report
-    assert "remove it" in report
+    assert "write `isolation:serializable`" in report
     assert "transaction:false" not in report
 
 
@@ -231,6 +237,81 @@ def test_a_serialization_failure_is_tried_again(counting: Bench) -> None:
     counting.apply(migration(script))
     assert counting.column("SELECT last_value FROM tries") == [3]
     assert _counter(counting) == 1
+
+
+# --- isolation levels
+
+
+def _isolated(sql: str, isolation: str, *, down: str | None = None) -> Migration:
+    one = migration(sql, down=down)
+    return replace(
+        one,
+        up=replace(one.up, isolation=isolation),
+        down=one.down and replace(one.down, isolation=isolation),
+    )
+
+
+@pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
+def test_a_script_has_the_isolation_level_of_its_marker_in_both_directions(
+    bench: Bench, isolation: str
+) -> None:
+    bench.execute("CREATE TABLE seen (level text)")
+    note = "INSERT INTO seen SELECT current_setting('transaction_isolation')"
+    bench.apply(_isolated(note, isolation, down=f"SELECT 1;\n{note}"))
+    [row] = bench.history()
+    assert row.down is not None
+    assert row.down == Script(f"SELECT 1;\n{note}", row.down.line, isolation=isolation)
+    with bench.holder(2) as session:
+        session.roll_back(row, soon())
+    assert bench.column("SELECT level FROM seen") == [isolation.replace("-", " ")] * 2
+
+
+@pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
+def test_a_takeover_that_commits_after_the_snapshot_is_seen(bench: Bench, isolation: str) -> None:
+    """The holder's snapshot holds the fence row as it was before the takeover."""
+    with bench.holder(lock_timeout_seconds=TIMEOUT_SECONDS) as session, bench.connect() as other:
+        other.run(
+            "BEGIN; UPDATE lambda_migrate.fence SET token = 2, owner = 'successor'",
+            timeout=TIMEOUT_SECONDS,
+        )
+        applying = Running(
+            lambda: session.apply(_isolated("CREATE TABLE a ()", isolation), "d", soon())
+        )
+        until(lambda: bench.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE TABLE a%'"))
+        other.run("COMMIT", timeout=TIMEOUT_SECONDS)
+        assert isinstance(applying.outcome(), LeaseLost)
+    assert (bench.has("a"), bench.versions()) == (False, [])
+
+
+@pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
+def test_a_takeover_ends_a_script_with_a_snapshot_of_its_own(bench: Bench, isolation: str) -> None:
+    slow = _isolated("CREATE TABLE a (); SELECT pg_sleep(60)", isolation)
+    with bench.holder() as session:
+        applying = Running(lambda: session.apply(slow, "d", soon()))
+        until(lambda: bench.is_running("pg_sleep"))
+        bench.apply(migration("CREATE TABLE b ()"), fence=2, owner="successor")
+        assert isinstance(applying.outcome(), LeaseLost)
+    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [1])
+
+
+def test_a_conflict_with_another_writer_is_tried_again_on_a_new_snapshot(counting: Bench) -> None:
+    """The first attempt read the counter before another session changed it."""
+    counting.execute("CREATE SEQUENCE tries")
+    script = (
+        "SELECT n FROM counter; SELECT nextval('tries'); SELECT pg_advisory_xact_lock(1);"
+        f" {INCREMENT}"
+    )
+    with counting.holder(lock_timeout_seconds=TIMEOUT_SECONDS) as session:
+        with counting.connect() as other:
+            other.run("SELECT pg_advisory_lock(1)", timeout=TIMEOUT_SECONDS)
+            applying = Running(
+                lambda: session.apply(_isolated(script, "repeatable-read"), "d", soon())
+            )
+            until(lambda: counting.pids("wait_event = 'advisory'"))
+            other.run(INCREMENT, timeout=TIMEOUT_SECONDS)
+        assert isinstance(applying.outcome(), int)
+    assert (counting.versions(), _counter(counting)) == ([1], 2)
+    assert counting.column("SELECT last_value FROM tries") == [2]
 
 
 # --- one message

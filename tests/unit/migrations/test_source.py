@@ -91,6 +91,25 @@ def test_a_script_without_sql_does_nothing(text: str) -> None:
     assert migration.down == Script(text, 3 + text.count("\n"))
 
 
+@pytest.mark.parametrize(
+    ("option", "isolation"),
+    [
+        ("isolation:serializable", "serializable"),
+        ("isolation:repeatable-read", "repeatable-read"),
+        ("isolation:read-committed", ""),
+        ("transaction:true", ""),
+    ],
+)
+def test_a_marker_may_ask_for_an_isolation_level(option: str, isolation: str) -> None:
+    migration = read(f"-- migrate:up {option}\nselect 1;\n-- migrate:down\nselect 1;\n")
+    assert (migration.up.isolation, migration.down and migration.down.isolation) == (isolation, "")
+
+
+def test_a_script_outside_a_transaction_has_no_isolation_level() -> None:
+    with pytest.raises(ManifestError, match="a script outside a transaction has none"):
+        read("-- migrate:up transaction:false isolation:serializable\nvacuum;\n")
+
+
 def test_without_a_marker_there_is_no_down_script() -> None:
     assert read("-- migrate:up\nselect 1;\n").down is None
 
