@@ -86,6 +86,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "wiring": ("tests/unit/entrypoints/test_wiring.py",),
     "hooks": ("tests/unit/deploy", "-k", "deliver or resource or codedeploy"),
     "admin": ("tests/unit/deploy/test_admin.py", "tests/unit/cli/test_cli_function.py"),
+    "commands": ("tests/unit/cli/test_cli_commands.py",),
     "request log": (
         "tests/unit/deploy/test_request_log.py",
         "tests/contract/test_request_log_contract.py",
@@ -1279,6 +1280,20 @@ MUTANTS = (
         "if self._make_plan(manifest, dry_run.read_history()) != plan:",
         "if False:",
         ("engine",),
+    ),
+    Mutant(
+        "repair removes the row of an applied migration without --force",
+        "lambda_migrate/engine/operations.py",
+        "if row.state is RowState.APPLIED and not force:",
+        "if False:",
+        ("engine",),
+    ),
+    Mutant(
+        "down does not warn of the next cold start",
+        "lambda_migrate/commands/migrate.py",
+        """if not again or mode == "off":""",
+        "if True:",
+        ("commands",),
     ),
     Mutant(
         "a yes in advance is enough in production",

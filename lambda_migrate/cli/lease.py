@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def _show_lease(
     document: dict[str, Any], invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> list[RenderableType]:
+    if not document["is_known"]:
+        return [_describe_unknown_target(document)]
     return [
         render_summary_rows(
             [
@@ -37,6 +39,15 @@ def _show_lease(
     ]
 
 
+def _describe_unknown_target(document: Mapping[str, Any]) -> Text:
+    target, table = escape_text(document["target"]), escape_text(document["table"])
+    return Text(
+        f"target {target} is not in the lease table {table}: nothing has been migrated with this "
+        "name yet; if you expected it, check --target (LAMBDA_MIGRATE_TARGET)",
+        style="yellow",
+    )
+
+
 def _build_database_row(database: dict[str, Any]) -> tuple[str, str]:
     addresses = ", ".join(escape_text(each["address"]) for each in database["addresses"])
     return "database", f"{addresses}: {format_count(database['versions_ready'], 'version')} ready"
@@ -46,6 +57,8 @@ def _build_database_row(database: dict[str, Any]) -> tuple[str, str]:
 def _show_released(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> list[Text]:
+    if not document["is_known"]:
+        return [_describe_unknown_target(document)]
     owner = document["owner"]
     text = f"released the lease of {escape_text(owner)}" if owner else "no process holds the lease"
     return [Text(text, style="green")]

@@ -36,4 +36,5 @@ def _show_rolled_back(
 ) -> list[Text]:
     count = len(document["reverted"])
     text = f"rolled back {format_count(count, 'migration')}" if count else "nothing to roll back"
-    return [Text(text, style="green")]
+    warnings = [Text(f"warning: {each}", style="yellow") for each in document["warnings"]]
+    return [Text(text, style="green"), *warnings]

@@ -342,6 +342,8 @@ def render_plan(document: Mapping[str, Any], *, width: int, show_all: bool) -> l
     shown.append("")
     most = len(steps) if show_all else _MAX_STEPS
     few = show_all or len(steps) <= _MAX_DETAILED_STEPS
+    if any("sql" in step for step in steps):
+        most, few = len(steps), True
     shown += [_render_step(step, width=width, in_full=few) for step in steps[:most]]
     hidden = len(steps) - most
     if hidden > 0:
@@ -359,7 +361,9 @@ def _render_step(step: Mapping[str, Any], *, width: int, in_full: bool) -> Rende
     fits = len(name) + 2 + len(description) <= width
     gap = "  " if fits else "\n    "
     lines: list[RenderableType] = [Text.assemble((name, "bold"), (gap + description, "dim"))]
-    if in_full:
+    if "sql" in step:
+        lines += [Padding(Text(f"{each};"), (0, 0, 0, 4)) for each in step["sql"]]
+    elif in_full:
         lines += [_render_statement(each) for each in step["first_statements"]]
         rest = step["statements"] - len(step["first_statements"])
         if rest > 0:

@@ -173,14 +173,25 @@ def build_flags_document(flags: Flags | None, *, unavailable: str | None = None)
     }
 
 
-def build_plan_document(preview: PlanPreview, location: dict[str, str]) -> dict[str, Any]:
-    """Build the result of ``plan``."""
+def build_plan_document(
+    preview: PlanPreview, location: dict[str, str], *, with_sql: bool
+) -> dict[str, Any]:
+    """Build the result of ``plan``.
+
+    Args:
+        preview: What `up` would do.
+        location: As of `build_status_document`.
+        with_sql: Whether to include every statement in full.
+    """
     return {
         **location,
         "digest": preview.digest,
         "can_go_on": preview.can_be_applied,
         "in_doubt": [row.name for row in preview.in_doubt],
-        "pending": [_build_migration(migration) for migration in preview.migrations],
+        "pending": [
+            {**_build_migration(migration), **({"sql": list(migration.sql)} if with_sql else {})}
+            for migration in preview.migrations
+        ],
         "divergences": [_build_divergence(each) for each in preview.divergences],
     }
 

@@ -55,6 +55,7 @@ def plan(
     context: CommandContext,
     *,
     to: int | None = None,
+    sql: bool = False,
     dry_run: bool = False,
     in_production: bool = False,
     ignore_other_history: bool = False,
@@ -64,6 +65,7 @@ def plan(
     Args:
         context: The target.
         to: Plan up to and including this version.
+        sql: Show every statement in full.
         dry_run: Run the migrations in a transaction and roll it back; asks first.
         in_production: Confirms in advance that a dry run may lock tables of a production database.
         ignore_other_history: Continue even if another tool has migrated this database.
@@ -71,7 +73,7 @@ def plan(
     options: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
     planned, manifest = context.operations.plan(context.deadline, **options)
     preview = build_preview(planned, manifest)
-    document = build_plan_document(preview, context.location)
+    document = build_plan_document(preview, context.location, with_sql=sql)
     if dry_run and preview.can_be_applied:
         return _run_dry_run(context, document, options, in_production=in_production)
     return CommandResult(document, EXIT_DONE if preview.can_be_applied else EXIT_FAILED)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.commands.documents import build_lease_document
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
+from lambda_migrate.lease.record import LeaseState
 
 if TYPE_CHECKING:
     from lambda_migrate.commands.context import CommandContext
@@ -17,7 +18,13 @@ __all__ = ["lease_release", "lease_show"]
 def lease_show(context: CommandContext) -> CommandResult:
     """Show the lease holder and the last failure."""
     state = context.store.read(consistent=True)
-    return CommandResult({**_build_location(context), **build_lease_document(state)})
+    return CommandResult(
+        {
+            **_build_location(context),
+            "is_known": _is_known(state),
+            **build_lease_document(state),
+        }
+    )
 
 
 def lease_release(context: CommandContext) -> CommandResult:
@@ -40,7 +47,19 @@ def lease_release(context: CommandContext) -> CommandResult:
         return CommandResult({**location, "confirmed": False}, EXIT_FAILED)
     before = release_lease(context.store)
     released = before.owner is not None
-    return CommandResult({**location, "released": released, "owner": before.owner})
+    return CommandResult(
+        {
+            **location,
+            "is_known": _is_known(before),
+            "released": released,
+            "owner": before.owner,
+        }
+    )
+
+
+def _is_known(state: LeaseState) -> bool:
+    """Whether the lease table has an item of the target."""
+    return state != LeaseState()
 
 
 def _build_location(context: CommandContext) -> dict[str, str]:

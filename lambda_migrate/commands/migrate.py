@@ -9,9 +9,10 @@ from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.errors import LeaseHeld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lambda_migrate.commands.context import CommandContext
+    from lambda_migrate.engine.operations import RollbackPlan
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.version import Version
 
@@ -91,10 +92,14 @@ def down(
         only: Roll back only this version.
     """
     confirmed = True
+    warnings: list[str] = []
 
-    def confirm(rows: Sequence[HistoryRow]) -> bool:
+    def confirm(plan: RollbackPlan) -> bool:
         nonlocal confirmed
-        confirmed = context.prompter.confirm(_build_question(rows, context.location))
+        warnings.extend(_warn_of_next_cold_start(context, plan))
+        confirmed = context.prompter.confirm(
+            _build_question(plan.rows, context.location, notes=warnings)
+        )
         return confirmed
 
     rolled_back = context.operations.down(
@@ -102,10 +107,38 @@ def down(
     )
     if not confirmed:
         return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
-    return CommandResult({**context.location, "reverted": list(rolled_back)})
+    return CommandResult({**context.location, "reverted": list(rolled_back), "warnings": warnings})
 
 
-def _build_question(rows: Sequence[HistoryRow], location: dict[str, str]) -> Question:
+def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Iterator[str]:
+    """Say what a function with the same migration files does at its next cold start."""
+    mode, manifest = context.settings.mode, context.operations.manifest
+    again = sorted(
+        (row for row in plan.rows if manifest.get(row.version)), key=lambda row: row.version
+    )
+    if not again or mode == "off":
+        return
+    kept = [each for each in manifest if each.version < again[0].version]
+    names = again[0].name if len(again) == 1 else f"{again[0].name} and {len(again) - 1} more"
+    functions = f"functions that have the migration files of {context.settings.directory}"
+    deploy = f"code that ends at {kept[-1].name}" if kept else "code without these migrations"
+    if mode == "require" or plan.plan_afterwards.divergences:
+        yield f"{functions} do not start without {names}: deploy {deploy} first"
+        return
+    switch = (
+        "the feature flag lambda_migrate_paused"
+        if context.settings.flags
+        else "LAMBDA_MIGRATE_MODE=require"
+    )
+    yield (
+        f"{functions} apply {names} again at their next cold start: deploy {deploy} before that, "
+        f"or set {switch}, with which they fail to start instead"
+    )
+
+
+def _build_question(
+    rows: Sequence[HistoryRow], location: dict[str, str], *, notes: Sequence[str]
+) -> Question:
     migrations = f"{len(rows)} migration" + "s" * (len(rows) != 1)
     return Question(
         command="down",
@@ -113,4 +146,5 @@ def _build_question(rows: Sequence[HistoryRow], location: dict[str, str]) -> Que
         heading=f"this runs the down scripts of {migrations} on {location['database']}:",
         location=location,
         migrations=[{"name": row.name, "applied_at": row.applied_at} for row in rows],
+        notes=list(notes),
     )

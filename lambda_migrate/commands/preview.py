@@ -32,6 +32,7 @@ class PlannedMigration:
         isolation: The isolation level of that transaction, as the marker writes it.
         has_down_script: Whether it could be rolled back.
         statements: Each on one line, redacted and truncated.
+        sql: Each in full as it is in the file, redacted.
         faults: Why it cannot run; empty if it can.
         warnings: What runs, but hardly as intended.
     """
@@ -42,6 +43,7 @@ class PlannedMigration:
     transactional: bool
     has_down_script: bool
     statements: tuple[str, ...]
+    sql: tuple[str, ...]
     faults: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     isolation: str = "read-committed"
@@ -81,9 +83,7 @@ def build_preview(plan: Plan, manifest: Manifest) -> PlanPreview:
 
 def _build_planned_migration(migration: Migration) -> PlannedMigration:
     # Redact before truncating: the cut may split the literal of a secret.
-    statements = tuple(
-        _join_lines(redact(statement.text)) for statement in split_statements(migration.up.sql)
-    )
+    sql = tuple(redact(statement.text) for statement in split_statements(migration.up.sql))
     return PlannedMigration(
         version=migration.version,
         name=migration.name,
@@ -91,7 +91,8 @@ def _build_planned_migration(migration: Migration) -> PlannedMigration:
         transactional=migration.up.transactional,
         isolation=migration.up.isolation or "read-committed",
         has_down_script=migration.down is not None,
-        statements=statements,
+        statements=tuple(map(_join_lines, sql)),
+        sql=sql,
         faults=tuple(check_migration(migration)),
         warnings=tuple(find_script_warnings(migration.up, path=migration.path or migration.name)),
     )

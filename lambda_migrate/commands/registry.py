@@ -145,6 +145,7 @@ _COMMANDS = (
                 "VERSION",
                 default="the newest",
             ),
+            Option("sql", bool, "Show every statement in full."),
             Option(
                 "dry_run",
                 bool,
@@ -159,7 +160,7 @@ _COMMANDS = (
             _IGNORE_OTHER_HISTORY,
         ),
         usage="[--dry-run]",
-        examples=("plan", "plan --dry-run"),
+        examples=("plan", "plan --sql", "plan --dry-run"),
         asks_to_confirm=True,
         write_option="dry_run",
     ),
@@ -253,6 +254,11 @@ _COMMANDS = (
                 "changed file (edited).",
                 choices=("applied", "pending", "edited"),
                 parameter_name="declared",
+            ),
+            Option(
+                "force",
+                bool,
+                "With `--as pending`: also remove the row of a migration that is not in doubt.",
             ),
             Option("environment", str, "Stamp the database with this name.", is_common=True),
         ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
+from lambda_migrate.engine.operations import require_in_doubt
 from lambda_migrate.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def repair(
     version: Version | None = None,
     *,
     declared: str | None = None,
+    force: bool = False,
     environment: str | None = None,
 ) -> CommandResult:
     """Resolve a migration whose outcome is unknown; asks first.
@@ -97,6 +99,7 @@ def repair(
         version: The version to resolve.
         declared: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to accept a
             changed file.
+        force: Remove the row of a migration that is not in doubt as well.
         environment: If given, and neither of the two: stamp the database with the environment of
             the context's settings, which is this one.
     """
@@ -107,17 +110,19 @@ def repair(
             "nothing to repair is named: write `repair VERSION --as applied|pending|edited`, or "
             "`repair --environment NAME` to stamp the database anew"
         )
-    return _resolve(context, version, declared)
+    return _resolve(context, version, declared, force=force)
 
 
-def _resolve(context: CommandContext, version: Version, declared: str) -> CommandResult:
+def _resolve(
+    context: CommandContext, version: Version, declared: str, *, force: bool
+) -> CommandResult:
     consequence = _CONSEQUENCES_BY_STATE.get(declared)
     if consequence is None:
         raise ConfigurationError(
             f"--as {declared!r} for version {version}: write one of "
             f"{', '.join(_CONSEQUENCES_BY_STATE)}"
         )
-    name = _find_name(context, version)
+    name = _find_name(context, version, must_be_in_doubt=declared == "pending" and not force)
     question = Question(
         command="repair",
         text=f"record {name} as {declared}?",
@@ -126,7 +131,9 @@ def _resolve(context: CommandContext, version: Version, declared: str) -> Comman
     )
     if not context.prompter.confirm(question):
         return _make_declined_result(context)
-    repaired = context.operations.repair(version, context.deadline, declared_state=declared)
+    repaired = context.operations.repair(
+        version, context.deadline, declared_state=declared, force=force
+    )
     return CommandResult({**context.location, "repaired": repaired, "as": declared})
 
 
@@ -142,12 +149,13 @@ _CONSEQUENCES_BY_STATE = {
 }
 
 
-def _find_name(context: CommandContext, version: Version) -> str:
+def _find_name(context: CommandContext, version: Version, *, must_be_in_doubt: bool) -> str:
     operations = context.operations
     history = operations.target.database.read_history(context.deadline)
     row = next((row for row in history if row.version == version), None)
     migration = operations.manifest.get(version)
     if row is not None:
+        require_in_doubt(row, force=not must_be_in_doubt)
         return row.name
     return migration.name if migration is not None else f"version {version}"
 

@@ -49,12 +49,19 @@ def _get_size(value: Any) -> int:
 
 
 def _list_parts(parent: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield every list and string of a response as its parent and key."""
+    """Yield every list and string of a response as its parent and key.
+
+    Of a list with few elements, such as one migration with much SQL, also those inside them.
+    """
     for key, value in parent.items():
         if isinstance(value, dict):
             yield from _list_parts(value)
         elif isinstance(value, (list, str)):
             yield parent, key
+        if isinstance(value, list) and len(value) <= _MIN_LENGTH:
+            for each in value:
+                if isinstance(each, dict):
+                    yield from _list_parts(each)
 
 
 def _halve(parent: dict[str, Any], key: str) -> int:

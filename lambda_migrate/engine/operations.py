@@ -32,7 +32,7 @@ from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.baseline import choose_baseline, require_no_tool_history
 from lambda_migrate.migrations.digest import require_migrations
-from lambda_migrate.migrations.rollback import choose_rollback
+from lambda_migrate.migrations.rollback import choose_rollback, require_one_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,15 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.ports import DatabaseInspection, FencedSession
 
-__all__ = ["DryRunPlan", "Operations", "SchemaStatus", "Verification", "release_lease"]
+__all__ = [
+    "DryRunPlan",
+    "Operations",
+    "RollbackPlan",
+    "SchemaStatus",
+    "Verification",
+    "release_lease",
+    "require_in_doubt",
+]
 
 _HISTORY_CHANGED = "another process changed the history meanwhile; check it and try again"
 
@@ -78,6 +86,19 @@ class DryRunPlan:
     def irreversible_effects(self) -> tuple[str, ...]:
         """What the rollback will not undo, as far as the scripts show."""
         return find_irreversible_effects(self.plan.pending)
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackPlan:
+    """What a rollback is about to undo.
+
+    Attributes:
+        rows: The migrations, in the order in which they are rolled back.
+        plan_afterwards: What the migration files at hand have pending, or contradict, after it.
+    """
+
+    rows: tuple[HistoryRow, ...]
+    plan_afterwards: Plan
 
 
 class Operations:
@@ -273,7 +294,7 @@ class Operations:
         to: Version | None = None,
         steps: int | None = None,
         only: Version | None = None,
-        confirm: Callable[[Sequence[HistoryRow]], bool] = lambda _rows: True,
+        confirm: Callable[[RollbackPlan], bool] = lambda _plan: True,
     ) -> tuple[str, ...]:
         """Roll back with the stored down scripts, the newest first; see `choose_rollback`.
 
@@ -285,7 +306,7 @@ class Operations:
             to: See `choose_rollback`.
             steps: See `choose_rollback`.
             only: See `choose_rollback`.
-            confirm: Called with the rows before anything is changed.
+            confirm: Called before anything is changed.
 
         Returns:
             Names of the migrations rolled back; () if there was none, or it was not confirmed.
@@ -294,6 +315,7 @@ class Operations:
             LeaseHeld: Another process holds the lease, or changed the history meanwhile.
             ConfigurationError: See `choose_rollback`.
         """
+        require_one_choice(to=to, steps=steps, only=only)
         history = self.target.database.read_history(deadline)
         try:
             rows = choose_rollback(history, to=to, steps=steps, only=only)
@@ -301,7 +323,7 @@ class Operations:
             if any(row.state is not RowState.APPLIED for row in history):
                 # A row in doubt may be one that another process is applying now.
                 self._require_free_lease()
-        if not rows or not confirm(rows):
+        if not rows or not confirm(self._plan_rollback(history, rows)):
             return ()
         with self._open_database(deadline) as (lease_session, fenced_session):
             if (
@@ -310,6 +332,15 @@ class Operations:
             ):
                 raise LeaseHeld(_HISTORY_CHANGED)
             return roll_back(lease_session, fenced_session, rows)
+
+    def _plan_rollback(
+        self, history: Sequence[HistoryRow], rows: tuple[HistoryRow, ...]
+    ) -> RollbackPlan:
+        remaining = [row for row in history if row not in rows]
+        out_of_order = self.target.policy.allow_out_of_order
+        return RollbackPlan(
+            rows, make_plan(self.manifest, remaining, allow_out_of_order=out_of_order)
+        )
 
     def preview_baseline(
         self,
@@ -399,7 +430,9 @@ class Operations:
             )
         return tuple(m.name for m in chosen.migrations)
 
-    def repair(self, version: Version, deadline: Deadline, *, declared_state: str) -> str:
+    def repair(
+        self, version: Version, deadline: Deadline, *, declared_state: str, force: bool = False
+    ) -> str:
         """Resolve a migration whose outcome is unknown, or accept an edited file.
 
         Args:
@@ -407,12 +440,13 @@ class Operations:
             deadline: Overall.
             declared_state: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to
                 accept a file that changed after it was applied.
+            force: Remove the row of a migration that is not in doubt as well.
 
         Returns:
             The migration's name.
 
         Raises:
-            ConfigurationError: There is no such row, or no such file.
+            ConfigurationError: There is no such row, or no such file; or see `require_in_doubt`.
         """
         if declared_state not in _REPAIR_STATES:
             raise ConfigurationError(
@@ -424,7 +458,9 @@ class Operations:
             row = next((r for r in history if r.version == version), None)
             before: tuple[str, ...] = ()
             if declared_state == "pending":
-                name = self._delete_row(lease_session, fenced_session, row, version=version)
+                name = self._delete_row(
+                    lease_session, fenced_session, row, version=version, force=force
+                )
             else:
                 name = self._mark_applied(
                     fenced_session, row, version=version, declared_state=declared_state
@@ -446,9 +482,11 @@ class Operations:
         row: HistoryRow | None,
         *,
         version: Version,
+        force: bool,
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
+        require_in_doubt(row, force=force)
         withdraw_readiness(lease_session, fenced_session, lowest=version)
         fenced_session.delete_rows([version])
         return row.name
@@ -569,6 +607,20 @@ class Operations:
                 f"there is no migration file of version {version}; existing versions: {known}"
             )
         return migration
+
+
+def require_in_doubt(row: HistoryRow, *, force: bool) -> None:
+    """Refuse to remove the row of a migration whose outcome is known, unless ``force``.
+
+    Raises:
+        ConfigurationError: Its effects would stay, and it would run again.
+    """
+    if row.state is RowState.APPLIED and not force:
+        raise ConfigurationError(
+            f"{row.name} is applied, not in doubt: without its row its changes would stay in the "
+            "schema, and the next `up` would run it again. Run `lambda-migrate down --only "
+            f"{row.version}` to roll it back; add --force if its changes are gone already"
+        )
 
 
 def release_lease(store: LeaseStore) -> LeaseState:

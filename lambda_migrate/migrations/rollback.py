@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.plan import HistoryRow
     from lambda_migrate.migrations.version import Version
 
-__all__ = ["choose_rollback", "require_down_scripts"]
+__all__ = ["choose_rollback", "require_down_scripts", "require_one_choice"]
 
 _MAX_LISTED = 50
 """How many versions an error lists."""
@@ -35,16 +35,13 @@ def choose_rollback(
         only: Roll back only this version.
 
     Raises:
-        ConfigurationError: Not exactly one of the three is given, a version is not in the history,
-            or a row to roll back has no down script. A row in doubt is checked after it is settled;
-            see `require_down_scripts`.
+        ConfigurationError: See `require_one_choice`; or a version is not in the history, or a row
+            to roll back has no down script. A row in doubt is checked after it is settled; see
+            `require_down_scripts`.
     """
-    if sum(choice is not None for choice in (to, steps, only)) != 1:
-        raise ConfigurationError("choose how far to roll back: one of --to, --steps and --only")
+    require_one_choice(to=to, steps=steps, only=only)
     newest_first = sorted(history, key=lambda row: row.version, reverse=True)
     if steps is not None:
-        if steps < 1:
-            raise ConfigurationError(f"--steps {steps}: write a number from 1")
         chosen = newest_first[:steps]
     elif only is not None:
         _require_in_history(only, newest_first, option="--only")
@@ -56,6 +53,26 @@ def choose_rollback(
         chosen = [row for row in newest_first if row.version > to]
     require_down_scripts(chosen)
     return tuple(chosen)
+
+
+def require_one_choice(*, to: Version | None, steps: int | None, only: Version | None) -> None:
+    """Check how far to roll back.
+
+    Raises:
+        ConfigurationError: Not exactly one of the three is given, or too few steps.
+    """
+    if sum(choice is not None for choice in (to, steps, only)) != 1:
+        raise ConfigurationError(
+            (
+                "--steps N rolls back the last N migrations: --steps 1 only the newest",
+                "--to VERSION rolls back every migration above this version, and keeps it; "
+                "--to 0 rolls back all",
+                "--only VERSION rolls back this version, whatever was applied after it",
+            ),
+            heading="choose how far to roll back: one of --to, --steps and --only",
+        )
+    if steps is not None and steps < 1:
+        raise ConfigurationError(f"--steps {steps}: write a number from 1")
 
 
 def _require_in_history(version: Version, history: Sequence[HistoryRow], *, option: str) -> None:

@@ -41,7 +41,9 @@ ON_THE_DATABASE: dict[str, Act] = {
     "verify": lambda target: operator(target).verify(soon()),
     "verify --resync": lambda target: operator(target).verify(soon(), resync=True),
     "baseline": lambda target: operator(target).baseline(2, soon()),
-    "repair": lambda target: operator(target).repair(1, soon(), declared_state="pending"),
+    "repair": lambda target: operator(target).repair(
+        1, soon(), declared_state="pending", force=True
+    ),
     "repair --environment": lambda target: operator(target).record_environment(soon()),
 }
 ON_THE_ITEM: dict[str, Act] = {

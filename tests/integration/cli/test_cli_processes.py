@@ -140,7 +140,8 @@ def test_baseline_repair_and_lease_on_the_real_thing(bench: Bench) -> None:
     assert bench.run("up")[0] == 1
     assert "42P07" in bench.answer("status")[1]["lease"]["failure"]["sqlstate"]
     assert bench.answer("baseline", "1", "--yes")[1]["declared"] == ["1_a"]
-    assert bench.answer("repair", "1", "--as", "pending", "--yes")[0] == 0
+    assert bench.answer("repair", "1", "--as", "pending", "--yes")[0] == 2
+    assert bench.answer("repair", "1", "--as", "pending", "--force", "--yes")[0] == 0
     assert bench.answer("repair", "1", "--as", "applied", "--yes")[0] == 0
     assert bench.answer("repair", "--environment", "test", "--yes")[1]["stamped"] == "test"
     assert bench.run("up", "--environment", "production")[0] == 2

@@ -285,6 +285,42 @@ def test_up_wait_waits_for_the_holder(
     assert out.count("waiting") == 1
 
 
+def test_down_without_a_choice_explains_the_three_forms(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    code, out, err = run("down")
+    assert (code, out, database.connections) == (2, "", 0)
+    for form in ("--steps N rolls", "--to VERSION rolls", "--only VERSION rolls"):
+        assert form in join_lines(err)
+
+
+@pytest.mark.parametrize(
+    ("choice", "mode", "warning"),
+    [
+        (("--to", "1"), "migrate", "apply 0002_status and 1 more again at their next cold start"),
+        (("--to", "1"), "migrate", "deploy code that ends at 0001_orders before that, or set"),
+        (("--to", "0"), "migrate", "deploy code without these migrations before that"),
+        (("--only", "2"), "migrate", "do not start without 0002_status: deploy code that ends at"),
+        (("--steps", "1"), "require", "do not start without 0003_index"),
+    ],
+)
+def test_down_warns_of_what_the_next_cold_start_of_the_same_files_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch, choice: tuple[str, ...], mode: str, warning: str
+) -> None:
+    monkeypatch.setenv("LAMBDA_MIGRATE_MODE", mode)
+    run("up")
+    assert warning in join_lines(run("down", *choice)[2])
+    assert warning in join_lines(run("down", *choice, "--yes")[1])
+
+
+def test_down_does_not_warn_if_the_files_at_hand_do_not_have_the_migration(
+    run: Run, folder: Path
+) -> None:
+    run("up")
+    (folder / "0003_index.sql").unlink()
+    assert "warning" not in run("down", "--steps", "1", "--yes")[1]
+
+
 def test_down_without_a_terminal_needs_yes(run: Run, database: InMemoryDatabase) -> None:
     run("up")
     code, out, err = run("down", "--steps", "1")
@@ -394,16 +430,49 @@ def test_commands_that_migrate_refuse_another_tools_database(
     assert len(database.effects) == 3
 
 
+def test_plan_shows_every_statement_in_full_on_request(run: Run, folder: Path) -> None:
+    body = "\n".join(f"create table t{n} (\n  id int\n);" for n in range(5))
+    (folder / "0004_five.sql").write_text(f"-- migrate:up\n{body}\n")
+    _, out, _ = run("plan", "--sql")
+    lines = [line.strip() for line in out.splitlines()]
+    assert all(f"create table t{n} (" in lines for n in range(5))
+    [*_, last] = run_json(run, "plan", "--sql")[1]["pending"]
+    assert last["sql"][4] == "create table t4 (\n  id int\n)"
+    assert "sql" not in run_json(run, "plan")[1]["pending"][0]
+
+
+@pytest.mark.parametrize("command", [("lease", "show"), ("lease", "release", "--yes")])
+def test_the_lease_of_an_unknown_target_is_said_to_be_unknown(
+    run: Run, command: tuple[str, ...]
+) -> None:
+    code, out, _ = run(*command)
+    assert code == 0
+    assert "target default is not in the lease table leases" in out
+    assert run_json(run, *command)[1]["is_known"] is False
+    run("up")
+    assert run_json(run, *command)[1]["is_known"] is True
+
+
 def test_baseline_refuses_a_version_without_a_file(run: Run) -> None:
     code, _, err = run("baseline", "9", "--yes")
     assert code == 2
     assert "no migration file of version 9" in err
 
 
+def test_repair_as_pending_needs_force_for_a_migration_that_is_not_in_doubt(run: Run) -> None:
+    run("up")
+    code, _, err = run("repair", "3", "--as", "pending", "--yes")
+    assert code == 2
+    assert "0003_index is applied, not in doubt" in join_lines(err)
+    assert "`lambda-migrate down --only 3`" in join_lines(err)
+    assert run_json(run, "status")[1]["migrations"][2]["state"] == "applied"
+
+
 def test_repair_as_pending_removes_the_row(run: Run) -> None:
     run("up")
-    assert run("repair", "3", "--as", "pending")[0] == 2
-    assert run_json(run, "repair", "3", "--as", "pending", "--yes")[1]["repaired"] == "0003_index"
+    command = ("repair", "3", "--as", "pending", "--force")
+    assert run(*command)[0] == 2
+    assert run_json(run, *command, "--yes")[1]["repaired"] == "0003_index"
     assert run_json(run, "status")[1]["migrations"][2]["state"] == "pending"
 
 

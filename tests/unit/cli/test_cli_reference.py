@@ -184,7 +184,7 @@ BUSY = LeaseState(
         ("down", [["up"]], ["down", "--to", "0", "--yes"]),
         ("verify", [], ["verify"]),
         ("baseline", [], ["baseline", "--yes"]),
-        ("repair", [["up"]], ["repair", "2", "--as", "pending", "--yes"]),
+        ("repair", [["up"]], ["repair", "2", "--as", "pending", "--force", "--yes"]),
         ("lease show", [], ["lease", "show"]),
         ("lease release", [], ["lease", "release", "--yes"]),
         ("table create", [], ["table", "create"]),

@@ -128,7 +128,8 @@ def test_contradictions_are_kept_in_a_long_list() -> None:
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> None:
     manifest = make_manifest(count)
-    document = build_plan_document(build_preview(make_plan(manifest, []), manifest), LOCATION)
+    preview = build_preview(make_plan(manifest, []), manifest)
+    document = build_plan_document(preview, LOCATION, with_sql=False)
     for show_all in (False, True):
         lines = render_lines(render_plan(document, width=width, show_all=show_all), width=width)
         assert max(map(len, lines)) <= width
@@ -137,7 +138,8 @@ def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> N
 
 def test_a_long_plan_is_shortened() -> None:
     manifest = make_manifest(500)
-    document = build_plan_document(build_preview(make_plan(manifest, []), manifest), LOCATION)
+    preview = build_preview(make_plan(manifest, []), manifest)
+    document = build_plan_document(preview, LOCATION, with_sql=False)
     lines = render_lines(render_plan(document, width=80, show_all=False), width=80)
     assert len(lines) <= 40
     assert "485 more" in lines[-1]

@@ -94,7 +94,7 @@ def test_every_command_returns_the_json_of_the_command_line(bench: AdminBench) -
     assert bench.run("verify", resync=True)["document"]["resynced"] is True
     assert bench.run("down", steps=1, yes=True)["document"]["reverted"] == ["0003_index"]
     assert bench.run("baseline", version=3, yes=True)["document"]["declared"] == ["0003_index"]
-    repaired = bench.run("repair", version=3, yes=True, **{"as": "pending"})
+    repaired = bench.run("repair", version=3, force=True, yes=True, **{"as": "pending"})
     assert repaired["document"]["repaired"] == "0003_index"
     assert bench.run("repair", environment="staging", yes=True)["document"]["stamped"] == "staging"
     assert bench.database.environment == "staging"

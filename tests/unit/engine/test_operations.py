@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lambda_migrate.engine.operations import Operations, release_lease
+from lambda_migrate.engine.operations import Operations, RollbackPlan, release_lease
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -22,7 +22,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.migrations import HistoryRow, Manifest, RowState
+from lambda_migrate.migrations import Manifest, RowState
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.version import Version
 from lambda_migrate.runner import Outcome
@@ -342,8 +342,8 @@ def test_down_asks_with_the_rows_and_does_nothing_unless_confirmed(fakes: Fakes)
     fakes.migrated(V3)
     asked: list[list[Version]] = []
 
-    def confirm(rows: Sequence[HistoryRow]) -> bool:
-        asked.append([row.version for row in rows])
+    def confirm(plan: RollbackPlan) -> bool:
+        asked.append([row.version for row in plan.rows])
         return False
 
     assert fakes.operations(V3).down(fakes.deadline(), to=1, confirm=confirm) == ()
@@ -354,7 +354,7 @@ def test_down_asks_with_the_rows_and_does_nothing_unless_confirmed(fakes: Fakes)
 def test_down_with_nothing_to_do_does_not_ask(fakes: Fakes) -> None:
     fakes.migrated(V3)
 
-    def confirm(_rows: Sequence[HistoryRow]) -> bool:
+    def confirm(_plan: RollbackPlan) -> bool:
         pytest.fail("there is nothing to confirm")
 
     assert fakes.operations(V3).down(fakes.deadline(), to=3, confirm=confirm) == ()
@@ -364,7 +364,7 @@ def test_down_with_nothing_to_do_does_not_ask(fakes: Fakes) -> None:
 def test_a_history_that_changed_before_the_confirmation_is_not_changed(fakes: Fakes) -> None:
     fakes.migrated(V2)
 
-    def confirm(_rows: Sequence[HistoryRow]) -> bool:
+    def confirm(_plan: RollbackPlan) -> bool:
         fakes.migrated(V3)
         return True
 
@@ -525,7 +525,10 @@ def test_a_row_in_doubt_can_be_declared_pending(fakes: Fakes) -> None:
 
 def test_what_is_declared_pending_is_no_longer_ready(fakes: Fakes) -> None:
     fakes.migrated(V3)
-    fakes.operations(V3).repair(3, fakes.deadline(), declared_state="pending")
+    with pytest.raises(ConfigurationError, match="0003_m is applied, not in doubt"):
+        fakes.operations(V3).repair(3, fakes.deadline(), declared_state="pending")
+    assert fakes.ready(V1, V2, V3) == [V1, V2, V3]
+    fakes.operations(V3).repair(3, fakes.deadline(), declared_state="pending", force=True)
     assert fakes.ready(V1, V2, V3) == [V1, V2]
 
 
