@@ -21,6 +21,7 @@ __all__ = ["choose_next_version", "write_migration"]
 _VALID_NAME = re.compile(r"[\w+-][\w.+-]*")
 _INVALID_CHARACTERS = re.compile(r"[^\w.+-]+")
 _MAX_NAME_BYTES = 100
+_FIRST_DIGITS = 4  # 0001
 _TIMESTAMP_DIGITS = 10
 """Versions of at least this many digits are timestamps (seconds since 1970 have ten)."""
 
@@ -81,8 +82,8 @@ def write_migration(
 def choose_next_version(names: list[str], *, now: datetime) -> str:
     """Return the digits of the next version.
 
-    A directory with versions 0001, 0002 gets 0003, one with 1.1, 1.2 gets 2; any other gets a
-    timestamp.
+    An empty directory gets 0001, one with versions 0001, 0002 gets 0003, one with 1.1, 1.2 gets 2,
+    and one whose highest version is a timestamp gets a timestamp.
 
     Args:
         names: The files of the directory.
@@ -90,10 +91,10 @@ def choose_next_version(names: list[str], *, now: datetime) -> str:
     """
     found = [find_version(re.sub(r"\.sql$", ".sql", name, flags=re.IGNORECASE)) for name in names]
     digits = [version.partition(".")[0] for version in found if version]
-    highest = max(map(int, digits), default=None)
-    following = 0 if highest is None else highest + 1
-    if highest is not None and len(str(highest)) < _TIMESTAMP_DIGITS:
-        return str(following).zfill(max(map(len, digits)))
+    highest = max(map(int, digits), default=0)
+    following = highest + 1
+    if len(str(highest)) < _TIMESTAMP_DIGITS:
+        return str(following).zfill(max(map(len, digits), default=_FIRST_DIGITS))
     return str(max(following, int(now.strftime("%Y%m%d%H%M%S"))))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lambda_migrate.local.servers.postgresql import find_binaries
 from lambda_migrate.migrations.source import read_manifest
-from tests.integration.docs.transcript import expected_lines, normalize, run
+from tests.integration.docs.transcript import expected_lines, make_script, normalize, run
 from tests.sandbox import Sandbox
 from tests.unit.docs.pages import DOCS, ROOT, code_blocks
 
@@ -24,7 +24,15 @@ def assert_output_in_order(printed: str, page: Path) -> None:
 
 def test_the_quickstart(tmp_path: Path) -> None:
     page = DOCS / "quickstart.md"
-    assert_output_in_order(run(page, tmp_path, {}), page)
+    # At its end nothing is left in the shell, and the reader may start again.
+    second_run = make_script(page, before="python storm.py\n") + "kill $!\n"
+    exported = "AWS_(ENDPOINT|ACCESS|REGION)|LAMBDA_MIGRATE_(DATABASE_URL|TABLE|TARGET)"
+    after = f"echo AND AFTER\nenv | grep -E '^({exported})' || true\n{second_run}"
+    printed = run(page, tmp_path, {}, after=after)
+    first, _, second = printed.partition("AND AFTER\n")
+    assert_output_in_order(first, page)
+    plan = [line for line in first.splitlines() if line.startswith("`lambda-migrate up` would")]
+    assert normalize(second)[0] == normalize(plan[0])[0]
 
 
 EXISTING_SCHEMA = """

@@ -19,13 +19,19 @@ SET_UP = ("python3 -m venv", "pip install", ". .venv/bin/activate")
 SECONDS = 240
 
 
-def make_script(page: Path) -> str:
+def make_script(page: Path, *, before: str = "") -> str:
     """Write the files of the page and run its ``sh`` blocks, in order.
 
     Blocks of ``bash`` are for the reader's own repository, and do not run.
+
+    Args:
+        page: The page.
+        before: The text of the block at which to stop, if not at the end.
     """
     parts = ["set -eu"]
     for block in code_blocks(page):
+        if block.text == before:
+            break
         if block.title:
             name = shlex.quote(block.title)
             folder = shlex.quote(str(Path(block.title).parent))
@@ -38,8 +44,14 @@ def make_script(page: Path) -> str:
     return "\n".join(parts) + "\n"
 
 
-def run(page: Path, folder: Path, environment: Mapping[str, str]) -> str:
+def run(page: Path, folder: Path, environment: Mapping[str, str], *, after: str = "") -> str:
     """Run a page, and return its output.
+
+    Args:
+        page: The page.
+        folder: Where to run it.
+        environment: Variables to add.
+        after: A script to run after the page, in the same shell.
 
     Raises:
         AssertionError: A command failed, or hung.
@@ -49,7 +61,7 @@ def run(page: Path, folder: Path, environment: Mapping[str, str]) -> str:
     log = folder / "output.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["bash", "-c", make_script(page)],
+            ["bash", "-c", make_script(page) + after],
             cwd=folder,
             env={**variables, "COLUMNS": "200", "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,
