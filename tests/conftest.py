@@ -111,6 +111,7 @@ STORMS = (
     "tests/integration/demo/",
     "tests/integration/load/",
     "tests/integration/local/",
+    "tests/integration/stacks/test_pages.py::test_a_hundred",
     "exam",
 )
 
