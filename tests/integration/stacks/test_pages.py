@@ -257,14 +257,14 @@ APPSYNC: dict[str, Any] = {
     "stash": {},
     "prev": None,
 }
-HTTP_RESOLVERS = {
+HTTP_RESOLVERS: Mapping[str, Mapping[str, Any]] = {
     "rest": REST_API,
     "http": HTTP_API,
     "alb": ALB,
     "url": HTTP_API,
     "lattice": LATTICE,
 }
-OTHER_RESOLVERS = {"agent": AGENT, "appsync": APPSYNC}
+OTHER_RESOLVERS: Mapping[str, Mapping[str, Any]] = {"agent": AGENT, "appsync": APPSYNC}
 RESOLVER_EVENTS: Mapping[str, Mapping[str, Any]] = {**HTTP_RESOLVERS, **OTHER_RESOLVERS}
 MIGRATION = "-- migrate:up\nCREATE TABLE orders ();\n"
 
