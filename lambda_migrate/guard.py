@@ -117,7 +117,7 @@ class ColdStartGuard:
     def limit_wait(self, context: object) -> float:
         """Seconds that an invocation may wait for a check that another one began."""
         from lambda_migrate.clock import Deadline
-        from lambda_migrate.engine.cold_start import DEFAULT_DEADLINE_SECONDS
+        from lambda_migrate.engine.check import DEFAULT_DEADLINE_SECONDS
         from lambda_migrate.engine.target import Policy
 
         deadline = Deadline.from_context(context)

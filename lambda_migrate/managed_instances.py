@@ -18,7 +18,7 @@ from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.cold_start import DEFAULT_DEADLINE_SECONDS, Outcome
+from lambda_migrate.engine.check import DEFAULT_DEADLINE_SECONDS, Outcome
 from lambda_migrate.errors import NotReady
 
 if TYPE_CHECKING:

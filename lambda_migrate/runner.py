@@ -6,8 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lambda_migrate.check_events import null_observer
-from lambda_migrate.engine.cold_start import ColdStart, Outcome
-from lambda_migrate.engine.decider import load_manifest
+from lambda_migrate.engine.check import Check, Outcome
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from lambda_migrate.check_events import Observer
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
+    from lambda_migrate.errors import LeaseStoreUnavailable
+    from lambda_migrate.lease.record import LeaseState
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.deferred import DeferredManifest
     from lambda_migrate.settings_arguments import SettingsArguments
@@ -89,6 +90,8 @@ class MigrationRunner:
         Raises:
             ManifestError: The migration files cannot be used.
         """
+        from lambda_migrate.engine.decider import load_manifest
+
         return load_manifest(self._manifest)
 
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
@@ -111,18 +114,27 @@ class MigrationRunner:
         """
         if self._is_ready or self.target.policy.mode == "off":
             return Outcome.UP_TO_DATE
-        cold_start = ColdStart(self._manifest, self.target, deadline, request_id=request_id)
+        check = Check(self._manifest, self.target, deadline, request_id=request_id)
         try:
-            outcome = cold_start.run()
+            reading = check.read()
+            outcome = (
+                Outcome.UP_TO_DATE if check.is_ready(reading) else _run_cold_start(check, reading)
+            )
         except Exception as error:
-            self.target.observer.observe(cold_start.failed_event(error))
+            self.target.observer.observe(check.failed_event(error))
             raise
         finally:
             self.target.store.close()
         self._is_ready = outcome is not Outcome.UNCHECKED
-        self.target.observer.observe(cold_start.finished_event(outcome))
+        self.target.observer.observe(check.finished_event(outcome))
         return outcome
 
     def forget_result(self) -> None:
         """Forget that the schema was ready, as after a snapshot of this process was restored."""
         self._is_ready = False
+
+
+def _run_cold_start(check: Check, reading: LeaseState | LeaseStoreUnavailable) -> Outcome:
+    from lambda_migrate.engine.cold_start import ColdStart
+
+    return ColdStart(check).run(reading)

@@ -841,9 +841,9 @@ MUTANTS = (
     ),
     Mutant(
         "the first reading may be an old one",
-        "lambda_migrate/engine/cold_start.py",
-        "return self._decider.decide_from_consistent_read()\n        except",
-        "return self._decider.decide(self._target.store.read())\n        except",
+        "lambda_migrate/engine/check.py",
+        "target.store.read(consistent=True)",
+        "target.store.read()",
         ("engine", "protocol, fakes"),
     ),
     Mutant(

@@ -3,7 +3,8 @@
 ::
 
     lambda_migrate.runner.MigrationRunner.ensure()    once for each process
-      cold_start.ColdStart                            read, decide, act
+      check.Check                                     read; serve if the schema is ready
+      cold_start.ColdStart                            otherwise decide and act until it is
         decider.Decider    ─ lease.decision.decide    Serve | Refuse | BlockByFlags | Wait | Acquire
         holder.LeaseSession                           Acquire: the lease, renewed while it is held,
           apply.apply_pending                         and the database under its fencing token

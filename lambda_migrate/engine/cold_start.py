@@ -1,8 +1,8 @@
-"""One cold start: read, decide, act, until the database satisfies the manifest.
+"""One cold start that does not find the schema ready: decide and act until it is.
 
 ::
 
-    read the item         -> decide; if something is pending, read the feature flags, decide again:
+    the reading           -> decide; if something is pending, read the feature flags, decide again:
       Serve         -> serve
       Refuse        -> raise MigrationFailed, with the cause that the failed instance recorded
       BlockByFlags  -> raise NotReady, naming the feature flag
@@ -10,18 +10,17 @@
       Acquire       -> acquire the lease, raise the fencing token in PostgreSQL, read the history,
                        plan, apply, complete; in mode ``require``: only inspect the database
 
-`Decider` reads and decides, `ColdStart` acts; the decision itself is `lease.decision.decide`.
+`check.Check` has read the item; if that showed a ready schema, this module is not even imported.
+`Decider` decides and reads again, `ColdStart` acts; the decision itself is `lease.decision.decide`.
 """
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import CheckFinished, WaitingForLease
-from lambda_migrate.clock import Deadline
+from lambda_migrate.check_events import WaitingForLease
+from lambda_migrate.engine.check import Outcome
 from lambda_migrate.engine.decider import Decider
-from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseHeld,
@@ -38,27 +37,18 @@ from lambda_migrate.lease.decision import (
     Serve,
     Wait,
 )
-from lambda_migrate.lease.dynamodb_errors import set_credentials_deadline
 from lambda_migrate.lease.record import Lease, LeaseState
-from lambda_migrate.migrations.digest import require_migrations
 
 if TYPE_CHECKING:
-    from typing import Any
-
+    from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.apply import ApplyResult
+    from lambda_migrate.engine.check import Check
     from lambda_migrate.engine.holder import LeaseSession
-    from lambda_migrate.engine.target import Target
-    from lambda_migrate.events import CheckFailed
     from lambda_migrate.lease.decision import Acquire, Decision
     from lambda_migrate.lease.waiter import Waiter
-    from lambda_migrate.migrations import Manifest
-    from lambda_migrate.migrations.deferred import DeferredManifest
     from lambda_migrate.postgresql.ports import FencedSession
 
-__all__ = ["DEFAULT_DEADLINE_SECONDS", "ColdStart", "Outcome"]
-
-DEFAULT_DEADLINE_SECONDS = 900.0
-"""Lambda's longest timeout, for callers without a deadline."""
+__all__ = ["ColdStart"]
 
 _STORE_TIMEOUT_SECONDS = 2.0
 """How long the lease table may be unavailable before ``check`` inspects PostgreSQL instead."""
@@ -67,69 +57,36 @@ _UNKNOWN_OWNER = "another process"
 """The owner, as far as it can be known without a lease table."""
 
 
-class Outcome(str, Enum):
-    """Why a cold start may serve."""
-
-    UP_TO_DATE = "UP_TO_DATE"
-    """The schema was ready."""
-    MIGRATED = "MIGRATED"
-    """This instance held the lease and made it ready."""
-    WAITED = "WAITED"
-    """Another instance made it ready while this one waited."""
-    UNCHECKED = "UNCHECKED"
-    """Migrations are pending, and a feature flag sets mode ``off``: served without a check."""
-
-
 class ColdStart:
-    """One cold start, from the first read to its outcome.
+    """A check that did not find the schema ready, from the first reading to its outcome.
 
-    What only a holder or a waiter needs is imported when it is needed: a cold start that finds the
-    schema ready never loads it.
+    What only a holder or a waiter needs is imported when it is needed.
 
     Args:
-        manifest: The migrations that this code ships.
-        target: The database with its item, and how to behave.
-        invocation_deadline: The invocation's end; None if there is none.
-        request_id: The invocation's id, for the history.
+        check: What it is for; its results for the event at the end are kept there.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest | DeferredManifest,
-        target: Target,
-        invocation_deadline: Deadline | None,
-        *,
-        request_id: str,
-    ) -> None:
-        self._digest = manifest.digest
-        self._target = target
-        self._request_id = request_id
-        self._owner = new_owner()
-        self._deadline = (
-            invocation_deadline.moved_earlier(target.policy.safety_margin_seconds)
-            if invocation_deadline is not None
-            else Deadline.after(DEFAULT_DEADLINE_SECONDS, target.clock)
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._target = check.target
+        self._deadline = check.deadline
+        self._decider = Decider(
+            check.manifest, check.target, owner=check.owner, deadline=check.deadline
         )
-        set_credentials_deadline(target.store, self._deadline)
-        self._decider = Decider(manifest, target, owner=self._owner, deadline=self._deadline)
         self._waiter: Waiter | None = None
         self._failed_reads = 0
         self._inspection_problem = ""
-        # For the event at the end.
-        self._started = target.clock.monotonic()
-        self._calls_before = target.store.request_count
-        self._waited_seconds = 0.0
-        self._fence = 0
-        self._applied: list[str] = []
 
-    def run(self) -> Outcome:
+    def run(self, reading: LeaseState | LeaseStoreUnavailable) -> Outcome:
         """Decide and act until the schema may be served.
+
+        Args:
+            reading: The item, or why it could not be read.
 
         Raises:
             MigrateError: It may not; see `MigrationRunner.ensure`.
         """
-        require_migrations(self._digest, allow_empty=self._target.policy.allow_empty)
-        decision = self._make_first_decision()
+        decision = self._make_first_decision(reading)
         while True:
             decision = self._decider.decide_with_flags(decision)
             if isinstance(decision, Serve):
@@ -151,18 +108,17 @@ class ColdStart:
     def _outcome(self, decision: Serve) -> Outcome:
         if not decision.is_schema_checked:
             return Outcome.UNCHECKED
-        return Outcome.WAITED if self._waited_seconds else Outcome.UP_TO_DATE
+        return Outcome.WAITED if self._check.waited_seconds else Outcome.UP_TO_DATE
 
     # --- reading and waiting
 
-    def _make_first_decision(self) -> Decision:
-        try:
-            return self._decider.decide_from_consistent_read()
-        except LeaseStoreUnavailable as error:
-            if self._wait_deadline.is_over:
-                return self._serve_if_database_current(error)
-            self._failed_reads = 1
-            return Wait(LeaseState())
+    def _make_first_decision(self, reading: LeaseState | LeaseStoreUnavailable) -> Decision:
+        if isinstance(reading, LeaseState):
+            return self._decider.decide(reading)
+        if self._wait_deadline.is_over:
+            return self._serve_if_database_current(reading)
+        self._failed_reads = 1
+        return Wait(LeaseState())
 
     def _wait(self, state: LeaseState) -> Decision:
         """Read again, with growing delays, until there is something else to do.
@@ -187,7 +143,7 @@ class ColdStart:
             ) from None
         finally:
             self._failed_reads = 0
-            self._waited_seconds += clock.monotonic() - began
+            self._check.waited_seconds += clock.monotonic() - began
 
     def _new_waiter(self) -> Waiter:
         from lambda_migrate.lease.backoff import Backoff
@@ -205,7 +161,9 @@ class ColdStart:
 
     @property
     def _wait_deadline(self) -> Deadline:
-        return self._deadline.limited_to(self._target.policy.wait_seconds - self._waited_seconds)
+        return self._deadline.limited_to(
+            self._target.policy.wait_seconds - self._check.waited_seconds
+        )
 
     def _report_wait(self, state: LeaseState, waited_seconds: float, delay_seconds: float) -> None:
         progress = state.progress.migration if state.progress is not None else ""
@@ -256,7 +214,7 @@ class ColdStart:
         _ = self._decider.manifest  # report unusable files before other instances have to wait
         try:
             return self._target.store.acquire(
-                self._owner, expected=decision.state, is_expired=decision.is_expired
+                self._check.owner, expected=decision.state, is_expired=decision.is_expired
             )
         except LeaseStoreUnavailable:
             # The next reading shows whether it was acquired.
@@ -277,9 +235,9 @@ class ColdStart:
         return decision
 
     def _report_takeover(self, decision: Acquire, lease: Lease) -> None:
-        self._fence = lease.fence
+        self._check.fence = lease.fence
         before = decision.state.owner
-        if before not in (None, self._owner):
+        if before not in (None, self._check.owner):
             from lambda_migrate.events import LeaseTakenOver
 
             self._target.observer.observe(LeaseTakenOver(self._target.name, before, lease.fence))
@@ -295,12 +253,12 @@ class ColdStart:
 
         manifest, allowed = self._decider.manifest, self._decider.allowed_manifest
         lease_session = LeaseSession(
-            self._target, lease, self._deadline, request_id=self._request_id
+            self._target, lease, self._deadline, request_id=self._check.request_id
         )
         with lease_session.open_database(record_failures=manifest) as fenced_session:
-            self._fence = lease_session.lease.fence  # PostgreSQL may have had it raised
+            self._check.fence = lease_session.lease.fence  # PostgreSQL may have had it raised
             result = apply_pending(
-                lease_session, fenced_session, allowed, on_applied=self._applied.append
+                lease_session, fenced_session, allowed, on_applied=self._check.applied.append
             )
             if (
                 allowed is not manifest
@@ -381,42 +339,6 @@ class ColdStart:
             except (LeaseLost, LeaseStoreUnavailable):
                 state = LeaseState()
         return decider.decide(state, has_lost_acquisition=True)
-
-    # --- reporting
-
-    def finished_event(self, outcome: Outcome) -> CheckFinished:
-        """The event of a cold start that may serve."""
-        return CheckFinished(outcome=outcome.value, **self._event_fields())
-
-    def failed_event(self, error: Exception) -> CheckFailed:
-        """The event of a cold start that may not."""
-        from lambda_migrate import events
-
-        failed = error if isinstance(error, MigrationFailed) else MigrationFailed("", attempts=0)
-        # Other libraries' errors may contain secrets; Python shows them where they surface.
-        message = str(error) if isinstance(error, MigrateError) else "an unexpected error"
-        return events.CheckFailed(
-            error=type(error).__name__,
-            message=failed.summary or message,
-            retryable=isinstance(error, MigrateError) and error.retryable,
-            migration=failed.migration,
-            sqlstate=failed.sqlstate,
-            attempts=failed.attempts,
-            retry_at_ms=failed.retry_at_ms,
-            **self._event_fields(),
-        )
-
-    def _event_fields(self) -> dict[str, Any]:
-        return {
-            "target": self._target.name,
-            "digest": self._digest,
-            "seconds": self._target.clock.monotonic() - self._started,
-            "waited_seconds": self._waited_seconds,
-            "lease_calls": self._target.store.request_count - self._calls_before,
-            "applied": tuple(self._applied),
-            "fence": self._fence,
-            "owner": self._owner,
-        }
 
 
 def _make_refusal(decision: Refuse, now_ms: int) -> MigrationFailed:
