@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
+from lambda_migrate.postgresql.address import LIBPQ_VARIABLES, DatabaseAddress, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -119,11 +119,11 @@ def _read_schema(value: object) -> str:
     return text
 
 
-def _read_url(value: object) -> DatabaseAddress:
-    if not isinstance(value, str):
+def _read_url(value: object, variables: Mapping[str, str] | None = None) -> DatabaseAddress:
+    if value is not None and not isinstance(value, str):
         raise _InvalidValue("write a text")
     try:
-        return parse_url(value)
+        return parse_url(value, variables)
     except ConfigurationError as error:
         raise _InvalidValue("; ".join(error.faults)) from None
 
@@ -255,7 +255,8 @@ class Settings:
         None,
         _URL,
         "`postgresql://user:password@host:5432/name`, with libpq's parameters. A Unix socket: "
-        "`postgresql://user@/name?host=/directory`. If no database is set, `DATABASE_URL` is used.",
+        "`postgresql://user@/name?host=/directory`. If no database is set, `DATABASE_URL` is used, "
+        "and then `PGHOST` with libpq's other variables.",
     )
     database_secret: str = _setting(
         "",
@@ -356,8 +357,9 @@ class Settings:
         values: dict[str, Any] = {}
         for name, setting in _DECLARATIONS.items():
             source, value = _find_value(name, environ, given)
-            if source:
+            if source and name != "database_url":
                 _read_into(values, name, source, value, setting.setting_type.read, faults)
+        _read_database_url(values, environ, given, faults)
         settings = cls(**values)
         faults += settings._find_contradictions()
         if faults:
@@ -415,7 +417,7 @@ class Settings:
             faults.append(
                 f"no database is named: set {_label('database_url')} to "
                 f"postgresql://user:password@host:5432/name, or {_label('database_secret')} to a "
-                "secret's ARN"
+                "secret's ARN, or PGHOST, PGDATABASE and PGUSER (PGSERVICE is not read)"
             )
         if faults:
             raise ConfigurationError(faults)
@@ -456,7 +458,8 @@ class Settings:
             )
         if not address.user and not self.database_secret:
             faults.append(
-                f"{_label('database_url')} names no user: write postgresql://user@host:5432/name"
+                f"{_label('database_url')} names no user: write postgresql://user@host:5432/name, "
+                "or set PGUSER"
             )
         if self.database_iam and address.socket_dir:
             faults.append(f"{_label('database_iam')} needs TLS, and a Unix socket has none")
@@ -491,6 +494,33 @@ def _read_into(
     except _InvalidValue as fault:
         shown = "" if name == "database_url" else f" is {value!r}"
         faults.append(f"{source}{shown}: {fault}")
+
+
+def _read_database_url(
+    values: dict[str, Any],
+    environ: Mapping[str, str],
+    arguments: Mapping[str, object],
+    faults: list[str],
+) -> None:
+    """Read the URL, with libpq's variables for what it leaves out, or these alone.
+
+    It comes last: a secret or IAM provides the login itself, so PGPASSWORD does not count then.
+    """
+    source, value = _find_value("database_url", environ, arguments)
+    secret, iam = values.get("database_secret"), values.get("database_iam")
+    if not source and not secret and environ.get("PGHOST"):
+        if environ.get("PGSERVICE"):
+            faults.append("PGSERVICE: service files are not read; unset it, or set a URL")
+        elif environ.get("PGDATABASE") or environ.get("PGUSER"):
+            source, value = "PGHOST", None
+    if source:
+        excluded = ("PGUSER", "PGPASSWORD") if secret else ("PGPASSWORD",) if iam else ()
+        variables = {name: environ.get(name, "") for name in LIBPQ_VARIABLES}
+        for name in excluded:
+            del variables[name]
+        _read_into(
+            values, "database_url", source, value, lambda each: _read_url(each, variables), faults
+        )
 
 
 def _find_value(

@@ -1,15 +1,26 @@
-"""A database's address as a value, and the parser of libpq's URLs.
+"""A database's address as a value, and the parser of connection strings.
 
 The module is light enough for the cold start's fast path: no driver, no TLS, no ``urllib``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
 
-__all__ = ["DEFAULT_PORT", "SSLMODES", "SYSTEM_ROOT_CERTIFICATES", "DatabaseAddress", "parse_url"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "DEFAULT_PORT",
+    "LIBPQ_VARIABLES",
+    "SSLMODES",
+    "SUPPORTED_PARAMETERS",
+    "SYSTEM_ROOT_CERTIFICATES",
+    "DatabaseAddress",
+    "parse_url",
+]
 
 DEFAULT_PORT = 5432
 
@@ -19,7 +30,35 @@ SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SYSTEM_ROOT_CERTIFICATES = "system"
 """``sslrootcert=system``: trust the operating system's store, and require ``verify-full``."""
 
-_SCHEMES = ("postgresql://", "postgres://")
+LIBPQ_VARIABLES = {
+    "PGHOST": "host",
+    "PGPORT": "port",
+    "PGDATABASE": "dbname",
+    "PGUSER": "user",
+    "PGPASSWORD": "password",
+    "PGPASSFILE": "passfile",
+    "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGOPTIONS": "options",
+    "PGAPPNAME": "application_name",
+}
+"""libpq's environment variables, and the parameters that they stand for."""
+
+SUPPORTED_PARAMETERS = frozenset(LIBPQ_VARIABLES.values())
+"""The parameters of a connection string that have an effect."""
+
+_URL_NAMES = {
+    "port": "the port",
+    "connect_timeout": "connect_timeout",
+    "channel_binding": "channel_binding",
+}
+"""What faults call the parameters of the URL."""
+
+_SCHEMES = ("postgresql", "postgres", "postgis", "pgsql", "psql", "timescale", "timescalegis")
+"""libpq's two, and the other names that Django's URL parsers accept."""
+
 _HEX = frozenset("0123456789abcdefABCDEF")
 _ENCODE = "write special characters of user and password percent-encoded (@ as %40, / as %2F)"
 
@@ -40,6 +79,8 @@ class DatabaseAddress(NamedTuple):
         connect_timeout: Timeout for connecting in seconds, or None.
         channel_binding: ``prefer``, or ``require``: SCRAM must be bound to the TLS connection.
         application_name: The URL's value; holders' connections carry target and fence instead.
+        options: Defaults for the session, as ``-c name=value`` on the server's command line.
+        passfile: The password file to search instead of ``~/.pgpass``; "" if not set.
     """
 
     database: str
@@ -53,6 +94,8 @@ class DatabaseAddress(NamedTuple):
     connect_timeout: float | None = None
     channel_binding: str = "prefer"
     application_name: str = ""
+    options: str = ""
+    passfile: str = ""
 
     def __repr__(self) -> str:
         shown = self._asdict()
@@ -115,33 +158,53 @@ class DatabaseAddress(NamedTuple):
         return faults
 
 
-def parse_url(url: str) -> DatabaseAddress:
+def parse_url(url: str | None, variables: Mapping[str, str] | None = None) -> DatabaseAddress:
     """Parse a libpq URL: ``postgresql://user:password@host:port/name?sslmode=verify-full``.
+
+    Or a keyword string (``host=... dbname=...``), or the URL of another client: SQLAlchemy's
+    ``postgresql+psycopg://``, Django's ``postgis://``, ``jdbc:postgresql://``.
 
     As in libpq, a parameter after the ``?`` overrides the part before it, ``%2Fsocket%2Fdir`` or
     ``?host=/socket/dir`` is a Unix socket, and the database's name defaults to the user's. Unlike
-    in libpq, a host is required, and unsupported parameters are refused instead of ignored.
+    in libpq, a host is required, and parameters are refused unless ignoring them is harmless.
+
+    Args:
+        url: The text; None if the variables say everything.
+        variables: Environment variables. Those of libpq (`LIBPQ_VARIABLES`) fill in what the URL
+            leaves out.
 
     Raises:
         ConfigurationError: The URL is invalid. No fault repeats user, password or host.
     """
-    if not url.isprintable():
+    if url is not None and not url.isprintable():
         raise ConfigurationError(
             "the database URL contains a control or invisible character, perhaps a line break; "
             "remove it, or write it percent-encoded"
         )
-    scheme = next((s for s in _SCHEMES if url.startswith(s)), None)
-    if scheme is None:
-        raise ConfigurationError(
-            "the database URL does not begin with postgresql://; "
-            "write postgresql://user:password@host:5432/name?sslmode=verify-full"
-        )
     faults: list[str] = []
-    fields = _parse_parts(url.removeprefix(scheme), faults)
-    address = None if faults else _build_address(fields, faults)
+    fields = {} if url is None else _parse_text(url, faults)
+    names = dict(_URL_NAMES)
+    for variable, name in LIBPQ_VARIABLES.items():
+        if variables and variables.get(variable) and name not in fields:
+            fields[name] = variables[variable]
+            names[name] = variable
+    address = None if faults else _build_address(fields, names, faults)
     if address is None or faults:
-        raise ConfigurationError(faults, heading="the database URL cannot be used:")
+        what = "the database URL" if url is not None else "the database that PGHOST names"
+        raise ConfigurationError(faults, heading=f"{what} cannot be used:")
     return address
+
+
+def _parse_text(url: str, faults: list[str]) -> dict[str, str]:
+    """The fields of a URL or keyword string by libpq's parameter names."""
+    scheme, separator, rest = url.removeprefix("jdbc:").partition("://")
+    if separator and scheme.partition("+")[0] in _SCHEMES:
+        return _parse_parts(rest, faults)
+    from lambda_migrate.postgresql.conninfo import describe_unknown_form, parse_keywords
+
+    if "=" in scheme and ";" not in scheme:
+        return parse_keywords(url, faults)
+    raise ConfigurationError(describe_unknown_form(url))
 
 
 def _parse_parts(rest: str, faults: list[str]) -> dict[str, str]:
@@ -179,104 +242,91 @@ def _parse_query(query: str, faults: list[str]) -> dict[str, str]:
         value = _decode_percent(text, key, faults)
         if not equals:
             faults.append("a parameter after the ? has no value; write name=value, joined by &")
-        elif key in fields:
-            faults.append(f"parameter {key!r} is given twice; keep one")
-        elif key == "ssl" and value == "true":  # JDBC's spelling, which libpq accepts too
-            fields["sslmode"] = "require"
-        elif key in _SUPPORTED_PARAMETERS:
-            fields[key] = value
-        elif value != _ACCEPTED_VALUES.get(key):
-            faults.append(_unsupported_parameter(key))
+        else:
+            add_parameter(fields, key, value, faults)
     return fields
 
 
-_LOCATION_PARAMETERS = ("user", "password", "host", "port", "dbname")
-_CONNECTION_PARAMETERS = (
-    "sslmode",
-    "sslrootcert",
-    "connect_timeout",
-    "channel_binding",
-    "application_name",
-)
-_SUPPORTED_PARAMETERS = frozenset((*_LOCATION_PARAMETERS, *_CONNECTION_PARAMETERS))
-_ACCEPTED_VALUES = {
-    "gssencmode": "disable",
-    "sslnegotiation": "postgres",
-    "client_encoding": "UTF8",
-}
-"""Parameters that are accepted with one value, which is what the library does anyway."""
+def add_parameter(fields: dict[str, str], key: str, value: str, faults: list[str]) -> None:
+    """Add one parameter to ``fields``, or a fault."""
+    if key in fields:
+        faults.append(f"parameter {key!r} is given twice; keep one")
+    elif key in SUPPORTED_PARAMETERS:
+        fields[key] = value
+    else:
+        from lambda_migrate.postgresql.conninfo import translate_parameter
+
+        fields |= translate_parameter(fields, key, value, faults)
+
 
 _MULTIPLE_HOSTS_MESSAGE = (
     "it names several hosts; use the one that accepts writes (the cluster's endpoint)"
 )
-_UNSUPPORTED_PARAMETER_ADVICE = {
-    "hostaddr": "put the host into the URL instead; its certificate is checked against that name",
-    "options": "put settings into the migration itself (SET LOCAL ...) or on the role (ALTER ROLE)",
-    "sslcert": "client certificates are not supported; use a password, a secret or IAM",
-    "sslkey": "client certificates are not supported; use a password, a secret or IAM",
-    "service": "service files are not read; put host, port and name into the URL",
-    "passfile": "password files are not read; use a secret or IAM",
-    "target_session_attrs": "use the one host that accepts writes",
-}
 
 
-def _unsupported_parameter(key: str) -> str:
-    advice = _UNSUPPORTED_PARAMETER_ADVICE.get(
-        key, f"remove it; supported are {', '.join(sorted(_SUPPORTED_PARAMETERS))}"
-    )
-    return f"parameter {key!r} is not supported: {advice}"
-
-
-def _build_address(fields: dict[str, str], faults: list[str]) -> DatabaseAddress | None:
+def _build_address(
+    fields: dict[str, str], names: Mapping[str, str], faults: list[str]
+) -> DatabaseAddress | None:
     host = fields.get("host", "")
     user = fields.get("user", "")
     if "," in host or "," in fields.get("port", ""):
         faults.append(_MULTIPLE_HOSTS_MESSAGE)
     if not host:
-        faults.append("it has no host; add one, or ?host=/directory for a Unix socket")
+        faults.append(
+            "it has no host; add one, or ?host=/directory for a Unix socket, or set PGHOST"
+        )
     if host.startswith("@"):
         faults.append("abstract Unix sockets are not supported; use the socket's directory")
     if not fields.get("dbname", user):
-        faults.append("it has no database name; add it after the host: /name")
+        faults.append("it has no database name; add it after the host: /name, or set PGDATABASE")
     is_socket = host.startswith("/")
     address = DatabaseAddress(
         database=fields.get("dbname", user),
         host="" if is_socket else host,
         socket_dir=host if is_socket else "",
-        port=_parse_port(fields, faults),
+        port=_parse_port(fields, names, faults),
         user=user,
         password=fields.get("password"),
         sslmode=fields.get("sslmode", ""),
         sslrootcert=fields.get("sslrootcert", ""),
-        connect_timeout=_parse_connect_timeout(fields, faults),
-        channel_binding=_parse_channel_binding(fields, faults),
+        connect_timeout=_parse_connect_timeout(fields, names, faults),
+        channel_binding=_parse_channel_binding(fields, names, faults),
         application_name=fields.get("application_name", ""),
+        options=fields.get("options", ""),
+        passfile=fields.get("passfile", ""),
     )
     faults += address.faults()
     return address
 
 
-def _parse_port(fields: dict[str, str], faults: list[str]) -> int:
+def _parse_port(fields: dict[str, str], names: Mapping[str, str], faults: list[str]) -> int:
     text = fields.get("port", str(DEFAULT_PORT))
     if text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536:
         return int(text)
     # The text is not repeated: it may be part of a password that contains a slash.
-    faults.append(f"the port is not a number from 1 to 65535; or else {_ENCODE}")
+    advice = f"; or else {_ENCODE}" if names["port"] == _URL_NAMES["port"] else ""
+    faults.append(f"{names['port']} is not a number from 1 to 65535{advice}")
     return DEFAULT_PORT
 
 
-def _parse_connect_timeout(fields: dict[str, str], faults: list[str]) -> float | None:
+def _parse_connect_timeout(
+    fields: dict[str, str], names: Mapping[str, str], faults: list[str]
+) -> float | None:
     text = fields.get("connect_timeout", "0")
     if text.isascii() and text.isdigit():
         return float(text) or None  # in libpq 0 means no limit
-    faults.append(f"connect_timeout {text!r} is not a whole number of seconds")
+    faults.append(f"{names['connect_timeout']} {text!r} is not a whole number of seconds")
     return None
 
 
-def _parse_channel_binding(fields: dict[str, str], faults: list[str]) -> str:
+def _parse_channel_binding(
+    fields: dict[str, str], names: Mapping[str, str], faults: list[str]
+) -> str:
     text = fields.get("channel_binding", "prefer")
     if text not in ("prefer", "require"):
-        faults.append(f"channel_binding {text!r} is not supported; use prefer or require")
+        faults.append(
+            f"{names['channel_binding']} {text!r} is not supported; use prefer or require"
+        )
     return text
 
 

@@ -119,11 +119,13 @@ class ConnectFailed(Exception):
         permanent: Whether it will fail again until a setting is changed.
         sqlstate: The server's error code, or "".
         server_responded: Whether a server responded, so that another ``sslmode`` may succeed.
+        is_password_missing: Whether the server asked for a password and none is configured.
     """
 
     def __init__(
         self, reason: str, *, permanent: bool, sqlstate: str = "", server_responded: bool = False
     ) -> None:
+        self.is_password_missing = False
         self.reason = reason
         self.permanent = permanent
         self.sqlstate = sqlstate
@@ -134,8 +136,10 @@ class ConnectFailed(Exception):
     def is_authentication(self) -> bool:
         """Whether new credentials may help: the role or its password was refused."""
         by_pooler = self.sqlstate == _PROTOCOL_VIOLATION and self.permanent
-        return self.sqlstate.startswith("28") or (
-            by_pooler and bool(_POOLER_LOGIN_REFUSAL.search(self.reason))
+        return (
+            self.sqlstate.startswith("28")
+            or self.is_password_missing
+            or (by_pooler and bool(_POOLER_LOGIN_REFUSAL.search(self.reason)))
         )
 
 
@@ -298,7 +302,12 @@ class _ConnectAttempt:
         return sock
 
     def _login(self, sock: socket.socket) -> Driver:
-        from lambda_migrate.postgresql.driver import Driver, LoginRefused, ScramException
+        from lambda_migrate.postgresql.driver import (
+            Driver,
+            LoginRefused,
+            PasswordMissing,
+            ScramException,
+        )
 
         sock.settimeout(self._remaining())
         try:
@@ -308,13 +317,16 @@ class _ConnectAttempt:
                 host=None,
                 database=self.address.database,
                 application_name=self.application_name,
-                startup_params=dict(self.startup),
+                startup_params=dict(self.startup)
+                | ({"options": self.address.options} if self.address.options else {}),
                 sock=sock,
                 ssl_context=False,
                 channel_binding=self.address.channel_binding,
             )
         except (LoginRefused, ScramException) as error:
-            raise self._connect_error(str(error), permanent=True, server_responded=True) from error
+            refused = self._connect_error(str(error), permanent=True, server_responded=True)
+            refused.is_password_missing = isinstance(error, PasswordMissing)
+            raise refused from error
         except _driver_errors() as error:
             raise self._login_error(error) from error
 

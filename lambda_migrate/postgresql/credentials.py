@@ -116,12 +116,12 @@ class Credentials(Protocol):
 
 
 class UrlCredentials:
-    """User and password of a database URL."""
-
-    advice = ""
+    """User and password of a database URL, or the password that libpq's password file has."""
 
     def __init__(self, address: DatabaseAddress) -> None:
         self._address = address
+        self.advice = ""
+        """See `Credentials.advice`."""
 
     @property
     def fingerprint(self) -> str:
@@ -131,15 +131,23 @@ class UrlCredentials:
     def address(
         self,
         *,
-        refresh: bool = False,  # noqa: ARG002 - a URL never changes
+        refresh: bool = False,  # noqa: ARG002 - the file is read each time
         seconds: float = _SECRET_READ_SECONDS,  # noqa: ARG002 - and takes no time
     ) -> DatabaseAddress:
         """See `Credentials.address`."""
-        return self._address
+        if self._address.password is not None:
+            return self._address
+        from lambda_migrate.postgresql.passfile import PassfileIgnored, find_password
 
-    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:  # noqa: ARG002 - likewise
+        try:
+            return self._address._replace(password=find_password(self._address))
+        except PassfileIgnored as ignored:  # the server may not ask for a password
+            self.advice = str(ignored)
+            return self._address
+
+    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:  # noqa: ARG002 - see `address`
         """See `Credentials.attempts`."""
-        yield self._address
+        yield self.address()
 
 
 class SecretCredentials:

@@ -19,7 +19,14 @@ from scramp import ScramException  # type: ignore[import-untyped]  # publishes n
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["DatabaseError", "Driver", "InterfaceError", "LoginRefused", "ScramException"]
+__all__ = [
+    "DatabaseError",
+    "Driver",
+    "InterfaceError",
+    "LoginRefused",
+    "PasswordMissing",
+    "ScramException",
+]
 
 _AUTHENTICATION_OK = 0
 _PASSWORD_METHODS = (3, 5, 10)  # cleartext, MD5, SASL
@@ -60,6 +67,16 @@ _BLANK = re.compile(r"(?:\s+|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
 
 class LoginRefused(Exception):
     """The client ends the login: the server requests something that is missing or refused."""
+
+
+class PasswordMissing(LoginRefused):
+    """The server requests a password, and the client has none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the server asks for a password and none is configured: put it into the URL, "
+            "PGPASSWORD or ~/.pgpass, or name a secret (LAMBDA_MIGRATE_DATABASE_SECRET)"
+        )
 
 
 class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no types
@@ -149,7 +166,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
     def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:
         code = unpack_from("!i", data)[0]
         if code in _PASSWORD_METHODS and self.password is None:
-            raise LoginRefused("the server asks for a password and none is configured")
+            raise PasswordMissing
         if self._requires_binding and not self._keeps_channel_binding(code, data):
             raise LoginRefused(
                 "channel_binding=require, but the server does not offer SCRAM with channel binding"

@@ -230,6 +230,47 @@ def test_the_applications_own_database_url_is_the_last_resort(
     assert Settings.load(environ, **arguments).database_url == (parse_url(url) if url else None)
 
 
+LIBPQ = {"PGHOST": "pg", "PGUSER": "a", "PGPASSWORD": "hunter2", "PGDATABASE": "db"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "url"),
+    [
+        (LIBPQ, {}, "postgresql://a:hunter2@pg/db"),
+        (
+            {**LIBPQ, "DATABASE_URL": "postgresql://b@h/x", "PGPORT": "6543"},
+            {},
+            "postgresql://b:hunter2@h:6543/x",
+        ),
+        (LIBPQ, {"database_url": "postgresql://b:p@h:1/x"}, "postgresql://b:p@h:1/x"),
+        (LIBPQ, {"database_secret": "arn:x"}, ""),
+        (
+            LIBPQ,
+            {"database_secret": "arn:x", "database_url": "postgresql://h"},
+            "postgresql://h/db",
+        ),
+        (
+            LIBPQ,
+            {"database_iam": "true", "database_url": "postgresql:///x"},
+            "postgresql://a@pg/x",
+        ),
+        (LIBPQ, {"database_iam": "true"}, "postgresql://a@pg/db"),
+        ({"PGHOST": "pg"}, {}, ""),
+        ({"PGUSER": "a", "PGDATABASE": "db", "PGSERVICE": "s"}, {}, ""),
+    ],
+)
+def test_libpqs_variables_count_without_url_and_secret_or_fill_in_the_url(
+    environ: dict[str, str], arguments: dict[str, str], url: str
+) -> None:
+    settings = Settings.load(environ, **arguments)
+    assert settings.database_url == (parse_url(url) if url else None)
+
+
+def test_a_service_file_is_refused_rather_than_ignored() -> None:
+    with pytest.raises(ConfigurationError, match="PGSERVICE: service files are not read"):
+        Settings.load({**LIBPQ, "PGSERVICE": "shop"})
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

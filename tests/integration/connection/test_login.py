@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -141,6 +142,73 @@ def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress)
         who(UrlCredentials(address))
 
     assert failed.value.reason.endswith("[28P01]")
+
+
+# --- libpq's password file
+
+
+def scram_without_password(address: DatabaseAddress, passfile: Path) -> UrlCredentials:
+    return UrlCredentials(address._replace(user="scram", sslmode="require", passfile=str(passfile)))
+
+
+def write_passfile(path: Path, *lines: str, mode: int = 0o600) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.chmod(mode)
+    return path
+
+
+ESCAPED = PASSWORD.replace(":", "\\:")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["localhost:{port}:postgres:scram:", "*:*:*:*:", "loc\\alhost:*:postgres:*:"],
+)
+def test_the_password_comes_from_the_first_line_that_matches(
+    line: str, tls_address: DatabaseAddress, tmp_path: Path
+) -> None:
+    passfile = write_passfile(
+        tmp_path / "pgpass",
+        "# a comment",
+        "",
+        "elsewhere:*:*:*:wrong",
+        "localhost:1:*:*:wrong",
+        "localhost:*:*:another:wrong",
+        line.format(port=tls_address.port) + ESCAPED,
+        "*:*:*:*:wrong",
+    )
+    assert who(scram_without_password(tls_address, passfile)) == "scram"
+
+
+def test_the_default_password_file_is_in_the_home_directory(
+    tls_address: DatabaseAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_passfile(tmp_path / ".pgpass", f"*:*:*:scram:{ESCAPED}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    credentials = UrlCredentials(tls_address._replace(user="scram", sslmode="require"))
+    assert who(credentials) == "scram"
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o640, "chmod 0600"), (0o604, "chmod 0600")])
+def test_a_password_file_that_others_may_read_is_not_used_and_the_error_says_so(
+    mode: int, told: str, tls_address: DatabaseAddress, tmp_path: Path
+) -> None:
+    passfile = write_passfile(tmp_path / "pgpass", f"*:*:*:*:{ESCAPED}", mode=mode)
+    with pytest.raises(ConnectFailed, match="none is configured") as failed:
+        who(scram_without_password(tls_address, passfile))
+    assert f"{told} {passfile}" in failed.value.reason
+    assert PASSWORD not in failed.value.reason
+    trusted = tls_address._replace(user="tls_only", sslmode="require", passfile=str(passfile))
+    assert who(UrlCredentials(trusted)) == "tls_only"  # the server asks for none
+
+
+def test_options_are_defaults_that_a_reset_keeps(tls_address: DatabaseAddress) -> None:
+    address = tls_address._replace(
+        user="tls_only", sslmode="require", options='-csearch_path="my\\ app",public'
+    )
+    with open_connection(UrlCredentials(address), "test", 30) as connection:
+        for reset in ("", "SET search_path = other; RESET ALL; "):
+            assert connection.run(f"{reset}SHOW search_path") == [['"my app",public']]
 
 
 class RememberedTokens:

@@ -15,6 +15,8 @@ from lambda_migrate.commands.errors import get_exit_code
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import CheckFailed, CheckFinished, Event
 from lambda_migrate.lease import codec
+from lambda_migrate.postgresql.address import LIBPQ_VARIABLES
+from lambda_migrate.postgresql.conninfo import IGNORED_PARAMETERS
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 from tests.unit.docs.pages import DOCS, ROOT, rows, section
@@ -39,6 +41,16 @@ def test_every_error_is_on_its_page_with_what_to_do(name: str) -> None:
 
 def test_every_error_on_the_page_exists() -> None:
     assert set(re.findall(r"^## `(\w+)`$", PAGE["errors"], re.M)) == set(CLASSES)
+
+
+def test_the_page_of_connection_settings_has_every_parameter_and_why_some_are_ignored() -> None:
+    table = rows(PAGE["connection"])
+    assert {row[0]: row[1] for row in table if row[1].startswith("`PG")} == {
+        f"`{name}`": f"`{variable}`" for variable, name in LIBPQ_VARIABLES.items()
+    }
+    reasons = {name: row[1] for row in table for name in re.findall(r"`(\w+)`", row[0])}
+    for name, reason in IGNORED_PARAMETERS.items():
+        assert reasons.get(name) == reason
 
 
 PUBLIC_MODULES = ("asgi", "errors", "events", "local", "testing", "wsgi")

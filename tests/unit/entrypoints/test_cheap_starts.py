@@ -202,6 +202,26 @@ def test_a_start_that_does_not_migrate_imports_nothing_heavy_and_leaves_nothing_
     assert line["lambda_migrate"]["outcome"] == ("WAITED" if held_for else "UP_TO_DATE")
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGDATABASE": "shop", "PGUSER": "app"},
+        {"LAMBDA_MIGRATE_DATABASE_URL": "postgresql:///shop", "PGHOST": "127.0.0.1", "PGPORT": "1"}
+        | {"PGUSER": "other", "PGPASSWORD": "geheim"},
+    ],
+    ids=["alone", "with a URL"],
+)
+def test_libpqs_variables_name_the_same_database_and_load_nothing_more(
+    migrations: Path, serve: Any, variables: dict[str, str]
+) -> None:
+    by_url = run(migrations, serve([ready(migrations)]))
+    done = run(
+        migrations, serve([ready(migrations)]), **{"LAMBDA_MIGRATE_DATABASE_URL": "", **variables}
+    )
+    assert read_output(done, "loaded") == read_output(by_url, "loaded")
+    assert "lambda_migrate.postgresql.conninfo" not in read_output(done, "loaded")
+
+
 def test_nothing_of_the_credentials_is_written(migrations: Path, serve: Any) -> None:
     done = run(migrations, serve([ready(migrations)]))
     assert read_output(done, "sockets")

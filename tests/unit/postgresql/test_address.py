@@ -94,7 +94,18 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, Any]) -> 
     [
         ("", "does not begin with postgresql://"),
         ("mysql://u:hunter2@h/db", "does not begin with postgresql://"),
-        ("host=h password=hunter2", "does not begin with postgresql://"),
+        ("mysql://u:hunter2@h/db?a=b", "does not begin with postgresql://"),
+        ("h.example/db", "does not begin with postgresql://"),
+        ("'postgresql://u:hunter2@h/db'", "is in quotes"),
+        ("psql 'postgresql://u:hunter2@h/db'", "keep its argument alone"),
+        ("Host=h;Username=u;Password=hunter2", "has semicolons"),
+        ("host=h password=hunter2", "no database"),
+        ("host=h dbname=d password='hunter2", "keyword=value"),
+        ("host=h hunter2 dbname=d", "keyword=value"),
+        ("host=h port=x dbname=d password=hunter2", "1 to 65535"),
+        ("host=h dbname=d nonsense=hunter2", "'nonsense' is not supported"),
+        ("host=a,b dbname=d", "several hosts"),
+        ("host=h dbname=d host=i", "is given twice"),
         ("postgresql://", "no host"),
         ("postgresql:///db", "no host"),
         ("postgresql://h", "no database"),
@@ -126,10 +137,14 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, Any]) -> 
         ("postgresql://h/db?connect_timeout=-1", "whole number"),
         ("postgresql://h/db?sslmode", "has no value"),
         ("postgresql://h/db?sslmode=require&sslmode=disable", "is given twice"),
-        ("postgresql://h/db?options=-csearch_path%3Dx", "SET LOCAL"),
+        ("postgresql://h/db?ssl=no-verify", "write sslmode=require"),
+        ("postgresql://h/db?sslaccept=accept_invalid_certs", "write sslmode=require"),
+        ("postgresql://h/db?service=shop", "service files are not read"),
+        ("postgresql://h/db?targetServerType=preferSecondary", "need the primary"),
+        ("postgresql://h/db?replication=database", "'replication' is not supported"),
         ("postgresql://h/db?sslcert=x", "client certificates"),
         ("postgresql://h/db?hostaddr=10.0.0.1", "put the host"),
-        ("postgresql://h/db?target_session_attrs=read-write", "accepts writes"),
+        ("postgresql://h/db?target_session_attrs=standby", "accepts writes"),
         ("postgresql://h/db?gssencmode=require", "'gssencmode' is not supported"),
         ("postgresql://h/db?nonsense=1", "'nonsense' is not supported.*sslmode"),
     ],
@@ -138,6 +153,116 @@ def test_what_cannot_be_used_is_refused_and_no_password_repeated(url: str, told:
     with pytest.raises(ConfigurationError, match=told) as error:
         parse_url(url)
 
+    assert PASSWORD not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:p@h:6543/db",
+        "postgresql+psycopg2://u:p@h:6543/db",
+        "postgresql+asyncpg://u:p@h:6543/db",
+        "postgres+pg8000://u:p@h:6543/db",
+        "postgis://u:p@h:6543/db?conn_max_age=600",
+        "pgsql://u:p@h:6543/db",
+        "jdbc:postgresql://h:6543/db?user=u&password=p&prepareThreshold=0&targetServerType=primary",
+        "postgresql://u:p@h:6543/db?schema=public&pgbouncer=true&connection_limit=1",
+        "postgresql://u:p@h:6543/db?target_session_attrs=read-write&keepalives=1&sslsni=1",
+        "host=h port=6543 dbname=db user=u password=p",
+        "  dbname = db user='u' password = 'p' host=h port=6543 client_encoding=LATIN1 ",
+    ],
+)
+def test_other_clients_forms_name_the_same_database(url: str) -> None:
+    assert parse_url(url) == parse_url("postgresql://u:p@h:6543/db")
+
+
+@pytest.mark.parametrize(
+    ("written", "password"),
+    [
+        ("it\\'s", "it's"),
+        ("'a b'", "a b"),
+        (r"'it\'s a \\ b'", r"it's a \ b"),
+        (r"a\ b", "a b"),
+        ("a=b", "a=b"),
+        ("''", None),
+    ],
+)
+def test_quotes_and_backslashes_in_a_keyword_string(written: str, password: str | None) -> None:
+    assert parse_url(f"host=h dbname=d password={written} user=u").password == password
+
+
+@pytest.mark.parametrize(
+    ("query", "sslmode"),
+    [("ssl=require", "require"), ("ssl=false", "disable"), ("ssl=verify-full", "verify-full")],
+)
+def test_other_clients_tls_parameter(query: str, sslmode: str) -> None:
+    assert parse_url(f"postgresql+asyncpg://h/db?{query}").sslmode == sslmode
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("options=-csearch_path%3Dx", "-csearch_path=x"),
+        ("schema=app", '-csearch_path="app"'),
+        ("schema=my%20app", '-csearch_path="my\\ app"'),
+        ("currentSchema=app,public", "-csearch_path=app,public"),
+        ("search_path=a,%20b", "-csearch_path=a,\\ b"),
+        ("options=-ctimezone%3DUTC&search_path=a", "-ctimezone=UTC -csearch_path=a"),
+    ],
+)
+def test_session_defaults_become_options(query: str, options: str) -> None:
+    assert parse_url(f"postgresql://h/db?{query}").options == options
+
+
+VARIABLES = {
+    "PGHOST": "pg.example",
+    "PGPORT": "6543",
+    "PGDATABASE": "shop",
+    "PGUSER": "app",
+    "PGPASSWORD": PASSWORD,
+    "PGPASSFILE": "/etc/pgpass",
+    "PGSSLMODE": "verify-ca",
+    "PGSSLROOTCERT": "/ca.pem",
+    "PGCONNECT_TIMEOUT": "7",
+    "PGCHANNELBINDING": "require",
+    "PGOPTIONS": "-c geqo=off",
+    "PGAPPNAME": "shop",
+}
+
+
+def test_libpqs_variables_alone_name_a_database() -> None:
+    assert parse_url(None, VARIABLES) == DatabaseAddress(
+        host="pg.example",
+        port=6543,
+        database="shop",
+        user="app",
+        password=PASSWORD,
+        passfile="/etc/pgpass",
+        sslmode="verify-ca",
+        sslrootcert="/ca.pem",
+        connect_timeout=7.0,
+        channel_binding="require",
+        options="-c geqo=off",
+        application_name="shop",
+    )
+
+
+def test_libpqs_variables_fill_in_only_what_the_url_leaves_out() -> None:
+    address = parse_url("postgresql://u@h/db?sslmode=require&options=-cgeqo%3Don", VARIABLES)
+    assert (address.host, address.database, address.user) == ("h", "db", "u")
+    assert (address.sslmode, address.options) == ("require", "-cgeqo=on")
+    assert (address.port, address.password) == (6543, PASSWORD)
+    assert parse_url("postgresql:///db", {"PGHOST": "/run/pg"}).socket_dir == "/run/pg"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PGPORT", "x"), ("PGCONNECT_TIMEOUT", "x"), ("PGCHANNELBINDING", "x"), ("PGHOST", "a,b")],
+)
+def test_a_wrong_variable_is_named(name: str, value: str) -> None:
+    told = "several hosts" if name == "PGHOST" else f"{name} "
+    with pytest.raises(ConfigurationError, match=told) as error:
+        parse_url(None, {**VARIABLES, name: value})
     assert PASSWORD not in str(error.value)
 
 
