@@ -1,11 +1,11 @@
-"""`status`, `plan` and `verify` at a terminal."""
+"""`status`, `plan`, `verify` and `doctor` at a terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.cli.options import add_target_command
-from lambda_migrate.cli.render import render_plan, render_status, render_verify
+from lambda_migrate.cli.render import render_findings, render_plan, render_status, render_verify
 from lambda_migrate.cli.render_dry_run import render_dry_run
 
 if TYPE_CHECKING:
@@ -43,3 +43,10 @@ def _show_verification(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> Sequence[RenderableType]:
     return [render_verify(document)]
+
+
+@add_target_command("doctor")
+def _show_findings(
+    document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
+) -> Sequence[RenderableType]:
+    return render_findings(document)

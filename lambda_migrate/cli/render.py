@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,7 @@ __all__ = [
     "build_lease_rows",
     "format_count",
     "render_bullets",
+    "render_findings",
     "render_plan",
     "render_question",
     "render_status",
@@ -473,3 +475,29 @@ def _render_migrations(migrations: Sequence[Mapping[str, Any]]) -> Table:
     if len(migrations) > _MAX_LISTED:
         grid.add_row(f"  … and {len(migrations) - _MAX_LISTED} more", "")
     return grid
+
+
+# --- doctor
+
+_FINDING_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+def render_findings(document: Mapping[str, Any]) -> list[RenderableType]:
+    """Render the result of ``doctor``: a line for each check, and one for each advice."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for finding in document["checks"]:
+        took = finding["milliseconds"]
+        result = finding["result"] + ("" if took is None else f" ({took} ms)")
+        status = Text(finding["status"], style=_FINDING_STYLES[finding["status"]])
+        grid.add_row(status, finding["check"], Text(escape_text(result)))
+        if finding["advice"]:
+            grid.add_row("", "", Text("next: " + escape_text(finding["advice"]), style="dim"))
+    counts = Counter(finding["status"] for finding in document["checks"])
+    failed, warnings = counts["failed"], counts["warning"]
+    summary = "ready for cold starts" if not failed else format_count(failed, "check") + " failed"
+    if warnings:
+        summary += f", {format_count(warnings, 'warning')}"
+    return [grid, "", Text(summary, style="red" if failed else "green")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.commands.doctor import doctor
 from lambda_migrate.commands.inspect import plan, status, verify
 from lambda_migrate.commands.lease import lease_release, lease_show
 from lambda_migrate.commands.migrate import down, up
@@ -171,6 +172,12 @@ _COMMANDS = (
         (Option("resync", bool, "Correct the lease table from the history first."),),
         examples=("verify", "verify --resync"),
         write_option="resync",
+    ),
+    Command(
+        "doctor",
+        doctor,
+        "Check settings, permissions, network and database from here; changes nothing.",
+        examples=("doctor", "--function orders-admin doctor"),
     ),
     Command(
         "up",

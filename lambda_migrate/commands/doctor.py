@@ -1,0 +1,341 @@
+"""`doctor`: checks everything that a cold start needs, from where it runs, and changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, CommandResult
+from lambda_migrate.errors import ConfigurationError, MigrateError
+from lambda_migrate.guard import is_on_lambda
+from lambda_migrate.lease.dynamodb_errors import ConditionFailed
+from lambda_migrate.postgresql.ports import require_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lambda_migrate.commands.context import CommandContext
+    from lambda_migrate.postgresql.connection_check import ConnectionReport
+    from lambda_migrate.postgresql.ports import Database, DatabaseInspection
+
+__all__ = ["Finding", "doctor"]
+
+Status = Literal["ok", "warning", "failed", "skipped"]
+
+_CONNECT_SECONDS = 15.0
+_MAX_CLOCK_OFFSET_MS = 5_000
+"""AWS refuses a signature that is 5 min off; a clock that is 5 s off is not synchronized."""
+_MAX_CONNECTIONS_USED = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        check: ``lease table``.
+        status: ``ok``; ``warning``: cold starts work, but read the advice; ``failed``: they do
+            not; ``skipped``: not applicable, or something before it failed.
+        result: What was found, in one line.
+        advice: What to do; "" if there is nothing to do.
+        milliseconds: How long a call took; None if there was none.
+    """
+
+    check: str
+    status: Status
+    result: str
+    advice: str = ""
+    milliseconds: int | None = None
+
+
+def doctor(context: CommandContext) -> CommandResult:
+    """Check settings, files, lease table, network, database and role; fails if a check does.
+
+    Args:
+        context: The target.
+    """
+    findings = list(_Doctor(context).run())
+    has_failed = any(finding.status == "failed" for finding in findings)
+    settings = context.settings
+    document = {
+        "target": settings.target,
+        "environment": settings.environment,
+        "checks": [asdict(finding) for finding in findings],
+    }
+    return CommandResult(document, EXIT_FAILED if has_failed else EXIT_DONE)
+
+
+class _Doctor:
+    """Runs the checks in order; those that need a failed one are skipped."""
+
+    def __init__(self, context: CommandContext) -> None:
+        self._context = context
+        self._settings = context.settings
+
+    def run(self) -> Iterator[Finding]:
+        yield self._check_settings()
+        yield self._attempt("files", self._check_files)
+        yield from self._check_lease_table()
+        yield from self._check_database()
+
+    def _attempt(self, check: str, run: Callable[[], Finding]) -> Finding:
+        clock = self._context.clock
+        began = clock.monotonic()
+        try:
+            return run()
+        except MigrateError as error:
+            took = round((clock.monotonic() - began) * 1000)
+            return Finding(check, "failed", *_split_advice(str(error)), milliseconds=took)
+
+    def _took(self, began: float) -> int:
+        return round((self._context.clock.monotonic() - began) * 1000)
+
+    # --- settings and files
+
+    def _check_settings(self) -> Finding:
+        settings = self._settings
+        try:
+            settings.require_configured(table=is_on_lambda(), database=True)
+        except ConfigurationError as error:
+            return Finding("settings", "failed", *_split_advice("; ".join(error.faults)))
+        if settings.mode == "off":
+            return Finding(
+                "settings",
+                "warning",
+                "mode off: cold starts serve without a check",
+                "remove LAMBDA_MIGRATE_MODE when the emergency is over",
+            )
+        environment = settings.environment or "no environment"
+        result = f"mode {settings.mode}, target {settings.target}, {environment}"
+        if not settings.table:
+            advice = "functions need one: set LAMBDA_MIGRATE_TABLE"
+            return Finding("settings", "warning", f"{result}, no lease table", advice)
+        if not settings.environment:
+            advice = "set LAMBDA_MIGRATE_ENVIRONMENT, so that no other environment migrates it"
+            return Finding("settings", "warning", result, advice)
+        return Finding("settings", "ok", result)
+
+    def _check_files(self) -> Finding:
+        manifest = self._context.manifest
+        if not manifest:
+            return Finding("files", "ok", f"{self._settings.directory}: none, as allow_empty says")
+        newest = list(manifest)[-1].name
+        count = len(manifest)
+        return Finding(
+            "files", "ok", f"{count} in {self._settings.directory}, the newest is {newest}"
+        )
+
+    # --- DynamoDB
+
+    def _check_lease_table(self) -> Iterator[Finding]:
+        checks = ("lease table: read", "lease table: write", "clock")
+        if not self._settings.table:
+            yield from (Finding(check, "skipped", "no lease table is set") for check in checks)
+            return
+        read = self._attempt(checks[0], self._check_read)
+        yield read
+        if read.status == "failed":
+            yield from (Finding(check, "skipped", "it cannot be read") for check in checks[1:])
+            return
+        yield self._attempt(checks[1], self._check_write)
+        yield self._check_clock()
+
+    def _check_read(self) -> Finding:
+        began = self._context.clock.monotonic()
+        state = self._context.store.read(consistent=True)
+        held = f"held by {state.owner}" if state.owner else "free"
+        return Finding(
+            "lease table: read",
+            "ok",
+            f"{self._settings.table}: the lease is {held}",
+            milliseconds=self._took(began),
+        )
+
+    def _check_write(self) -> Finding:
+        """Send an update whose condition never holds: DynamoDB checks the permission first."""
+        from lambda_migrate.lease.dynamodb import DynamoDBItem
+
+        check = "lease table: write"
+        store = self._context.store
+        assert isinstance(store, DynamoDBItem)  # noqa: S101 - the store of a configured table
+        began = self._context.clock.monotonic()
+        try:
+            store.update(
+                "SET #owner = :never",
+                "attribute_exists(#target) AND attribute_not_exists(#target)",
+                {":never": {"S": "never"}},
+                names={"#owner": "owner", "#target": "target"},
+            )
+        except ConditionFailed:
+            return Finding(check, "ok", "permitted", milliseconds=self._took(began))
+        except MigrateError as error:
+            if self._settings.mode == "require":
+                advice = "in mode require another function has to record that the schema is ready"
+                return Finding(check, "warning", "not permitted", advice)
+            raise error from None
+        return Finding(check, "failed", "DynamoDB ignored the condition", "use Amazon DynamoDB")
+
+    def _check_clock(self) -> Finding:
+        offset = getattr(self._context.store, "clock_offset_ms", 0)
+        seconds = abs(offset) / 1000
+        if abs(offset) > _MAX_CLOCK_OFFSET_MS:
+            where = "behind" if offset > 0 else "ahead of"
+            return Finding(
+                "clock",
+                "warning",
+                f"this clock is {seconds:.0f} s {where} DynamoDB's",
+                "synchronize it; AWS refuses requests that are 5 min off",
+            )
+        return Finding("clock", "ok", f"within {max(1, round(seconds))} s of DynamoDB's")
+
+    # --- PostgreSQL
+
+    def _check_database(self) -> Iterator[Finding]:
+        from lambda_migrate.postgresql.connection_check import check_connection
+        from lambda_migrate.postgresql.database import PostgreSQLDatabase
+        from lambda_migrate.wiring import make_database
+
+        if not (self._settings.database_url or self._settings.database_secret):
+            for check in _DATABASE_CHECKS:
+                yield Finding(check, "skipped", "no database is set")
+            return
+        database = make_database(self._settings)
+        assert isinstance(database, PostgreSQLDatabase)  # noqa: S101 - as `make_database` makes it
+        reports: list[ConnectionReport] = []
+
+        def connect() -> Finding:
+            began = self._context.clock.monotonic()
+            seconds = min(_CONNECT_SECONDS, self._context.deadline.remaining())
+            report = check_connection(database, seconds)
+            reports.append(report)
+            result = f"PostgreSQL {report.server_version} as {report.user}"
+            return Finding("connection", "ok", result, milliseconds=self._took(began))
+
+        connection = self._attempt("connection", connect)
+        if not reports and not connection.advice:
+            connection = replace(connection, advice=_NETWORK_ADVICE)
+        yield connection
+        if not reports:
+            for check in _DATABASE_CHECKS[1:]:
+                yield Finding(check, "skipped", "there is no connection")
+            return
+        yield self._check_tls(reports[0])
+        yield _check_pooler(reports[0])
+        yield _check_headroom(reports[0])
+        yield self._check_role(reports[0])
+        yield self._attempt("schema", lambda: self._check_schema(database, reports[0]))
+
+    def _check_tls(self, report: ConnectionReport) -> Finding:
+        address = self._settings.address
+        if not report.is_encrypted:
+            if address is not None and address.is_local:
+                return Finding("TLS", "ok", "not used for a local address")
+            advice = "set LAMBDA_MIGRATE_SSLMODE=verify-full and LAMBDA_MIGRATE_SSLROOTCERT"
+            return Finding("TLS", "warning", "the connection is in plaintext", advice)
+        mode = self._settings.sslmode if address is None else address.effective_sslmode
+        if mode in ("", "verify-full"):
+            return Finding("TLS", "ok", "the server's certificate and host name are verified")
+        return Finding(
+            "TLS",
+            "warning",
+            f"sslmode={mode} does not verify the server's host name",
+            "set LAMBDA_MIGRATE_SSLMODE=verify-full and LAMBDA_MIGRATE_SSLROOTCERT",
+        )
+
+    def _check_role(self, report: ConnectionReport) -> Finding:
+        check, name = "role", self._settings.schema
+        acts_as = "" if report.role == report.user else f", acting as {report.role}"
+        if self._settings.mode == "require":
+            return Finding(check, "ok", f"{report.user}{acts_as}; mode require does not migrate")
+        if report.is_replica:
+            advice = "name the primary (on Aurora: the cluster's writer endpoint)"
+            return Finding(check, "failed", "the server is a read replica", advice)
+        if report.is_read_only:
+            return Finding(
+                check,
+                "failed",
+                f"transactions of {report.user} are read-only by default",
+                f"ALTER ROLE {report.user} SET default_transaction_read_only = off, or use a role "
+                "that may write",
+            )
+        if not report.has_schema and not report.may_create_schema:
+            return Finding(
+                check,
+                "failed",
+                f"{report.role} may not create the schema {name}",
+                f"GRANT CREATE ON DATABASE ... TO {report.role}, or create the schema for it",
+            )
+        if report.has_schema and not (report.may_use_schema and report.may_create_in_schema):
+            return Finding(
+                check,
+                "failed",
+                f"{report.role} may not use and create tables in the schema {name}",
+                f"GRANT USAGE, CREATE ON SCHEMA {name} TO {report.role}, or log in as its owner",
+            )
+        if report.is_superuser:
+            advice = "use a role that owns only this database's objects"
+            return Finding(check, "warning", f"{report.role} is a superuser", advice)
+        return Finding(check, "ok", f"{report.user}{acts_as} may migrate")
+
+    def _check_schema(self, database: Database, report: ConnectionReport) -> Finding:
+        if not report.has_schema:
+            return self._check_first_use(database)
+        inspection = database.inspect(self._context.deadline)
+        if inspection.fence is not None:
+            require_environment(inspection.fence.environment, self._settings.environment)
+        elif not inspection.history:
+            return self._check_first_use(database)
+        return Finding("schema", "ok", self._describe_history(inspection))
+
+    def _check_first_use(self, database: Database) -> Finding:
+        tools = [
+            tool for tool in database.read_tool_histories(self._context.deadline) if tool.is_in_use
+        ]
+        name = self._settings.schema
+        if tools and not self._settings.ignore_other_history:
+            tool = tools[0]
+            return Finding(
+                "schema",
+                "failed",
+                f"{tool.tool} has migrated this database ({tool.table})",
+                "run `lambda-migrate baseline`, so that what it applied is not run again",
+            )
+        return Finding("schema", "ok", f"{name} does not exist yet; the first run creates it")
+
+    def _describe_history(self, inspection: DatabaseInspection) -> str:
+        applied = len(inspection.history)
+        newest = f", the newest is {inspection.history[-1].name}" if applied else ""
+        noun = "migration" if applied == 1 else "migrations"
+        return f"{applied} {noun} in {self._settings.schema}{newest}"
+
+
+_NETWORK_ADVICE = (
+    "check host and port, and that the database's security group accepts connections from here"
+)
+_DATABASE_CHECKS = ("connection", "TLS", "pooler", "connections", "role", "schema")
+
+
+def _check_pooler(report: ConnectionReport) -> Finding:
+    if not report.is_pooled:
+        return Finding("pooler", "ok", "none: this is a direct connection")
+    return Finding(
+        "pooler",
+        "warning",
+        "a pooler (PgBouncer, RDS Proxy) is in between",
+        "migrations with transaction:false are refused here: give lambda-migrate the server's own "
+        "address",
+    )
+
+
+def _check_headroom(report: ConnectionReport) -> Finding:
+    used = f"{report.connections} of {report.max_connections} are in use"
+    if report.connections > _MAX_CONNECTIONS_USED * report.max_connections:
+        advice = "lambda-migrate needs one; raise max_connections, or use a pooler for the service"
+        return Finding("connections", "warning", used, advice)
+    return Finding("connections", "ok", used)
+
+
+def _split_advice(message: str) -> tuple[str, str]:
+    """Split an error's message into what happened and what to do."""
+    first, separator, rest = message.partition("; ")
+    return (first, rest) if separator else (message, "")
