@@ -34,7 +34,7 @@ def _show_plan(
 ) -> Sequence[RenderableType]:
     width = invocation.terminal.width
     if "dry_run" in document:
-        return render_dry_run(document, width=width)
+        return render_dry_run(document, width=width, show_all=options["all"])
     return render_plan(document, width=width, show_all=options["all"])
 
 

@@ -210,6 +210,7 @@ class CommandInvocation:
     ) -> int:
         """Show a result, as JSON or rendered by ``view``, and return its exit code."""
         document = result.document
+        self.reporter.close()
         if self.terminal.is_json:
             self.terminal.show_result(document)
         elif result.was_declined:

@@ -79,7 +79,7 @@ class ProgressReporter:
         self._show(f"{function}: {command}", done=0, total=0)
         yield
         self.running_function = ""
-        self._close()  # a question may follow
+        self.close()  # a question may follow
 
     def show_remote_progress(self, steps: Sequence[Mapping[str, Any]]) -> None:
         """Show the progress that the function recorded in its response."""
@@ -153,9 +153,10 @@ class ProgressReporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -427,7 +427,9 @@ def render_question(question: Question, *, now_ms: int) -> Group:
     elif question.migrations:
         shown.append(_render_migrations(question.migrations))
     if question.notes:
-        shown.append(render_bullets(question.notes, style="yellow"))
+        hidden = len(question.notes) - _MAX_LISTED
+        more = [f"and {hidden} more"] if hidden > 0 else []
+        shown.append(render_bullets([*question.notes[:_MAX_LISTED], *more], style="yellow"))
     return Group(*shown)
 
 

@@ -32,14 +32,20 @@ _MIN_NAME_WIDTH = 12
 _MIN_CHANGES_WIDTH = 6 + 16
 """Columns for rows and sizes, and the space between all four."""
 _EARLIER_LOCK_SYMBOL = "*"
+_MAX_STEPS = 15
+_MAX_NAMES = 3
+"""How many migrations a sentence names that applies to several."""
 
 
-def render_dry_run(document: Mapping[str, Any], *, width: int) -> list[RenderableType]:
+def render_dry_run(
+    document: Mapping[str, Any], *, width: int, show_all: bool
+) -> list[RenderableType]:
     """Render ``dry_run`` of the result.
 
     Args:
         document: The result of ``plan --dry-run``.
         width: Columns of the terminal.
+        show_all: Show every migration, also of a long list.
     """
     result, location = document["dry_run"], document["database"]
     steps = result["migrations"]
@@ -47,15 +53,18 @@ def render_dry_run(document: Mapping[str, Any], *, width: int) -> list[Renderabl
         return [
             Text(f"nothing to run: {location} has every migration in {_get_directory(document)}")
         ]
+    chosen = steps if show_all else _shorten(steps)
     shown: list[RenderableType] = [
         _render_heading(result, location),
         "",
-        *_render_tables(steps, width=width),
-        "",
+        *_render_tables(chosen, width=width),
     ]
-    if any(map(_has_earlier_locks, steps)):
+    if len(chosen) < len(steps):
+        shown.append(Text(f"… {len(steps) - len(chosen)} more (--all)", style="dim"))
+    shown.append("")
+    if any(map(_has_earlier_locks, chosen)):
         shown.append(_EARLIER_LOCK_NOTE)
-    reasons = [f"{step['name']}: {step['reason']}" for step in steps if step["reason"]]
+    reasons = list(_group_reasons(steps, show_all=show_all))
     if reasons:
         shown += [Text("skipped:", style="yellow"), render_bullets(reasons, style="yellow")]
     if result["retried"]:
@@ -70,6 +79,26 @@ def render_dry_run(document: Mapping[str, Any], *, width: int) -> list[Renderabl
             parse_error_document(result["error"]), committed_migrations=[], width=width
         )
     return shown
+
+
+def _shorten(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out of a long list what did not run and, beyond the first ones, what succeeded."""
+    if len(steps) <= _MAX_STEPS:
+        return list(steps)
+    first = [step for step in steps if step["outcome"] == "ran"][:_MAX_STEPS]
+    return [step for step in steps if step["outcome"] == "failed" or step in first]
+
+
+def _group_reasons(steps: Sequence[Mapping[str, Any]], *, show_all: bool) -> Iterator[str]:
+    """Say each reason once, with the migrations that were skipped for it."""
+    names_by_reason: dict[str, list[str]] = {}
+    for step in steps:
+        if step["reason"]:
+            names_by_reason.setdefault(step["reason"], []).append(step["name"])
+    for reason, names in names_by_reason.items():
+        most = len(names) if show_all else _MAX_NAMES
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        yield f"{', '.join(names[:most])}{more}: {reason}"
 
 
 def _get_directory(document: Mapping[str, Any]) -> str:
@@ -186,10 +215,8 @@ def _is_lock_of_earlier_migration(
 
 
 def _has_earlier_locks(step: Mapping[str, Any]) -> bool:
-    changes = {change["table"]: change for change in step["tables"]}
-    return any(
-        _is_lock_of_earlier_migration(lock, changes.get(lock["relation"])) for lock in step["locks"]
-    )
+    """Whether a lock of the step is marked with the symbol."""
+    return any(mode.plain.endswith(_EARLIER_LOCK_SYMBOL) for _, mode, *_ in _render_relations(step))
 
 
 def _describe_changes(change: Mapping[str, Any]) -> str:

@@ -57,7 +57,9 @@ cancellation, system and internal errors."""
 _UNSAFE_NEW_ENUM_VALUE = "55P04"
 _NO_MATCHING_INDEX = "42P10"
 
-_OUTSIDE_TRANSACTION_REASON = "it runs outside a transaction, so that it cannot be rolled back"
+_OUTSIDE_TRANSACTION_REASON = (
+    "not run, because what runs outside a transaction cannot be rolled back"
+)
 _IN_DOUBT_REASON = "it is in doubt: `lambda-migrate up` resolves it first, outside a transaction"
 _NEW_ENUM_VALUE_REASON = (
     "it uses a value of an enumerated type that an earlier migration adds, which PostgreSQL allows "

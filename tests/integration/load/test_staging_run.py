@@ -148,7 +148,7 @@ def test_example_is_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert states == {"passed", "not measured"}
     assert report["not_measured"] == [
         "dry run: 0007_placed_orders runs on this data: "
-        "it runs outside a transaction, so that it cannot be rolled back"
+        "not run, because what runs outside a transaction cannot be rolled back"
     ]
     page = (tmp_path / "report.html").read_text()
     assert '<span class="word">GO</span>' in page

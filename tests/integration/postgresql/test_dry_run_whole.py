@@ -155,7 +155,7 @@ def test_a_failure_for_want_of_a_skipped_index_is_reported_as_such(each_bench: B
     found = run_dry_run(each_bench, builds, uses, upserts)
     assert outcomes(found) == ["skipped"] * 3
     assert [step.reason.partition(":")[0] for step in found.steps] == [
-        "it runs outside a transaction, so that it cannot be rolled back",
+        "not run, because what runs outside a transaction cannot be rolled back",
         "it needs what 0001_m creates, which the dry run skipped",
         "it needs what 0001_m creates, which the dry run skipped",
     ]

@@ -287,14 +287,36 @@ def test_harmless_or_unproven_locks_get_no_advice(
 # --- output
 
 
-def render_lines(rehearsed: DryRunResult, *, width: int = 120) -> list[str]:
+def render_lines(rehearsed: DryRunResult, *, width: int = 120, show_all: bool = False) -> list[str]:
     console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
-    for view in render_dry_run(
-        {**PLACE, "dry_run": build_dry_run_document(rehearsed)}, width=width
-    ):
+    document = {**PLACE, "dry_run": build_dry_run_document(rehearsed)}
+    for view in render_dry_run(document, width=width, show_all=show_all):
         console.print(view)
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+OUTSIDE = "not run, because what runs outside a transaction cannot be rolled back"
+
+
+def test_a_reason_is_said_once_for_all_migrations_that_were_skipped_for_it() -> None:
+    skipped = tuple(DryRunStep(n, f"{n:04d}_index", SKIPPED, OUTSIDE) for n in range(74))
+    lines = render_lines(DryRunResult(steps=skipped))
+    assert f"- 0000_index, 0001_index, 0002_index and 71 more: {OUTSIDE}" in lines
+    assert "\n".join(lines).count(OUTSIDE) == 1
+    assert len(lines) < 10
+
+
+def test_a_long_dry_run_is_shortened_to_the_first_ones_and_the_failure() -> None:
+    steps = [DryRunStep(n, f"{n:04d}_m", RAN, seconds=0.1) for n in range(60)]
+    failed = DryRunStep(60, "0060_m", "failed", seconds=0.1)
+    result = DryRunResult(steps=(*steps, failed), error=DatabaseUnavailable("lost"))
+    lines = render_lines(result)
+    assert "0014_m  ran in 100 ms" in lines
+    assert "0015_m  ran in 100 ms" not in lines
+    assert "0060_m  failed in 100 ms" in lines
+    assert "… 45 more (--all)" in lines
+    assert "0015_m  ran in 100 ms" in render_lines(result, show_all=True)
 
 
 CHANGE = TableChange(
