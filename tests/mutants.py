@@ -89,6 +89,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "hooks": ("tests/unit/deploy", "-k", "deliver or resource or codedeploy"),
     "admin": ("tests/unit/deploy/test_admin.py", "tests/unit/cli/test_cli_function.py"),
     "commands": ("tests/unit/cli/test_cli_commands.py",),
+    "output": ("tests/unit/cli/test_output.py",),
     "request log": (
         "tests/unit/deploy/test_request_log.py",
         "tests/contract/test_request_log_contract.py",
@@ -1289,6 +1290,13 @@ MUTANTS = (
         "if row.state is RowState.APPLIED and not force:",
         "if False:",
         ("engine",),
+    ),
+    Mutant(
+        "a command ends with the reader of its output",
+        "lambda_migrate/cli/output.py",
+        "        stream, self._stream = self._stream, None\n",
+        "        raise error\n",
+        ("output",),
     ),
     Mutant(
         "down does not warn of the next cold start",

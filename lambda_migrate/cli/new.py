@@ -21,7 +21,13 @@ from lambda_migrate.migrations.version import parse_version
     "Create a migration file that is valid as it is.",
     usage="NAME",
     options=(
-        Option("name", str, "What the migration does, such as add_status.", is_positional=True),
+        Option(
+            "name",
+            str,
+            "What the migration does, such as add_status.",
+            is_positional=True,
+            is_required=True,
+        ),
         Option("no_transaction", bool, "Write a migration of one statement outside a transaction."),
     ),
     common_options=("format", "directory"),

@@ -119,18 +119,22 @@ _SHOW_ALL = Option("all", bool, "Show all migrations, and do not shorten long li
 def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Parameter:
     """Turn an option into a parameter that Typer reads."""
     make = typer.Argument if option.is_positional else typer.Option
-    info = make(*option.flags, help=option.full_help, metavar=option.metavar, hidden=is_hidden)
+    metavar = option.name.upper() if option.is_positional else option.metavar
+    info = make(*option.flags, help=option.full_help, metavar=metavar, hidden=is_hidden)
     value_type: Any = option.type
     if option.type is DottedVersion:
         info.parser = _parse_version
     if option.choices:
         value_type = _make_enum(option)
     is_flag = option.type is bool
+    default: Any = False if is_flag else None
     return inspect.Parameter(
         option.parameter_name,
         inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[value_type if is_flag else value_type | None, info],
-        default=False if is_flag else None,
+        annotation=Annotated[
+            value_type if is_flag or option.is_required else value_type | None, info
+        ],
+        default=inspect.Parameter.empty if option.is_required else default,
     )
 
 

@@ -167,7 +167,7 @@ class _LiveBar:
 
     def __init__(self, terminal: Terminal) -> None:
         self._progress = Progress(
-            SpinnerColumn(),
+            SpinnerColumn("line" if terminal.out.options.ascii_only else "dots"),
             TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             BarColumn(bar_width=20),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from lambda_migrate.cli.app import COMMON_OPTIONS, CURRENT_INVOCATION, app
+from lambda_migrate.cli.app import COMMON_OPTIONS, CURRENT_INVOCATION, HELP, app
 from lambda_migrate.cli.errors import render_error
 from lambda_migrate.cli.invocation import TRACEBACK_VARIABLE, FunctionError
+from lambda_migrate.cli.output import protect_output
 from lambda_migrate.cli.signals import Interrupted, raise_on_signals
 from lambda_migrate.cli.terminal import Format, Terminal, format_json
 from lambda_migrate.commands.errors import (
@@ -19,7 +20,7 @@ from lambda_migrate.commands.errors import (
     get_exit_code,
     parse_error_document,
 )
-from lambda_migrate.commands.result import EXIT_FAILED, EXIT_USAGE_ERROR
+from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR
 from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.migrations.sql.excerpt import redact
 
@@ -36,6 +37,15 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
+    with protect_output() as output:
+        code = _run(arguments)
+        output.flush()
+        if output.fault:
+            sys.stderr.write(f"error: cannot write to standard output: {output.fault}\n")
+        return code or (EXIT_FAILED if output.fault else EXIT_DONE)
+
+
+def _run(arguments: Sequence[str]) -> int:
     CURRENT_INVOCATION.clear()
     if region := os.environ.get("AWS_REGION"):  # boto3 alone of AWS's tools does not read it
         os.environ.setdefault("AWS_DEFAULT_REGION", region)
@@ -58,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     except FunctionError as error:
         return _report_function_error(terminal, error)
     except _UsageError as error:
-        return _report_usage_error(terminal, error)
+        return _report_usage_error(terminal, error, command=_find_command(arguments))
     except Interrupted as interrupted:
         return _report_interruption(terminal, interrupted.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -99,8 +109,7 @@ def _format_committed_migrations(names: Sequence[str]) -> str:
 
 def _add_environment_name(arguments: list[str]) -> list[str]:
     """Let ``repair --environment`` without a name mean the name in the environment variable."""
-    command = [each for each in _remove_function_option(arguments) if not each.startswith("-")]
-    if command[:1] != ["repair"] or "--environment" not in arguments:
+    if _find_command(arguments) != "repair" or "--environment" not in arguments:
         return arguments
     at = arguments.index("--environment") + 1
     if at < len(arguments) and not arguments[at].startswith("-"):
@@ -141,26 +150,42 @@ def _report(
         if committed_migrations is None:
             committed_migrations = _get_committed_migrations()
         document = {"error": {**error, "exit_code": code, "committed": committed_migrations}}
-        sys.stdout.write(format_json(document))
+        sys.stdout.write(format_json(document, encoding=terminal.out.encoding))
     else:
         terminal.notify(*renderables)
     return code
 
 
-def _report_usage_error(terminal: Terminal, error: Any) -> int:
+def _report_usage_error(terminal: Terminal, error: Any, *, command: str) -> int:
     """Report wrong usage; what was typed may contain a connection string."""
-    context = error.ctx
-    command = context.command_path if context is not None else "lambda-migrate"
     message = redact(error.format_message())
+    for text, replacement in _PLAIN_TEXTS.items():
+        message = message.replace(text, replacement)
     if message.startswith("Usage:") and not terminal.is_json:  # no command: this is the help
         sys.stderr.write(message + "\n")
         return EXIT_USAGE_ERROR
     option = str(getattr(error, "option_name", "") or "")
-    if command == "lambda-migrate" and option.lstrip("-").replace("-", "_") in COMMON_OPTIONS:
-        message += f" Write {option} after the command."
-    renderables = [Text(message, style="bold red"), f"see `{command} --help`"]
+    if not command and option.lstrip("-").replace("-", "_") in COMMON_OPTIONS:
+        message = f"{message.rstrip('.')}. Write {option} after the command."
+    see = " ".join(part for part in ("lambda-migrate", command, "--help") if part)
+    renderables = [Text(message, style="bold red"), f"see `{see}`"]
     document = {"kind": "UsageError", "message": message, "retryable": False}
     return _report(terminal, document, renderables, code=EXIT_USAGE_ERROR)
+
+
+_PLAIN_TEXTS = {
+    "Value error, ": "",
+    "Input should be a valid number, unable to parse string as a number": "write a number",
+    "Input should be a valid integer, unable to parse string as an integer": "write a whole number",
+}
+"""What Typer says in the words of a library that it uses."""
+
+
+def _find_command(arguments: Sequence[str]) -> str:
+    """The command or group that the arguments name; "" if there is none."""
+    words = [each for each in _remove_function_option(arguments) if not each.startswith("-")]
+    names = (" ".join(words[:count]) for count in (2, 1))
+    return next((name for name in names if name in HELP), "")
 
 
 def _report_interruption(terminal: Terminal, code: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
 
+from lambda_migrate.cli.output import is_encodable
 from lambda_migrate.errors import TEXT_WHITESPACE, ConfigurationError, escape_text
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
 
 __all__ = ["Format", "Terminal", "format_json"]
+
+_CUT_TEXT = re.compile("[^\n]{2}…")
+"""Where a text was cut to the width; three dots take the place of two more characters."""
 
 _UNBOUNDED = 10_000
 """Columns of a file or a pipe, so that its lines are not wrapped."""
@@ -56,7 +61,7 @@ class Terminal:
     def show_result(self, document: dict[str, Any], *renderables: RenderableType) -> None:
         """Write a result: ``document`` as JSON, or ``renderables`` as text."""
         if self.is_json:
-            self.out.file.write(format_json(document))
+            self.out.file.write(format_json(document, encoding=self.out.encoding))
             return
         for each in renderables:
             _write(self.out, each)
@@ -95,7 +100,7 @@ class Terminal:
         if yes and not required_word:
             return True
         self.notify(renderable)
-        if not (sys.stdin.isatty() and self.err.is_terminal):
+        if not (sys.stdin is not None and sys.stdin.isatty() and self.err.is_terminal):
             missing = f"--{option.replace('_', '-')} as well" if required_word else "--yes"
             raise ConfigurationError(
                 "this command asks for confirmation, and there is no terminal: check what it "
@@ -107,14 +112,17 @@ class Terminal:
         return reply == required_word if required_word else reply.lower() in ("y", "yes")
 
 
-def format_json(document: dict[str, Any]) -> str:
-    """Format ``document`` as readable JSON, with invisible characters escaped."""
+def format_json(document: dict[str, Any], *, encoding: str = "utf-8") -> str:
+    """Format ``document`` as readable JSON; escape what is invisible or not in ``encoding``."""
+
+    def is_plain(text: str) -> bool:
+        return text.isprintable() and is_encodable(text, encoding)
+
+    def escape(line: str) -> str:
+        return "".join(c if is_plain(c) else json.dumps(c)[1:-1] for c in line)
+
     lines = json.dumps(document, indent=2, ensure_ascii=False).split("\n")
-    return "".join(f"{line if line.isprintable() else _escape(line)}\n" for line in lines)
-
-
-def _escape(line: str) -> str:
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+    return "".join(f"{line if is_plain(line) else escape(line)}\n" for line in lines)
 
 
 class _Escaped:
@@ -132,9 +140,10 @@ class _Escaped:
             if segment.control:
                 yield segment
             else:
-                yield Segment(
-                    escape_text(segment.text, kept_characters=TEXT_WHITESPACE), segment.style
-                )
+                text = escape_text(segment.text, kept_characters=TEXT_WHITESPACE)
+                if not is_encodable("…", console.encoding):
+                    text = _CUT_TEXT.sub("...", text)
+                yield Segment(text, segment.style)
 
 
 def _make_console(*, stderr: bool) -> Console:

@@ -42,6 +42,7 @@ class Option:
         choices: The strings that it may be; any if empty.
         parameter_name: The parameter of the command's function.
         is_positional: Whether the command line takes it without a name.
+        is_required: Whether a positional one must be given.
         is_common: Whether it is one of the command line's common options.
         setting: The setting that it overrides; "" if there is none.
         default: What happens without it; "" for the default of its setting, and for a flag.
@@ -55,6 +56,7 @@ class Option:
     choices: tuple[str, ...] = ()
     parameter_name: str = ""
     is_positional: bool = False
+    is_required: bool = False
     is_common: bool = False
     setting: str = ""
     default: str = ""

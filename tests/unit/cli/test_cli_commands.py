@@ -285,6 +285,28 @@ def test_up_wait_waits_for_the_holder(
     assert out.count("waiting") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "see"),
+    [
+        (["new"], "Missing argument 'NAME'", "new --help"),
+        (["up", "--to"], "requires an argument", "up --help"),
+        (["lease", "show", "--table"], "requires an argument", "lease show --help"),
+        (["--target", "x", "up"], "--target. Write --target after the command.", "--help"),
+        (["up", "--timeout", "x"], "Invalid value for '--timeout': write a number", "up --help"),
+        (["down", "--steps", "x"], "Invalid value for '--steps': write a whole number", "down"),
+        (["up", "--format", "x"], "--format': 'x' is not one of 'table', 'json'", "up --help"),
+    ],
+)
+def test_wrong_usage_names_the_option_and_the_help_of_its_command(
+    run: Run, arguments: list[str], message: str, see: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert f"see `lambda-migrate {see}" in err
+    assert len(err.splitlines()) == 2
+
+
 def test_down_without_a_choice_explains_the_three_forms(
     run: Run, database: InMemoryDatabase
 ) -> None:
