@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_manifest, make_target
 
+ROOT = Path(__file__).parents[1]
 TABLE = "lambda-migrate"
 _numbers = itertools.count(1)
 
@@ -164,6 +166,17 @@ class Sandbox:
             UpdateExpression="SET failure.retry_at = :past",
             ExpressionAttributeValues={":past": {"N": "1"}},
         )
+
+
+def install_plugin(folder: Path) -> str:
+    """Return a PYTHONPATH where pytest finds the plugin as of an installed lambda-migrate."""
+    project = (ROOT / "pyproject.toml").read_text()
+    section = project.partition("[project.entry-points.pytest11]\n")[2].partition("\n\n")[0]
+    metadata = folder / "lambda_migrate-0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Name: lambda-migrate\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text("[pytest11]\n" + section.replace('"', ""))
+    return f"{ROOT}{os.pathsep}{folder}"
 
 
 def lines(function: LocalFunction, environment_id: str) -> list[dict[str, Any]]:

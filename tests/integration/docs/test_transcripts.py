@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.local.servers.postgresql import find_binaries
 from lambda_migrate.migrations.source import read_manifest
 from tests.integration.docs.transcript import expected_lines, make_script, normalize, run
-from tests.sandbox import Sandbox
+from tests.sandbox import Sandbox, install_plugin
 from tests.unit.docs.pages import DOCS, ROOT, code_blocks
 
 
@@ -86,7 +86,9 @@ def test_files_of_golang_migrate_are_converted(
 
 def test_testing_migrations_in_ci(tmp_path: Path) -> None:
     page = DOCS / "how-to" / "test-migrations-in-ci.md"
-    assert_output_in_order(run(page, tmp_path, {}), page)
+    (tmp_path / "page").mkdir()
+    variables = {"PYTHONPATH": install_plugin(tmp_path / "installed")}
+    assert_output_in_order(run(page, tmp_path / "page", variables), page)
 
 
 def test_monitoring(tmp_path: Path) -> None:

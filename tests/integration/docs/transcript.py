@@ -56,7 +56,7 @@ def run(page: Path, folder: Path, environment: Mapping[str, str], *, after: str 
     Raises:
         AssertionError: A command failed, or hung.
     """
-    variables = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
     log = folder / "output.log"
     with log.open("w") as output:
