@@ -45,11 +45,12 @@ def transformed(text: str, *, layer: str = "layer") -> dict[str, Any]:
     return resources
 
 
+OTHERS = ["add-to-a-sam-application.md"]
 HOOKS = ["custom-resource.md", "codedeploy.md", "several-functions-on-one-database.md"]
 LONG = "provisioned-concurrency-and-snapstart.md"
 
 
-@pytest.mark.parametrize("page", [*HOOKS, LONG])
+@pytest.mark.parametrize("page", [*HOOKS, *OTHERS, LONG])
 def test_cfn_lint_accepts_the_templates_of_the_pages(page: str) -> None:
     for template in templates(page):
         found = lint(template, config=ManualArgs(regions=[REGION]))
