@@ -714,14 +714,14 @@ MUTANTS = (
     ),
     Mutant(
         "the store's clock: a step of our own counts until the next answer",
-        "lambda_migrate/lease/dynamodb_errors.py",
+        "lambda_migrate/lease/dynamodb_call.py",
         "return offset if abs(offset) > _MIN_OFFSET_MS else 0",
         "return 0",
         ("lease",),
     ),
     Mutant(
         "the store's clock: it stands still between two answers",
-        "lambda_migrate/lease/dynamodb_errors.py",
+        "lambda_migrate/lease/dynamodb_call.py",
         "elapsed_ms = round((self._clock.monotonic() - received_at) * 1000)",
         "elapsed_ms = 0",
         ("lease",),
@@ -1329,7 +1329,7 @@ MUTANTS = (
     ),
     Mutant(
         "a call of boto3's has no bound",
-        "lambda_migrate/lease/dynamodb.py",
+        "lambda_migrate/lease/boto3_item.py",
         "run_with_timeout(\n"
         "                CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request)\n"
         "            )",
@@ -1418,7 +1418,7 @@ MUTANTS = (
     ),
     Mutant(
         "expired credentials are not looked for again",
-        "lambda_migrate/lease/dynamodb.py",
+        "lambda_migrate/lease/boto3_item.py",
         "if not self._replace_credentials(error):",
         "if True:",
         ("lease",),

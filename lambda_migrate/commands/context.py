@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.commands.prompt import NonInteractivePrompter
 from lambda_migrate.events import null_observer
-from lambda_migrate.lease.dynamodb_errors import set_credentials_deadline
+from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lambda_migrate.commands.preview import PlannedMigration, PlanPreview
     from lambda_migrate.engine.flags import Flags
     from lambda_migrate.engine.operations import SchemaStatus, Verification
-    from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
+    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.migrations import Divergence, Manifest
 
 __all__ = [

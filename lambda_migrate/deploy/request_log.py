@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
-from lambda_migrate.lease.dynamodb import DynamoDBItem, make_client
-from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, ConditionFailed
+from lambda_migrate.lease.dynamodb import DynamoDBItem
+from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS, ConditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +102,7 @@ class DynamoDBRequestLog:
         table: str,
         target: str,
         *,
-        client: Callable[[], Any] = make_client,
+        client: Callable[[], Any] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._item = DynamoDBItem(table, f"{target}/requests", client=client)

@@ -19,13 +19,13 @@ from lambda_migrate.events import (
     MigrationStarted,
     TargetShared,
 )
+from lambda_migrate.lease.attempt import Progress
 from lambda_migrate.lease.readiness import (
     DatabaseCheck,
     find_conflicting_records,
     record_check,
     remove_ready_digests,
 )
-from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain_digest, make_plan
 from lambda_migrate.migrations.baseline import require_no_tool_history
 

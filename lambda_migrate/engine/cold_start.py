@@ -37,7 +37,8 @@ from lambda_migrate.lease.decision import (
     Serve,
     Wait,
 )
-from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.store import Lease
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline

@@ -15,7 +15,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.events import LeaseHeldTime, RenewalFailed
-from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, set_credentials_deadline
+from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
 from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, Progress
+    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.record import DatabaseRecord
+    from lambda_migrate.lease.store import Lease
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import DryRunSession, FencedSession
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState
+    from lambda_migrate.lease.attempt import Failure
+    from lambda_migrate.lease.record import DatabaseRecord, LeaseState
+    from lambda_migrate.lease.store import Lease
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import DatabaseInspection
 

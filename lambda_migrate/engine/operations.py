@@ -27,7 +27,8 @@ from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.events import LeaseTakenOver
 from lambda_migrate.lease.decision import is_lease_expired
-from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.baseline import choose_baseline, require_no_tool_history

@@ -74,12 +74,12 @@ After a failure
 Clocks
     - Elapsed time is monotonic and local; only times that are stored are wall-clock times.
     - The wall clock is corrected by the ``Date`` of DynamoDB's responses if the two differ by more
-      than 2 s (`dynamodb_errors.ServerClock`).
+      than 2 s (`dynamodb_call.ServerClock`).
     - A lease counts as expired one second after its end, and also when a process has observed it
       unchanged for its whole length (`decision.LeaseWatch`), whatever the clocks show.
     - A wrong clock can only make a process stop trusting a lease too early.
 
 Calls
     `fast_client` makes the two requests without boto3, which takes a fifth of a second to import,
-    and leaves everything unusual to boto3. `dynamodb_errors` has what both share.
+    and leaves everything unusual to boto3 (`boto3_item`). `dynamodb_call` has what both share.
 """

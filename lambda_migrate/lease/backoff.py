@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS
+from lambda_migrate.lease.record import CLOCK_SKEW_MS
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Random

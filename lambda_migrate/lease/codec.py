@@ -23,17 +23,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.record import (
-    SHORT_DIGEST_BYTES,
-    DatabaseRecord,
-    Failure,
-    LeaseState,
-    Progress,
-)
+from lambda_migrate.lease.record import SHORT_DIGEST_BYTES, DatabaseRecord, LeaseState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
+
+    from lambda_migrate.lease.attempt import Failure, Progress
 
 __all__ = [
     "FORMAT_VERSION",
@@ -178,6 +174,8 @@ def _decode_database(reader: _AttributeReader) -> DatabaseRecord:
 def _decode_progress(reader: _AttributeReader | None) -> Progress | None:
     if reader is None:
         return None
+    from lambda_migrate.lease.attempt import Progress
+
     return Progress(
         migration=reader.text("migration"),
         done=reader.number("done"),
@@ -192,6 +190,8 @@ def _decode_optional_failure(reader: _AttributeReader | None) -> Failure | None:
 
 
 def _decode_failure(reader: _AttributeReader) -> Failure:
+    from lambda_migrate.lease.attempt import Failure
+
     return Failure(
         digest=reader.text("digest"),
         migration=reader.text("migration"),

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from lambda_migrate.lease.record import CLOCK_SKEW_MS
+
 if TYPE_CHECKING:
-    from lambda_migrate.lease.record import Failure, LeaseState
+    from lambda_migrate.lease.attempt import Failure
+    from lambda_migrate.lease.record import LeaseState
 
 __all__ = [
-    "CLOCK_SKEW_MS",
     "MAX_FAILURE_PAUSE_MS",
     "MAX_LEASE_MS",
     "REQUIRED_TIME_FACTOR",
@@ -37,10 +39,6 @@ __all__ = [
     "decide",
     "is_lease_expired",
 ]
-
-CLOCK_SKEW_MS = 1_000
-"""How far two instances' clocks may differ before efficiency suffers (safety never does). AWS
-keeps Lambda's clocks within milliseconds; a second is a generous bound on that."""
 
 MAX_FAILURE_PAUSE_MS = 600_000
 """The longest pause after a failure. A longer one in the item is not ours and is ignored."""

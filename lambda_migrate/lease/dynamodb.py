@@ -6,20 +6,14 @@ What this module is built on; each has a test:
   The owner id is unique for every attempt, so the item shows whose write it was.
 - Some engines report a failed condition without the item (``ALL_OLD``): that costs one consistent
   read.
-- The retries of the SDK are off: no deadline can bound them. The caller's loop retries instead.
-- The timeouts of the SDK bound neither name resolution nor a credentials provider (STS, a process),
-  so each of its calls runs in a thread with a time limit. A call that was given up may still be
-  sent once the name is resolved. It then has the effect of any delayed request: its condition names
-  its own owner and fencing token.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.errors import LeaseLost
 from lambda_migrate.lease.codec import (
     FORMAT_VERSION,
     decode,
@@ -28,87 +22,21 @@ from lambda_migrate.lease.codec import (
     encode_failures,
     encode_progress,
 )
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS
-from lambda_migrate.lease.dynamodb_errors import (
-    CALL_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    EXPIRED_CREDENTIALS_CODES,
-    READ_TIMEOUT_SECONDS,
-    ConditionFailed,
-    RequestDetails,
-    ServerClock,
-    translate_error,
-)
-from lambda_migrate.lease.record import Lease, LeaseState
-from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
+from lambda_migrate.lease.dynamodb_call import ConditionFailed, ServerClock
+from lambda_migrate.lease.record import CLOCK_SKEW_MS, LeaseState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from lambda_migrate.clock import Clock, Deadline
+    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.boto3_item import Boto3Item
     from lambda_migrate.lease.fast_client.client import FastClient
-    from lambda_migrate.lease.record import DatabaseRecord, Failure, Progress
+    from lambda_migrate.lease.record import DatabaseRecord
+    from lambda_migrate.lease.store import Lease
 
-__all__ = ["DynamoDBItem", "DynamoDBLeaseTable", "make_client"]
-
-
-def make_client(
-    region: str | None = None,
-    *,
-    reload_variables: bool = False,
-    credentials_timeout: float | None = None,
-) -> Any:
-    """Create a DynamoDB client without retries and with short timeouts; imports boto3.
-
-    Args:
-        region: Region; by default the one that boto3 finds.
-        reload_variables: Read environment and profile again, instead of using the default session
-            of boto3.
-        credentials_timeout: How many seconds the credentials provider may take; None: see
-            `_credentials_timeout`.
-
-    Raises:
-        ConfigurationError: No region is configured, or the endpoint's URL is invalid.
-        LeaseStoreUnavailable: The credentials provider does not respond.
-    """
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    config = Config(
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 1},
-        tcp_keepalive=True,
-    )
-    timeout = _credentials_timeout() if credentials_timeout is None else credentials_timeout
-    try:
-        session = (None if reload_variables else boto3.DEFAULT_SESSION) or boto3.Session()
-        run_with_timeout(timeout, session.get_credentials)
-        return session.client("dynamodb", region_name=region, config=config)
-    except TimeLimitExceeded:
-        raise LeaseStoreUnavailable(_credentials_timeout_message(timeout)) from None
-    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
-        from lambda_migrate.aws_errors import describe_sdk_error
-
-        reason = describe_sdk_error(error)
-        raise ConfigurationError(f"cannot create a DynamoDB client: {reason}") from error
-
-
-def _credentials_timeout(deadline: Deadline | None = None) -> float:
-    """How long a credentials provider may take; outside Lambda a user may have to sign in."""
-    if deadline is not None:
-        return max(CALL_TIMEOUT_SECONDS, min(60.0, deadline.remaining()))
-    return CALL_TIMEOUT_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
-
-
-def _credentials_timeout_message(seconds: float) -> str:
-    return (
-        f"no AWS credentials within {seconds:.1f} s: their provider (STS, SSO, a container, or a "
-        "process of the profile) did not respond; in a VPC without a NAT gateway, create an "
-        "interface endpoint for STS"
-    )
+__all__ = ["DynamoDBItem", "DynamoDBLeaseTable"]
 
 
 class DynamoDBItem:
@@ -117,7 +45,7 @@ class DynamoDBItem:
     Args:
         table: Name or ARN of the table.
         target: Partition key of the item.
-        client: Creates the boto3 client when it is first needed.
+        client: Creates the boto3 client when it is first needed; by default `make_client`.
         fast_client: Used instead of boto3 as long as it can; not shared with other items.
         clock: Compared with the server's.
 
@@ -130,7 +58,7 @@ class DynamoDBItem:
         table: str,
         target: str,
         *,
-        client: Callable[[], Any] = make_client,
+        client: Callable[[], Any] | None = None,
         fast_client: FastClient | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -139,17 +67,15 @@ class DynamoDBItem:
         self.target = target
         self._clock = clock
         self._server_clock = ServerClock(clock) if fast_client is None else fast_client.server_clock
-        self._boto3_request_count = 0
         self._create_client = client
         self._fast_client = fast_client
-        self._boto3_client: Any = None
+        self._boto3_item: Boto3Item | None = None
 
     @property
     def request_count(self) -> int:
         """See `LeaseStore.request_count`."""
-        return self._boto3_request_count + (
-            0 if self._fast_client is None else self._fast_client.request_count
-        )
+        clients = (self._fast_client, self._boto3_item)
+        return sum(client.request_count for client in clients if client is not None)
 
     @property
     def clock_offset_ms(self) -> int:
@@ -192,104 +118,17 @@ class DynamoDBItem:
         """See `LeaseStore.close`."""
         if self._fast_client is not None:
             self._fast_client.close()
-        if self._boto3_client is not None:
-            self._boto3_client.close()
+        if self._boto3_item is not None:
+            self._boto3_item.close()
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
+        if self._boto3_item is None:
+            from lambda_migrate.lease.boto3_item import Boto3Item
 
-        if self._boto3_client is None:
-            self._boto3_client = self._new_client()
-        key = {"target": {"S": self.target}}
-        request = {"TableName": self.table, "Key": key, **arguments}
-        try:
-            try:
-                return self._send(operation, request)
-            except ClientError as error:
-                if not self._replace_credentials(error):
-                    raise
-                return self._send(operation, request)
-        except ClientError as error:
-            # Not chained: AWS may quote the signed request with its session token.
-            raise self._response_error(operation, error) from None
-        except BotoCoreError as error:
-            raise self._connection_error(error) from error
-
-    def _send(self, operation: str, request: Mapping[str, Any]) -> Any:
-        """Fetch credentials if needed, then send one request; each within its own time limit."""
-        client = self._boto3_client
-        credentials = _credentials_of(client)
-        if _can_refresh(credentials) and credentials.refresh_needed():
-            seconds = _credentials_timeout(self.credentials_deadline)
-            try:
-                run_with_timeout(seconds, credentials.get_frozen_credentials)
-            except TimeLimitExceeded:
-                raise LeaseStoreUnavailable(_credentials_timeout_message(seconds)) from None
-        self._boto3_request_count += 1
-        try:
-            response = run_with_timeout(
-                CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request)
+            self._boto3_item = Boto3Item(
+                self.table, self.target, client=self._create_client, server_clock=self._server_clock
             )
-        except TimeLimitExceeded:
-            raise LeaseStoreUnavailable(
-                f"DynamoDB did not answer for table {self.table!r} within "
-                f"{CALL_TIMEOUT_SECONDS:.1f} s, including name resolution"
-            ) from None
-        self._update_server_clock(response)
-        return response
-
-    def _update_server_clock(self, response: Any) -> None:
-        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        self._server_clock.update(headers.get("date", ""))
-
-    def _replace_credentials(self, error: Any) -> bool:
-        """Create another client if there are other credentials than the expired ones.
-
-        boto3 refreshes what it can refresh, but reads environment and profile only once. During a
-        long migration they may have been renewed.
-
-        Returns:
-            Whether there are.
-        """
-        if error.response.get("Error", {}).get("Code") not in EXPIRED_CREDENTIALS_CODES:
-            return False
-        try:
-            new_client = self._new_client(reload_variables=True)
-        except (ConfigurationError, LeaseStoreUnavailable):
-            return False
-        if _credentials_key(new_client) == _credentials_key(self._boto3_client):
-            return False
-        self._boto3_client = new_client
-        return True
-
-    def _new_client(self, *, reload_variables: bool = False) -> Any:
-        if self._create_client is not make_client:
-            return self._create_client()
-        return make_client(
-            reload_variables=reload_variables,
-            credentials_timeout=_credentials_timeout(self.credentials_deadline),
-        )
-
-    def _response_error(self, operation: str, error: Any) -> Exception:
-        self._update_server_clock(error.response)
-        context = RequestDetails(
-            operation,
-            self.table,
-            self.target,
-            region=str(self._boto3_client.meta.region_name),
-            clock_offset_ms=self.clock_offset_ms,
-            can_refresh_credentials=_can_refresh(_credentials_of(self._boto3_client)),
-        )
-        return translate_error(error, context)
-
-    def _connection_error(self, error: Exception) -> Exception:
-        from lambda_migrate.aws_errors import is_configuration_error
-
-        if is_configuration_error(error):
-            return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
-        return LeaseStoreUnavailable(
-            f"DynamoDB did not answer for table {self.table!r}: {type(error).__name__}: {error}"
-        )
+        return self._boto3_item.call(operation, arguments, self.credentials_deadline)
 
 
 class DynamoDBLeaseTable(DynamoDBItem):
@@ -298,7 +137,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
     Args:
         table: Name or ARN of the table.
         target: Partition key of the item.
-        client: Creates the boto3 client when it is first needed.
+        client: Creates the boto3 client when it is first needed; by default `make_client`.
         fast_client: Used instead of boto3 as long as it can; not shared with other stores.
         lease_seconds: Length of a lease.
         clock: Time.
@@ -309,7 +148,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
         table: str,
         target: str,
         *,
-        client: Callable[[], Any] = make_client,
+        client: Callable[[], Any] | None = None,
         fast_client: FastClient | None = None,
         lease_seconds: float = 20.0,
         clock: Clock = SYSTEM_CLOCK,
@@ -348,6 +187,8 @@ class DynamoDBLeaseTable(DynamoDBItem):
         return self._acquire_if(owner, condition, values)
 
     def _acquire_if(self, owner: str, condition: str, values: dict[str, Any]) -> Lease | LeaseState:
+        from lambda_migrate.lease.store import Lease
+
         trusted_until, term = self._compute_expiry()
         try:
             item = self._update(
@@ -518,25 +359,6 @@ def _failure_changes(state: LeaseState) -> tuple[str, dict[str, Any]]:
     changes = "".join(f", {names[value]} = {value}" for value in stored)
     removed = "".join(f", {name}" for value, name in names.items() if value not in stored)
     return f"{changes} {_REMOVE_LEASE_AND_PROGRESS}{removed}", stored
-
-
-def _credentials_of(client: Any) -> Any:
-    """The credentials of a client; None if it has none, or is not a boto3 client."""
-    return getattr(getattr(client, "_request_signer", None), "_credentials", None)
-
-
-def _can_refresh(credentials: Any) -> bool:
-    return hasattr(credentials, "refresh_needed")
-
-
-def _credentials_key(client: Any) -> object:
-    """Access key and session token, to compare."""
-    credentials = _credentials_of(client)
-    if credentials is None:
-        return None
-    if _can_refresh(credentials):
-        return client  # another client fetches its own
-    return (credentials.access_key, credentials.token)
 
 
 def _own_lease_values(lease: Lease) -> dict[str, Any]:

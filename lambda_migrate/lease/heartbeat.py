@@ -6,16 +6,16 @@ import threading
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrateError
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS
-from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS
+from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS
+from lambda_migrate.lease.record import CLOCK_SKEW_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from lambda_migrate.clock import Clock, Deadline
-    from lambda_migrate.lease.record import Lease, Progress
-    from lambda_migrate.lease.store import LeaseStore
+    from lambda_migrate.lease.attempt import Progress
+    from lambda_migrate.lease.store import Lease, LeaseStore
 
 __all__ = ["ABORT_GRACE_SECONDS", "Heartbeat"]
 

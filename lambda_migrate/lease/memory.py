@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS, is_lease_expired
-from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.lease.decision import is_lease_expired
+from lambda_migrate.lease.record import CLOCK_SKEW_MS, LeaseState
+from lambda_migrate.lease.store import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lambda_migrate.clock import Clock
-    from lambda_migrate.lease.record import DatabaseRecord, Failure, Progress
+    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.record import DatabaseRecord
 
 __all__ = ["InMemoryLeaseTable"]
 

@@ -9,18 +9,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from lambda_migrate.lease.attempt import Failure, Progress
+
 __all__ = [
+    "CLOCK_SKEW_MS",
     "MAX_FAILURES",
     "MAX_READY_DIGESTS",
     "SHORT_DIGEST_BYTES",
     "DatabaseRecord",
-    "Failure",
-    "Lease",
     "LeaseState",
-    "Progress",
     "join_digests",
     "split_digests",
 ]
+
+CLOCK_SKEW_MS = 1_000
+"""How far two instances' clocks may differ before efficiency suffers (safety never does). AWS
+keeps Lambda's clocks within milliseconds; a second is a generous bound on that."""
 
 SHORT_DIGEST_BYTES = 8
 """How much of each digest the item stores: 64 bits. The probability that two of n digests of a
@@ -80,60 +84,6 @@ class DatabaseRecord(NamedTuple):
             return True
         is_whole = 0 < confirmed == len(self.ready_digests) // SHORT_DIGEST_BYTES
         return is_whole and short in split_digests(self.older_digests)
-
-
-class Progress(NamedTuple):
-    """What the holder publishes with each renewal.
-
-    Attributes:
-        migration: The name of the running migration.
-        done: How many of ``total`` pending migrations are committed.
-        total: How many were pending when the holder began.
-        started_ms: When the running migration began, milliseconds since the epoch.
-        attempts: How many holders in a row have started with this migration, including this one;
-            the others ended without releasing the lease.
-    """
-
-    migration: str
-    done: int
-    total: int
-    started_ms: int
-    attempts: int = 1
-
-
-class Failure(NamedTuple):
-    """Why the last attempt at a manifest failed, for all who would try it next.
-
-    Attributes:
-        digest: The manifest that failed.
-        migration: The name of the migration that failed, or "" if none did.
-        version: Its version, or "".
-        sqlstate: PostgreSQL's error code, or "".
-        cause: One short sentence without data or secrets.
-        attempts: How many attempts at this digest have failed in a row.
-        at_ms: When, milliseconds since the epoch.
-        retry_at_ms: No process tries again before this.
-        available_ms: How much time an attempt had that ran out of it. One with more time may try.
-        is_process_killed: Whether its holders were killed, so that they reported no error.
-        address: The database address that the failure applies to if no migration is to blame:
-            other addresses may have another password, role or network. "": all addresses.
-    """
-
-    digest: str
-    migration: str
-    version: str
-    sqlstate: str
-    cause: str
-    attempts: int
-    at_ms: int
-    retry_at_ms: int
-    available_ms: int | None = None
-    is_process_killed: bool = False
-    address: str = ""
-
-    def applies_to(self, digest: str, address: str) -> bool:
-        """Whether it is a failure of this manifest at this address."""
-        return self.digest == digest and self.address in ("", address)
 
 
 class LeaseState(NamedTuple):
@@ -220,20 +170,3 @@ class LeaseState(NamedTuple):
     def fence_of_latest_check(self) -> int:
         """The fencing token of the last check of any database; 0 if there was none."""
         return max((record.fence for record in self.databases.values()), default=0)
-
-
-class Lease(NamedTuple):
-    """The right to migrate, for a limited time.
-
-    Attributes:
-        owner: Unique for every attempt.
-        fence: The fencing token.
-        trusted_until: Monotonic seconds, counted from *before* the write that acquired or renewed
-            the lease. From then on the holder must behave as if it had lost the lease.
-        state: The item as the acquisition left it.
-    """
-
-    owner: str
-    fence: int
-    trusted_until: float
-    state: LeaseState

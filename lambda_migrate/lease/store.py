@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lambda_migrate.lease.record import (
-        DatabaseRecord,
-        Failure,
-        Lease,
-        LeaseState,
-        Progress,
-    )
+    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 
-__all__ = ["LeaseStore"]
+__all__ = ["Lease", "LeaseStore"]
+
+
+class Lease(NamedTuple):
+    """The right to migrate, for a limited time.
+
+    Attributes:
+        owner: Unique for every attempt.
+        fence: The fencing token.
+        trusted_until: Monotonic seconds, counted from *before* the write that acquired or renewed
+            the lease. From then on the holder must behave as if it had lost the lease.
+        state: The item as the acquisition left it.
+    """
+
+    owner: str
+    fence: int
+    trusted_until: float
+    state: LeaseState
 
 
 class LeaseStore(Protocol):

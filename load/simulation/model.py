@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from simpy import Environment
 
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.attempt import Progress
 from lambda_migrate.lease.decision import Acquire, LeaseWatch, Serve, Wait, decide
 from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
-from lambda_migrate.lease.record import Lease, LeaseState, Progress
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.store import Lease
 from load.simulation.scenario import arrivals
 from load.simulation.table import EPOCH_MS, LeaseTable
 

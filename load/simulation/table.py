@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from simpy import Environment
 
-    from lambda_migrate.lease.record import DatabaseRecord, Lease, LeaseState, Progress
+    from lambda_migrate.lease.attempt import Progress
+    from lambda_migrate.lease.record import DatabaseRecord, LeaseState
+    from lambda_migrate.lease.store import Lease
     from load.simulation.scenario import Scenario
 
 __all__ = ["EPOCH_MS", "LeaseTable", "SimulatedClock"]

@@ -27,10 +27,11 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_FAILURE_PAUSE_MS, REQUIRED_TIME_FACTOR
+from lambda_migrate.lease.attempt import Failure, Progress
+from lambda_migrate.lease.decision import MAX_FAILURE_PAUSE_MS, REQUIRED_TIME_FACTOR
 from lambda_migrate.lease.heartbeat import Heartbeat
-from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
-from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState
+from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.runner import MigrationRunner, Outcome

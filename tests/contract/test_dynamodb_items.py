@@ -9,8 +9,10 @@ from uuid import uuid4
 import pytest
 
 from lambda_migrate.errors import ConfigurationError, LeaseLost
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable, make_client
-from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.lease.boto3_item import make_client
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock
 from tests.contract.leases import DATABASES, DynamoDBTables, failure

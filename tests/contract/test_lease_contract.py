@@ -9,17 +9,16 @@ from threading import Barrier
 import pytest
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS, Acquire, LeaseWatch, Wait, decide
+from lambda_migrate.lease.attempt import Failure, Progress
+from lambda_migrate.lease.decision import Acquire, LeaseWatch, Wait, decide
 from lambda_migrate.lease.record import (
+    CLOCK_SKEW_MS,
     MAX_READY_DIGESTS,
     DatabaseRecord,
-    Failure,
-    Lease,
     LeaseState,
-    Progress,
     join_digests,
 )
-from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.lease.store import Lease, LeaseStore
 from tests.contract.leases import ADDRESS, DATABASES, LEASE_SECONDS, LeaseBench, failure
 
 PROGRESS = Progress("0003_größer", 2, 5, 1_700_000_000_000, 2)

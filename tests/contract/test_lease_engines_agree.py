@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.record import Lease, LeaseState, Progress
-from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.testing import FakeClock
 from tests.contract.leases import DATABASES, DynamoDBTables, MemoryTables, failure
 

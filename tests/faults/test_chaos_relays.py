@@ -12,8 +12,10 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable, make_client
-from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.lease.boto3_item import make_client
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.dynamodb import DynamoDBRelay

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate._version import __version__
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.dynamodb_errors import (
+from lambda_migrate.lease.dynamodb_call import (
     CONNECT_TIMEOUT_SECONDS,
     READ_TIMEOUT_SECONDS,
     ServerClock,

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from lambda_migrate.lease.dynamodb_errors import (
-    RETRYABLE_CODES,
-    ConditionFailed,
-    describe_retryable,
-)
+from lambda_migrate.lease.dynamodb_call import ConditionFailed
 from lambda_migrate.lease.fast_client.http import FallbackNeeded
 
 if TYPE_CHECKING:
@@ -71,6 +67,8 @@ def _parse_document(response: HTTPResponse, target: str) -> dict[str, Any]:
     document = _parse_json(response)
     if response.status == 200:
         return document
+    from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES, describe_retryable
+
     code = str(document.get("__type", "")).rpartition("#")[2]
     if code in RETRYABLE_CODES:
         raise RetryLater(describe_retryable(code, str(document.get("message", ""))))

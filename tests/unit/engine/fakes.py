@@ -11,8 +11,10 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import LeaseStoreUnavailable
+from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
-from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
+from lambda_migrate.lease.record import DatabaseRecord, LeaseState
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
 from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.runner import MigrationRunner

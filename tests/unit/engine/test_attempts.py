@@ -13,8 +13,9 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.events import CheckFinished, MigrationStarted
+from lambda_migrate.lease.attempt import Failure
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.record import Failure, Lease
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises

@@ -18,7 +18,8 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.events import Event, LeaseHeldTime, MigrationAttemptFailed, RenewalFailed
-from lambda_migrate.lease.record import Lease, Progress
+from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import InMemorySession, RecordingObserver
 from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, manifest, raises
 

@@ -25,9 +25,11 @@ from lambda_migrate.events import (
     MigrationStarted,
     WaitingForLease,
 )
+from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.backoff import max_delay_after_errors
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.record import Failure, Lease, LeaseState, Progress
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import EMPTY_DIGEST

@@ -14,8 +14,7 @@ from lambda_migrate.lease.backoff import (
     MAX_EARLY_DELAY_SECONDS,
     Backoff,
 )
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS
-from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.lease.record import CLOCK_SKEW_MS, LeaseState
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FixedRandom
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.codec import (
     FORMAT_VERSION,
     decode,
@@ -20,13 +21,7 @@ from lambda_migrate.lease.codec import (
     encode_failures,
     encode_progress,
 )
-from lambda_migrate.lease.record import (
-    SHORT_DIGEST_BYTES,
-    DatabaseRecord,
-    Failure,
-    LeaseState,
-    Progress,
-)
+from lambda_migrate.lease.record import SHORT_DIGEST_BYTES, DatabaseRecord, LeaseState
 
 whole_numbers = st.integers(-(10**19) + 1, 10**19 - 1)
 texts = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lambda_migrate.lease.attempt import Failure
 from lambda_migrate.lease.decision import (
-    CLOCK_SKEW_MS,
     MAX_FAILURE_PAUSE_MS,
     MAX_LEASE_MS,
     REQUIRED_TIME_FACTOR,
@@ -24,7 +24,7 @@ from lambda_migrate.lease.decision import (
     decide,
     is_lease_expired,
 )
-from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, join_digests
+from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState, join_digests
 
 NOW = 1_700_000_000_000
 ME, OTHER = "me", "other"

@@ -19,17 +19,17 @@ from moto import mock_aws
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS, Acquire, decide
-from lambda_migrate.lease.dynamodb import (
-    DynamoDBLeaseTable,
-    make_client,
-)
-from lambda_migrate.lease.dynamodb_errors import (
+from lambda_migrate.lease.attempt import Failure, Progress
+from lambda_migrate.lease.boto3_item import make_client
+from lambda_migrate.lease.decision import Acquire, decide
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb_call import (
     CONNECT_TIMEOUT_SECONDS,
     READ_TIMEOUT_SECONDS,
     set_credentials_deadline,
 )
-from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
+from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState
+from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import FakeClock
 from tests.contract.leases import TableByOwnClock
 
@@ -189,7 +189,7 @@ class HangingClient(StubClient):
 def test_a_call_of_boto3_that_hangs_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("lambda_migrate.lease.boto3_item.CALL_TIMEOUT_SECONDS", 0.1)
     client = HangingClient()
     with pytest.raises(LeaseStoreUnavailable, match=f"did not answer for table '{TABLE}' within"):
         table_with(client).read()
@@ -222,7 +222,7 @@ def test_a_credentials_provider_that_hangs_in_a_function_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
-    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("lambda_migrate.lease.boto3_item.CALL_TIMEOUT_SECONDS", 0.1)
     may_end = threading.Event()
     client = with_credentials(StubClient({}), FetchedCredentials(lambda: may_end.wait(20)))
     with pytest.raises(LeaseStoreUnavailable, match="no AWS credentials within") as caught:
@@ -262,7 +262,7 @@ def test_credentials_providers_without_a_response_end_with_the_invocation(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("lambda_migrate.lease.boto3_item.CALL_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if is_deferred:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.dynamodb_errors import ServerClock
+from lambda_migrate.lease.dynamodb_call import ServerClock
 from lambda_migrate.testing import FakeClock
 
 SECONDS = st.integers(0, 4_102_444_800)

@@ -24,7 +24,8 @@ import trustme
 from lambda_migrate.clock import Deadline, SystemClock
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES, ConditionFailed
+from lambda_migrate.lease.dynamodb_call import ConditionFailed
+from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES
 from lambda_migrate.lease.fast_client import client as client_module
 from lambda_migrate.lease.fast_client import endpoint as endpoint_module
 from lambda_migrate.lease.fast_client import http

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS
+from lambda_migrate.lease.record import CLOCK_SKEW_MS
 from load.simulation.figures import Figures, figures_of, quantile, waiters
 from load.simulation.model import simulate
 from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS
