@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.guard import is_on_lambda
-from lambda_migrate.lease.dynamodb_errors import ConditionFailed
+from lambda_migrate.lease.dynamodb_call import ConditionFailed
 from lambda_migrate.postgresql.ports import require_environment
 
 if TYPE_CHECKING:
