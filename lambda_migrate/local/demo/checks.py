@@ -186,6 +186,7 @@ def build_rows(
     checks: Mapping[str, SchemaCheck],
     *,
     label: str,
+    group: str = "",
     connection_times: Mapping[int, float],
     until: float,
 ) -> list[Row]:
@@ -195,6 +196,7 @@ def build_rows(
         events: The events of all environments, in order.
         checks: The first check of each environment.
         label: Prefix of each row's label.
+        group: What the rows have in common.
         connection_times: See `connection_times_by_fence`.
         until: The end of the timeline.
     """
@@ -205,9 +207,8 @@ def build_rows(
     for name, own in by_environment.items():
         check = checks.get(name)
         since = connection_times.get(check.fence) if check is not None else None
-        rows.append(
-            Row(f"{label} {name}", build_spans(own, check, connected_at=since, until=until))
-        )
+        spans = build_spans(own, check, connected_at=since, until=until)
+        rows.append(Row(f"{label} {name}", spans, group))
     return sorted((row for row in rows if row.spans), key=row_order)
 
 

@@ -136,6 +136,7 @@ class Fleet:
             self.function.timeline(),
             self.checks,
             label=f"v{self.version}",
+            group=f"version {self.version}",
             connection_times=connection_times_by_fence(sessions, clock_offset=self._clock_offset),
             until=until if self._closed is None else min(until, self._closed),
         )

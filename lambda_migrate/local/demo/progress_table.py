@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
-from lambda_migrate.local.demo.timeline import PHASES
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressTable", "StateCounter"]
 
-CounterState = Literal["starting", "waiting", "serving", "failed", "ended"]
+CounterState = Literal["starting", "ready", "waiting", "serving", "failed", "ended"]
+_COLUMNS = ("starting", "ready", "waiting", "migrating", "serving", "failed")
+_REPORTED_SHARES = 4
+"""Without a terminal, a line is printed whenever so large a part of the environments is ready."""
 
 
 class StateCounter:
@@ -27,10 +29,16 @@ class StateCounter:
 
     Args:
         label: The row's label in the table.
+        on_ready: Called whenever an environment is ready for its first invocation, with the number
+            of those that are or were.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(
+        self, label: str, *, on_ready: Callable[[int], None] = lambda _count: None
+    ) -> None:
         self.label = label
+        self._on_ready = on_ready
+        self._ready_count = 0
         self._states: dict[str, CounterState] = {}
         self._lock = threading.Lock()
 
@@ -39,7 +47,11 @@ class StateCounter:
         states: dict[str, CounterState] = {"started": "starting", "ended": "ended"}
         with self._lock:
             state = self._states.get(event.environment_id)
-            if event.phase == "invoked" and state == "starting":
+            if event.phase == "ready" and state == "starting":
+                self._states[event.environment_id] = "ready"
+                self._ready_count += 1
+                self._on_ready(self._ready_count)
+            elif event.phase == "invoked" and state in ("starting", "ready"):
                 self._states[event.environment_id] = "waiting"
             elif event.phase == "returned" and state == "waiting":
                 self._states[event.environment_id] = "serving"
@@ -97,9 +109,20 @@ class ProgressTable:
             transient=True,
         )
 
-    def add_counter(self, label: str) -> StateCounter:
-        """Add a row to the table."""
-        counter = StateCounter(label)
+    def add_counter(self, label: str, *, environments: int) -> StateCounter:
+        """Add a row to the table.
+
+        Args:
+            label: The row's label.
+            environments: How many environments will start at once.
+        """
+
+        def report(ready: int) -> None:
+            share = max(1, environments // _REPORTED_SHARES)
+            if not self._console.is_terminal and ready % share == 0 and ready <= environments:
+                self._print(f"{label}: {ready} of {environments} environments are ready")
+
+        counter = StateCounter(label, on_ready=report)
         self._counters.append(counter)
         return counter
 
@@ -111,7 +134,7 @@ class ProgressTable:
 
     def finish_step(self, text: str) -> None:
         """Print a line about a finished step."""
-        self._print(f"[green]✓[/] {text}" if self._console.is_terminal else text)
+        self._print(f"[green]{text}[/]" if self._console.is_terminal else text)
 
     def _print(self, text: str) -> None:
         self._console.print(f"[dim]{self._elapsed():6.1f} s[/]  {text}", highlight=False)
@@ -127,8 +150,8 @@ class ProgressTable:
         sample = self._latest()
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("environments", min_width=18)
-        for phase, colour in PHASES.items():
-            table.add_column(phase, justify="right", style=_TERMINAL.get(phase, colour))
+        for column in _COLUMNS:
+            table.add_column(column, justify="right", style=_TERMINAL[column])
         for counter in self._counters:
             table.add_row(counter.label, *self._cells(counter, sample))
         head = Text.assemble((f"{self._elapsed():6.1f} s  ", "dim"), (self._step, "bold"))
@@ -136,7 +159,7 @@ class ProgressTable:
 
     def _cells(self, counter: StateCounter, sample: Sample) -> list[str]:
         counts = counter.counts(migrating=sample.library_connections)
-        return [str(counts[phase] or "·") for phase in PHASES]
+        return [str(counts[column] or "-") for column in _COLUMNS]
 
     def _connections(self, sample: Sample) -> RenderableType:
         from rich.text import Text
@@ -146,14 +169,14 @@ class ProgressTable:
             max(self._maximum[1], sample.application_connections),
         ]
         return Text.assemble(
-            ("PostgreSQL connections  ", "dim"),
+            ("PostgreSQL connections: ", "dim"),
             ("lambda-migrate ", ""),
             (
                 f"{sample.library_connections}",
                 "bold red" if sample.library_connections > 1 else "bold",
             ),
             (f" (at most {self._maximum[0]})", "dim"),
-            ("   the application ", ""),
+            (", application ", ""),
             (f"{sample.application_connections}", "bold"),
             (f" (at most {self._maximum[1]})", "dim"),
         )
@@ -161,6 +184,7 @@ class ProgressTable:
 
 _TERMINAL = {
     "starting": "dim",
+    "ready": "",
     "waiting": "blue",
     "migrating": "bold dark_orange",
     "serving": "green",

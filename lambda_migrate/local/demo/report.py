@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.local.demo.checks import ColdStartStorm, Distribution
 from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults, is_served
-from lambda_migrate.local.demo.timeline import Row, Series, clip, render
+from lambda_migrate.local.demo.timeline import Interval, Row, Series, clip, render
 from lambda_migrate.local.runtime.environment import InvocationResult
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ __all__ = ["draw_timeline", "list_summary_rows", "make_table", "summarize", "wri
 SUMMARY = "summary.json"
 TIMELINE = "timeline.svg"
 
-_SECONDS_BEFORE_FIRST_CHECK = 3.0  # how much of the loading of version 1 the timeline shows
+_SECONDS_BEFORE_FIRST_CHECK = 1.0  # how much of the loading of a version the timeline shows
+_SHORTEST_FOLD_SECONDS = 2.0
 
 
 def summarize(demo: DemoResult) -> dict[str, Any]:
@@ -135,9 +137,9 @@ def _per_version(storms: Sequence[ColdStartStorm]) -> Iterator[tuple[str, list[s
     yield "migrated by", [_list_migrators(storm) for storm in storms]
     yield "migrations applied", [_count_applied(storm) for storm in storms]
     yield "waited", [f"{len(storm.waiters)}" for storm in storms]
-    yield "  median, p99 and worst", [_format_seconds(storm.wait_times()) for storm in storms]
+    yield "  how long", [_format_seconds(storm.wait_times()) for storm in storms]
     yield (
-        "  from the release on",
+        "  of it after the migration",
         [_format_seconds(storm.seconds_after_release()) for storm in storms],
     )
     yield "  DynamoDB calls of each", [_format_counts(storm.lease_calls()) for storm in storms]
@@ -163,7 +165,7 @@ def _count_applied(storm: ColdStartStorm) -> str:
 def _format_seconds(distribution: Distribution | None) -> str:
     if distribution is None:
         return "-"
-    return f"{distribution.median:.2f}, {distribution.p99:.2f}, {distribution.worst:.2f} s"
+    return f"{distribution.median:.1f} s, {distribution.worst:.1f} s at most"
 
 
 def _format_counts(distribution: Distribution | None) -> str:
@@ -182,30 +184,28 @@ def list_summary_rows(demo: DemoResult) -> Iterator[tuple[str, str]]:
         slowest = f", the slowest in {duration.worst:.2f} s" if duration else ""
         yield (
             "version 1 during the changes",
-            f"{served} of {len(demo.traffic)} invocations served{slowest}",
+            f"{served} of {len(demo.traffic)} served{slowest}",
         )
     if demo.rollback is not None:
         yield (
             "rollback",
-            f"{len(demo.rollback.rolled_back)} down scripts in "
-            f"{demo.rollback.seconds:.2f} s, by version 1's code, from the database",
+            f"{len(demo.rollback.rolled_back)} down scripts in {demo.rollback.seconds:.2f} s, "
+            "by version 1's code",
         )
     apart = interval_ms(demo)
     yield (
         "PostgreSQL connections",
         f"lambda-migrate {demo.max_library_connections} at most, "
-        f"the application {demo.max_application_connections} at most"
-        + (f"; sampled every {apart['median']:.0f} ms" if apart else ""),
+        f"application {demo.max_application_connections} at most"
+        + (f",\ncounted every {apart['median']:.0f} ms" if apart else ""),
     )
     calls = ", ".join(f"{count} {name}" for name, count in sorted(demo.dynamodb_requests.items()))
     yield "DynamoDB calls", f"{sum(demo.dynamodb_requests.values())} ({calls})"
     if demo.warm_microseconds:
-        bare = demo.warm_microseconds["bare"]
-        yield (
-            "a warm invocation takes",
-            f"{demo.warm_microseconds['decorated'] - bare:.2f} µs more with the decorator "
-            f"(with an empty one: {demo.warm_microseconds['passed_through'] - bare:.2f} µs)",
-        )
+        # The difference is about that of an empty decorator; a figure of it would be noise.
+        more = demo.warm_microseconds["decorated"] - demo.warm_microseconds["bare"]
+        bound = max(1, math.ceil(more))
+        yield "a warm invocation takes", f"less than {bound} µs more with the decorator"
 
 
 def _format_effect_counts(effects: Mapping[str, int]) -> str:
@@ -221,9 +221,11 @@ def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
         intervals += demo.rollback.intervals
     since = _first_check(demo) - _SECONDS_BEFORE_FIRST_CHECK
     samples = [sample for sample in demo.samples if sample.at >= since]
+    rows = list(clip(rows, since))
     return render(
-        list(clip(rows, since)),
+        rows,
         intervals=intervals,
+        folds=list(_find_folds(rows)),
         series=[
             Series(
                 "connections of lambda-migrate", [(s.at, s.library_connections) for s in samples]
@@ -236,6 +238,19 @@ def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
         title=f"{demo.environments} cold starts at once, twice, and a rollback",
         subtitle=_subtitle(demo),
     )
+
+
+def _find_folds(rows: Sequence[Row]) -> Iterator[Interval]:
+    """The times in which this machine does nothing but start the environments of a version."""
+    for _, members in itertools.groupby(rows, key=lambda row: row.group):
+        own = list(members)
+        spans = [span for row in own for span in row.spans]
+        start = min((span.start for span in spans), default=0.0) + _SECONDS_BEFORE_FIRST_CHECK / 2
+        checks = [span.start for span in spans if span.phase != "starting"]
+        end = min(checks, default=0.0) - _SECONDS_BEFORE_FIRST_CHECK
+        if end - start >= _SHORTEST_FOLD_SECONDS:
+            label = f"{end - start:.0f} s in which this machine starts {len(own)} environments"
+            yield Interval(label, start, end)
 
 
 def _first_check(demo: DemoResult) -> float:

@@ -51,11 +51,13 @@ class DemoServers:
 
     Attributes:
         home: A temporary directory.
+        environments: Number of environments of each version.
         clock_offset: Seconds since the epoch at monotonic time 0. Environments and PostgreSQL
             record the first, the timeline uses the second.
     """
 
     home: Path
+    environments: int
     example: Example
     server: LocalPostgreSQL
     dynamodb: LocalDynamoDB
@@ -71,7 +73,7 @@ class DemoServers:
             version,
             code,
             variables=self.variables(),
-            counter=self.progress.add_counter(f"version {version}"),
+            counter=self.progress.add_counter(f"version {version}", environments=self.environments),
             logs=self.home / f"logs-{version}",
             clock_offset=self.clock_offset,
         ) as fleet:
@@ -131,7 +133,9 @@ def start_demo_servers(
         stack.enter_context(sampler)
         progress.finish_step(f"PostgreSQL {server.version} and a DynamoDB API are running")
         clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
-        yield DemoServers(home, example, server, dynamodb, sampler, progress, clock_offset)
+        yield DemoServers(
+            home, environments, example, server, dynamodb, sampler, progress, clock_offset
+        )
 
 
 def read_migrations(

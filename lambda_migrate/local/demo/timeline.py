@@ -7,7 +7,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -36,6 +36,7 @@ _WIDTH = 9.6  # inches, as all lengths below; 72 SVG units each
 _SERIES_HEIGHT = 0.7
 _LABEL_LINES = 6
 _LABELLED_ROWS = 24  # up to so many rows are labelled
+_FOLD_WIDTH = 0.03  # of the time that is not folded away
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One environment."""
+    """One environment.
+
+    Attributes:
+        label: Its name.
+        spans: Its phases.
+        group: What it has in common with the rows next to it: its version.
+    """
 
     label: str
     spans: Sequence[Span]
+    group: str = ""
 
     @property
     def migrates(self) -> bool:
@@ -79,15 +87,13 @@ def clip(rows: Iterable[Row], since: float, until: float = math.inf) -> Iterator
     """The parts of the rows between two times."""
     for row in rows:
         spans = [span for span in row.spans if span.end > since and span.start < until]
-        yield Row(
-            row.label,
-            [Span(span.phase, max(span.start, since), min(span.end, until)) for span in spans],
-        )
+        clipped = [Span(span.phase, max(span.start, since), min(span.end, until)) for span in spans]
+        yield replace(row, spans=clipped)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One migration, drawn across all rows."""
+    """One migration, drawn across all rows; or a time that is folded away."""
 
     label: str
     start: float
@@ -102,10 +108,53 @@ class Series:
     points: Sequence[tuple[float, float]] = field(default_factory=tuple)
 
 
+class _TimeScale:
+    """Maps times to the time axis, on which each fold takes little room.
+
+    Args:
+        folds: What to fold away.
+        first: The first time.
+        last: The last time.
+    """
+
+    def __init__(self, folds: Sequence[Interval], first: float, last: float) -> None:
+        self._folds = sorted(folds, key=lambda fold: fold.start)
+        hidden = sum(fold.end - fold.start for fold in folds)
+        self._width = _FOLD_WIDTH * (last - first - hidden)
+
+    def map(self, time: float) -> float:
+        """Where ``time`` is on the axis."""
+        hidden = 0.0
+        for fold in self._folds:
+            length = fold.end - fold.start
+            share = min(1.0, max(0.0, (time - fold.start) / length))
+            hidden += share * (length - self._width)
+        return time - hidden
+
+    def map_row(self, row: Row) -> Row:
+        """The row on the axis."""
+        spans = [Span(one.phase, self.map(one.start), self.map(one.end)) for one in row.spans]
+        return replace(row, spans=spans)
+
+    def map_interval(self, interval: Interval) -> Interval:
+        """The interval on the axis."""
+        return replace(interval, start=self.map(interval.start), end=self.map(interval.end))
+
+    def map_series(self, series: Series) -> Series:
+        """The series on the axis."""
+        return replace(series, points=[(self.map(at), value) for at, value in series.points])
+
+    def hides(self, time: float) -> bool:
+        """Whether a time is inside a fold, or so near that its label would overlap it."""
+        edge = self._width / 2
+        return any(fold.start - edge < time < fold.end + edge for fold in self._folds)
+
+
 def render(
     rows: Sequence[Row],
     *,
     intervals: Sequence[Interval] = (),
+    folds: Sequence[Interval] = (),
     series: Sequence[Series] = (),
     title: str = "",
     subtitle: str = "",
@@ -115,6 +164,7 @@ def render(
     Args:
         rows: The environments.
         intervals: Migrations, labelled above the rows.
+        folds: Times that are folded away, each with its reason.
         series: Each an area chart below, on the same time axis.
         title: The chart's title.
         subtitle: Text below the title.
@@ -129,6 +179,13 @@ def render(
     last = max(
         *(span.end for span in spans), *(interval.end for interval in intervals), first + 1e-3
     )
+    scale = _TimeScale(folds, first, last)
+    rows = list(map(scale.map_row, rows))
+    intervals, folds = (
+        list(map(scale.map_interval, intervals)),
+        list(map(scale.map_interval, folds)),
+    )
+    series = list(map(scale.map_series, series))
     subtitle = textwrap.fill(subtitle, 120)
     head_height = 0.3 + 0.15 * len(subtitle.splitlines())
     heights = [head_height, min(0.3 * len(rows), 6.5), *(_SERIES_HEIGHT for _ in series)]
@@ -149,9 +206,11 @@ def render(
         _draw_legend(head, {span.phase for span in spans}, subtitle)
         for axes in (chart, *below):
             _style(axes)
-        _style_time_axis([chart, *below][-1], first, last)
+        _style_time_axis([chart, *below][-1], first, last, scale)
         _draw_rows(chart, rows, heights[1])
         _draw_intervals(chart, intervals)
+        for axes in (chart, *below):
+            _draw_folds(axes, folds, is_labelled=axes is chart)
         for axes, values in zip(below, series, strict=True):
             _draw_series(axes, values)
         figure.savefig(output, format="svg", metadata={"Date": None, "Title": title or "Timeline"})
@@ -166,13 +225,15 @@ def _style(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _style_time_axis(axes: Axes, first: float, last: float) -> None:
-    """From 0 at ``first``, in round steps."""
-    power = 10.0 ** math.floor(math.log10((last - first) / 10))
-    step = next(power * n for n in (1, 2, 5, 10) if (last - first) / (power * n) <= 10)
-    ticks = [number * step for number in range(int((last - first) / step + 1e-9) + 1)]
-    axes.set_xticks([first + tick for tick in ticks], [f"{tick:g}" for tick in ticks])
-    axes.set_xlim(first, last)
+def _style_time_axis(axes: Axes, first: float, last: float, scale: _TimeScale) -> None:
+    """From 0 at ``first``, in round steps, without those that are folded away."""
+    start, end = scale.map(first), scale.map(last)
+    power = 10.0 ** math.floor(math.log10((end - start) / 10))
+    step = next(power * n for n in (1, 2, 5, 10) if (end - start) / (power * n) <= 10)
+    numbers = [number * step for number in range(int((last - first) / step + 1e-9) + 1)]
+    ticks = [tick for tick in numbers if not scale.hides(first + tick)]
+    axes.set_xticks([scale.map(first + tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+    axes.set_xlim(start, end)
     axes.set_xlabel("seconds", color=_SECONDARY_TEXT)
 
 
@@ -217,8 +278,40 @@ def _draw_rows(axes: Axes, rows: Sequence[Row], height: float) -> None:
     if len(rows) <= _LABELLED_ROWS:
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
     else:
-        axes.set_yticks([])
-        axes.set_ylabel(f"{len(rows)} environments", color=_SECONDARY_TEXT)
+        _label_groups(axes, rows)
+
+
+def _label_groups(axes: Axes, rows: Sequence[Row]) -> None:
+    """Label each group of rows beside its middle, and draw a line between two groups."""
+    middles, labels, start = [], [], 0
+    for group, members in itertools.groupby(rows, key=lambda row: row.group):
+        count = len(list(members))
+        middles.append(start + (count - 1) / 2)
+        labels.append(f"{group}\n{count} environments".strip())
+        if start:
+            axes.axhline(start - 0.5, color=_SECONDARY_TEXT, linewidth=0.8)
+        start += count
+    axes.set_yticks(middles, labels, rotation=90, va="center", ma="center")
+
+
+def _draw_folds(axes: Axes, folds: Sequence[Interval], *, is_labelled: bool) -> None:
+    """Cover each fold, and say in the chart what is folded away."""
+    for fold in folds:
+        axes.axvspan(fold.start, fold.end, facecolor=_PAPER, edgecolor="none", zorder=3)
+        for edge in (fold.start, fold.end):
+            axes.axvline(edge, color=_SECONDARY_TEXT, linewidth=0.8, linestyle="--", zorder=3)
+        if is_labelled:
+            axes.text(
+                (fold.start + fold.end) / 2,
+                0.5,
+                fold.label,
+                transform=axes.get_xaxis_transform(),
+                rotation=90,
+                ha="center",
+                va="center",
+                color=_SECONDARY_TEXT,
+                zorder=4,
+            )
 
 
 def _draw_intervals(axes: Axes, intervals: Sequence[Interval]) -> None:

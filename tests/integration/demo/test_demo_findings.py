@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lambda_migrate.local.demo.checks import (
     ColdStartStorm,
@@ -15,7 +17,12 @@ from lambda_migrate.local.demo.checks import (
     build_spans,
     read_check,
 )
-from lambda_migrate.local.demo.report import draw_timeline, summarize
+from lambda_migrate.local.demo.report import (
+    draw_timeline,
+    list_summary_rows,
+    make_table,
+    summarize,
+)
 from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults
 from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Interval, Row, Span
@@ -211,6 +218,34 @@ def test_the_phases_of_an_environment(
     seen: list[EnvironmentEvent], checked: SchemaCheck | None, spans: list[Span]
 ) -> None:
     assert build_spans(seen, checked, connected_at=4.0, until=9.0) == spans
+
+
+def test_the_time_in_which_this_machine_starts_a_version_is_folded_away() -> None:
+    rows = [
+        Row("v1 env1", [Span("starting", 9, 10.2), Span("serving", 10.2, 60)], "version 1"),
+        Row("v2 env1", [Span("starting", 20, 45), Span("waiting", 45, 50)], "version 2"),
+    ]
+    svg = draw_timeline(GOOD, rows)
+    assert svg.count("s in which this machine starts 1 environments") == 1
+    assert "24 s in which" in svg
+
+
+def test_the_overhead_of_a_warm_invocation_is_a_bound_and_no_figure_of_noise() -> None:
+    rows = dict(list_summary_rows(GOOD))
+    assert rows["a warm invocation takes"] == "less than 1 µs more with the decorator"
+
+
+def test_the_results_fit_eighty_columns() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    many = replace(STORM, results=[result()] * 1000)
+    console.print(make_table(replace(GOOD, storms=[many, replace(many, version=2)])))
+    assert isinstance(console.file, io.StringIO)
+    assert "…" not in console.file.getvalue()
+    assert all(
+        len(f"{'version 1 during the changes':<30}{line}") <= 80
+        for _, text in list_summary_rows(GOOD)
+        for line in text.splitlines()
+    )
 
 
 def test_the_timeline_names_the_migrations_and_starts_shortly_before_the_first_check() -> None:

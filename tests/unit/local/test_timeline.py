@@ -130,3 +130,20 @@ def test_rows_without_spans_are_an_error(rows: list[Row]) -> None:
 def test_an_impossible_span_is_an_error(phase: str, end: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Span(phase, 1, end)
+
+
+def test_rows_of_several_groups_are_labelled_by_group() -> None:
+    rows = [Row(f"e{n}", [Span("waiting", 0, 1)], f"version {n // 20}") for n in range(40)]
+    labels = texts(render(rows))
+    assert {"version 0", "version 1"} <= set(labels)
+    assert labels.count("20 environments") == 2
+
+
+def test_a_fold_takes_little_room_and_says_what_it_hides() -> None:
+    rows = [Row("a", [Span("starting", 0, 40), Span("waiting", 40, 49)])]
+    labels = texts(render(rows, folds=[Interval("30 s of starting", 5, 35)]))
+    assert "30 s of starting" in labels
+    assert [text for text in labels if text.isdigit()] == [
+        *("0", "2", "4"),
+        *(str(n) for n in range(36, 49, 2)),
+    ]
