@@ -1,3 +1,3 @@
 """The version of the library, written into each history row."""
 
-__version__ = "0.2.0"
+__version__: str = "0.2.0"

@@ -7,6 +7,8 @@ import threading
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
+from lambda_migrate.clock import Deadline
+
 if TYPE_CHECKING:
     from lambda_migrate.errors import MigrationFailed, NotReady
     from lambda_migrate.guard import ColdStartGuard
@@ -32,14 +34,15 @@ class BackgroundCheck:
         self._lock = threading.Lock()
         self._check: Check | None = None
 
-    def start(self, context: object) -> Check:
-        """Start a check unless one is running, and return it.
+    def start(self, context: object) -> tuple[Check, bool]:
+        """Start a check unless one is running; return it, and whether it was started.
 
         Args:
             context: As for `ColdStartGuard.check`; of the request that starts the check.
         """
         with self._lock:
-            if self._check is None or self._check.done():
+            is_new = self._check is None or self._check.done()
+            if is_new:
                 self._check = Future()
                 threading.Thread(
                     target=self._run,
@@ -47,7 +50,8 @@ class BackgroundCheck:
                     name="lambda-migrate-check",
                     daemon=True,
                 ).start()
-            return self._check
+            assert self._check is not None  # noqa: S101 - for mypy
+            return self._check, is_new
 
     def _run(self, check: Check, context: object) -> None:
         try:
@@ -62,7 +66,7 @@ class BackgroundCheck:
 
         Args:
             context: As for `ColdStartGuard.check`.
-            seconds: How long to wait; by default until the context's deadline.
+            seconds: How long to wait if the context has no deadline.
 
         Returns:
             Why the schema is not ready; None if it is.
@@ -70,23 +74,31 @@ class BackgroundCheck:
         Raises:
             ConfigurationError: As `ColdStartGuard.check`.
         """
-        check = self.start(context)
-        wait([check], timeout=self._limit_wait(context, seconds))
+        check, is_own = self.start(context)
+        wait([check], timeout=self._limit_wait(context, seconds, is_own=is_own))
         return check.result() if check.done() else _make_timeout_error()
 
     async def wait_async(
         self, context: object, *, seconds: float | None = None
     ) -> NotReady | MigrationFailed | None:
         """As `wait`, without blocking the event loop."""
-        check = self.start(context)
+        check, is_own = self.start(context)
         waiting = asyncio.wrap_future(check)
         waiting.add_done_callback(lambda done: done.exception())  # asyncio logs unread exceptions
-        await asyncio.wait([waiting], timeout=self._limit_wait(context, seconds))
+        limit = self._limit_wait(context, seconds, is_own=is_own)
+        await asyncio.wait([waiting], timeout=limit)
         return check.result() if check.done() else _make_timeout_error()
 
-    def _limit_wait(self, context: object, seconds: float | None) -> float:
-        limit = self.guard.limit_wait(context)
-        return limit if seconds is None else min(seconds, limit)
+    def _limit_wait(self, context: object, seconds: float | None, *, is_own: bool) -> float | None:
+        """How long to wait.
+
+        The request that started the check waits for its end: it ends before the request's deadline,
+        and what it does last, giving back the lease and logging, must not be frozen with it.
+        """
+        deadline = Deadline.from_context(context)
+        if deadline is None:
+            return seconds
+        return deadline.remaining() if is_own else self.guard.limit_wait(context)
 
 
 def _make_timeout_error() -> NotReady:

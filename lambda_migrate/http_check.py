@@ -79,25 +79,20 @@ class HttpCheck:
                 server outside Lambda, so it counts only on Lambda.
 
         Returns:
-            A Lambda context, or what is known of it. None outside Lambda, where a check ends with
-            no request's deadline and goes on after the request got its 503.
+            What is known of it, with a deadline at most `max_wait_seconds` from now. None outside
+            Lambda, where a check ends with no request's deadline and goes on after a 503.
         """
-        if has_deadline(context):
-            return context
-        if not is_on_lambda():
-            return None
-        deadline, request_id = self._parse_header(header)
-        return _InvocationContext(deadline, request_id, self._wall_seconds)
-
-    def _parse_header(self, header: str | bytes | None) -> tuple[float, str]:
-        """The deadline in seconds since the epoch, at most `max_wait_seconds` from now; the id."""
         latest = self._wall_seconds() + self.max_wait_seconds
-        try:
-            values = json.loads(header or "{}")
-            deadline = float(values.get("deadline") or values["deadline_ms"]) / 1000
-            return min(deadline, latest), str(values.get("request_id") or "")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return latest, ""
+        if has_deadline(context):
+            remaining = context.get_remaining_time_in_millis() / 1000  # type: ignore[attr-defined]
+            deadline = self._wall_seconds() + remaining
+            request_id = str(getattr(context, "aws_request_id", None) or "")
+        elif is_on_lambda():
+            deadline, request_id = _parse_header(header)
+        else:
+            return None
+        deadline = deadline if deadline < latest else latest  # a header may say NaN
+        return _InvocationContext(deadline, request_id, self._wall_seconds)
 
     def describe_status(self) -> str:
         """The body of the response at the health path.
@@ -109,6 +104,16 @@ class HttpCheck:
         if not self.guard.is_open and not is_on_lambda():
             self.background.start(None)
         return json.dumps({"status": "ready" if self.guard.is_open else "not ready"})
+
+
+def _parse_header(header: str | bytes | None) -> tuple[float, str]:
+    """The deadline in seconds since the epoch, infinite if there is none; the request's id."""
+    try:
+        values = json.loads(header or "{}")
+        deadline = float(values.get("deadline") or values["deadline_ms"]) / 1000
+        return deadline, str(values.get("request_id") or "")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return float("inf"), ""
 
 
 class _InvocationContext:

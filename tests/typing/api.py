@@ -24,10 +24,12 @@ from lambda_migrate import (
     Settings,
     Target,
     __version__,
+    asgi,
     errors,
     migrate_on_cold_start,
     read_manifest,
     service_unavailable,
+    wsgi,
 )
 from lambda_migrate.testing import (
     FakeClock,
@@ -83,6 +85,42 @@ def check_decorating(runner: MigrationRunner, handler: Callable[[Event, Any], by
     migrate_on_cold_start("orders")  # type: ignore[call-overload]  # a handler, or arguments by name
     migrate_on_cold_start(runner="r")  # type: ignore[call-overload]  # a runner
     migrate_on_cold_start(on_not_ready=lambda: None)  # type: ignore[arg-type,misc]  # takes 3
+
+
+class Orders:
+    @migrate_on_cold_start
+    def handle(self, event: Event, context: Context) -> bytes:
+        return b""
+
+    @migrate_on_cold_start
+    async def handle_later(self, event: Event, context: Context) -> bytes:
+        return b""
+
+    @classmethod
+    @migrate_on_cold_start
+    def handle_class(cls, event: Event, context: Context) -> bytes:
+        return b""
+
+
+async def check_kinds_of_handlers(context: Context) -> None:
+    assert_type(Orders().handle({}, context), bytes)
+    assert_type(await Orders().handle_later({}, context), bytes)
+    assert_type(Orders.handle_class({}, context), bytes)
+    Orders().handle(context, {})  # type: ignore[arg-type]  # event and context are swapped
+
+
+async def serve_asgi(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def serve_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    return []
+
+
+def check_middlewares(runner: MigrationRunner) -> None:
+    asgi.MigrateMiddleware(serve_asgi, target="orders", health_path="/health")
+    wsgi.MigrateMiddleware(serve_wsgi, runner=runner, max_wait_seconds=5)
+    asgi.MigrateMiddleware(serve_asgi, tabel="x")  # type: ignore[call-arg]  # no such setting
+    wsgi.MigrateMiddleware(serve_wsgi, mode="never")  # type: ignore[arg-type]  # no such mode
 
 
 def check_answering(context: Context) -> None:

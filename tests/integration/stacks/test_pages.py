@@ -285,3 +285,102 @@ def test_every_resolver_of_powertools_is_protected(sandbox: Sandbox, kind: str) 
         served = function.invoke(event)
         assert served.status == "ok", function.logs(served.environment_id)
     assert "served" in json.dumps(served.payload)
+
+
+# --- other frameworks and adapters, without a page of their own
+
+
+STARLETTE = """
+from mangum import Mangum
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from lambda_migrate.asgi import MigrateMiddleware
+
+app = Starlette(routes=[Route("/orders", lambda request: JSONResponse({"served": True}))])
+app.add_middleware(MigrateMiddleware)
+handler = Mangum(app)
+"""
+DJANGO_ASGI = """
+import django
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.http import JsonResponse
+from django.urls import path
+from mangum import Mangum
+from lambda_migrate.asgi import MigrateMiddleware
+
+urlpatterns = [path("orders", lambda request: JsonResponse({"served": True}))]
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
+django.setup()
+handler = Mangum(MigrateMiddleware(get_asgi_application()), lifespan="off")
+"""
+SERVERLESS_WSGI = """
+import serverless_wsgi
+from flask import Flask
+from lambda_migrate.wsgi import MigrateMiddleware
+
+app = Flask(__name__)
+app.get("/orders")(lambda: {"served": True})
+app.wsgi_app = MigrateMiddleware(app.wsgi_app)
+
+def handler(event, context):
+    return serverless_wsgi.handle_request(app, event, context)
+"""
+ASYNC_HANDLER = """
+import asyncio
+from lambda_migrate import migrate_on_cold_start, service_unavailable
+
+@migrate_on_cold_start(on_not_ready=service_unavailable)
+async def serve(event, context):
+    await asyncio.sleep(0)
+    return {"statusCode": 200, "body": '{"served": true}'}
+
+def handler(event, context):
+    return asyncio.run(serve(event, context))
+"""
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(STARLETTE, id="starlette"),
+        pytest.param(DJANGO_ASGI, id="django asgi"),
+        pytest.param(SERVERLESS_WSGI, id="serverless-wsgi"),
+        pytest.param(ASYNC_HANDLER, id="async handler"),
+    ],
+)
+def test_other_frameworks_and_adapters_are_protected_within_the_deadline(
+    sandbox: Sandbox, handler: str
+) -> None:
+    slow = "-- migrate:up\nSELECT pg_sleep(30);\n"
+    code = sandbox.code({"0001_orders": MIGRATION, "0002_slow": slow}, handler=handler)
+    variables = make_variables(sandbox)
+    with LocalFunction(code=code, environment=variables, timeout=8) as function:
+        refused = function.invoke(HTTP_API)
+        assert response_of(function, refused)[0] == 503
+        assert "still running when the deadline passed" in function.logs(refused.environment_id)
+    (code / "migrations" / "0002_slow.sql").unlink()
+    with deploy(sandbox, code) as function:
+        status, body = response_of(function, function.invoke(HTTP_API))
+    assert (status, json.loads(body)) == (200, {"served": True})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param({"source": "aws.events", "detail-type": "Scheduled Event"}, id="EventBridge"),
+        pytest.param({"Records": [{"EventSource": "aws:sns", "Sns": {}}]}, id="SNS"),
+        pytest.param({"Records": [{"eventSource": "aws:kinesis"}]}, id="Kinesis"),
+        pytest.param({"Records": [{"eventSource": "aws:dynamodb"}]}, id="DynamoDB Streams"),
+        pytest.param({"orderId": 7}, id="Step Functions"),
+    ],
+)
+def test_events_that_are_not_http_fail_so_that_they_are_delivered_again(
+    sandbox: Sandbox, event: Mapping[str, Any]
+) -> None:
+    migrations = {"0001_orders": MIGRATION, "0002_broken": BROKEN}
+    code = sandbox.code(migrations, handler=ASYNC_HANDLER)
+    with deploy(sandbox, code) as function:
+        failed = function.invoke(event)
+    assert (failed.status, failed.error_type) == ("error", "MigrationFailed")

@@ -76,7 +76,7 @@ class Client:
 
     def wait_for_check(self) -> None:
         middleware: Any = self._asgi if self.kind == "asgi" else self._wsgi
-        middleware._check.background.start(None).result(20)
+        middleware._check.background.start(None)[0].result(20)
 
     async def send(self, scope: dict[str, Any]) -> list[Any]:
         sent: list[Any] = []
@@ -148,7 +148,18 @@ def test_the_web_adapters_header_sets_the_deadline_on_lambda(
 
 
 @pytest.mark.parametrize(
-    "header", ["", "{", "[]", "null", '{"deadline": "soon"}', '{"deadline": 1e400}', "5", "\xff"]
+    "header",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"deadline": "soon"}',
+        '{"deadline": 1e400}',
+        '{"deadline": NaN}',
+        "5",
+        "\xff",
+    ],
 )
 def test_without_a_usable_header_the_setting_is_the_deadline_on_lambda(
     kind: str, header: str, monkeypatch: pytest.MonkeyPatch
