@@ -84,6 +84,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "middleware": ("tests/unit/entrypoints/test_middleware.py",),
     "managed instances": ("tests/integration/flow/test_managed_instances.py",),
     "baseline": ("tests/unit/migrations/test_baseline.py",),
+    "repeatables": ("tests/contract/test_repeatables.py",),
     "other tools": (f"{_POSTGRESQL}/test_other_tools.py", *_NEWEST),
     "wiring": ("tests/unit/entrypoints/test_wiring.py",),
     "hooks": ("tests/unit/deploy", "-k", "deliver or resource or codedeploy"),
@@ -559,7 +560,7 @@ MUTANTS = (
     Mutant(
         "dotted versions are ordered as text",
         "lambda_migrate/migrations/version.py",
-        "return parse_components(self) < _components_of(other)",
+        "return _components_of(self) < _components_of(other)",
         "return str(self) < str(other)",
         ("manifest",),
     ),
@@ -576,6 +577,35 @@ MUTANTS = (
         "self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline)",
         "pass",
         ("engine", "protocol, real"),
+    ),
+    # --- repeatable migrations (I7)
+    Mutant(
+        "older code puts its older text back",
+        "lambda_migrate/migrations/repeatable.py",
+        "checksum == migration.checksum or is_older_code:",
+        "checksum == migration.checksum:",
+        ("repeatables",),
+    ),
+    Mutant(
+        "an earlier text counts as a new one",
+        "lambda_migrate/migrations/repeatable.py",
+        "return all(row.checksum != migration.checksum for row in rows)",
+        "return True",
+        ("repeatables",),
+    ),
+    Mutant(
+        "a rollback leaves texts in place",
+        "lambda_migrate/engine/rollback.py",
+        "fenced_session.mark_repeatables_stale()",
+        "pass",
+        ("repeatables",),
+    ),
+    Mutant(
+        "a satisfied set of texts is not recorded",
+        "lambda_migrate/engine/apply.py",
+        "if self._manifest.digest not in find_satisfied_digests(history):",
+        "if False:",
+        ("repeatables",),
     ),
     # --- the lease (I2, I8)
     Mutant(
@@ -929,7 +959,7 @@ MUTANTS = (
     Mutant(
         "a look at a history that never fits is made again and again",
         "lambda_migrate/engine/inspection.py",
-        "if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY_DIGESTS:",
+        "if not plan.is_current and applied_count > len(self._manifest) + MAX_READY_DIGESTS:",
         "if False:",
         ("engine",),
     ),
@@ -1050,9 +1080,8 @@ MUTANTS = (
     Mutant(
         "a holder does not ask the flags between two migrations",
         "lambda_migrate/engine/apply.py",
-        "        check_flags(\n"
-        "            target, lease_session.deadline, version=migration.version,"
-        " operation=migration.name\n        )\n",
+        "        check_flags(target, lease_session.deadline, version=version,"
+        " operation=migration.name)\n",
         "",
         ("engine",),
     ),
@@ -1287,7 +1316,7 @@ MUTANTS = (
     Mutant(
         "repair removes the row of an applied migration without --force",
         "lambda_migrate/engine/operations.py",
-        "if row.state is RowState.APPLIED and not force:",
+        "if row.state is RowState.APPLIED and is_versioned(row) and not force:",
         "if False:",
         ("engine",),
     ),

@@ -27,7 +27,7 @@ from lambda_migrate.commands.result import (
     EXIT_USAGE_ERROR,
 )
 from lambda_migrate.errors import escape_text
-from lambda_migrate.migrations.version import DottedVersion, parse_version
+from lambda_migrate.migrations.version import DottedVersion, parse_version_or_name
 from lambda_migrate.settings import describe_settings
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Param
 
 def _parse_version(text: str) -> Version:
     try:
-        return parse_version(text)
+        return parse_version_or_name(text)
     except ValueError as error:
         raise typer.BadParameter(f"{escape_text(text)!r} is {error}") from None
 

@@ -306,6 +306,15 @@ def _render_advice(document: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text("in doubt: interrupted outside a transaction; `lambda-migrate up` resolves it")
     elif document["counts"]["pending"]:
         yield Text("`lambda-migrate plan` shows what is pending, `lambda-migrate up` applies it")
+    yield from _render_superseded(document)
+
+
+def _render_superseded(document: Mapping[str, Any]) -> Iterator[RenderableType]:
+    for name in document.get("superseded", ()):
+        yield Text(
+            f"{name} has a newer text in the database. To apply the text of this file: "
+            f"`lambda-migrate repair {name} --as pending`, then `lambda-migrate up`"
+        )
 
 
 def _render_divergences(divergences: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -333,7 +342,8 @@ def render_plan(document: Mapping[str, Any], *, width: int, show_all: bool) -> l
         return [_render_divergences(document["divergences"])]
     where, steps = document["database"], document["pending"]
     if not steps and not document["in_doubt"]:
-        return [Text(f"nothing to do: {where} has every migration in {document['directory']}")]
+        done = Text(f"nothing to do: {where} has every migration in {document['directory']}")
+        return [done, *_render_superseded(document)]
     shown: list[RenderableType] = [
         Text(f"`lambda-migrate up` would apply {format_count(len(steps), 'migration')} to {where}")
     ]

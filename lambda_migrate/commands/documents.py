@@ -58,11 +58,12 @@ def build_status_document(
     return {
         **location,
         "digest": manifest.digest,
-        "files": len(manifest),
+        "files": len(manifest) + len(manifest.repeatables),
         "is_current": status.plan.is_current,
         "is_marked_ready": status.is_marked_ready if has_table else None,
         "counts": {state.replace(" ", "_"): n for state, n in count_states(entries).items()},
         "in_doubt": [row.name for row in status.plan.in_doubt],
+        "superseded": list(status.plan.superseded),
         "migrations": [_build_entry(entry) for entry in entries],
         "divergences": [_build_divergence(each) for each in status.plan.divergences],
         "lease": build_lease_document(status.lease) if has_table else None,
@@ -193,6 +194,7 @@ def build_plan_document(
             {**_build_migration(migration), **({"sql": list(migration.sql)} if with_sql else {})}
             for migration in preview.migrations
         ],
+        "superseded": list(preview.superseded),
         "divergences": [_build_divergence(each) for each in preview.divergences],
     }
 

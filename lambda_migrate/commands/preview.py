@@ -57,6 +57,7 @@ class PlanPreview:
         digest: The digest of the manifest.
         migrations: The pending migrations, in order.
         in_doubt: History rows that would be resolved first.
+        superseded: See `Plan.superseded`.
         divergences: Contradictions between files and history; with any, `up` applies nothing.
     """
 
@@ -64,6 +65,7 @@ class PlanPreview:
     migrations: tuple[PlannedMigration, ...]
     in_doubt: tuple[HistoryRow, ...]
     divergences: tuple[Divergence, ...]
+    superseded: tuple[str, ...]
 
     @property
     def can_be_applied(self) -> bool:
@@ -78,6 +80,7 @@ def build_preview(plan: Plan, manifest: Manifest) -> PlanPreview:
         migrations=tuple(_build_planned_migration(migration) for migration in plan.pending),
         in_doubt=plan.in_doubt,
         divergences=plan.divergences,
+        superseded=plan.superseded,
     )
 
 

@@ -9,6 +9,7 @@ from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.engine.operations import require_in_doubt
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.history import find_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +153,7 @@ _CONSEQUENCES_BY_STATE = {
 def _find_name(context: CommandContext, version: Version, *, must_be_in_doubt: bool) -> str:
     operations = context.operations
     history = operations.target.database.read_history(context.deadline)
-    row = next((row for row in history if row.version == version), None)
+    row = find_row(history, version)
     migration = operations.manifest.get(version)
     if row is not None:
         require_in_doubt(row, force=not must_be_in_doubt)

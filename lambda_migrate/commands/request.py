@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.errors import ConfigurationError, escape_text
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.version import DottedVersion, parse_version
+from lambda_migrate.migrations.version import DottedVersion, parse_version_or_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -125,7 +125,7 @@ class CommandRequest:
         names = {each.name: each.parameter_name for each in self.command.options}
         versions = {each.name for each in self.command.options if each.type is DottedVersion}
         return {
-            names[key]: parse_version(str(value)) if key in versions else value
+            names[key]: parse_version_or_name(str(value)) if key in versions else value
             for key, value in self.options.items()
         }
 
@@ -188,7 +188,7 @@ def _is_version(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return False
     try:
-        parse_version(str(value))
+        parse_version_or_name(str(value))
     except ValueError:
         return False
     return True

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lambda_migrate.migrations import RowState
+from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 STATES = ("applied", "ahead", "in doubt", "edited", "missing", "out of order", "pending")
-"""Every state of an entry. ``ahead``: applied by newer code; this code has no file of it."""
+"""Every state of an entry. ``ahead``: applied by newer code; this code has no file of it, or an
+older text of a repeatable migration."""
 
 _MAX_UNTRUNCATED = 25
 """Lists of up to this length are not truncated."""
@@ -39,7 +40,7 @@ class StatusEntry:
     """One migration.
 
     Attributes:
-        version: Its version.
+        version: Its version; the name of a repeatable migration.
         name: Its name.
         state: One of `STATES`.
         started_at: ISO 8601 in UTC; this and what follows is None if the history has no row.
@@ -87,7 +88,7 @@ def build_entries(status: SchemaStatus) -> list[StatusEntry]:
 
 
 def _ahead_state(row: HistoryRow) -> str:
-    return "ahead" if row.state is RowState.APPLIED else "in doubt"
+    return "in doubt" if row.is_in_doubt else "ahead"
 
 
 def _build_diverged(divergence: Divergence, row: HistoryRow | None) -> StatusEntry:
@@ -99,8 +100,9 @@ def _build_diverged(divergence: Divergence, row: HistoryRow | None) -> StatusEnt
 
 def _build_entry(row: HistoryRow, name: str, state: str) -> StatusEntry:
     was_run = row.applied_at and not row.baseline
+    is_repeatable = isinstance(row.version, RepeatableVersion)
     return StatusEntry(
-        version=row.version,
+        version=RepeatableVersion(row.name) if is_repeatable else row.version,
         name=name,
         state=state,
         started_at=row.started_at,

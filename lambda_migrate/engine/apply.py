@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.flag_gate import check_flags
@@ -26,8 +26,11 @@ from lambda_migrate.lease.readiness import (
     record_check,
     remove_ready_digests,
 )
-from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain_digest, make_plan
+from lambda_migrate.migrations import make_plan
 from lambda_migrate.migrations.baseline import require_no_tool_history
+from lambda_migrate.migrations.history import is_versioned
+from lambda_migrate.migrations.repeatable import find_satisfied_digests, make_set_row
+from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,8 +43,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ApplyResult",
     "apply_pending",
-    "compute_satisfied_digests",
     "make_plan_for",
+    "name_application",
     "record_completion",
     "require_no_divergence",
     "require_valid_scripts",
@@ -122,7 +125,7 @@ class _ApplyLoop:
     def run(self, on_applied: Callable[[str], None]) -> ApplyResult:
         """Plan, resolve what is in doubt, apply what is pending, and read the history again."""
         plan, history = self._read_plan()
-        digests_before_migration = compute_satisfied_digests(history)
+        digests_before_migration = find_satisfied_digests(history)
         ignore = self._lease_session.target.policy.ignore_other_history
         require_no_tool_history(
             plan, self._fenced_session.read_tool_histories, ignore_tool_histories=ignore
@@ -140,7 +143,15 @@ class _ApplyLoop:
             plan = make_plan_for(self._lease_session, history, self._manifest)
         if not plan.is_current:
             raise _missing_from_history(plan)
+        if self._manifest.digest not in find_satisfied_digests(history):
+            history = self._record_repeatables()
         return ApplyResult(tuple(history), digests_before_migration)
+
+    def _record_repeatables(self) -> list[HistoryRow]:
+        """Record that the database satisfies the manifest; see `repeatable`."""
+        set_row = make_set_row(self._manifest)
+        self._fenced_session.record_applied([(set_row, self._manifest.digest)], baseline=False)
+        return self._fenced_session.read_history()
 
     def _read_plan(self) -> tuple[Plan, list[HistoryRow]]:
         history = self._fenced_session.read_history()
@@ -162,9 +173,10 @@ class _ApplyLoop:
             raise NotReady(
                 f"not enough time left to start {migration.name}; the next invocation will continue"
             )
-        check_flags(
-            target, lease_session.deadline, version=migration.version, operation=migration.name
-        )
+        version = migration.version
+        if isinstance(version, RepeatableVersion):  # the flags allow the whole manifest, or none
+            version = self._manifest.version
+        check_flags(target, lease_session.deadline, version=version, operation=migration.name)
         if position == 1:
             self._publish_start(migration.name, total=total)
         else:
@@ -173,6 +185,7 @@ class _ApplyLoop:
             )
         target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
         digest = self._manifest.digest_at(migration.version)
+        migration = name_application(migration, self._manifest, lease_session)
         began, left = clock.monotonic(), lease_session.deadline.remaining()
         try:
             with lease_session.explain_abort(migration.name):
@@ -214,6 +227,18 @@ class _ApplyLoop:
             )
         now_ms = self._lease_session.target.clock.wall_ms()
         self._lease_session.publish_progress(Progress(name, 0, total, now_ms, attempts=kills + 1))
+
+
+def name_application(
+    migration: Migration, manifest: Manifest, lease_session: LeaseSession
+) -> Migration:
+    """Give a repeatable migration the version of the history row of this application."""
+    if not isinstance(migration.version, RepeatableVersion):
+        return migration
+    version = RepeatableVersion.of_application(
+        migration.name, manifest.version, lease_session.lease.fence
+    )
+    return replace(migration, version=version)
 
 
 def _missing_from_history(plan: Plan) -> DatabaseUnavailable:
@@ -289,7 +314,7 @@ def record_completion(
     check = DatabaseCheck(
         identity=fenced_session.identity,
         address=target.database.fingerprint,
-        digests=compute_satisfied_digests(history),
+        digests=find_satisfied_digests(history),
         fence=lease_session.lease.fence,
         owner=lease_session.lease.owner,
         at_ms=target.store.now_ms(),
@@ -320,28 +345,15 @@ def withdraw_readiness(
     lease_session: LeaseSession, fenced_session: FencedSession, *, lowest: Version
 ) -> None:
     """Mark every manifest that needs ``lowest`` or a later version as no longer ready."""
-    kept = [row for row in fenced_session.read_history() if row.version < lowest]
+    history = filter(is_versioned, fenced_session.read_history())
+    kept = [row for row in history if row.version < lowest]
     state, address = lease_session.lease.state, lease_session.target.database.fingerprint
     lease_session.withdraw_readiness(
         remove_ready_digests(
             state.databases,
             fenced_session.identity,
             address,
-            compute_satisfied_digests(kept),
+            find_satisfied_digests(kept),
             is_new_or_copied_database=fenced_session.is_new_or_copied_database,
         )
     )
-
-
-def compute_satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
-    """The digest of every manifest that the history satisfies, the longest last.
-
-    Computed from versions and checksums. The digest in a row dates from when it was applied;
-    earlier rows may have been rolled back, added or repaired since.
-    """
-    digests = [EMPTY_DIGEST]
-    for row in sorted(history, key=lambda row: row.version):
-        if row.state is not RowState.APPLIED:
-            break
-        digests.append(chain_digest(digests[-1], row.version, row.checksum))
-    return tuple(digests)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.lease.readiness import (
@@ -21,7 +20,9 @@ from lambda_migrate.lease.readiness import (
     record_failed_inspection,
 )
 from lambda_migrate.lease.record import MAX_READY_DIGESTS
+from lambda_migrate.migrations.history import is_versioned
 from lambda_migrate.migrations.plan import make_plan
+from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.postgresql.ports import is_behind_last_completion, require_environment
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ class _ReadinessInspector:
     def _compare(self, inspection: DatabaseInspection, identity: str) -> ReadinessInspection:
         out_of_order = self._target.policy.allow_out_of_order
         plan = make_plan(self._manifest, inspection.history, allow_out_of_order=out_of_order)
-        digests = compute_satisfied_digests(inspection.history)
-        if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY_DIGESTS:
+        digests = find_satisfied_digests(inspection.history)
+        applied_count = sum(map(is_versioned, inspection.history))
+        if not plan.is_current and applied_count > len(self._manifest) + MAX_READY_DIGESTS:
             raise self._record_divergence()
         manifest_digest = self._manifest.digest if plan.is_current else ""
         check = replace(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import (
     apply_pending,
-    compute_satisfied_digests,
+    name_application,
     record_completion,
     require_no_divergence,
     require_valid_scripts,
@@ -33,7 +33,10 @@ from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.baseline import choose_baseline, require_no_tool_history
 from lambda_migrate.migrations.digest import require_migrations
+from lambda_migrate.migrations.history import find_row, is_versioned
+from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.rollback import choose_rollback, require_one_choice
+from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -321,7 +324,7 @@ class Operations:
         try:
             rows = choose_rollback(history, to=to, steps=steps, only=only)
         finally:
-            if any(row.state is not RowState.APPLIED for row in history):
+            if any(row.is_in_doubt for row in history):
                 # A row in doubt may be one that another process is applying now.
                 self._require_free_lease()
         if not rows or not confirm(self._plan_rollback(history, rows)):
@@ -456,7 +459,7 @@ class Operations:
             )
         with self._open_database(deadline) as (lease_session, fenced_session):
             history = fenced_session.read_history()
-            row = next((r for r in history if r.version == version), None)
+            row = find_row(history, version)
             before: tuple[str, ...] = ()
             if declared_state == "pending":
                 name = self._delete_row(
@@ -464,9 +467,13 @@ class Operations:
                 )
             else:
                 name = self._mark_applied(
-                    fenced_session, row, version=version, declared_state=declared_state
+                    lease_session,
+                    fenced_session,
+                    row,
+                    version=version,
+                    declared_state=declared_state,
                 )
-                before = compute_satisfied_digests(history)  # the schema has not changed
+                before = find_satisfied_digests(history)  # the schema has not changed
             record_completion(
                 lease_session,
                 fenced_session,
@@ -485,15 +492,20 @@ class Operations:
         version: Version,
         force: bool,
     ) -> str:
-        if row is None:
-            raise ConfigurationError(f"version {version} is pending already: it has no history row")
+        is_repeatable = isinstance(version, RepeatableVersion)
+        if row is None or row.state is RowState.STALE:
+            what = f"{version}" if is_repeatable else f"version {version}"
+            raise ConfigurationError(f"{what} is pending already: it has no history row")
         require_in_doubt(row, force=force)
         withdraw_readiness(lease_session, fenced_session, lowest=version)
-        fenced_session.delete_rows([version])
+        fenced_session.mark_repeatables_stale(row.name if is_repeatable else "")
+        if not is_repeatable:
+            fenced_session.delete_rows([version])
         return row.name
 
     def _mark_applied(
         self,
+        lease_session: LeaseSession,
         fenced_session: FencedSession,
         row: HistoryRow | None,
         *,
@@ -503,12 +515,18 @@ class Operations:
         migration = self._find_migration(version)
         if row is None and declared_state == "edited":
             raise ConfigurationError(f"{migration.name} was never applied: it has no history row")
+        if declared_state == "edited" and isinstance(version, RepeatableVersion):
+            raise ConfigurationError(
+                f"{migration.name} is repeatable, so its text may change: `lambda-migrate up` "
+                "applies it; declare it applied or pending"
+            )
         if declared_state == "edited" and row is not None and row.state is not RowState.APPLIED:
             raise ConfigurationError(
                 f"{migration.name} is in doubt ({row.state.value}): declare it applied or pending"
             )
+        application = name_application(migration, self.manifest, lease_session)
         fenced_session.record_applied(
-            [(migration, self.manifest.digest_at(version))], baseline=False
+            [(application, self.manifest.digest_at(version))], baseline=False
         )
         return migration.name
 
@@ -613,10 +631,12 @@ class Operations:
 def require_in_doubt(row: HistoryRow, *, force: bool) -> None:
     """Refuse to remove the row of a migration whose outcome is known, unless ``force``.
 
+    A repeatable migration can always run again.
+
     Raises:
         ConfigurationError: Its effects would stay, and it would run again.
     """
-    if row.state is RowState.APPLIED and not force:
+    if row.state is RowState.APPLIED and is_versioned(row) and not force:
         raise ConfigurationError(
             f"{row.name} is applied, not in doubt: without its row its changes would stay in the "
             "schema, and the next `up` would run it again. Run `lambda-migrate down --only "

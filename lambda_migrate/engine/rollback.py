@@ -29,6 +29,8 @@ def roll_back(
         Names of the migrations rolled back.
     """
     withdraw_readiness(lease_session, fenced_session, lowest=rows[-1].version)
+    # A down script may drop or change what they created.
+    fenced_session.mark_repeatables_stale()
     finished, remaining = _resolve_in_doubt(lease_session, fenced_session, rows)
     for position, row in enumerate(remaining, 1):
         _run_down_script(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 from lambda_migrate.lease.record import join_digests, split_digests
 from lambda_migrate.migrations import make_plan
+from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.postgresql.ports import is_behind_last_completion
 
 if TYPE_CHECKING:
@@ -118,5 +118,5 @@ def _count_ready_without_history(status: SchemaStatus, address: str) -> int:
     if record is None:
         return 0
     marked = split_digests(record.ready_digests)[: record.addresses[address][0]]
-    satisfied = split_digests(join_digests(compute_satisfied_digests(status.history)))
+    satisfied = split_digests(join_digests(find_satisfied_digests(status.history)))
     return len(set(marked) - set(satisfied))

@@ -2,10 +2,10 @@
 
 A *migration* is one versioned change with an up and, perhaps, a down script (`migration`). `source`
 reads them from a directory, a package or a zip into a *manifest* (`manifest`), and its *digest*
-names exactly these files (`digest`). `plan` compares a manifest with a database's history: what
-is pending, applied, ahead or diverged. `rollback` and `baseline` choose what a rollback undoes and
-what a baseline records. `sql` parses scripts. The package reads files and decides; it uses no
-database.
+names exactly these files (`digest`). `plan` compares a manifest with a database's history
+(`history`): what is pending, applied, ahead or diverged; `repeatable` does so for repeatable
+migrations. `rollback` and `baseline` choose what a rollback undoes and what a baseline records.
+`sql` parses scripts. The package reads files and decides; it uses no database.
 
 Modules are imported when a name is first used: the cold start's fast path needs only `digest`.
 """
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
+    from lambda_migrate.migrations.history import HistoryRow, RowState
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration, Script
-    from lambda_migrate.migrations.plan import Divergence, HistoryRow, Plan, RowState, make_plan
+    from lambda_migrate.migrations.plan import Divergence, Plan, make_plan
     from lambda_migrate.migrations.source import parse_migration, read_manifest
 
 __all__ = [
@@ -41,7 +42,8 @@ _MODULES = {
     "source": ("parse_migration", "read_manifest"),
     "manifest": ("Manifest",),
     "migration": ("Migration", "Script"),
-    "plan": ("Divergence", "HistoryRow", "Plan", "RowState", "make_plan"),
+    "history": ("HistoryRow", "RowState"),
+    "plan": ("Divergence", "Plan", "make_plan"),
 }
 
 

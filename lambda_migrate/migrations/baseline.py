@@ -14,9 +14,10 @@ from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration
-    from lambda_migrate.migrations.plan import HistoryRow, Plan
+    from lambda_migrate.migrations.plan import Plan
     from lambda_migrate.migrations.version import Version
 
 __all__ = [

@@ -11,18 +11,21 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "EMPTY_DIGEST",
     "MAX_BYTES",
+    "add_repeatables",
     "chain_digest",
+    "combine_checksums",
     "compute_checksum",
     "find_version",
     "format_components",
     "is_migration_name",
+    "is_repeatable_name",
     "normalise_text",
     "parse_components",
     "read_digest",
@@ -41,6 +44,7 @@ _FILE_NAME = re.compile(
     r"(?:([0-9]+(?:\.[0-9]+)*)(?![0-9A-Za-z])|V([0-9]+(?:[._][0-9]+)*)__).*\.sql"
 )
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9_.+ -]+")
+_SIMPLE_REPEATABLE_NAME = re.compile(r"R__[A-Za-z0-9_.+ -]+\.sql")
 
 
 def normalise_text(text: str) -> str:
@@ -60,6 +64,24 @@ def compute_checksum(text: str) -> str:
 def chain_digest(previous: str, version: Version | str, checksum: str) -> str:
     """The next digest of the chain: SHA-256 of the previous digest, the version, the checksum."""
     return sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
+
+
+def combine_checksums(checksums: Iterable[tuple[str, str]]) -> str:
+    """One checksum of all repeatable migrations, from their names and checksums; "" if none."""
+    combined = ""
+    for name, checksum in sorted(checksums):
+        combined = chain_digest(combined, name, checksum)
+    return combined
+
+
+def add_repeatables(digest: str, combined: str) -> str:
+    """The digest of a manifest with repeatable migrations.
+
+    Args:
+        digest: The chain digest of its versioned migrations.
+        combined: The result of `combine_checksums`.
+    """
+    return chain_digest(digest, "R", combined) if combined else digest
 
 
 def parse_components(version: str) -> tuple[int, ...]:
@@ -119,7 +141,7 @@ def read_digest(source: str, *, relative_to: str | None = None) -> str | None:
         return None
     try:
         with os.scandir(os.path.join(relative_to or "", source)) as entries:  # noqa: PTH118 - importing pathlib takes 10 ms
-            return _chain_checksums(_read_checksums(entries))
+            return _chain_checksums(*_read_checksums(entries))
     except (
         OSError,
         ValueError,
@@ -151,23 +173,41 @@ class _NeedsFullRead(ValueError):
     """The directory needs `source.read_manifest`."""
 
 
-def _chain_checksums(checksums: Iterable[tuple[tuple[int, ...], str]]) -> str:
+def is_repeatable_name(filename: str) -> bool:
+    """Whether the file is a repeatable migration."""
+    return filename.startswith("R__")
+
+
+def _chain_checksums(
+    versioned: Iterable[tuple[tuple[int, ...], str]], repeatables: Iterable[tuple[str, str]]
+) -> str:
     digest, last = EMPTY_DIGEST, tuple[int, ...]()
-    for version, checksum in sorted(checksums):
+    for version, checksum in sorted(versioned):
         if version == last:
             raise _NeedsFullRead("two files of one version")
         digest, last = chain_digest(digest, format_components(version), checksum), version
-    return digest
+    return add_repeatables(digest, combine_checksums(repeatables))
 
 
-def _read_checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[tuple[int, ...], str]]:
+def _read_checksums(
+    entries: Iterable[os.DirEntry[str]],
+) -> tuple[list[tuple[tuple[int, ...], str]], list[tuple[str, str]]]:
+    """Versions and names, each with its checksum: of versioned and of repeatable migrations."""
+    versioned: list[tuple[tuple[int, ...], str]] = []
+    repeatables: list[tuple[str, str]] = []
     for entry in entries:
         if not is_migration_name(entry.name):
             continue
         version = find_version(entry.name) if _SIMPLE_NAME.fullmatch(entry.name) else None
-        if version is None or not entry.is_file(follow_symlinks=False):
+        is_repeatable = version is None and _SIMPLE_REPEATABLE_NAME.fullmatch(entry.name)
+        if not (version or is_repeatable) or not entry.is_file(follow_symlinks=False):
             raise _NeedsFullRead(entry.name)
         if entry.stat().st_size > MAX_BYTES:
             raise _NeedsFullRead(entry.name)
         with open(entry.path, "rb") as file:  # noqa: PTH123 - importing pathlib takes 10 ms
-            yield parse_components(version), compute_checksum(file.read().decode())
+            checksum = compute_checksum(file.read().decode())
+        if version:
+            versioned.append((parse_components(version), checksum))
+        else:
+            repeatables.append((entry.name.removesuffix(".sql"), checksum))
+    return versioned, repeatables

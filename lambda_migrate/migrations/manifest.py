@@ -6,7 +6,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
+from lambda_migrate.migrations.digest import (
+    EMPTY_DIGEST,
+    add_repeatables,
+    chain_digest,
+    combine_checksums,
+)
+from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,8 +26,13 @@ __all__ = ["Manifest"]
 class Manifest:
     """The migrations of one code version, in the order of their versions.
 
-    Manifests with the same digest contain the same migrations. One is a prefix of another exactly
-    if its digest is part of the other's chain.
+    Manifests with the same digest contain the same migrations. Without repeatable migrations, one
+    is a prefix of another exactly if its digest is part of the other's chain.
+
+    Attributes:
+        migrations: The versioned migrations; iterating over the manifest and its length are theirs.
+        repeatables: The repeatable migrations, in the order of their names.
+        repeatables_checksum: One checksum of all repeatable migrations; "" if there are none.
 
     Args:
         migrations: In any order.
@@ -30,27 +41,39 @@ class Manifest:
         ManifestError: Two migrations have the same version.
     """
 
-    __slots__ = ("_by_version", "_digest_at", "digests", "migrations")
+    __slots__ = (
+        "_by_version",
+        "_digest_at",
+        "digests",
+        "migrations",
+        "repeatables",
+        "repeatables_checksum",
+    )
 
     def __init__(self, migrations: Iterable[Migration] = ()) -> None:
-        self.migrations: tuple[Migration, ...] = tuple(sorted(migrations, key=lambda m: m.version))
-        self._by_version = {migration.version: migration for migration in self.migrations}
-        if len(self._by_version) != len(self.migrations):
-            raise ManifestError(
-                _describe_duplicates(self.migrations), heading="migrations collide:"
-            )
+        found = sorted(migrations, key=lambda m: m.version)
+        self._by_version = {migration.version: migration for migration in found}
+        if len(self._by_version) != len(found):
+            raise ManifestError(_describe_duplicates(found), heading="migrations collide:")
+        self.migrations = tuple(m for m in found if not isinstance(m.version, RepeatableVersion))
+        self.repeatables = tuple(found[len(self.migrations) :])
+        self.repeatables_checksum = combine_checksums(
+            (migration.name, migration.checksum) for migration in self.repeatables
+        )
         digests: list[str] = []
         for migration in self.migrations:
             previous = digests[-1] if digests else EMPTY_DIGEST
             digests.append(chain_digest(previous, migration.version, migration.checksum))
         self.digests: tuple[str, ...] = tuple(digests)
         """``digests[i]`` names the manifest that ends with ``migrations[i]``."""
-        self._digest_at = dict(zip(self._by_version, self.digests, strict=True))
+        versions = (migration.version for migration in self.migrations)
+        self._digest_at = dict(zip(versions, self.digests, strict=True))
 
     @property
     def digest(self) -> str:
         """The name of this manifest: 64 hexadecimal digits."""
-        return self.digests[-1] if self.digests else EMPTY_DIGEST
+        chain = self.digests[-1] if self.digests else EMPTY_DIGEST
+        return add_repeatables(chain, self.repeatables_checksum)
 
     @property
     def version(self) -> Version:
@@ -58,19 +81,25 @@ class Manifest:
         return self.migrations[-1].version if self.migrations else -1
 
     def get(self, version: Version) -> Migration | None:
-        """The migration of that version, if there is one."""
+        """The migration of that version or, repeatable, of that name, if there is one."""
         return self._by_version.get(version)
 
     def digest_at(self, version: Version) -> str:
-        """The digest of the manifest that ends with ``version``.
+        """The digest of the manifest that ends with ``version``; repeatable ones end the whole.
 
         Raises:
             KeyError: There is no such version.
         """
-        return self._digest_at[version]
+        is_repeatable = isinstance(version, RepeatableVersion)
+        return self.digest if is_repeatable else self._digest_at[version]
 
     def up_to(self, version: Version) -> Manifest:
-        """The manifest of the migrations whose version is at most ``version``."""
+        """The manifest of the migrations whose version is at most ``version``.
+
+        It has the repeatable ones only if it has all versions: they may need the last one.
+        """
+        if version >= self.version:
+            return self
         return Manifest(m for m in self.migrations if m.version <= version)
 
     def __len__(self) -> int:
@@ -89,7 +118,7 @@ class Manifest:
         return f"Manifest({len(self.migrations)} migrations, digest {self.digest[:12]})"
 
 
-def _describe_duplicates(migrations: tuple[Migration, ...]) -> list[str]:
+def _describe_duplicates(migrations: list[Migration]) -> list[str]:
     return [
         f"version {later.version} exists twice: {earlier.path or earlier.name} and "
         f"{later.path or later.name}; renumber one of them"

@@ -3,65 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
+
+from lambda_migrate.migrations.history import RowState, is_versioned
+from lambda_migrate.migrations.repeatable import plan_repeatables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.manifest import Manifest
-    from lambda_migrate.migrations.migration import Migration, Script
+    from lambda_migrate.migrations.migration import Migration
     from lambda_migrate.migrations.version import Version
 
-__all__ = ["Divergence", "HistoryRow", "Plan", "RowState", "make_plan"]
-
-
-class RowState(str, Enum):
-    """The state of a history row; all but ``APPLIED`` are of non-transactional migrations."""
-
-    APPLIED = "applied"
-    STARTED = "started"
-    """Its statement was about to run, and its outcome is not recorded."""
-    ROLLING_BACK = "reverting"
-    """The statement of its down script was about to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryRow:
-    """One row of the table ``history``.
-
-    Attributes:
-        version: See `Migration`.
-        name: See `Migration`.
-        checksum: The file's checksum when it was applied.
-        digest: The chain digest up to this migration when it was applied.
-        state: See `RowState`.
-        down: The down script as it was when applied.
-        started_at: ISO 8601 in UTC.
-        applied_at: ISO 8601 in UTC; None while in doubt.
-        duration_ms: How long it took to apply, in milliseconds.
-        fence: The fencing token under which it was applied.
-        owner: The holder that applied it.
-        baseline: True if it was marked as applied without running.
-        up: For a row in doubt, its up script; else None.
-        object_ids: For a row in doubt, the OIDs of the objects that its statement concerned before
-            it began; None if they were not read.
-    """
-
-    version: Version
-    name: str
-    checksum: str
-    digest: str
-    state: RowState = RowState.APPLIED
-    down: Script | None = None
-    started_at: str = ""
-    applied_at: str | None = None
-    duration_ms: int = 0
-    fence: int = 0
-    owner: str = ""
-    baseline: bool = False
-    up: Script | None = None
-    object_ids: tuple[int, ...] | None = None
+__all__ = ["Divergence", "Plan", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +46,10 @@ class Plan:
     """The difference between a manifest and a history.
 
     Attributes:
-        pending: Migrations to apply, in order.
+        pending: Migrations to apply, in order; the repeatable ones come last.
         applied: Rows that match the manifest, in the order of versions.
-        ahead: Rows above the manifest's last version, applied by newer code.
+        ahead: Rows above the manifest's last version, applied by newer code, and those of newer
+            texts of repeatable migrations.
         in_doubt: Rows of interrupted non-transactional migrations, to be settled first.
         divergences: Contradictions; while there is one, nothing is applied.
     """
@@ -103,6 +59,11 @@ class Plan:
     ahead: tuple[HistoryRow, ...] = ()
     in_doubt: tuple[HistoryRow, ...] = ()
     divergences: tuple[Divergence, ...] = ()
+
+    @property
+    def superseded(self) -> tuple[str, ...]:
+        """Repeatable migrations whose text is not applied, because a newer one was."""
+        return tuple(row.name for row in self.ahead if not is_versioned(row))
 
     @property
     def is_current(self) -> bool:
@@ -123,7 +84,7 @@ def make_plan(
     Returns:
         The plan; it applies nothing.
     """
-    rows = sorted(history, key=lambda row: row.version)
+    rows = sorted(filter(is_versioned, history), key=lambda row: row.version)
     in_doubt = tuple(
         row for row in rows if row.state is not RowState.APPLIED and row.version <= manifest.version
     )
@@ -153,10 +114,11 @@ def make_plan(
         divergences += [
             _out_of_order_divergence(m, highest) for m in pending if m.version < highest
         ]
+    repeatables = plan_repeatables(manifest, history, is_older_code=bool(ahead))
     return Plan(
-        pending=pending,
-        applied=tuple(applied),
-        ahead=tuple(sorted(ahead, key=lambda row: row.version)),
+        pending=pending + repeatables.pending,
+        applied=(*applied, *repeatables.applied),
+        ahead=(*sorted(ahead, key=lambda row: row.version), *repeatables.ahead),
         in_doubt=in_doubt,
         divergences=tuple(sorted(divergences, key=lambda d: d.version)),
     )

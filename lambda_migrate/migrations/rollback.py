@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.plan import RowState
+from lambda_migrate.migrations.history import RowState, is_versioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lambda_migrate.migrations.plan import HistoryRow
+    from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.version import Version
 
 __all__ = ["choose_rollback", "require_down_scripts", "require_one_choice"]
@@ -40,7 +40,7 @@ def choose_rollback(
             `require_down_scripts`.
     """
     require_one_choice(to=to, steps=steps, only=only)
-    newest_first = sorted(history, key=lambda row: row.version, reverse=True)
+    newest_first = sorted(filter(is_versioned, history), key=lambda row: row.version, reverse=True)
     if steps is not None:
         chosen = newest_first[:steps]
     elif only is not None:

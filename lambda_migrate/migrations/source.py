@@ -9,9 +9,10 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     drop table orders;
 
 A marker may end in ``isolation:serializable`` or ``isolation:repeatable-read``, or in
-``transaction:false``, and then in ``idempotent:true``. One error reports every
-fault of a folder. This runs on every cold start, so nothing here parses SQL beyond the first thing
-that is not a comment; `sql` does, when a migration is pending.
+``transaction:false``, and then in ``idempotent:true``. A repeatable migration, ``R__<name>.sql``,
+has no version and needs no marker. One error reports every fault of a folder. This runs on every
+cold start, so nothing here parses SQL beyond the first thing that is not a comment; `sql` does,
+when a migration is pending.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError, escape_text
 from lambda_migrate.migrations.digest import (
+    EMPTY_DIGEST,
     MAX_BYTES,
     compute_checksum,
     find_version,
     is_migration_name,
+    is_repeatable_name,
     normalise_text,
 )
 from lambda_migrate.migrations.manifest import Manifest
 from lambda_migrate.migrations.migration import Migration, Script
-from lambda_migrate.migrations.version import parse_version
+from lambda_migrate.migrations.version import parse_version, parse_version_or_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,12 +88,14 @@ def parse_migration(content: bytes, *, filename: str, path: str) -> Migration:
     """
     faults = [f"{path}: {fault}" for fault in _check_name(filename)]
     text = _decode(content, path=path, faults=faults)
-    scripts = {} if text is None else _parse_scripts(normalise_text(text), path=path, faults=faults)
+    parse = _parse_repeatable if is_repeatable_name(filename) else _parse_scripts
+    scripts = {} if text is None else parse(normalise_text(text), path=path, faults=faults)
     if faults or text is None:
         raise ManifestError(faults, heading=f"the migration {path} cannot be used:")
+    name = filename.removesuffix(".sql")
     return Migration(
-        version=parse_version(find_version(filename) or ""),
-        name=filename.removesuffix(".sql"),
+        version=parse_version_or_name(find_version(filename) or name),
+        name=name,
         up=scripts["up"],
         down=scripts.get("down"),
         checksum=compute_checksum(text),
@@ -129,7 +134,7 @@ def read_manifest(
         why = f"cannot be read: {error.strerror}; check its permissions"
         raise _folder_error(source, why) from error
     manifest = _make_manifest(files, display_path=source.rstrip("/"), location=location)
-    if not manifest and not allow_empty:
+    if manifest.digest == EMPTY_DIGEST and not allow_empty:
         raise _empty_folder_error(location)
     return manifest
 
@@ -189,7 +194,10 @@ def _folder_error(location: str, why: str) -> ManifestError:
 
 def _check_name(filename: str) -> Iterator[str]:
     version = find_version(filename)
-    if version is None:
+    if is_repeatable_name(filename):
+        if filename == "R__.sql":
+            yield "a repeatable migration needs a name; rename it to R__<name>.sql"
+    elif version is None:
         match = _MISSING_SEPARATOR.fullmatch(filename)
         suggestion = f"{match[1]}_{match[2]}" if match and match[2].isprintable() else ""
         yield (
@@ -197,15 +205,21 @@ def _check_name(filename: str) -> Iterator[str]:
             + (suggestion or "<version>_<name>.sql, as in 0001_it.sql")
         )
         return
-    try:
-        parse_version(version)
-    except ValueError:
+    elif not _is_version(version):
         yield "the version is too long: a number has at most 255 digits; shorten it"
     if _REFUSED_IN_NAME.search(filename) or not filename.isprintable():
         yield (
             'the name contains invisible characters or one of " $ * : ; < > ? \\ ` |; '
             "rename it without them"
         )
+
+
+def _is_version(text: str) -> bool:
+    try:
+        parse_version(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _find_collisions(names: Iterable[str], *, display_path: str) -> Iterator[str]:
@@ -268,6 +282,24 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
             transactional=is_blank or marker.transactional,
             idempotent=marker.idempotent and not is_blank,
             isolation="" if is_blank else marker.isolation,
+        )
+    return scripts
+
+
+def _parse_repeatable(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
+    """The script of a repeatable migration: the whole file, unless it has a marker."""
+    if _MARKER_LIKE.search(text) is None:
+        return {"up": Script(text)}
+    scripts = _parse_scripts(text, path=path, faults=faults)
+    if "down" in scripts:
+        faults.append(
+            f"{path}:{scripts['down'].line - 1}: a repeatable migration has no down script; "
+            "remove it, or write a versioned migration"
+        )
+    if "up" in scripts and not scripts["up"].transactional:
+        faults.append(
+            f"{path}:{scripts['up'].line - 1}: a repeatable migration runs in a transaction; "
+            "remove `transaction:false`, or write a versioned migration"
         )
     return scripts
 

@@ -7,9 +7,26 @@ do zeros at the end of a dotted version: ``0003`` is ``3``, and ``1.0`` is ``1``
 
 from __future__ import annotations
 
-from lambda_migrate.migrations.digest import format_components, parse_components
+import math
+from typing import TYPE_CHECKING
 
-__all__ = ["DottedVersion", "Version", "parse_version"]
+from lambda_migrate.migrations.digest import (
+    format_components,
+    is_repeatable_name,
+    parse_components,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "DottedVersion",
+    "RepeatableVersion",
+    "Version",
+    "parse_history_version",
+    "parse_version",
+    "parse_version_or_name",
+]
 
 
 class DottedVersion(str):
@@ -21,16 +38,42 @@ class DottedVersion(str):
     __slots__ = ()
 
     def __lt__(self, other: object, /) -> bool:
-        return parse_components(self) < _components_of(other)
+        return _components_of(self) < _components_of(other)
 
     def __le__(self, other: object, /) -> bool:
-        return parse_components(self) <= _components_of(other)
+        return _components_of(self) <= _components_of(other)
 
     def __gt__(self, other: object, /) -> bool:
-        return parse_components(self) > _components_of(other)
+        return _components_of(self) > _components_of(other)
 
     def __ge__(self, other: object, /) -> bool:
-        return parse_components(self) >= _components_of(other)
+        return _components_of(self) >= _components_of(other)
+
+
+class RepeatableVersion(DottedVersion):
+    """What a repeatable migration has in place of a version; it follows every version.
+
+    A migration has its name, ``R__orders_view``. The history has a row for each application:
+    ``R__orders_view:4:17`` was applied with fencing token 17 by code whose last version was 4.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of_application(cls, name: str, last_version: Version, fence: int) -> Self:
+        """The version of the history row of one application."""
+        return cls(f"{name}:{last_version}:{fence}")
+
+    @property
+    def name(self) -> str:
+        """The migration's name."""
+        return self.partition(":")[0]
+
+    @property
+    def last_version(self) -> Version:
+        """The last version of the code that applied it; -1 if the code had none."""
+        text = self.split(":")[1]
+        return -1 if text == "-1" else parse_version(text)
 
 
 Version = int | DottedVersion
@@ -46,5 +89,25 @@ def parse_version(text: str) -> Version:
     return components[0] if len(components) == 1 else DottedVersion(format_components(components))
 
 
-def _components_of(version: object) -> tuple[int, ...]:
+def parse_version_or_name(text: str) -> Version:
+    """Parse what a user writes for a migration: a version, or a repeatable migration's name.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    return RepeatableVersion(text) if is_repeatable_name(text) else parse_version(text)
+
+
+def parse_history_version(text: str) -> Version:
+    """Parse a version as the history contains it.
+
+    Raises:
+        ValueError: Another source of migrations wrote it.
+    """
+    return RepeatableVersion(text) if text.startswith("R") else parse_version(text)
+
+
+def _components_of(version: object) -> tuple[float | str, ...]:
+    if isinstance(version, RepeatableVersion):
+        return (math.inf, str(version))
     return (version,) if isinstance(version, int) else parse_components(str(version))

@@ -25,7 +25,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed, RepairRequired
-from lambda_migrate.migrations.plan import RowState
+from lambda_migrate.migrations.history import RowState
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql import catalog_queries

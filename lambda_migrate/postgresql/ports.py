@@ -245,6 +245,13 @@ class FencedSession(DatabaseSession, Protocol):
     def delete_rows(self, versions: Sequence[Version]) -> None:
         """Delete history rows without running anything; their migrations are pending again."""
 
+    def mark_repeatables_stale(self, name: str = "") -> None:
+        """Make repeatable migrations pending again, and delete the set rows; see `repeatable`.
+
+        Args:
+            name: Only the migration of this name; by default all.
+        """
+
 
 class DryRunSession(DatabaseSession, Protocol):
     """One transaction that runs migrations one after the other and is never committed.

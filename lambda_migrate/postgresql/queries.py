@@ -209,7 +209,7 @@ class Queries:
                 checksum     pg_catalog.text NOT NULL,
                 digest       pg_catalog.text NOT NULL,
                 state        pg_catalog.text NOT NULL CHECK (state {EQUALS}
-                    ANY ('{{started,applied,reverting}}'::pg_catalog.text[])),
+                    ANY ('{{started,applied,reverting,stale}}'::pg_catalog.text[])),
                 started_at   pg_catalog.timestamptz NOT NULL,
                 applied_at   pg_catalog.timestamptz,
                 duration_ms  bigint NOT NULL DEFAULT 0,
@@ -606,6 +606,14 @@ class Queries:
         """Delete rows, so that their migrations are pending again."""
         listed = ", ".join(_version_literal(version) for version in versions)
         return f"DELETE FROM {self._history} WHERE version IN ({listed})"
+
+    def mark_repeatables_stale(self, name: str = "") -> str:
+        """Make the repeatable migrations, or the one of this name, pending again."""
+        named = f" AND name = {quote_literal(name)}" if name else ""
+        return (
+            f"UPDATE {self._history} SET state = 'stale' WHERE starts_with(version, 'R__'){named};"
+            f" DELETE FROM {self._history} WHERE starts_with(version, 'R:')"
+        )
 
     def upsert_applied(
         self, migrations: Sequence[tuple[Migration, str]], grant: LeaseGrant, *, baseline: bool

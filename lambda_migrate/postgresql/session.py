@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, RowState, Script
-from lambda_migrate.migrations.version import parse_version
+from lambda_migrate.migrations.version import RepeatableVersion, parse_history_version
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.non_transactional import (
     already_applied_error,
@@ -147,6 +147,12 @@ class PostgreSQLSession(DatabaseSession):
         if versions:
             self._write(self._connection.queries.delete_rows(versions))
 
+    def mark_repeatables_stale(self, name: str = "") -> None:
+        """See `FencedSession.mark_repeatables_stale`."""
+        for version in [v for v in self._known_rows if isinstance(v, RepeatableVersion)]:
+            del self._known_rows[version]
+        self._write(self._connection.queries.mark_repeatables_stale(name))
+
     def abort(self) -> None:
         """See `FencedSession.abort`."""
         self._connection.abort()
@@ -243,7 +249,7 @@ def _parse_version(version: str) -> Version:
         ConfigurationError: The version is neither a number nor numbers separated by dots.
     """
     try:
-        return parse_version(version)
+        return parse_history_version(version)
     except ValueError:
         raise ConfigurationError(
             f"the history contains version {version!r}, which is not a number: another source of "

@@ -22,6 +22,7 @@ from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.migrations.sql.tokens import split_statements
+from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects
 from lambda_migrate.postgresql.ports import (
     DatabaseInspection,
@@ -98,7 +99,10 @@ class InMemoryDatabase:
     # --- what a test arranges
 
     def fail_on(self, version: Version, failure: MigrationFailed | None) -> None:
-        """Make every script of ``version`` fail from now on; None ends that."""
+        """Make every script of ``version``, or of a repeatable migration, fail from now on.
+
+        None as the failure ends that.
+        """
         if failure is None:
             self._failures.pop(version, None)
         else:
@@ -199,7 +203,8 @@ class InMemoryDatabase:
             require_environment(self.environment, grant.environment)
 
     def _run(self, version: Version, *, name: str, deadline: Deadline) -> None:
-        hook, failure = self.on_script, self._failures.get(version)
+        migration = RepeatableVersion(name) if isinstance(version, RepeatableVersion) else version
+        hook, failure = self.on_script, self._failures.get(migration)
         if hook is not None:
             hook(version)
         if failure is not None:
@@ -367,6 +372,15 @@ class InMemorySession(DatabaseSession):
         with self._require_fence(self._deadline) as database:
             for version in versions:
                 database._rows.pop(version, None)
+
+    def mark_repeatables_stale(self, name: str = "") -> None:
+        """See `FencedSession.mark_repeatables_stale`."""
+        with self._require_fence(self._deadline) as database:
+            for version, row in list(database._rows.items()):
+                if str(version).startswith("R:"):
+                    del database._rows[version]
+                elif isinstance(version, RepeatableVersion) and name in ("", row.name):
+                    database._rows[version] = replace(row, state=RowState.STALE)
 
     def abort(self) -> None:
         """See `FencedSession.abort`."""

@@ -220,6 +220,9 @@ class SteppedSession(DatabaseSession):
     def delete_rows(self, versions: Sequence[Version]) -> None:
         raise NotImplementedError
 
+    def mark_repeatables_stale(self, name: str = "") -> None:
+        raise NotImplementedError
+
     def abort(self) -> None:
         self._session.abort()
 

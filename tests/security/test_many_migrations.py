@@ -15,7 +15,6 @@ from rich.console import Console
 from lambda_migrate.cli.render import render_status
 from lambda_migrate.commands.documents import build_status_document
 from lambda_migrate.commands.status_entries import build_entries
-from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.engine.operations import SchemaStatus
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import encode_databases
@@ -28,6 +27,7 @@ from lambda_migrate.lease.record import (
 )
 from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
 from lambda_migrate.migrations.digest import read_digest
+from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.postgresql.ports import LeaseGrant
 from lambda_migrate.postgresql.queries import Queries
@@ -111,7 +111,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
     ),
     "a plan out of order": lambda _, manifest: make_plan(manifest, history(manifest)[-1:]),
     "a part": lambda _, manifest: manifest.up_to(len(manifest) // 2),
-    "what is proved": lambda _, manifest: compute_satisfied_digests(history(manifest)),
+    "what is proved": lambda _, manifest: find_satisfied_digests(history(manifest)),
     "a rollback": lambda _, manifest: choose_rollback(history(manifest), to=0),
     "a status": lambda _, manifest: build_status_document(
         _status(manifest, history(manifest)), manifest, PLACE, has_table=True

@@ -84,6 +84,12 @@ def test_files_of_golang_migrate_are_converted(
     assert (second.version, second.down) == (2, None)
 
 
+def test_repeatable_migrations(sandbox: Sandbox, tmp_path: Path) -> None:
+    page = DOCS / "how-to" / "repeatable-migrations.md"
+    assert_output_in_order(run(page, tmp_path, {"DATABASE_URL": sandbox.url}), page)
+    assert sandbox.query("SELECT with_tax(100)") == [[119]]
+
+
 def test_testing_migrations_in_ci(tmp_path: Path) -> None:
     page = DOCS / "how-to" / "test-migrations-in-ci.md"
     (tmp_path / "page").mkdir()

@@ -9,7 +9,8 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import LeaseLost, MigrationFailed, RepairRequired
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.migrations import Migration, Script
+from lambda_migrate.migrations import Migration, RowState, Script
+from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.testing import FakeClock
 
@@ -467,6 +468,32 @@ def test_a_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> 
         assert isinstance(session.apply(one, "d", soon()), int)
         assert proxy.cuts == 1
     assert (counting.versions(), _counter(counting)) == ([1], 1)
+
+
+@pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
+def test_a_repeatable_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> None:
+    version = RepeatableVersion("R__m:1:1")
+    one = replace(migration(INCREMENT), version=version, name="R__m")
+    with (
+        Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
+        counting.holder(**through(proxy)) as session,
+    ):
+        session.apply(one, "d", soon())
+        assert proxy.cuts == 1
+        assert [row.version for row in session.read_history()] == [version]
+    assert _counter(counting) == 1
+
+
+def test_marking_texts_stale_in_doubt_is_done_once(bench: Bench) -> None:
+    one = replace(migration("SELECT 1"), version=RepeatableVersion("R__m:1:1"), name="R__m")
+    with (
+        Proxy(bench.address, needle=b"'stale'", deliver=True) as proxy,
+        bench.holder(**through(proxy)) as session,
+    ):
+        session.apply(one, "d", soon())
+        session.mark_repeatables_stale()
+        assert proxy.cuts == 1
+        assert [row.state for row in session.read_history()] == [RowState.STALE]
 
 
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -30,6 +29,7 @@ from lambda_migrate.migrations import (
     RowState,
     make_plan,
 )
+from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.runner import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
@@ -362,6 +362,6 @@ def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -
 def test_a_history_satisfies_its_prefixes_and_no_other_manifest(
     history: list[HistoryRow], proven: list[Manifest]
 ) -> None:
-    assert list(compute_satisfied_digests(history)) == [each.digest for each in proven]
+    assert list(find_satisfied_digests(history)) == [each.digest for each in proven]
     assert all(make_plan(each, history).is_current for each in proven)
-    assert EMPTY_DIGEST in compute_satisfied_digests(history)
+    assert EMPTY_DIGEST in find_satisfied_digests(history)

@@ -34,6 +34,8 @@ def test_it_is_the_manifests_digest(tmp_path: Path) -> None:
             "1.10_dots": UP,
             "1.9_with space": UP,
             "V1_8__flyway": UP,
+            "R__view b": "SELECT 2;",
+            "R__view": UP,
             "20240101000000000001": "-- migrate:up\n",
         },
     )

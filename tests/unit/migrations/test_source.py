@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations import Migration, Script, parse_migration, read_manifest
+from lambda_migrate.migrations import (
+    EMPTY_DIGEST,
+    Manifest,
+    Migration,
+    Script,
+    parse_migration,
+    read_manifest,
+)
 from lambda_migrate.migrations.version import parse_version
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -184,6 +191,41 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(lines: list[str]) -> Non
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0-\r"), max_size=60))
 def test_the_up_script_is_kept_unchanged(body: str) -> None:
     assert read(f"-- migrate:up\nselect 1;{body}").up.sql == f"select 1;{body}"
+
+
+def test_a_repeatable_migration_needs_no_marker(tmp_path: Path) -> None:
+    (tmp_path / "R__b.sql").write_text("SELECT 1;\n")
+    (tmp_path / "R__a view.sql").write_text("-- why\n-- migrate:up\nSELECT 2;\n")
+    found = read_manifest(tmp_path)
+    assert (len(found), found.version) == (0, -1)
+    assert [(each.name, each.up.sql, each.up.line) for each in found.repeatables] == [
+        ("R__a view", "SELECT 2;\n", 3),
+        ("R__b", "SELECT 1;\n", 1),
+    ]
+
+
+def test_its_text_and_its_name_are_in_the_digest() -> None:
+    one, other = read("SELECT 1", filename="R__a.sql"), read("SELECT 1", filename="R__b.sql")
+    versioned = read("-- migrate:up\nSELECT 1")
+    manifests = [Manifest(each) for each in ([], [one], [other], [one, other], [versioned, one])]
+    assert len({each.digest for each in manifests}) == len(manifests)
+    assert manifests[-1].up_to(0).digest == EMPTY_DIGEST
+
+
+@pytest.mark.parametrize(
+    ("filename", "text", "fault"),
+    [
+        ("R__.sql", "SELECT 1", "needs a name; rename it to R__<name>.sql"),
+        ("R__a:b.sql", "SELECT 1", "the name contains"),
+        ("R__a.sql", "-- migrate:up\nSELECT 1\n-- migrate:down\nSELECT 2", "3: a repeatable"),
+        ("R__a.sql", "-- migrate:up transaction:false\nVACUUM", "1: a repeatable"),
+        ("R__a.sql", "-- Migrate:Up\nSELECT 1", "looks like a marker"),
+        ("R_a.sql", "SELECT 1", "not a migration's name"),
+    ],
+)
+def test_what_a_repeatable_migration_cannot_be(filename: str, text: str, fault: str) -> None:
+    with pytest.raises(ManifestError, match=fault):
+        read(text, filename=filename)
 
 
 def test_a_folder_without_migrations_is_an_empty_manifest_where_that_is_allowed(

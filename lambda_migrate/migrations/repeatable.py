@@ -1,0 +1,127 @@
+"""Repeatable migrations: views, functions and grants, applied again when their text changes.
+
+Their files have no version (``R__orders_view.sql``). They run after the versioned migrations, in
+the order of their names, and the history gets a row for each application. Code can be older than
+the database, and must not put its older text back. For each file the last row of its name decides::
+
+    no row, or it is stale                                        pending
+    it has this text                                              applied
+    older code: the database has versions that this code lacks    ahead
+    newer code: it has versions that the code of that row lacked  pending
+    same versions, and an earlier row has this text               ahead
+    same versions otherwise                                       pending
+
+A row is *stale* once a versioned migration was rolled back, which may have dropped or changed what
+the text created. Rows are ordered by their fencing tokens; each holder applies a file once.
+
+The digest of a manifest covers its repeatable migrations, and later rows do not show which sets of
+them there were. So each manifest that the database has satisfied gets a row of its own, its
+*set row*; `find_satisfied_digests` derives from these what is ready.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, add_repeatables, chain_digest
+from lambda_migrate.migrations.history import RowState, is_versioned
+from lambda_migrate.migrations.migration import Migration, Script
+from lambda_migrate.migrations.version import RepeatableVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lambda_migrate.migrations.history import HistoryRow
+    from lambda_migrate.migrations.manifest import Manifest
+
+__all__ = [
+    "RepeatablePlan",
+    "find_satisfied_digests",
+    "make_set_row",
+    "plan_repeatables",
+]
+
+_SET_PREFIX = "R:"
+
+
+class RepeatablePlan(NamedTuple):
+    """The repeatable migrations of a plan; see `Plan`."""
+
+    pending: tuple[Migration, ...]
+    applied: tuple[HistoryRow, ...]
+    ahead: tuple[HistoryRow, ...]
+
+
+def plan_repeatables(
+    manifest: Manifest, history: Iterable[HistoryRow], *, is_older_code: bool
+) -> RepeatablePlan:
+    """Compare the repeatable migrations of ``manifest`` with the history.
+
+    Args:
+        manifest: The migrations that this code ships.
+        history: All rows.
+        is_older_code: Whether the database has versions that the manifest lacks.
+    """
+    rows = sorted(history, key=lambda row: row.fence)
+    by_name: dict[str, list[HistoryRow]] = {}
+    for row in rows:
+        if isinstance(row.version, RepeatableVersion) and not row.version.startswith(_SET_PREFIX):
+            by_name.setdefault(row.version.name, []).append(row)
+    pending: list[Migration] = []
+    applied: list[HistoryRow] = []
+    ahead: list[HistoryRow] = []
+    for migration in manifest.repeatables:
+        own_rows = by_name.get(migration.name, [])
+        if _is_pending(migration, own_rows, manifest, is_older_code=is_older_code):
+            pending.append(migration)
+        else:
+            is_same = own_rows[-1].checksum == migration.checksum
+            (applied if is_same else ahead).append(own_rows[-1])
+    return RepeatablePlan(tuple(pending), tuple(applied), tuple(ahead))
+
+
+def _is_pending(
+    migration: Migration, rows: Sequence[HistoryRow], manifest: Manifest, *, is_older_code: bool
+) -> bool:
+    if not rows or rows[-1].state is not RowState.APPLIED:
+        return True
+    last = rows[-1]
+    if last.checksum == migration.checksum or is_older_code:
+        return False
+    assert isinstance(last.version, RepeatableVersion)  # noqa: S101 - rows of repeatable migrations
+    if last.version.last_version != manifest.version:
+        return last.version.last_version < manifest.version
+    return all(row.checksum != migration.checksum for row in rows)
+
+
+def make_set_row(manifest: Manifest) -> Migration:
+    """What is recorded as applied once the database satisfies a manifest with repeatables."""
+    checksum = manifest.repeatables_checksum
+    return Migration(
+        version=RepeatableVersion(f"{_SET_PREFIX}{manifest.version}:{checksum}"),
+        name=f"repeatable migrations at version {manifest.version}",
+        up=Script(""),
+        down=None,
+        checksum=checksum,
+    )
+
+
+def find_satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
+    """The digest of every manifest that the history satisfies, in the order of versions.
+
+    Computed from versions and checksums. The digest in a row dates from when it was applied;
+    earlier rows may have been rolled back, added or repaired since.
+    """
+    checksums: dict[str, list[str]] = {}
+    for row in sorted(history, key=lambda row: row.fence):
+        if isinstance(row.version, RepeatableVersion) and row.version.startswith(_SET_PREFIX):
+            checksums.setdefault(str(row.version.last_version), []).append(row.checksum)
+    chain = EMPTY_DIGEST
+    digests = [chain, *(add_repeatables(chain, each) for each in checksums.get("-1", ()))]
+    for row in sorted(filter(is_versioned, history), key=lambda row: row.version):
+        if row.state is not RowState.APPLIED:
+            break
+        chain = chain_digest(chain, row.version, row.checksum)
+        digests.append(chain)
+        digests += (add_repeatables(chain, each) for each in checksums.get(str(row.version), ()))
+    return tuple(digests)
