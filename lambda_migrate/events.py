@@ -28,6 +28,7 @@ __all__ = [
     "MigrationApplied",
     "MigrationAttemptFailed",
     "MigrationDryRun",
+    "MigrationNotice",
     "MigrationRolledBack",
     "MigrationStarted",
     "Observer",
@@ -183,6 +184,25 @@ class MigrationAttemptFailed(Event):
     sqlstate: str
     cause: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationNotice(Event):
+    """PostgreSQL sent a warning or a notice while a migration ran, for example by ``RAISE``.
+
+    Reported after the migration's own event, at most some 20 for each script.
+
+    Attributes:
+        target: The database's item.
+        migration: The migration's name.
+        severity: ``WARNING``, ``NOTICE``, ``INFO``.
+        message: One line of at most 500 characters, with the detail and the hint.
+    """
+
+    target: str
+    migration: str
+    severity: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

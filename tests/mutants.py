@@ -413,8 +413,8 @@ MUTANTS = (
     Mutant(
         "notices are kept",
         "lambda_migrate/postgresql/driver.py",
-        '_SKIPPED_KINDS = b"NAHdc"',
-        '_SKIPPED_KINDS = b"AHdc"',
+        "if len(self.notices) == _KEPT_NOTICES:",
+        "if False:",
         ("transactional",),
     ),
     Mutant(
@@ -1423,6 +1423,20 @@ MUTANTS = (
         "if _is_clock_error(code, message):",
         "if False:",
         ("lease",),
+    ),
+    Mutant(
+        "notices: a warning is lost for a notice",
+        "lambda_migrate/postgresql/driver.py",
+        'if fields.get("V") != "WARNING" or not less_important:',
+        "if True:",
+        ("transactional",),
+    ),
+    Mutant(
+        "notices: a message of any length is kept",
+        "lambda_migrate/postgresql/fence.py",
+        "return text if len(text) <= _MAX_NOTICE_LENGTH else",
+        "return text if text else",
+        ("transactional",),
     ),
     Mutant(
         "a password file that others may read is used",

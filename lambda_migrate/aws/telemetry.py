@@ -87,6 +87,7 @@ class PowertoolsObserver:
             LeaseTakenOver,
             MigrationApplied,
             MigrationAttemptFailed,
+            MigrationNotice,
             RenewalFailed,
             TargetShared,
         )
@@ -102,6 +103,9 @@ class PowertoolsObserver:
             self._add_metric("MigrationTime", "Milliseconds", event.seconds * 1000)
         elif isinstance(event, MigrationAttemptFailed):
             self._add_metric("MigrationFailed", "Count", 1)
+        elif isinstance(event, MigrationNotice):
+            log = _make_logger().warning if event.severity == "WARNING" else _make_logger().info
+            log(f"{event.migration}: {event.severity}: {event.message}")
         elif isinstance(event, LeaseTakenOver):
             self._add_metric("LeaseTakeover", "Count", 1)
         elif isinstance(event, LeaseHeldTime):

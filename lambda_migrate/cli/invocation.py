@@ -197,10 +197,12 @@ class CommandInvocation:
     def _show_notes(self, function: str, response: Mapping[str, Any]) -> None:
         """Show what the response has besides its document."""
         self.reporter.show_remote_progress(response.get("told", ()))
+        body = response.get("document", response.get("error", {}))
+        self.reporter.show_remote_notices(body.get("notices", ()))
         library = response.get("library")
         if library != __version__:
             self.notify(f"{function} runs lambda-migrate {library}, this is {__version__}")
-        left_out = response.get("document", response.get("error", {})).get("abridged")
+        left_out = body.get("abridged")
         if left_out:
             parts = ", ".join(f"{count} of {name}" for name, count in left_out.items())
             self.notify(f"the response was too long for Lambda and was cut; left out: {parts}")

@@ -16,12 +16,14 @@ from rich.progress import (
 from rich.text import Text
 
 from lambda_migrate.cli.times import format_duration
+from lambda_migrate.commands.documents import format_notice
 from lambda_migrate.errors import escape_text
 from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
     MigrationAttemptFailed,
     MigrationDryRun,
+    MigrationNotice,
     MigrationRolledBack,
     MigrationStarted,
     RenewalFailed,
@@ -56,6 +58,8 @@ class ProgressReporter:
     def __init__(self, terminal: Terminal) -> None:
         self.committed_migrations: list[str] = []
         """Names of the migrations applied or rolled back so far."""
+        self.notices: list[dict[str, str]] = []
+        """What PostgreSQL reported meanwhile; see `format_notice`."""
         self.has_started = False
         """Whether a migration or a rollback has started."""
         self.running_function = ""
@@ -93,6 +97,12 @@ class ProgressReporter:
             elif "owner" in each:
                 self._show_takeover(str(each["owner"]))
 
+    def show_remote_notices(self, notices: Sequence[Mapping[str, Any]]) -> None:
+        """Show what PostgreSQL reported while the function ran migrations."""
+        for each in notices:
+            message = f"{each.get('migration', '')}: {each.get('message', '')}"
+            self._show_notice(str(each.get("severity", "")), message)
+
     def show_waiting(self, reason: str, *, seconds: float) -> None:
         """Show that the command waits: the reason once, then the time on a terminal."""
         if not self._is_waiting:
@@ -113,6 +123,9 @@ class ProgressReporter:
             self._show_line(_RAN, event.migration, event.seconds, style="green")
         elif isinstance(event, MigrationAttemptFailed):
             self._show_line(_FAILED, event.migration, event.seconds, style="bold red")
+        elif isinstance(event, MigrationNotice):
+            self.notices.append(format_notice(event))
+            self._show_notice(event.severity, event.message)
         elif isinstance(event, LeaseTakenOver):
             self._show_takeover(event.previous_owner)
         elif isinstance(event, RenewalFailed):
@@ -121,6 +134,12 @@ class ProgressReporter:
                 f"migration is cancelled in {format_duration(event.seconds_left)} unless a "
                 "renewal succeeds"
             )
+
+    def _show_notice(self, severity: str, message: str) -> None:
+        style = "yellow" if severity == "WARNING" else "dim"
+        self._terminal.show_progress(
+            Text.assemble((f"  {severity.lower()}: ", style), escape_text(message))
+        )
 
     def _show_takeover(self, owner: str) -> None:
         self._terminal.show_progress(f"took over the expired lease of {escape_text(owner)}")

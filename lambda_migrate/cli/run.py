@@ -149,7 +149,9 @@ def _report(
     if terminal.is_json:
         if committed_migrations is None:
             committed_migrations = _get_committed_migrations()
-        document = {"error": {**error, "exit_code": code, "committed": committed_migrations}}
+        notices = CURRENT_INVOCATION[0].reporter.notices if CURRENT_INVOCATION else []
+        committed = {"committed": committed_migrations}
+        document = {"error": {"notices": notices, **error, "exit_code": code, **committed}}
         sys.stdout.write(format_json(document, encoding=terminal.out.encoding))
     else:
         terminal.notify(*renderables)

@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.commands.documents import format_notice
 from lambda_migrate.commands.prompt import NonInteractivePrompter
-from lambda_migrate.events import null_observer
+from lambda_migrate.events import MigrationNotice, null_observer
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.commands.prompt import Prompter
     from lambda_migrate.engine.operations import Operations
-    from lambda_migrate.events import Observer
+    from lambda_migrate.events import Event, Observer
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.settings import Settings
@@ -54,6 +55,8 @@ class CommandContext:
         self.clock = clock
         self._environ = environ
         self._observer = observer
+        self.notices: list[dict[str, str]] = []
+        """What PostgreSQL reported while the command's migrations ran; see `format_notice`."""
         self._request_id = request_id
 
     @cached_property
@@ -96,10 +99,16 @@ class CommandContext:
         from lambda_migrate.wiring import make_target
 
         settings = self.settings.require_configured(database=True)
-        target = make_target(settings, observer=self._observer, clock=self.clock)
+        target = make_target(settings, observer=self, clock=self.clock)
         set_credentials_deadline(target.store, self.deadline)
         self._warn_without_table()
         return Operations(self.manifest, target, request_id=self._request_id)
+
+    def observe(self, event: Event) -> None:
+        """See `Observer.observe`."""
+        self._observer.observe(event)
+        if isinstance(event, MigrationNotice):
+            self.notices.append(format_notice(event))
 
     @cached_property
     def location(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lambda_migrate.commands.preview import PlannedMigration, PlanPreview
     from lambda_migrate.engine.flags import Flags
     from lambda_migrate.engine.operations import SchemaStatus, Verification
+    from lambda_migrate.events import MigrationNotice
     from lambda_migrate.lease.attempt import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.migrations import Divergence, Manifest
@@ -26,6 +27,7 @@ __all__ = [
     "build_status_document",
     "build_verify_document",
     "format_iso",
+    "format_notice",
     "parse_entries",
 ]
 
@@ -41,6 +43,15 @@ def format_iso(wall_ms: int) -> str | None:
     except (OverflowError, OSError, ValueError):  # the lease table may hold any number
         return None
     return moment.isoformat(timespec="milliseconds")
+
+
+def format_notice(event: MigrationNotice) -> dict[str, str]:
+    """Format a warning or notice that PostgreSQL sent, for the value of ``notices``."""
+    return {
+        "migration": event.migration,
+        "severity": event.severity,
+        "message": event.message,
+    }
 
 
 def build_status_document(

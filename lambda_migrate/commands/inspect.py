@@ -95,7 +95,8 @@ def _run_dry_run(
     if result is None:
         return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
     code = EXIT_DONE if result.error is None else get_exit_code(result.error)
-    return CommandResult({**document, "dry_run": build_dry_run_document(result)}, code)
+    dry_run = {**build_dry_run_document(result), "notices": context.notices}
+    return CommandResult({**document, "dry_run": dry_run}, code)
 
 
 def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:

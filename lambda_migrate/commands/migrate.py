@@ -53,7 +53,14 @@ def up(
 
     applied = _retry_while_lease_held(context, apply_pending) if wait else apply_pending()
     seconds = round(context.clock.monotonic() - started, 3)
-    return CommandResult({**context.location, "applied": list(applied), "seconds": seconds})
+    return CommandResult(
+        {
+            **context.location,
+            "applied": list(applied),
+            "notices": context.notices,
+            "seconds": seconds,
+        }
+    )
 
 
 def _retry_while_lease_held(
@@ -107,7 +114,14 @@ def down(
     )
     if not confirmed:
         return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
-    return CommandResult({**context.location, "reverted": list(rolled_back), "warnings": warnings})
+    return CommandResult(
+        {
+            **context.location,
+            "reverted": list(rolled_back),
+            "warnings": warnings,
+            "notices": context.notices,
+        }
+    )
 
 
 def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Iterator[str]:

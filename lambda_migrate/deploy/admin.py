@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate._version import __version__
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.commands.context import CommandContext
+from lambda_migrate.commands.documents import format_notice
 from lambda_migrate.commands.errors import build_error_document, get_exit_code
 from lambda_migrate.commands.request import CommandRequest, compute_confirmation_token
 from lambda_migrate.commands.result import EXIT_BUSY, EXIT_FAILED, EXIT_USAGE_ERROR
@@ -44,6 +45,7 @@ from lambda_migrate.events import (
     MigrationApplied,
     MigrationAttemptFailed,
     MigrationDryRun,
+    MigrationNotice,
     MigrationRolledBack,
     guard_observer,
 )
@@ -310,7 +312,12 @@ def _remove_details(value: Any) -> Any:
 def _build_failure(
     document: dict[str, Any], code: int, progress: _ProgressObserver
 ) -> dict[str, Any]:
-    error = {**document, "exit_code": code, "committed": progress.committed_migrations}
+    error = {
+        **document,
+        "exit_code": code,
+        "committed": progress.committed_migrations,
+        "notices": progress.notices,
+    }
     return {"exit_code": code, "error": error, "told": progress.steps}
 
 
@@ -429,6 +436,7 @@ class _ProgressObserver:
 
     def __init__(self, inner: Observer) -> None:
         self.steps: list[dict[str, Any]] = []
+        self.notices: list[dict[str, str]] = []
         self.committed_migrations: list[str] = []
         self.applied_migrations: list[str] = []
         self._inner = inner
@@ -445,6 +453,8 @@ class _ProgressObserver:
             self._record_action("ran", event.migration, event.seconds)
         elif isinstance(event, MigrationAttemptFailed):
             self._record_action("failed", event.migration, event.seconds)
+        elif isinstance(event, MigrationNotice):
+            self.notices.append(format_notice(event))
         elif isinstance(event, LeaseTakenOver):
             self.steps.append({"what": "took over", "owner": event.previous_owner})
 

@@ -184,12 +184,21 @@ class _ApplyLoop:
                 Progress(migration.name, position - 1, total, clock.wall_ms())
             )
         target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
+        with lease_session.report_notices(self._fenced_session, migration.name):
+            milliseconds = self._run_up_script(migration)
+            target.observer.observe(
+                MigrationApplied(target.name, migration.name, position, total, milliseconds / 1000)
+            )
+
+    def _run_up_script(self, migration: Migration) -> int:
+        lease_session = self._lease_session
+        target, clock = lease_session.target, lease_session.target.clock
         digest = self._manifest.digest_at(migration.version)
         migration = name_application(migration, self._manifest, lease_session)
         began, left = clock.monotonic(), lease_session.deadline.remaining()
         try:
             with lease_session.explain_abort(migration.name):
-                milliseconds = self._fenced_session.apply(migration, digest, lease_session.deadline)
+                return self._fenced_session.apply(migration, digest, lease_session.deadline)
         except MigrationFailed as failed:
             failed.available_ms = round(left * 1000) if failed.is_timeout else None
             seconds = clock.monotonic() - began
@@ -199,9 +208,6 @@ class _ApplyLoop:
                 )
             )
             raise
-        target.observer.observe(
-            MigrationApplied(target.name, migration.name, position, total, milliseconds / 1000)
-        )
 
     def _publish_start(self, name: str, *, total: int) -> None:
         """Publish which migration this holder starts with, and the number of attempts so far.

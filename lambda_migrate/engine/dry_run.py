@@ -260,11 +260,12 @@ class _Attempt:
         now_ms = target.clock.wall_ms()
         lease_session.set_next_progress(Progress(f"{name} (dry run)", position - 1, total, now_ms))
         target.observer.observe(MigrationStarted(target.name, name, position, total))
-        with lease_session.explain_abort(name):
-            effects = self._dry_run.run_migration(migration, lease_session.deadline)
-        target.observer.observe(
-            MigrationDryRun(target.name, name, position, total, effects.seconds)
-        )
+        with lease_session.report_notices(self._dry_run, name):
+            with lease_session.explain_abort(name):
+                effects = self._dry_run.run_migration(migration, lease_session.deadline)
+            target.observer.observe(
+                MigrationDryRun(target.name, name, position, total, effects.seconds)
+            )
         return effects
 
     def _set_outcome(

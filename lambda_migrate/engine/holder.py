@@ -14,7 +14,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import LeaseHeldTime, RenewalFailed
+from lambda_migrate.events import LeaseHeldTime, MigrationNotice, RenewalFailed
 from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.record import DatabaseRecord
     from lambda_migrate.lease.store import Lease
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.postgresql.ports import DryRunSession, FencedSession
+    from lambda_migrate.postgresql.ports import DatabaseSession, DryRunSession, FencedSession
 
 __all__ = ["LeaseSession"]
 
 _OpenedSession = TypeVar("_OpenedSession")
+
+_MAX_NOTICES = 100
+"""How many warnings and notices of PostgreSQL are reported for all migrations of a session."""
 
 _MAX_FENCE_RAISES = 5
 """If PostgreSQL's token is ahead this often in a row, something else keeps raising it."""
@@ -82,6 +85,7 @@ class LeaseSession:
         self._heartbeat.on_permanent_error = self._report_renewal_failure
         self._began = target.clock.monotonic()
         self._abort_error: MigrateError | None = None
+        self._notices_left = _MAX_NOTICES
 
     @property
     def lease(self) -> Lease:
@@ -197,6 +201,21 @@ class LeaseSession:
                 f"{what} was cancelled and its uncommitted work rolled back: {lost}"
             )
             raise self._abort_error from None
+
+    @contextmanager
+    def report_notices(self, session: DatabaseSession, migration: str) -> Iterator[None]:
+        """Report the warnings and notices of the script that runs in the block, after its event."""
+        try:
+            yield
+        finally:
+            for each in session.take_notices():
+                self._notices_left -= 1
+                if self._notices_left == 0:
+                    each = each._replace(severity="NOTICE", message="further messages are left out")
+                if self._notices_left >= 0:
+                    self.target.observer.observe(
+                        MigrationNotice(self.target.name, migration, each.severity, each.message)
+                    )
 
     def set_next_progress(self, progress: Progress) -> None:
         """Publish ``progress`` with the next renewal.

@@ -70,7 +70,8 @@ def _run_down_script(
 ) -> None:
     target = lease_session.target
     lease_session.set_next_progress(Progress(row.name, position - 1, total, target.clock.wall_ms()))
-    milliseconds = fenced_session.roll_back(row, lease_session.deadline)
-    target.observer.observe(
-        MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
-    )
+    with lease_session.report_notices(fenced_session, row.name):
+        milliseconds = fenced_session.roll_back(row, lease_session.deadline)
+        target.observer.observe(
+            MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
+        )

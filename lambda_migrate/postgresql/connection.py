@@ -388,6 +388,15 @@ class Connection:
         """The last message's command tags (``CREATE TABLE``, ``UPDATE 3``), one per statement."""
         return tuple(self._driver.tags)
 
+    def take_notices(self) -> tuple[list[dict[str, str]], int]:
+        """Warnings and notices of the last script by field letter, and how many were dropped.
+
+        Once: a second call returns none.
+        """
+        taken = self._driver.notices, self._driver.dropped_notices
+        self._driver.notices, self._driver.dropped_notices = [], 0
+        return taken
+
     @property
     def completed_statements(self) -> int:
         """The number of statements of the last message that finished."""
@@ -414,8 +423,9 @@ class Connection:
         """Send SQL exactly as written, in one message of the simple protocol.
 
         If a script changed ``client_encoding``, it is set back before the next message. ``COPY ...
-        FROM STDIN`` fails with 57014. The output of ``COPY ... TO STDOUT``, notices and
-        notifications are dropped.
+        FROM STDIN`` fails with 57014. The output of ``COPY ... TO STDOUT`` and notifications are
+        dropped; `take_notices` returns the notices of a
+        script.
 
         Args:
             sql: Any number of statements.

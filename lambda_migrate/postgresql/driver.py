@@ -37,9 +37,12 @@ _COPY_FAIL = b"f"
 _MESSAGE_HEADER = Struct("!ci")
 """Kind and length of a message; the length counts its own four bytes."""
 
-_READY, _ERROR, _ROW = b"Z", b"E", b"D"
-_SKIPPED_KINDS = b"NAHdc"
-"""Notices, notifications, COPY output: a script may cause any number of them, of any length."""
+_READY, _ERROR, _NOTICE, _ROW = b"Z", b"E", b"N", b"D"
+_SKIPPED_KINDS = b"AHdc"
+"""Notifications, COPY output: a script may cause any number of them, of any length."""
+
+_KEPT_NOTICES = 20
+"""Of a message. A script may cause any number; a warning replaces what is less important."""
 
 _CHUNK_BYTES = 1 << 16
 """Skipped data is read in chunks of this size. A longer row is not kept: the last row of a script's
@@ -84,17 +87,22 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
 
     Attributes:
         tags: Command tags of the last message, one for each statement that finished.
+        notices: Warnings and notices of the last message that was a script (``keep_rows`` is not
+            None), by field letter, at most `_KEPT_NOTICES`.
+        dropped_notices: How many more there were.
         last_error: The ErrorResponse to the last message by field letter, or {}.
     """
 
     def __init__(self, *, channel_binding: str = "prefer", **arguments: Any) -> None:
         self.tags: list[str] = []
+        self.dropped_notices = 0
         self.last_error: dict[str, str] = {}
         self._keep_rows: int | None = None
         self._requires_binding = channel_binding == "require"
         self._server_verified = False
         self._sock: Any = None
         super().__init__(**arguments)
+        self.notices: list[dict[str, str]] = []
         self.pg_types = defaultdict(lambda: str, _CONVERTERS)
 
     def run(self, sql: str, *, keep_rows: int | None = None) -> list[list[Any]]:
@@ -105,6 +113,8 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         self.tags = []
         self.last_error = {}
         self._keep_rows = keep_rows
+        if keep_rows is not None:
+            self.notices, self.dropped_notices = [], 0
         return [self._row(*row) for row in self.execute_simple(sql).rows or ()]
 
     def handle_messages(self, context: Any) -> None:
@@ -117,7 +127,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
                     pass
                 continue
             handle = self.message_types[code]
-            read = _truncate_error_fields if code == _ERROR else b"".join
+            read = _truncate_error_fields if code in (_ERROR, _NOTICE) else b"".join
             handle(read(self._read_chunks(length - 4)), context)
         if context.error is not None:
             raise context.error
@@ -184,6 +194,18 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:
         super().handle_ERROR_RESPONSE(_truncate_error_fields([data]), context)
         self.last_error = context.error.args[0]
+
+    def handle_NOTICE_RESPONSE(self, data: bytes, context: Any) -> None:
+        if self._keep_rows is None:
+            return
+        fields = {chr(part[0]): self._text(part[1:]) for part in data.split(b"\0") if part}
+        if len(self.notices) == _KEPT_NOTICES:
+            self.dropped_notices += 1
+            less_important = [each for each in self.notices if each.get("V") != "WARNING"]
+            if fields.get("V") != "WARNING" or not less_important:
+                return
+            self.notices.remove(less_important[-1])
+        self.notices.append(fields)
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:
         self.tags.append(data[:-1].decode("ascii", errors="replace"))

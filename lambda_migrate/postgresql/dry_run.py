@@ -43,7 +43,7 @@ from lambda_migrate.postgresql.fence import (
     holder_error,
     translate_server_error,
 )
-from lambda_migrate.postgresql.ports import DatabaseSession, StaleFencingToken
+from lambda_migrate.postgresql.ports import DatabaseSession, Notice, StaleFencingToken
 from lambda_migrate.postgresql.session import parse_history_rows
 from lambda_migrate.postgresql.transactional import (
     CANCEL_TOLERANCE_SECONDS,
@@ -222,6 +222,10 @@ class PostgreSQLDryRun(DatabaseSession):
     def abort(self) -> None:
         """See `DryRunSession.abort`."""
         self._connection.abort()
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """See `DatabaseSession.take_notices`."""
+        return self._connection.take_notices()
 
     def close(self) -> None:
         """See `DryRunSession.close`."""

@@ -24,6 +24,7 @@ from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.ports import (
     FenceRow,
+    Notice,
     StaleFencingToken,
     is_behind_last_completion,
     require_environment,
@@ -32,7 +33,7 @@ from lambda_migrate.postgresql.queries import LAYOUT, SchemaProbe
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lambda_migrate.clock import Deadline, Random
     from lambda_migrate.postgresql.connection import Connection
@@ -243,6 +244,16 @@ class FencedConnection:
             return
         with suppress(PostgresError, ConnectionLost, MigrateError):
             self.read(self.queries.release_advisory_lock(), deadline.limited_to(_CLOSE_SECONDS))
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """See `DatabaseSession.take_notices`."""
+        if self._connection is None:
+            return ()
+        found, dropped = self._connection.take_notices()
+        notices = [Notice(each.get("V", "NOTICE"), _describe_notice(each)) for each in found]
+        if dropped:
+            notices.append(Notice("NOTICE", f"{dropped} more messages were left out"))
+        return tuple(notices)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -809,6 +820,17 @@ def _advice(error: PostgresError) -> str:
     return "correct the cause, then deploy again"
 
 
+def _describe_notice(fields: Mapping[str, str]) -> str:
+    parts = [fields.get("M", "")]
+    parts += [
+        f"{label}: {fields[letter]}"
+        for letter, label in (("D", "detail"), ("H", "hint"))
+        if fields.get(letter)
+    ]
+    text = redact(" ".join("; ".join(parts).split()))
+    return text if len(text) <= _MAX_NOTICE_LENGTH else text[: _MAX_NOTICE_LENGTH - 1] + "…"
+
+
 def _describe_session(pid: int, application: str | None, since: str | None) -> str:
     return f"backend {pid} ({application or 'no application name'}, since {since or 'unknown'})"
 
@@ -831,6 +853,8 @@ def _describe_lockers(lockers: Sequence[Sequence[Any]]) -> str:
     )
     return f"the fence row was locked by {by} until the deadline"
 
+
+_MAX_NOTICE_LENGTH = 500
 
 _MAX_CONTEXT_LENGTH = 300
 """Characters of a call stack, whose innermost function comes first."""

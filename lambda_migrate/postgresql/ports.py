@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from lambda_migrate.errors import ConfigurationError
 
@@ -27,6 +27,7 @@ __all__ = [
     "FenceRow",
     "FencedSession",
     "LeaseGrant",
+    "Notice",
     "StaleFencingToken",
     "is_behind_last_completion",
     "require_environment",
@@ -152,11 +153,30 @@ class StaleFencingToken(Exception):
         super().__init__(f"PostgreSQL has accepted fencing token {current_token}")
 
 
+class Notice(NamedTuple):
+    """A message that PostgreSQL sent while a script ran, without ending it.
+
+    Attributes:
+        severity: ``WARNING``, ``NOTICE``, ``INFO``.
+        message: One line, shortened, with the detail and the hint.
+    """
+
+    severity: str
+    message: str
+
+
 class DatabaseSession(Protocol):
     """What both kinds of session have in common: they are closed at the end of a ``with``."""
 
     def abort(self) -> None:
         """End the running statement from another thread; its caller gets `LeaseLost`."""
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """The warnings and notices of the script that ran last, or failed; () after that.
+
+        There is a bound for their number and length; the last one then counts those left out.
+        """
+        return ()
 
     def close(self) -> None:
         """Roll back what is open, and close the connection. Idempotent."""

@@ -14,7 +14,7 @@ from lambda_migrate.postgresql.non_transactional import (
     resolve_in_doubt,
     roll_back_non_transactional,
 )
-from lambda_migrate.postgresql.ports import DatabaseSession
+from lambda_migrate.postgresql.ports import DatabaseSession, Notice
 from lambda_migrate.postgresql.queries import parse_down_script
 from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
@@ -156,6 +156,10 @@ class PostgreSQLSession(DatabaseSession):
     def abort(self) -> None:
         """See `FencedSession.abort`."""
         self._connection.abort()
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """See `DatabaseSession.take_notices`."""
+        return self._connection.take_notices()
 
     def close(self) -> None:
         """See `FencedSession.close`."""

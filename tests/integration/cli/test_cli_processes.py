@@ -134,6 +134,21 @@ def test_every_step_from_new_to_down(bench: Bench) -> None:
     assert bench.rows("SELECT to_regclass('second')") == [[None]]
 
 
+def test_a_warning_of_a_migration_reaches_the_terminal_and_the_json(bench: Bench) -> None:
+    warn = "DO $$ BEGIN RAISE WARNING '3 orders were skipped'; END $$;"
+    notice = {"severity": "WARNING", "message": "3 orders were skipped"}
+    bench.write("1_a", warn, warn)
+    bench.write("2_b", f"{warn} SELECT 1/0;")
+    assert bench.answer("plan", "--dry-run", "--yes")[1]["dry_run"]["notices"] == [
+        {"migration": name, **notice} for name in ("1_a", "2_b")
+    ]
+    assert "\n  warning: 3 orders were skipped\n" in bench.run("up", "--to", "1")[1]
+    code, document = bench.answer("up")
+    assert (code, document["error"]["notices"]) == (1, [{"migration": "2_b", **notice}])
+    reverted = bench.answer("down", "--to", "0", "--yes")[1]
+    assert reverted["notices"] == [{"migration": "1_a", **notice}]
+
+
 def test_baseline_repair_and_lease_on_the_real_thing(bench: Bench) -> None:
     bench.write("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;")
     bench.rows("CREATE TABLE a (id int)")

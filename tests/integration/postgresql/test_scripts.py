@@ -292,6 +292,80 @@ def test_a_down_script_that_cannot_be_stored_is_refused_before_anything_runs(
     assert not bench.has("t")
 
 
+# --- what PostgreSQL says meanwhile
+
+RAISE = "DO $$ BEGIN RAISE {level} '{text}'; END $$"
+WARN = RAISE.format(level="WARNING", text="3 orders were skipped")
+SKIPPED = ("WARNING", "3 orders were skipped")
+
+
+@pytest.mark.parametrize("non_transactional", [False, True])
+def test_warnings_of_either_kind_of_script_are_kept_for_their_migration_alone(
+    bench: Bench, non_transactional: bool
+) -> None:
+    with bench.holder() as session:
+        up = migration(
+            WARN,
+            down=WARN,
+            non_transactional=non_transactional,
+            down_non_transactional=non_transactional,
+        )
+        session.apply(up, "d", soon())
+        assert session.take_notices() == (SKIPPED,)
+        assert session.take_notices() == ()
+        session.roll_back(session.read_history()[0], soon())
+        assert session.take_notices() == (SKIPPED,)
+        session.apply(migration("SELECT 1", 2), "d", soon())
+        assert session.take_notices() == ()
+
+
+def test_a_notice_has_its_detail_and_hint_on_one_line_without_passwords(bench: Bench) -> None:
+    with bench.holder() as session:
+        script = (
+            "CREATE TABLE t (); DROP TABLE IF EXISTS u; CREATE VIEW v AS TABLE t; "
+            "CREATE VIEW w AS TABLE t; DROP TABLE t CASCADE; DO $$ BEGIN "
+            "RAISE WARNING 'password=hunter2' USING HINT = E'look\nthere'; END $$"
+        )
+        session.apply(migration(script), "d", soon())
+        assert session.take_notices() == (
+            ("NOTICE", 'table "u" does not exist, skipping'),
+            (
+                "NOTICE",
+                "drop cascades to 2 other objects; detail: drop cascades to view v drop cascades "
+                "to view w",
+            ),
+            ("WARNING", "password=***; hint: look there"),
+        )
+
+
+def test_notices_are_bounded_and_no_warning_is_lost_for_a_notice(bench: Bench) -> None:
+    script = f"""DO $$ BEGIN
+        FOR n IN 1..500 LOOP RAISE NOTICE '%', n; END LOOP;
+        RAISE WARNING '%', repeat('x', 8000000);
+    END $$; {WARN}"""
+    with bench.holder() as session:
+        session.apply(migration(script), "d", soon())
+        *first, long, warning, rest = session.take_notices()
+    assert first == [("NOTICE", str(n)) for n in range(1, 19)]
+    assert long == ("WARNING", "x" * 499 + "…")
+    assert warning == SKIPPED
+    assert rest == ("NOTICE", "482 more messages were left out")
+
+
+def test_the_notices_of_a_failed_script_are_kept(bench: Bench) -> None:
+    with bench.holder() as session:
+        with pytest.raises(MigrationFailed):
+            session.apply(migration(f"{WARN}; SELECT 1/0"), "d", soon())
+        assert session.take_notices() == (SKIPPED,)
+
+
+def test_the_notices_of_a_dry_run_are_kept(bench: Bench) -> None:
+    with open_dry_run(bench) as dry_run:
+        dry_run.run_migration(migration(WARN), soon())
+        assert dry_run.take_notices() == (SKIPPED,)
+        dry_run.roll_back()
+
+
 # --- what it answers
 
 _SELECT = "SELECT repeat('x', 20) || n FROM generate_series(1, {n}) n"

@@ -23,6 +23,7 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
     MigrationAttemptFailed,
+    MigrationNotice,
     MigrationRolledBack,
     MigrationStarted,
     RenewalFailed,
@@ -283,6 +284,20 @@ def test_the_metrics_of_a_check_are_one_valid_emf_line(
         "MigrationTime": [250.0, 750.0],
         "MigrationsApplied": [2.0],
     }
+
+
+def test_a_warning_of_a_migration_is_a_line_of_its_own(lines: Lines) -> None:
+    observe(
+        MigrationApplied("t", "0001_m", 1, 2, 0.25),
+        MigrationNotice("t", "0001_m", "WARNING", "3 orders were skipped"),
+        MigrationNotice("t", "0001_m", "NOTICE", "relation exists"),
+        FINISHED,
+    )
+    written, _ = lines.read()
+    assert [(line["level"], line["message"]) for line in written[:2]] == [
+        ("WARNING", "0001_m: WARNING: 3 orders were skipped"),
+        ("INFO", "0001_m: NOTICE: relation exists"),
+    ]
 
 
 def test_all_the_metrics_that_alarms_may_name_are_written(lines: Lines) -> None:
