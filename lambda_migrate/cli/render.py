@@ -411,15 +411,17 @@ def render_verify(document: Mapping[str, Any]) -> Group:
     shown: list[RenderableType] = (
         ["corrected the lease table from the history"] if document["resynced"] else []
     )
+    *first, last = document["compared"]
+    compared = f"{', '.join(first)} and {last}"
     if document["problems"]:
         shown += [
-            Text("files, history and lease table disagree:", style="bold red"),
+            Text(f"{compared} disagree:", style="bold red"),
             render_bullets(document["problems"], style="red"),
         ]
     else:
         applied = format_count(document["applied"], "applied migration")
         pending = f", {document['pending']} pending" * bool(document["pending"])
-        shown.append(Text(f"files, history and lease table agree: {applied}{pending}", "green"))
+        shown.append(Text(f"{compared} agree: {applied}{pending}", "green"))
     return Group(*shown)
 
 

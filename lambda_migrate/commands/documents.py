@@ -211,11 +211,12 @@ def build_plan_document(
 
 
 def build_verify_document(
-    verification: Verification, location: dict[str, str], *, resynced: bool
+    verification: Verification, location: dict[str, str], *, resynced: bool, has_table: bool
 ) -> dict[str, Any]:
-    """Build the result of ``verify``."""
+    """Build the result of ``verify``; see `build_status_document`."""
     return {
         **location,
+        "compared": ["files", "history", *(["lease table"] if has_table else [])],
         "agree": not verification.problems,
         "problems": list(verification.problems),
         "resynced": resynced,

@@ -110,5 +110,7 @@ def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:
         context.settings.require_configured(table=True)
         context.operations.resync(context.deadline)
     verification = context.operations.verify(context.deadline)
-    document = build_verify_document(verification, context.location, resynced=resync)
+    document = build_verify_document(
+        verification, context.location, resynced=resync, has_table=context.has_table
+    )
     return CommandResult(document, EXIT_FAILED if verification.problems else EXIT_DONE)
