@@ -46,10 +46,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "not change, and new ones must follow them.",
     )
     parser.addini(
+        "lambda_migrate_handlers",
+        "What decorated handlers and middlewares do in tests: off (default) calls them without a "
+        "check, on checks as in production. LAMBDA_MIGRATE_MODE takes precedence.",
+        default="off",
+    )
+    parser.addini(
         "lambda_migrate_lossy",
         "Names of migrations whose rollback may lose rows.",
         type="linelist",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let unit tests call handlers without a database; see ``lambda_migrate_handlers``."""
+    value = config.getini("lambda_migrate_handlers")
+    if value not in ("off", "on"):
+        raise pytest.UsageError(f"lambda_migrate_handlers is {value!r}: write off or on")
+    if value == "off":
+        os.environ.setdefault("LAMBDA_MIGRATE_MODE", "off")
 
 
 @dataclass(frozen=True)
@@ -242,6 +257,7 @@ def cold_start_storm(
 
         variables = {
             **lambda_migrate_dynamodb.environment(),
+            "LAMBDA_MIGRATE_MODE": "migrate",
             "LAMBDA_MIGRATE_TABLE": _TABLE,
             "LAMBDA_MIGRATE_TARGET": f"storm-{uuid4()}",
             "LAMBDA_MIGRATE_DATABASE_URL": database.url,

@@ -206,3 +206,17 @@ def test_an_unreachable_server_is_named(project: Project) -> None:
     _, output = project.run()
     assert "127.0.0.1:1" in output
     assert "Traceback" not in output
+
+
+def test_a_unit_test_calls_a_handler_without_settings_unless_the_project_asks_for_the_check(
+    project: Project,
+) -> None:
+    project.write("app.py", HANDLER)
+    project.write(
+        "test_app.py", "import app\ndef test_it():\n    assert app.handler({}, None)['served']\n"
+    )
+    assert project.run()[0] == 0
+    code, output = project.run("-o", "lambda_migrate_handlers=on")
+    assert (code, "LAMBDA_MIGRATE_MODE=off" in output) == (1, True)
+    code, output = project.run("-o", "lambda_migrate_handlers=maybe")
+    assert (code, "lambda_migrate_handlers is 'maybe': write off or on" in output) == (4, True)
