@@ -175,10 +175,10 @@ class ProgressTable:
                 f"{sample.library_connections}",
                 "bold red" if sample.library_connections > 1 else "bold",
             ),
-            (f" (at most {self._maximum[0]})", "dim"),
+            (f" (max {self._maximum[0]})", "dim"),
             (", application ", ""),
             (f"{sample.application_connections}", "bold"),
-            (f" (at most {self._maximum[1]})", "dim"),
+            (f" (max {self._maximum[1]})", "dim"),
         )
 
 
