@@ -127,6 +127,10 @@ def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> lis
         return [
             "it was rolled back; fix the migration and run the command again" + stay * bool(count)
         ]
+    if isinstance(error, LeaseStoreUnavailable):
+        return [
+            "check AWS_REGION and that this machine reaches DynamoDB; then run the command again"
+        ]
     if isinstance(error, FlagsUnavailable):
         return ["fix the access to the flags, or run `lambda-migrate up --despite-flags`"]
     if isinstance(error, LeaseHeld):
