@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lambda_migrate.guard import ColdStartGuard, has_deadline
 
@@ -99,11 +99,6 @@ def migrate_on_cold_start(
     return decorate if handler is None else decorate(handler)
 
 
-class _Invocation(NamedTuple):
-    event: Any
-    context: Any
-
-
 def _decorate(function: Any, guard: ColdStartGuard, on_not_ready: OnNotReady | None) -> Any:
     """Return ``function`` behind ``guard``, as the same kind of callable."""
     if isinstance(function, (staticmethod, classmethod)):
@@ -121,7 +116,7 @@ def _decorate(function: Any, guard: ColdStartGuard, on_not_ready: OnNotReady | N
         return on_not_ready(*_find_invocation(args, kwargs, is_method), error)
 
     def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> MigrateError | None:
-        return guard.check(_find_invocation(args, kwargs, is_method).context)
+        return guard.check(_find_invocation(args, kwargs, is_method)[1])
 
     flags = _code_flags(function)
     is_async = flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR)
@@ -213,7 +208,9 @@ def _is_method(function: Any) -> bool:
     return bool(owner) and not owner.endswith("<locals>")
 
 
-def _find_invocation(args: tuple[Any, ...], kwargs: dict[str, Any], is_method: bool) -> _Invocation:
+def _find_invocation(
+    args: tuple[Any, ...], kwargs: dict[str, Any], is_method: bool
+) -> tuple[Any, Any]:
     """The event and the context among a handler's arguments.
 
     The context is the argument that knows a remaining time; an event never does. Without one, as in
@@ -221,13 +218,13 @@ def _find_invocation(args: tuple[Any, ...], kwargs: dict[str, Any], is_method: b
     """
     for index, value in enumerate(args):
         if index > 0 and has_deadline(value):
-            return _Invocation(args[index - 1], value)
+            return args[index - 1], value
     values = args[int(is_method) :]
     event = values[0] if values else kwargs.get("event")
     for value in kwargs.values():
         if has_deadline(value):
-            return _Invocation(event, value)
-    return _Invocation(event, values[1] if len(values) > 1 else kwargs.get("context"))
+            return event, value
+    return event, values[1] if len(values) > 1 else kwargs.get("context")
 
 
 def service_unavailable(event: Any, _context: Any, error: MigrateError) -> dict[str, Any]:

@@ -39,12 +39,13 @@ MAX_BYTES = 64 * 2**20
 """The size limit of one file, which is copied several times while it is applied. A member of a zip
 could otherwise expand to any size."""
 
-_VERSION = re.compile(r"[0-9]{1,255}(?:\.[0-9]{1,255}){0,99}")
-_FILE_NAME = re.compile(
-    r"(?:([0-9]+(?:\.[0-9]+)*)(?![0-9A-Za-z])|V([0-9]+(?:[._][0-9]+)*)__).*\.sql"
+# Compiled when a name or a version of these forms is first met: a plain number needs neither.
+_VERSION = r"[0-9]{1,255}(?:\.[0-9]{1,255}){0,99}"
+_FILE_NAME = r"(?:([0-9]+(?:\.[0-9]+)*)(?![0-9A-Za-z])|V([0-9]+(?:[._][0-9]+)*)__).*\.sql"
+
+_SIMPLE_CHARACTERS = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+ -"
 )
-_SIMPLE_NAME = re.compile(r"[A-Za-z0-9_.+ -]+")
-_SIMPLE_REPEATABLE_NAME = re.compile(r"R__[A-Za-z0-9_.+ -]+\.sql")
 
 
 def normalise_text(text: str) -> str:
@@ -90,7 +91,9 @@ def parse_components(version: str) -> tuple[int, ...]:
     Raises:
         ValueError: It is not a number, or numbers separated by dots.
     """
-    if not _VERSION.fullmatch(version):
+    if _is_number(version):
+        return (int(version),)
+    if not re.fullmatch(_VERSION, version):
         raise ValueError("not a version: write a number, or numbers separated by dots")
     components = [int(number) for number in version.split(".")]
     while len(components) > 1 and not components[-1]:
@@ -109,11 +112,18 @@ def find_version(filename: str) -> str | None:
     It stands at the beginning, before ``_``, ``-`` or a space, or as Flyway writes it
     (``V1_2__name.sql``).
     """
-    match = _FILE_NAME.fullmatch(filename)
+    number = filename.partition("_")[0]
+    if _is_number(number) and filename.isprintable() and filename.endswith(".sql"):
+        return number
+    match = re.fullmatch(_FILE_NAME, filename)
     if match is None:
         return None
     plain, flyway = match.groups()
     return plain or str(flyway).replace("_", ".")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 255
 
 
 def is_migration_name(name: str) -> bool:
@@ -198,16 +208,17 @@ def _read_checksums(
     for entry in entries:
         if not is_migration_name(entry.name):
             continue
-        version = find_version(entry.name) if _SIMPLE_NAME.fullmatch(entry.name) else None
-        is_repeatable = version is None and _SIMPLE_REPEATABLE_NAME.fullmatch(entry.name)
+        name = entry.name if _SIMPLE_CHARACTERS.issuperset(entry.name) else ""
+        is_repeatable = is_repeatable_name(name) and name.endswith(".sql") and name != "R__.sql"
+        version = None if is_repeatable else find_version(name)
         if not (version or is_repeatable) or not entry.is_file(follow_symlinks=False):
             raise _NeedsFullRead(entry.name)
         if entry.stat().st_size > MAX_BYTES:
             raise _NeedsFullRead(entry.name)
-        with open(entry.path, "rb") as file:  # noqa: PTH123 - importing pathlib takes 10 ms
+        with open(entry.path, "rb", buffering=0) as file:  # noqa: PTH123 - importing pathlib takes 10 ms
             checksum = compute_checksum(file.read().decode())
         if version:
             versioned.append((parse_components(version), checksum))
         else:
-            repeatables.append((entry.name.removesuffix(".sql"), checksum))
+            repeatables.append((name.removesuffix(".sql"), checksum))
     return versioned, repeatables

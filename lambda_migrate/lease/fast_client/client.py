@@ -190,7 +190,7 @@ class FastClient:
 
         deadline = Deadline.after(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, self._clock)
         idle = self._take_idle_connection()
-        if idle is not None and idle.endpoint != endpoint:
+        if idle is not None and idle.endpoint.url != endpoint.url:
             idle.close()
             idle = None
         if idle is not None:

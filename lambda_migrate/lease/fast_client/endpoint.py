@@ -7,7 +7,7 @@ proxy, another partition, a variable that this module does not know) is left to 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials
 
@@ -70,7 +70,7 @@ _DIGITS = frozenset("0123456789")
 _HOST_CHARACTERS = _LETTERS | _DIGITS | {"-"}
 
 
-class Endpoint(NamedTuple):
+class Endpoint:
     """The server that requests are sent to.
 
     Attributes:
@@ -80,10 +80,13 @@ class Endpoint(NamedTuple):
         is_configured: Whether a setting names it.
     """
 
-    is_tls: bool
-    host: str
-    port: int
-    is_configured: bool = False
+    __slots__ = ("host", "is_configured", "is_tls", "port")
+
+    def __init__(self, is_tls: bool, host: str, port: int, *, is_configured: bool = False) -> None:
+        self.is_tls = is_tls
+        self.host = host
+        self.port = port
+        self.is_configured = is_configured
 
     @property
     def authority(self) -> str:
@@ -91,8 +94,13 @@ class Endpoint(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
 
+    @property
+    def url(self) -> str:
+        """Scheme and authority: endpoints with the same URL are the same server."""
+        return f"{'https' if self.is_tls else 'http'}://{self.authority}"
 
-class ClientConfig(NamedTuple):
+
+class ClientConfig:
     """What a request is signed with and sent to.
 
     Attributes:
@@ -102,10 +110,15 @@ class ClientConfig(NamedTuple):
         ca_bundle: Certificates to trust instead of the system's, or "".
     """
 
-    credentials: AWSCredentials
-    region: str
-    endpoint: Endpoint
-    ca_bundle: str
+    __slots__ = ("ca_bundle", "credentials", "endpoint", "region")
+
+    def __init__(
+        self, credentials: AWSCredentials, region: str, endpoint: Endpoint, ca_bundle: str
+    ) -> None:
+        self.credentials = credentials
+        self.region = region
+        self.endpoint = endpoint
+        self.ca_bundle = ca_bundle
 
 
 def resolve_config(environ: Mapping[str, str]) -> ClientConfig | None:

@@ -7,7 +7,7 @@ It knows as much of HTTP as the responses of DynamoDB need; for any other it rai
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lambda_migrate.timeouts import connect_tcp
 
@@ -48,12 +48,15 @@ class NoResponse(Exception):
         super().__init__(message)
 
 
-class HTTPResponse(NamedTuple):
+class HTTPResponse:
     """A response; the body of one with status 5xx is not read."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
 
 
 def create_tls_context(ca_bundle: str) -> ssl.SSLContext:

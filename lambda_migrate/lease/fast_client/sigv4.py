@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ __all__ = ["AWSCredentials", "sign"]
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
-class AWSCredentials(NamedTuple):
+class AWSCredentials:
     """An access key. Its representation shows nothing of it.
 
     Attributes:
@@ -23,9 +23,12 @@ class AWSCredentials(NamedTuple):
         session_token: Of temporary credentials, or "".
     """
 
-    access_key_id: str
-    secret_access_key: str
-    session_token: str = ""
+    __slots__ = ("access_key_id", "secret_access_key", "session_token")
+
+    def __init__(self, access_key_id: str, secret_access_key: str, session_token: str = "") -> None:
+        self.access_key_id = access_key_id
+        self.secret_access_key = secret_access_key
+        self.session_token = session_token
 
     def __repr__(self) -> str:
         return "AWSCredentials()"
