@@ -158,7 +158,7 @@ def _decorate_async(
     background = BackgroundCheck(guard)
 
     async def find_refusal(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
-        error = await background.wait_async(_find_invocation(args, kwargs, is_method).context)
+        error = await background.wait_async(_find_invocation(args, kwargs, is_method)[1])
         if error is None:
             return False, None
         response = refuse(args, kwargs, error)
