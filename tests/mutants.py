@@ -57,6 +57,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         f"{_POSTGRESQL}/test_scripts.py",
         *_NEWEST,
     ),
+    "several statements": (
+        f"{_POSTGRESQL}/test_several_statements.py",
+        *("-m", "not slow"),
+        *_NEWEST,
+    ),
     "non-transactional": (f"{_POSTGRESQL}/test_non_transactional.py", *_NEWEST),
     "non-transactional, killed": (f"{_POSTGRESQL}/test_non_transactional_killed.py",),
     "manifest": ("tests/unit/migrations",),
@@ -455,9 +460,30 @@ MUTANTS = (
     Mutant(
         "the objects that a statement is about are looked for by name",
         "lambda_migrate/postgresql/session.py",
-        "object_ids=None if row[17] is None else tuple(map(int, row[17].split())),",
+        "object_ids=None if row[17] is None else progress.object_ids,",
         "object_ids=None,",
         ("non-transactional",),
+    ),
+    Mutant(
+        "the number of complete statements is not committed with the statement",
+        "lambda_migrate/postgresql/queries.py",
+        "SET state = {state}, found = {quote_literal(str(progress))}",
+        "SET state = {state}",
+        ("several statements",),
+    ),
+    Mutant(
+        "a script of several statements begins again after an interruption",
+        "lambda_migrate/postgresql/non_transactional.py",
+        "        self._run_from(completed)",
+        "        self._run_from(0)",
+        ("several statements",),
+    ),
+    Mutant(
+        "statements that have run may be changed in the file",
+        "lambda_migrate/postgresql/non_transactional.py",
+        "if [step.script.sql.split() for step in steps[:completed]] != finished:",
+        "if False:",
+        ("several statements",),
     ),
     Mutant(
         "what may have committed a part is run again",

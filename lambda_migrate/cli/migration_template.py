@@ -38,7 +38,7 @@ SELECT 1;  -- replace this placeholder
 
 _NON_TRANSACTIONAL = """\
 -- migrate:up transaction:false
--- Exactly one statement that PostgreSQL does not run inside a transaction, such as
+-- What PostgreSQL does not run inside a transaction, such as
 --   CREATE INDEX CONCURRENTLY orders_placed_at ON orders (placed_at);
 SELECT 1;  -- replace this placeholder
 
@@ -57,7 +57,7 @@ def write_migration(
         directory: The migrations directory; created if it is missing.
         name: What comes after the version.
         now: The time in UTC, the version if the directory uses timestamps.
-        transactional: False for a single statement outside a transaction.
+        transactional: False for statements outside a transaction.
 
     Raises:
         ConfigurationError: The name is invalid, or the directory cannot be written to.

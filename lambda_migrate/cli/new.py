@@ -28,7 +28,7 @@ from lambda_migrate.migrations.version import parse_version
             is_positional=True,
             is_required=True,
         ),
-        Option("no_transaction", bool, "Write a migration of one statement outside a transaction."),
+        Option("no_transaction", bool, "Write a migration that runs outside a transaction."),
     ),
     common_options=("format", "directory"),
     examples=("new add_status", "new index_orders --no-transaction"),

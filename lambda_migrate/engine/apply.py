@@ -163,7 +163,9 @@ class _ApplyLoop:
         """Resolve the rows that an interrupted holder left in doubt."""
         self._publish_start(plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
         for row in plan.in_doubt:
-            self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline)
+            migration = self._manifest.get(row.version)
+            file = None if migration is None else (migration, self._manifest.digest_at(row.version))
+            self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline, file=file)
 
     def _apply(self, migration: Migration, *, position: int, total: int) -> None:
         lease_session = self._lease_session

@@ -49,6 +49,9 @@ class HistoryRow:
         up: For a row in doubt, its up script; else None.
         object_ids: For a row in doubt, the OIDs of the objects that its statement concerned before
             it began; None if they were not read.
+        completed_statements: How many statements of a non-transactional script are known to have
+            taken effect.
+        is_between_statements: Whether the next one had not begun, so that none is in doubt.
     """
 
     version: Version
@@ -65,6 +68,8 @@ class HistoryRow:
     baseline: bool = False
     up: Script | None = None
     object_ids: tuple[int, ...] | None = None
+    completed_statements: int = 0
+    is_between_statements: bool = False
 
     @property
     def is_in_doubt(self) -> bool:

@@ -352,7 +352,13 @@ class FencedConnection:
         return self.run(sql, deadline)[-1]
 
     def run_script(
-        self, script: str, writes: str, deadline: Deadline, *, isolation: str = ""
+        self,
+        script: str,
+        writes: str,
+        deadline: Deadline,
+        *,
+        isolation: str = "",
+        settings: Sequence[str] = (),
     ) -> list[Any]:
         """Run a script's whole transaction in one message; returns the last row of ``writes``.
 
@@ -368,6 +374,7 @@ class FencedConnection:
             self.timeouts(deadline),
             is_direct_connection=self.is_direct_connection,
             isolation=isolation,
+            settings=settings,
         )
         try:
             return self.run(message.sql, deadline, keep_rows=1)[-1]
@@ -415,7 +422,9 @@ class FencedConnection:
                 raise self._advisory_lock_error(deadline, name)
             self.pause(attempt, limit)
 
-    def run_non_transactional(self, script: str, deadline: Deadline, *, name: str = "") -> None:
+    def run_non_transactional(
+        self, script: str, deadline: Deadline, *, name: str = "", settings: Sequence[str] = ()
+    ) -> None:
         """Run one statement outside a transaction, with settings that are reset afterwards.
 
         It waits for locks as long as the deadline allows.
@@ -424,6 +433,7 @@ class FencedConnection:
             script: The statement.
             deadline: When PostgreSQL cancels it.
             name: The migration's name, for messages.
+            settings: SET statements to run before it.
 
         Raises:
             PostgresError: The server refused it; its position is one in ``script``.
@@ -447,6 +457,7 @@ class FencedConnection:
             raise self._advisory_lock_error(deadline, name)
         tag = self.queries.comment(self.grant)
         try:
+            self._apply_settings(settings, deadline)
             self.run(tag + script, deadline, keep_rows=0)
         except PostgresError as error:
             if error.position is not None:
@@ -454,6 +465,14 @@ class FencedConnection:
             raise
         finally:
             self._reset_or_close(deadline)
+
+    def _apply_settings(self, settings: Sequence[str], deadline: Deadline) -> None:
+        try:
+            if settings:
+                self.run("; ".join(settings), deadline)
+        except PostgresError as error:
+            error.position = None  # it is not one in the statement
+            raise
 
     def _reset_or_close(self, deadline: Deadline) -> None:
         """Reset the session's settings, or close the session."""

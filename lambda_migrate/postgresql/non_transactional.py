@@ -1,4 +1,4 @@
-"""Non-transactional migrations: one statement each, announced by an intent row.
+"""Non-transactional migrations: each statement is announced by an intent row.
 
 ``CREATE INDEX CONCURRENTLY`` and the like cannot share a transaction with their history row. One
 rule holds for up and down scripts:
@@ -16,17 +16,25 @@ invalid         half done: an index is dropped, a DETACH finished; then the cata
 complete        full effect: the row becomes ``applied``, or a rollback deletes it
 unknown         cannot be determined: `RepairRequired`, unless the script is marked idempotent
 ==============  ====================================================================================
+
+In a script of several statements the row also records how many are complete. A statement that can
+run in a transaction commits together with that number, so it is never in doubt. After an
+interruption the script continues where it stopped: an up script by the file as it is now, if its
+first statements are still those that have run, and a down script as it is stored.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed, RepairRequired
 from lambda_migrate.migrations.history import RowState
+from lambda_migrate.migrations.migration import Script
 from lambda_migrate.migrations.sql.classify import classify
+from lambda_migrate.migrations.sql.lint import can_run_in_transaction, is_session_setting
 from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql import catalog_queries
 from lambda_migrate.postgresql.catalog_state import (
@@ -38,10 +46,12 @@ from lambda_migrate.postgresql.catalog_state import (
 )
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.error_report import make_migration_failed
+from lambda_migrate.postgresql.queries import Progress
 from lambda_migrate.postgresql.transactional import (
     CANCEL_TOLERANCE_SECONDS,
     MAX_CONNECTION_LOSSES,
     RETRYABLE_SQLSTATES,
+    ScriptRunner,
     require_runnable_migration,
     require_runnable_script,
 )
@@ -50,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lambda_migrate.clock import Deadline
-    from lambda_migrate.migrations import HistoryRow, Migration, Script
+    from lambda_migrate.migrations import HistoryRow, Migration
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.fence import FencedConnection
 
@@ -77,6 +87,10 @@ def apply_non_transactional(
     """Apply one non-transactional migration; see `FencedSession.apply`."""
     path = migration.path or migration.name
     require_runnable_migration(migration)
+    if _has_several_statements(migration.up):
+        steps = _split_steps(migration.up)
+        run = _StepsRunner(connection, steps, migration.version, migration.name, path, deadline)
+        return run.apply(migration, digest)
     statement = _NonTransactionalStatement(
         connection,
         migration.up,
@@ -110,6 +124,12 @@ def roll_back_non_transactional(
     script = _require_script(row.down, name=row.name)
     path = f"{row.name} (stored down script)"
     require_runnable_script(script, name=row.name, path=path)
+    if _has_several_statements(script):
+        steps = _split_steps(script)
+        run = _StepsRunner(
+            connection, steps, row.version, row.name, path, deadline, is_rollback=True
+        )
+        return run.roll_back()
     statement = _NonTransactionalStatement(
         connection,
         script,
@@ -128,10 +148,23 @@ def roll_back_non_transactional(
     return round((deadline.clock.monotonic() - began) * 1000)
 
 
-def resolve_in_doubt(connection: FencedConnection, row: HistoryRow, deadline: Deadline) -> None:
+def resolve_in_doubt(
+    connection: FencedConnection,
+    row: HistoryRow,
+    deadline: Deadline,
+    *,
+    file: tuple[Migration, str] | None = None,
+) -> None:
     """Complete or undo a row in doubt; see `FencedSession.resolve_in_doubt`."""
     is_rollback = row.state is RowState.ROLLING_BACK
     script = _require_script(row.down if is_rollback else row.up, name=row.name)
+    if _has_several_statements(script):
+        steps = _split_steps(script)
+        run = _StepsRunner(
+            connection, steps, row.version, row.name, row.name, deadline, is_rollback=is_rollback
+        )
+        run.resume(row, file)
+        return
     statement = _NonTransactionalStatement(
         connection,
         script,
@@ -170,6 +203,204 @@ def _require_script(script: Script | None, *, name: str) -> Script:
     return script
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One of several statements of a script.
+
+    Attributes:
+        script: The statement, at its line and column of the file.
+        settings: The SET and RESET statements above it. Each statement has a session of its own.
+    """
+
+    script: Script
+    settings: tuple[str, ...] = ()
+
+
+def _has_several_statements(script: Script) -> bool:
+    return len(split_statements(script.sql)) > 1
+
+
+def _split_steps(script: Script) -> list[_Step]:
+    """At least one step; a SET is a step only if no other statement follows it."""
+    steps: list[_Step] = []
+    settings: list[str] = []
+    statements = split_statements(script.sql)
+    for statement in statements:
+        if is_session_setting(statement) and statement is not statements[-1]:
+            settings.append(statement.text)
+            continue
+        indent = " " * (statement.start - script.sql.rfind("\n", 0, statement.start) - 1)
+        one = Script(
+            indent + statement.text,
+            script.line + statement.line - 1,
+            transactional=can_run_in_transaction(statement),
+            idempotent=script.idempotent,
+        )
+        steps.append(_Step(one, tuple(settings)))
+    return steps
+
+
+class _StepsRunner:
+    """Runs a script of several statements from any of them on."""
+
+    def __init__(
+        self,
+        connection: FencedConnection,
+        steps: list[_Step],
+        version: Version,
+        name: str,
+        path: str,
+        deadline: Deadline,
+        *,
+        is_rollback: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._queries = connection.queries
+        self._steps = steps
+        self._version = version
+        self._name = name
+        self._path = path
+        self._deadline = deadline
+        self._is_rollback = is_rollback
+
+    def apply(self, migration: Migration, digest: str) -> int:
+        """Run an up script from its first statement on; returns milliseconds."""
+        started = self._queries.insert_started(
+            migration, digest, self._connection.grant, progress=Progress(0)
+        )
+        if self._write(started) != [True]:
+            raise already_applied_error(migration)
+        return self._run_from(0)
+
+    def roll_back(self) -> int:
+        """Run a down script from its first statement on; returns milliseconds."""
+        began = self._deadline.clock.monotonic()
+        intent = self._queries.mark_rolling_back(self._version, progress=Progress(0))
+        self._write(f"{intent} RETURNING 0")
+        self._run_from(0)
+        return round((self._deadline.clock.monotonic() - began) * 1000)
+
+    def resume(self, row: HistoryRow, file: tuple[Migration, str] | None) -> None:
+        """Resolve the statement in doubt, and continue after it.
+
+        Raises:
+            RepairRequired: Its outcome cannot be determined.
+            MigrationFailed: Statements that have run were changed in the file.
+        """
+        completed = row.completed_statements
+        if not row.is_between_statements:
+            took_effect = self._statement(completed, row.object_ids).clean_up()
+            if took_effect is None:
+                raise self._statement(completed).repair_required(
+                    "it was interrupted, and lambda-migrate cannot determine whether this "
+                    "statement took effect"
+                )
+            completed += took_effect
+            self._write(self._queries.record_progress(self._version, Progress(completed)))
+        if completed == 0:
+            self._write(self._clear())
+            return
+        if file is not None and not self._is_rollback and file[0].checksum != row.checksum:
+            self._continue_by_file(*file, completed=completed)
+        self._run_from(completed)
+
+    def _continue_by_file(self, migration: Migration, digest: str, *, completed: int) -> None:
+        """Take the statements that remain from a corrected file."""
+        require_runnable_migration(migration)
+        steps = [] if migration.up.transactional else _split_steps(migration.up)
+        finished = [step.script.sql.split() for step in self._steps[:completed]]
+        if [step.script.sql.split() for step in steps[:completed]] != finished:
+            raise MigrationFailed(
+                f"its first {completed} statements have run, and the file has changed them; "
+                "restore them, and correct only what comes after",
+                migration=self._name,
+            )
+        self._write(self._queries.replace_started(migration, digest))
+        self._steps = steps
+        self._path = migration.path or migration.name
+
+    def _run_from(self, first: int) -> int:
+        for position in range(first, len(self._steps)):
+            if self._steps[position].script.transactional:
+                self._run_in_transaction(position)
+            else:
+                self._run_outside(position)
+        if self._is_rollback:
+            return int(self._write(f"{self._queries.delete_rows([self._version])} RETURNING 0")[0])
+        return int(self._write(self._queries.mark_applied(self._version))[0])
+
+    def _run_in_transaction(self, position: int) -> None:
+        """Commit the statement together with the number of statements that are complete."""
+        step, after = self._steps[position], Progress(position + 1)
+
+        def read_duration_if_committed() -> int | None:
+            rows = self._connection.read(self._queries.read_row(self._version), self._deadline)
+            return 0 if rows and rows[0][3] == str(after) else None
+
+        runner = ScriptRunner(
+            self._connection,
+            step.script,
+            name=self._name,
+            path=self._path,
+            deadline=self._deadline,
+            settings=step.settings,
+        )
+        write = self._queries.record_progress_in_script(
+            self._version, after, is_rollback=self._is_rollback
+        )
+        try:
+            runner.run_until_committed(write, read_duration_if_committed)
+        except RepairRequired:
+            raise
+        except MigrationFailed:
+            if position == 0:
+                self._write(self._clear())
+            raise
+
+    def _run_outside(self, position: int) -> None:
+        """Announce the statement by the intent row, run it, and record it."""
+        statement = self._statement(position)
+        before, after = Progress(position), Progress(position + 1)
+        try:
+            object_ids = statement.check_before_start()
+        except MigrationFailed:
+            if position == 0:
+                self._write(self._clear())
+            raise
+        during = Progress(position, object_ids)
+        statement.write(self._queries.record_progress(self._version, during))
+        clear = self._queries.record_progress(self._version, before)
+        statement.run(clear_intent=self._clear() if position == 0 else clear)
+        statement.write(self._queries.record_progress(self._version, after))
+
+    def _clear(self) -> str:
+        """SQL that removes the intent of a script of which nothing took effect."""
+        if self._is_rollback:
+            return self._queries.restore_applied(self._version) + " RETURNING 0"
+        return self._queries.delete_rows([self._version]) + " RETURNING 0"
+
+    def _write(self, writes: str) -> list[Any]:
+        return self._statement(0).write(writes)
+
+    def _statement(
+        self, position: int, object_ids: tuple[int, ...] | None = None
+    ) -> _NonTransactionalStatement:
+        step = self._steps[position]
+        return _NonTransactionalStatement(
+            self._connection,
+            step.script,
+            name=self._name,
+            path=self._path,
+            deadline=self._deadline,
+            version=self._version,
+            is_rollback=self._is_rollback,
+            object_ids=object_ids,
+            settings=step.settings,
+            place=f"statement {position + 1} of {len(self._steps)}, line {step.script.line} "
+            "(those before it are committed)",
+        )
+
+
 class _NonTransactionalStatement:
     """Runs one statement outside a transaction, and determines its outcome."""
 
@@ -184,9 +415,13 @@ class _NonTransactionalStatement:
         version: Version,
         is_rollback: bool = False,
         object_ids: tuple[int, ...] | None = None,
+        settings: tuple[str, ...] = (),
+        place: str = "",
     ) -> None:
         self._connection = connection
         self._script = script
+        self._settings = settings
+        self._place = place
         self._name = name
         self._path = path
         self._deadline = deadline
@@ -244,7 +479,7 @@ class _NonTransactionalStatement:
         for attempt in count(1):
             try:
                 self._connection.run_non_transactional(
-                    self._script.sql, self._deadline, name=self._name
+                    self._script.sql, self._deadline, name=self._name, settings=self._settings
                 )
                 break
             except PostgresError as error:
@@ -313,6 +548,8 @@ class _NonTransactionalStatement:
         self, cause: str, *, sqlstate: str = "", detail: str = ""
     ) -> RepairRequired:
         """The error for an outcome that cannot be determined, with what to do."""
+        place = f"{self._place}: " if self._place else ""
+        cause = place + cause
         applied, pending = f"`{self._repair} applied`", f"`{self._repair} pending`"
         if self._is_rollback:
             advice = f"if it took effect, {pending}; if the migration is still in place, {applied}"
@@ -323,7 +560,8 @@ class _NonTransactionalStatement:
             f"{cause}; {next_step}",
             migration=self._name,
             sqlstate=sqlstate,
-            detail=detail and f"{detail}\n  part of it may be committed\n  next: {next_step}",
+            detail=detail
+            and f"{detail}\n  {place}part of it may be committed\n  next: {next_step}",
         )
 
     def _check_after_loss(self, connection_lost: ConnectionLost, clear_intent: str) -> bool:

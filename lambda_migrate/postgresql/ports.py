@@ -247,8 +247,18 @@ class FencedSession(DatabaseSession, Protocol):
             RepairRequired: As in `apply`.
         """
 
-    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
+    def resolve_in_doubt(
+        self, row: HistoryRow, deadline: Deadline, *, file: tuple[Migration, str] | None = None
+    ) -> None:
         """Complete a row in doubt, or undo it so that its migration is pending again.
+
+        A script of several statements continues where it stopped.
+
+        Args:
+            row: The row.
+            deadline: Overall.
+            file: The migration of that version as it is now, with its chain digest. Statements that
+                have not run are taken from it.
 
         Raises:
             RepairRequired: The outcome cannot be determined.

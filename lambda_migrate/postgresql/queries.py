@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.ports import FenceRow, LeaseGrant
     from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
-__all__ = ["LAYOUT", "Queries", "SchemaProbe", "ScriptQuery"]
+__all__ = ["LAYOUT", "Progress", "Queries", "SchemaProbe", "ScriptQuery", "parse_down_script"]
 
 LAYOUT = 2
 """The layout of the lambda-migrate tables that this version reads and writes."""
@@ -86,13 +86,15 @@ class ScriptQuery:
         sql: The message.
         start: Where the script begins in it, in characters.
         end: Where the script ends.
-        statements_before: The number of the library's statements before the script.
+        statements_before: The number of statements before the script.
+        settings_before: How many of them are the script's settings, after the check of the fence.
     """
 
     sql: str
     start: int
     end: int
     statements_before: int
+    settings_before: int = 0
 
     def script_position(self, position: int | None) -> int | None:
         """Convert a position in the message, from 1, to one in the script; None if outside it.
@@ -120,7 +122,8 @@ class ScriptQuery:
 
         None if ``error`` has another cause: only the statement that compares the token fails so.
         """
-        if completed_statements != self.statements_before - 1 or error.sqlstate != _INVALID_TEXT:
+        check = self.statements_before - self.settings_before - 1
+        if completed_statements != check or error.sqlstate != _INVALID_TEXT:
             return None
         token = error.message.rpartition(_CURRENT_FENCE_PREFIX)[2].strip('"')
         return int(token) if token.isdigit() else -1
@@ -452,6 +455,7 @@ class Queries:
         *,
         is_direct_connection: bool,
         isolation: str = "",
+        settings: Sequence[str] = (),
     ) -> ScriptQuery:
         """A script's whole transaction as one message: fence, script, ``writes``, commit.
 
@@ -466,7 +470,7 @@ class Queries:
         """
         head = (
             f"{self.comment(grant)}{begin_transaction(isolation)}; {timeouts.set_local()}"
-            f" {self._require_fence(grant)};\n"
+            f" {self._require_fence(grant)};\n{''.join(f'{each};' for each in settings)}"
         )
         commit = self.commit(writes, timeouts, is_direct_connection=is_direct_connection)
         tail = f"{_AFTER_SCRIPT} {commit}"
@@ -474,7 +478,8 @@ class Queries:
             head + script + tail,
             start=len(head),
             end=len(head) + len(script),
-            statements_before=timeouts.count + 2,
+            statements_before=timeouts.count + 2 + len(settings),
+            settings_before=len(settings),
         )
 
     def _require_fence(self, grant: LeaseGrant) -> str:
@@ -502,9 +507,9 @@ class Queries:
             FROM {self._history}"""
 
     def read_row(self, version: Version) -> str:
-        """State, checksum and duration of one version; no row if it was never started."""
+        """State, checksum, duration and progress of one version; no row if it was never started."""
         return (
-            f"{SAFE_SEARCH_PATH} SELECT state, checksum, duration_ms FROM {self._history}"
+            f"{SAFE_SEARCH_PATH} SELECT state, checksum, duration_ms, found FROM {self._history}"
             f" WHERE version = {_version_literal(version)}"
         )
 
@@ -525,6 +530,7 @@ class Queries:
         grant: LeaseGrant,
         *,
         object_ids: Sequence[int] | None = None,
+        progress: Progress | None = None,
     ) -> str:
         """Insert the intent row of a non-transactional migration; returns a row if it is in place.
 
@@ -536,6 +542,7 @@ class Queries:
             digest: The chain digest that ends with it.
             grant: The holder's grant.
             object_ids: See `HistoryRow.object_ids`.
+            progress: Of a script of several statements.
         """
         up = migration.up
         return f"""
@@ -543,7 +550,7 @@ class Queries:
                 ({_WRITTEN_COLUMNS}, state, started_at, up, up_idempotent, found)
             VALUES ({_row_values(migration, digest, grant)}, 'started', clock_timestamp(),
                     {quote_literal(up.sql)}, {quote_literal(up.idempotent)},
-                    {_object_ids_literal(object_ids)})
+                    {_found_literal(object_ids, progress)})
             ON CONFLICT (version) DO UPDATE SET state = 'started'
             WHERE history.state = 'started' AND history.fence = {quote_literal(grant.fence)}
               AND history.owner = {quote_literal(grant.owner)}
@@ -557,13 +564,47 @@ class Queries:
                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
             WHERE version = {_version_literal(version)} RETURNING duration_ms"""
 
+    def replace_started(self, migration: Migration, digest: str) -> str:
+        """Replace the script of a row in doubt by a corrected file, of which part has run."""
+        names = ("name", "checksum", "digest", "up", "up_idempotent", *_DOWN_COLUMNS)
+        values = (
+            *(migration.name, migration.checksum, digest),
+            *(migration.up.sql, migration.up.idempotent, *_down_values(migration.down)),
+        )
+        changes = ", ".join(
+            f"{name} = {quote_literal(value)}" for name, value in zip(names, values, strict=True)
+        )
+        where = f"WHERE version = {_version_literal(migration.version)} AND state = 'started'"
+        return f"UPDATE {self._history} SET {changes} {where} RETURNING 0"
+
+    def record_progress(self, version: Version, progress: Progress) -> str:
+        """Record how far a script of several statements has come."""
+        return (
+            f"UPDATE {self._history} SET found = {quote_literal(str(progress))}"
+            f" WHERE version = {_version_literal(version)} RETURNING 0"
+        )
+
+    def record_progress_in_script(
+        self, version: Version, progress: Progress, *, is_rollback: bool
+    ) -> str:
+        """`record_progress` in the transaction of a statement, which locked the fence."""
+        state = self._state_if_fence_locked("reverting" if is_rollback else "started")
+        return (
+            f"UPDATE {self._history} SET state = {state}, found = {quote_literal(str(progress))}"
+            f" WHERE version = {_version_literal(version)} RETURNING {_ELAPSED}"
+        )
+
     def mark_rolling_back(
-        self, version: Version, *, object_ids: Sequence[int] | None = None
+        self,
+        version: Version,
+        *,
+        object_ids: Sequence[int] | None = None,
+        progress: Progress | None = None,
     ) -> str:
         """Turn a row into the intent to run its down script; see `insert_started`."""
         return f"""
             UPDATE {self._history}
-            SET state = 'reverting', found = {_object_ids_literal(object_ids)}
+            SET state = 'reverting', found = {_found_literal(object_ids, progress)}
             WHERE version = {_version_literal(version)}"""
 
     def restore_applied(self, version: Version) -> str:
@@ -664,6 +705,8 @@ class Queries:
             """
 
 
+_DOWN_COLUMNS = ("down", "down_line", "down_transactional", "down_idempotent")
+
 _WRITTEN_COLUMNS = (
     "version, name, checksum, digest, fence, owner, request_id, library_version,"
     " down, down_line, down_transactional, down_idempotent"
@@ -733,9 +776,39 @@ _ISOLATION_PREFIX = "-- lambda-migrate isolation:"
 """The first line of a stored down script whose marker asks for an isolation level."""
 
 
-def _object_ids_literal(object_ids: Sequence[int] | None) -> str:
-    """Object ids as the column ``found`` stores them; NULL if they were not read."""
+def _found_literal(object_ids: Sequence[int] | None, progress: Progress | None) -> str:
+    """What the column ``found`` stores; NULL if nothing was read."""
+    if progress is not None:
+        return quote_literal(str(progress))
     return quote_literal(None if object_ids is None else " ".join(map(str, object_ids)))
+
+
+class Progress(NamedTuple):
+    """How far a script has come, as the column ``found`` stores it.
+
+    Attributes:
+        completed: How many statements are complete.
+        object_ids: The objects that the next one concerns, if it was about to run; None between
+            two statements.
+    """
+
+    completed: int
+    object_ids: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        if self.object_ids is None:
+            return f"after {self.completed}"
+        return f"in {self.completed}: {' '.join(map(str, self.object_ids))}"
+
+    @classmethod
+    def parse(cls, found: str | None) -> Progress:
+        """Parse a row's column; a script of one statement stores only the objects."""
+        where, _, object_ids = (found or "").rpartition(":")
+        if where.startswith("in "):
+            return cls(int(where.removeprefix("in ")), tuple(map(int, object_ids.split())))
+        if object_ids.startswith("after "):
+            return cls(int(object_ids.removeprefix("after ")))
+        return cls(0, tuple(map(int, object_ids.split())))
 
 
 def _iso_timestamp(column: str) -> str:

@@ -15,7 +15,7 @@ from lambda_migrate.postgresql.non_transactional import (
     roll_back_non_transactional,
 )
 from lambda_migrate.postgresql.ports import DatabaseSession, Notice
-from lambda_migrate.postgresql.queries import parse_down_script
+from lambda_migrate.postgresql.queries import Progress, parse_down_script
 from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
 if TYPE_CHECKING:
@@ -107,10 +107,12 @@ class PostgreSQLSession(DatabaseSession):
             return roll_back_in_transaction(self._connection, row, deadline)
         return roll_back_non_transactional(self._connection, row, deadline)
 
-    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
+    def resolve_in_doubt(
+        self, row: HistoryRow, deadline: Deadline, *, file: tuple[Migration, str] | None = None
+    ) -> None:
         """See `FencedSession.resolve_in_doubt`."""
         self._known_rows.pop(row.version, None)
-        resolve_in_doubt(self._connection, row, deadline)
+        resolve_in_doubt(self._connection, row, deadline, file=file)
 
     def _resolve_if_in_doubt(self, version: Version, deadline: Deadline) -> bool:
         """Resolve the version's row if it is in doubt; returns whether a row exists afterwards."""
@@ -228,6 +230,7 @@ def _parse_history_row(row: list[Any]) -> HistoryRow:
     up = None
     if row[11] is not None:
         up = Script(row[11], transactional=False, idempotent=row[16] is True)
+    progress = Progress.parse(row[17])
     return HistoryRow(
         version=_parse_version(row[0]),
         name=row[1],
@@ -242,7 +245,9 @@ def _parse_history_row(row: list[Any]) -> HistoryRow:
         baseline=row[10],
         up=up,
         down=down,
-        object_ids=None if row[17] is None else tuple(map(int, row[17].split())),
+        object_ids=None if row[17] is None else progress.object_ids,
+        completed_statements=progress.completed,
+        is_between_statements=progress.object_ids is None,
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "CANCEL_TOLERANCE_SECONDS",
     "MAX_CONNECTION_LOSSES",
     "RETRYABLE_SQLSTATES",
+    "ScriptRunner",
     "apply_in_transaction",
     "require_runnable_migration",
     "require_runnable_script",
@@ -86,7 +87,7 @@ def apply_in_transaction(
         rows = connection.read(connection.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
-    run = _ScriptRunner(connection, migration.up, name=migration.name, path=path, deadline=deadline)
+    run = ScriptRunner(connection, migration.up, name=migration.name, path=path, deadline=deadline)
     row = connection.queries.insert_applied(migration, digest, connection.grant)
     return run.run_until_committed(row, read_duration_if_committed)
 
@@ -107,7 +108,7 @@ def roll_back_in_transaction(
     def read_duration_if_committed() -> int | None:
         return None if connection.read(connection.queries.read_row(row.version), deadline) else 0
 
-    run = _ScriptRunner(connection, script, name=row.name, path=path, deadline=deadline)
+    run = ScriptRunner(connection, script, name=row.name, path=path, deadline=deadline)
     return run.run_until_committed(
         connection.queries.delete_rolled_back(row.version), read_duration_if_committed
     )
@@ -121,7 +122,7 @@ class _RetryableFailure(Exception):
         super().__init__(str(failure))
 
 
-class _ScriptRunner:
+class ScriptRunner:
     """Runs one script until it is committed, fails permanently, or the deadline passes."""
 
     def __init__(
@@ -132,8 +133,10 @@ class _ScriptRunner:
         name: str,
         path: str,
         deadline: Deadline,
+        settings: tuple[str, ...] = (),
     ) -> None:
         self._connection = connection
+        self._settings = settings
         self._script = script
         self._name = name
         self._path = path
@@ -191,7 +194,9 @@ class _ScriptRunner:
         try:
             sql = remove_transaction_block(self._script.sql)
             isolation = self._script.isolation
-            row = self._connection.run_script(sql, write, self._deadline, isolation=isolation)
+            row = self._connection.run_script(
+                sql, write, self._deadline, isolation=isolation, settings=self._settings
+            )
             return int(row[0])
         except ScriptRefused as refused:
             if self._connection.queries.is_outside_transaction(refused.error):

@@ -335,7 +335,13 @@ class InMemorySession(DatabaseSession):
                 database.rolled_back.append(row.name)
         return took_ms
 
-    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
+    def resolve_in_doubt(
+        self,
+        row: HistoryRow,
+        deadline: Deadline,
+        *,
+        file: tuple[Migration, str] | None = None,  # noqa: ARG002 - a script here is one statement
+    ) -> None:
         """See `FencedSession.resolve_in_doubt`."""
         with self._require_fence(deadline) as database:
             rolling_back = row.state is RowState.ROLLING_BACK
@@ -544,7 +550,7 @@ def _may_have_committed_partly(script: Script) -> bool:
     """Whether a run of it that failed leaves its row in doubt."""
     if script.transactional or script.idempotent:
         return False
-    return classify(split_statements(script.sql)[0]).kind == "other"
+    return any(classify(each).kind == "other" for each in split_statements(script.sql))
 
 
 def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:

@@ -207,9 +207,11 @@ class SteppedSession(DatabaseSession):
         self._lose(fault)
         return milliseconds
 
-    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
+    def resolve_in_doubt(
+        self, row: HistoryRow, deadline: Deadline, *, file: tuple[Migration, str] | None = None
+    ) -> None:
         fault = self._turn(f"settle {row.name}")
-        self._session.resolve_in_doubt(row, deadline)
+        self._session.resolve_in_doubt(row, deadline, file=file)
         self._lose(fault)
 
     def record_applied(

@@ -19,9 +19,11 @@ from lambda_migrate.migrations.sql.tokens import (
 )
 
 __all__ = [
+    "can_run_in_transaction",
     "check_migration",
     "check_script",
     "find_script_warnings",
+    "is_session_setting",
     "remove_transaction_block",
 ]
 
@@ -34,8 +36,7 @@ def check_migration(migration: Migration) -> list[str]:
 
     Refused are quotes and comments that are not closed, statements that end the transaction or
     change its mode, that need a client (``COPY ... FROM STDIN``, psql's commands) or that
-    PostgreSQL runs in no transaction, and ``transaction:false`` scripts with more than one
-    statement.
+    PostgreSQL runs in no transaction.
 
     Returns:
         One ``file:line: what; what to do`` for each fault; empty if there is none.
@@ -50,14 +51,36 @@ def check_script(script: Script, *, path: str) -> list[str]:
     return [f"{path}:{place}: {fault}" for place, fault in _check_script(script)]
 
 
+def can_run_in_transaction(statement: Statement) -> bool:
+    """Whether a statement of a ``transaction:false`` script may run in one of its own.
+
+    Not one that PostgreSQL refuses there, nor one that may commit by itself (CALL), nor one whose
+    effect the next statement can only use once it is committed (ADD VALUE).
+    """
+    info = classify(statement)
+    return info.kind in _TRANSACTIONAL_KINDS and not _find_non_transactional(statement)
+
+
+_TRANSACTIONAL_KINDS = (
+    *("atomic", "create-index", "drop-index", "attach-partition", "detach-partition"),
+)
+
+
+def is_session_setting(statement: Statement) -> bool:
+    """Whether it is a SET or RESET whose effect outlasts its transaction."""
+    return statement.keywords[:1] in (("SET",), ("RESET",)) and statement.keywords[1:2] not in (
+        ("LOCAL",),
+        ("TRANSACTION",),
+        ("CONSTRAINTS",),
+    )
+
+
 def find_script_warnings(script: Script, *, path: str) -> list[str]:
     """Find what runs, but hardly as intended: one ``file:line: what; what to do`` for each."""
-    if not script.transactional:
-        return []
     return [
         f"{path}:{script.line + statement.line - 1}: {warning}"
         for statement in split_statements(script.sql)
-        if (warning := _find_warning(statement))
+        if (warning := _find_warning(statement, transactional=script.transactional))
     ]
 
 
@@ -119,19 +142,44 @@ def _check_script(script: Script) -> Iterator[tuple[int | str, str]]:
     for statement in statements:
         line = script.line + statement.line - 1
         yield from ((line, fault) for fault in _check_statement(statement))
-        if script.transactional and (fault := _check_transaction_mode(statement)):
+        if fault := _check_transaction_mode(statement):
             yield line, fault
         if script.transactional and (command := _find_non_transactional(statement)):
             yield line, _non_transactional_fault(command, is_only_statement=len(statements) == 1)
         if _has_copy_data(script.sql, statement):
             return  # the rest is data, not SQL
-    if not script.transactional and len(statements) != 1:
-        at = statements[1].line if statements else 1
-        yield (
-            script.line + at - 1,
-            f"a transaction:false script holds exactly one statement, this one {len(statements)}; "
-            "give each statement a file of its own",
-        )
+    if not script.transactional:
+        yield from _check_search_path(script, statements)
+    if not script.transactional and not statements:
+        yield script.line, "this transaction:false script contains no statement; write one"
+
+
+def _check_search_path(script: Script, statements: list[Statement]) -> Iterator[tuple[int, str]]:
+    """After a crash an object is looked up outside the script, where its SET does not apply."""
+    has_search_path = False
+    for statement in statements:
+        if statement.keywords[:1] == ("SET",) and "SEARCH_PATH" in statement.keywords[:3]:
+            has_search_path = True
+        info = classify(statement)
+        names = [*info.names, *([info.table] if info.table else [])]
+        if (
+            has_search_path
+            and info.kind in _FOUND_BY_NAME
+            and info.object_type not in ("SCHEMA", "DATABASE", "SYSTEM")
+            and any(name.schema is None for name in names)
+            and not can_run_in_transaction(statement)
+        ):
+            yield (
+                script.line + statement.line - 1,
+                f"{names[-1]} is looked up without this script's search_path after a crash; write "
+                "it with its schema",
+            )
+
+
+_FOUND_BY_NAME = (
+    *("create-index", "drop-index", "reindex", "add-enum-value"),
+    *("attach-partition", "detach-partition"),
+)
 
 
 def _check_statement(statement: Statement) -> Iterator[str]:
@@ -224,11 +272,13 @@ def _check_transaction_mode(statement: Statement) -> str:
     return ""
 
 
-def _find_warning(statement: Statement) -> str:
+def _find_warning(statement: Statement, *, transactional: bool) -> str:
     words = _join_words(statement)
     match = _TIME_LIMIT_OFF.fullmatch(words) or _SET_CONFIG.search(statement.text)
     if match is not None:
-        name = (match["name"] or "").lower()
+        name = match["name"].lower()
+        if name == "lock_timeout" and not transactional:
+            return ""  # it is 0 there anyway
         return f"this switches off {name}, {_TIME_LIMITS[name]}; remove it"
     if _DEFAULT_MODE.match(words):
         return (

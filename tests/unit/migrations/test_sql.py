@@ -12,6 +12,7 @@ from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.migrations.sql.classify import StatementInfo, classify
 from lambda_migrate.migrations.sql.excerpt import make_excerpt, redact
 from lambda_migrate.migrations.sql.lint import (
+    can_run_in_transaction,
     check_migration,
     check_script,
     find_script_warnings,
@@ -444,12 +445,41 @@ def test_other_settings_are_let_through(sql: str) -> None:
     assert (faults_of(sql), find_script_warnings(Script(sql), path="f.sql")) == ([], [])
 
 
-def test_a_non_transactional_script_has_exactly_one_statement() -> None:
-    (fault,) = faults_of("vacuum;\n\nvacuum;\nvacuum", transactional=False, line=10)
-    assert fault.startswith("f.sql:12: a transaction:false script holds exactly one statement")
-    assert "this one 3" in fault
-    assert "this one 0" in faults_of(";", transactional=False)[0]
+def test_a_non_transactional_script_has_one_statement_or_several() -> None:
     assert faults_of("-- a\nvacuum; -- b\n;", transactional=False) == []
+    assert faults_of("set x.y = 1; vacuum;\n\ncreate table t ();", transactional=False) == []
+    assert "contains no statement; write one" in faults_of(";", transactional=False)[0]
+
+
+def test_a_name_that_must_be_found_again_needs_its_schema_after_a_search_path() -> None:
+    sql = "set search_path to app;\n{}"
+    for each in ("create index concurrently i on t (a)", "drop index concurrently i"):
+        (fault,) = faults_of(sql.format(each), transactional=False)
+        assert fault.startswith("f.sql:2: ")
+        assert "write it with its schema" in fault
+    for each in ("create table t ()", "create index concurrently i on app.t (a)", "vacuum t"):
+        assert faults_of(sql.format(each), transactional=False) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "can"),
+    [
+        ("create table t ()", True),
+        ("create index i on t (a)", True),
+        ("update t set a = 1", True),
+        ("alter table t attach partition p default", True),
+        ("create index concurrently i on t (a)", False),
+        ("alter table t detach partition p concurrently", False),
+        ("alter type t add value 'x'", False),
+        ("vacuum t", False),
+        ("refresh materialized view concurrently m", False),
+        ("call p()", False),
+        ("do $$ begin commit; end $$", False),
+        ("create subscription s connection '' publication p", False),
+    ],
+)
+def test_what_commits_or_must_be_committed_alone_gets_no_transaction(sql: str, can: bool) -> None:
+    assert can_run_in_transaction(only(sql)) is can
 
 
 def test_both_directions_are_checked_and_named_with_the_file() -> None:
