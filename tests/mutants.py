@@ -600,7 +600,7 @@ MUTANTS = (
     Mutant(
         "a row in doubt is not resolved",
         "lambda_migrate/engine/apply.py",
-        "self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline)",
+        "self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline, file=file)",
         "pass",
         ("engine", "protocol, real"),
     ),
