@@ -19,6 +19,9 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).parents[1]
 # A server shows this page for an address that does not exist, at any depth.
 NOT_A_PAGE = "404.html"
+BUILT = """\
+site/index.html
+to search the pages, serve them: python3 -m http.server --directory site"""
 # Elements that make a browser fetch something, which must be local.
 FETCHED = {"audio", "embed", "iframe", "img", "object", "script", "source", "track", "video"}
 
@@ -102,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     if subprocess.run(command, cwd=ROOT).returncode:
         return 1
     found = faults(ROOT / "site")
-    sys.stdout.write("\n".join(found or ["site/index.html"]) + "\n")
+    sys.stdout.write("\n".join(found or [BUILT]) + "\n")
     return 1 if found else 0
 
 

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(
             f"lambda-migrate's command line needs {missing.name}, which is not installed: "
-            "pip install 'lambda-migrate[cli]'\n"
+            "pip install 'lambda-migrate[cli]' (in a clone: pip install '.[cli]')\n"
         )
         return 2
     return run(sys.argv[1:] if arguments is None else arguments)

@@ -60,5 +60,5 @@ def _require_local_extra() -> None:
     if missing:
         raise ConfigurationError(
             f"the demo needs {' and '.join(missing)}, not installed here: "
-            "pip install 'lambda-migrate[local]'"
+            "pip install 'lambda-migrate[local]' (in a clone: pip install '.[local]')"
         )

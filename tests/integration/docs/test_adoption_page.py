@@ -121,12 +121,12 @@ def test_converted_files_are_adopted(
     sandbox: Sandbox, tmp_path: Path, title: str, files: dict[str, str], setup: str
 ) -> None:
     sandbox.query(setup)
-    (tmp_path / "migrations").mkdir()
     for name, sql in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(sql)
-    [program] = [each.text for each in code_blocks(PAGE, "python") if each.title == title]
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    for block in code_blocks(PAGE, "python"):
+        (tmp_path / block.title).write_text(block.text)
+    subprocess.run([sys.executable, title], cwd=tmp_path, check=True, timeout=60)
     assert run(sandbox, tmp_path, "up")[0] == 2
     assert run(sandbox, tmp_path, "baseline", "--yes")[0] == 0
     assert read_history(sandbox) == [["1", True], ["2", True]]

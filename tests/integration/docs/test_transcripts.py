@@ -37,6 +37,11 @@ def test_the_quickstart(tmp_path: Path) -> None:
 
 EXISTING_SCHEMA = """
     CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NULL UNIQUE);
+    CREATE TABLE countries (code text PRIMARY KEY, name text NOT NULL);
+    INSERT INTO countries VALUES ('DE', 'Germany; "D"'), ('FR', 'France\nhexagon');
+    CREATE TABLE roles (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, country text
+        REFERENCES countries (code));
+    INSERT INTO roles (country) VALUES ('DE'), (NULL);
     CREATE TYPE status AS ENUM ('placed', 'sent');
     CREATE TABLE orders (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -65,23 +70,34 @@ def test_adopting_an_existing_database(sandbox: Sandbox, tmp_path: Path) -> None
     assert_output_in_order(run(page, folder, environment), page)
     assert sandbox.query("SELECT version, baseline FROM lambda_migrate.history") == [["1", True]]
     assert sandbox.query("SELECT email FROM customers") == [["ada@example.com"]]
+    empty = f"{sandbox.name}_empty"
+    for table, count in (("customers", 0), ("countries", 2), ("roles", 2)):
+        assert sandbox.postgresql.execute(f"SELECT count(*) FROM {table}", empty) == [[count]]
+    assert sandbox.postgresql.execute("INSERT INTO roles DEFAULT VALUES RETURNING id", empty) == [
+        [3]
+    ]
 
 
 def test_files_of_golang_migrate_are_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "old").mkdir()
-    (tmp_path / "migrations").mkdir()
     (tmp_path / "old" / "000001_orders.up.sql").write_text("CREATE TABLE orders ();\n")
     (tmp_path / "old" / "000001_orders.down.sql").write_text("DROP TABLE orders;\n")
     (tmp_path / "old" / "000002_more.up.sql").write_text("CREATE TABLE more ();\n")
+    concurrent = "-- not in a transaction\ncreate unique index concurrently i on orders (id);\n"
+    (tmp_path / "old" / "000003_index.up.sql").write_text(concurrent)
+    (tmp_path / "old" / "000003_index.down.sql").write_text("DROP TABLE more -- concurrently\n")
     monkeypatch.chdir(tmp_path)
     page = DOCS / "how-to" / "adopt-an-existing-database.md"
     [program] = [each.text for each in code_blocks(page, "python") if each.title == "convert.py"]
     exec(program, {})
-    first, second = read_manifest("migrations")
+    first, second, third = read_manifest("migrations")
     assert (first.version, first.down is not None) == (1, True)
     assert (second.version, second.down) == (2, None)
+    assert first.up.transactional
+    assert third.down is not None
+    assert (third.up.transactional, third.down.transactional) == (False, True)
 
 
 def test_repeatable_migrations(sandbox: Sandbox, tmp_path: Path) -> None:

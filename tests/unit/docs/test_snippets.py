@@ -14,7 +14,6 @@ from typing import Any
 import click
 import pytest
 import typer
-import yaml
 
 from lambda_migrate.cli.app import app
 from lambda_migrate.migrations.source import parse_migration
@@ -82,18 +81,6 @@ def parse_arguments(words: list[str]) -> None:
         rest = [*context._protected_args, *context.args]
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
-
-
-@pytest.mark.parametrize("block", all_code_blocks("yaml"), ids=str)
-def test_yaml_is_valid(block: CodeBlock) -> None:
-    assert yaml.load(block.text, CloudFormation) is not None
-
-
-class CloudFormation(yaml.SafeLoader):  # type: ignore[misc]  # yaml publishes no types
-    """YAML with CloudFormation's short forms of functions."""
-
-
-CloudFormation.add_multi_constructor("!", lambda _loader, suffix, node: (suffix, node.value))
 
 
 @pytest.mark.parametrize("block", all_code_blocks("json"), ids=str)
