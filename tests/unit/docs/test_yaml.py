@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -15,33 +16,35 @@ from tests.unit.docs.pages import CodeBlock, all_code_blocks
 BLOCKS = all_code_blocks("yaml", "yml")
 
 # What fragments refer to. Nothing else may be unresolved in them.
-AROUND = """\
+HEADER = """\
 AWSTemplateFormatVersion: "2010-09-09"
 Transform: AWS::Serverless-2016-10-31
-Parameters:
-  DatabaseSecret: {Type: String, Default: x}
-  Target: {Type: String, Default: orders}
-  SubnetIds: {Type: "List<AWS::EC2::Subnet::Id>"}
+"""
+AROUND = f"""\
+{HEADER}Parameters:
+  DatabaseSecret: {{Type: String, Default: x}}
+  Target: {{Type: String, Default: orders}}
+  SubnetIds: {{Type: "List<AWS::EC2::Subnet::Id>"}}
 Outputs:
-  Used: {Value: !Sub "${DatabaseSecret} ${Target}"}
+  Used: {{Value: !Sub "${{DatabaseSecret}} ${{Target}}"}}
 Resources:
   LeaseTable:
     Type: AWS::DynamoDB::Table
     Properties:
       BillingMode: PAY_PER_REQUEST
-      AttributeDefinitions: [{AttributeName: target, AttributeType: S}]
-      KeySchema: [{AttributeName: target, KeyType: HASH}]
+      AttributeDefinitions: [{{AttributeName: target, AttributeType: S}}]
+      KeySchema: [{{AttributeName: target, KeyType: HASH}}]
   Cluster:
     Type: AWS::RDS::DBCluster
     DeletionPolicy: Snapshot
     UpdateReplacePolicy: Snapshot
-    Properties: {Engine: aurora-postgresql, MasterUsername: owner, ManageMasterUserPassword: true}
+    Properties: {{Engine: aurora-postgresql, MasterUsername: owner, ManageMasterUserPassword: true}}
   Proxy:
     Type: AWS::RDS::DBProxy
     Properties:
       DBProxyName: orders
       EngineFamily: POSTGRESQL
-      RoleArn: !Sub arn:${AWS::Partition}:iam::${AWS::AccountId}:role/proxy
+      RoleArn: !Sub arn:${{AWS::Partition}}:iam::${{AWS::AccountId}}:role/proxy
       VpcSubnetIds: !Ref SubnetIds
 """
 FUNCTION = """\
@@ -69,11 +72,24 @@ def complete_template(text: str) -> str:
     if text.startswith(("name:", "- run:", "- uses:")):
         return ""
     if text.startswith("- Effect:"):
-        statement = "      Policies:\n        - Statement:\n" + textwrap.indent(text, " " * 12)
-        return AROUND + FUNCTION + statement
+        return AROUND + FUNCTION + _policies(text)
+    if text.startswith("provider:"):
+        return _template_of_serverless(text)
     if text.startswith("Environment:"):
         return AROUND + FUNCTION + textwrap.indent(text, " " * 6)
     return AROUND + textwrap.indent(text, "  ")
+
+
+def _template_of_serverless(text: str) -> str:
+    """The resources and the role's statements of a serverless.yml, with values for variables."""
+    text = re.sub(r"\$\{\w+:\w+\}", '"*"', text)
+    provider, _, resources = text.partition("\nresources:\n")
+    statements = textwrap.dedent(provider.partition("      statements:\n")[2])
+    return f"{HEADER}{textwrap.dedent(resources)}{FUNCTION}{_policies(statements)}\n"
+
+
+def _policies(statements: str) -> str:
+    return "      Policies:\n        - Statement:\n" + textwrap.indent(statements, " " * 12)
 
 
 def complete_workflow(text: str) -> str:
