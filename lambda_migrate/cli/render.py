@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -374,7 +375,7 @@ def _render_step(step: Mapping[str, Any], *, width: int, in_full: bool) -> Rende
     gap = "  " if fits else "\n    "
     lines: list[RenderableType] = [Text.assemble((name, "bold"), (gap + description, "dim"))]
     if "sql" in step:
-        lines += [Padding(Text(f"{each};"), (0, 0, 0, 4)) for each in step["sql"]]
+        lines += [Text(line) for each in step["sql"] for line in _wrap_sql(each, width=width)]
     elif in_full:
         lines += [_render_statement(each) for each in step["first_statements"]]
         rest = step["statements"] - len(step["first_statements"])
@@ -387,6 +388,21 @@ def _render_step(step: Mapping[str, Any], *, width: int, in_full: bool) -> Rende
     if in_full:
         lines.append("")
     return Group(*lines)
+
+
+def _wrap_sql(statement: str, *, width: int) -> Iterator[str]:
+    """Yield the lines of a statement, indented; what continues a line is indented further."""
+    for line in f"{statement};".splitlines():
+        body = line.lstrip()
+        indent = " " * (4 + len(line) - len(body))
+        yield from textwrap.wrap(
+            body,
+            width,
+            initial_indent=indent,
+            subsequent_indent=f"{indent}  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
 
 
 def _render_statement(statement: str) -> RenderableType:

@@ -136,6 +136,29 @@ def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> N
     assert show_all
 
 
+def test_statements_in_full_keep_their_indentation_and_are_wrapped_between_words() -> None:
+    sql = "CREATE TABLE orders (\n  id bigint PRIMARY KEY,\n  note text DEFAULT 'nothing to say'\n)"
+    step = {
+        "name": "0001_orders",
+        "statements": 1,
+        "transactional": True,
+        "has_down_script": True,
+        "faults": [],
+        "warnings": [],
+        "sql": [sql],
+    }
+    document = {**LOCATION, "divergences": [], "in_doubt": [], "pending": [step], "can_go_on": True}
+    lines = render_lines(render_plan(document, width=40, show_all=False), width=40)
+    first = lines.index("    CREATE TABLE orders (")
+    assert lines[first : first + 5] == [
+        "    CREATE TABLE orders (",
+        "      id bigint PRIMARY KEY,",
+        "      note text DEFAULT 'nothing to",
+        "        say'",
+        "    );",
+    ]
+
+
 def test_a_long_plan_is_shortened() -> None:
     manifest = make_manifest(500)
     preview = build_preview(make_plan(manifest, []), manifest)
