@@ -22,7 +22,7 @@ ARCHITECTURE ?= arm64
 PACKAGE = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m lambda_migrate.local.package \
 	--python $(PYTHON_VERSION) --architecture $(ARCHITECTURE)
 
-.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench profile simulate dashboard chaos mutants \
+.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench profile simulate chaos mutants \
 	audit format clean package build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
@@ -81,10 +81,6 @@ profile: .venv/installed-bench
 # Compare waiting policies by simulation.
 simulate: .venv/installed-load
 	$(BIN)/python -m load.simulate
-
-# The dashboard of template.yaml, drawn from a run of two minutes, into docs/images/dashboard.svg.
-dashboard: .venv/installed-load
-	$(BIN)/python -m load.dashboard
 
 # Random faults at random moments; repeatable by its seed.
 chaos: .venv/installed-load

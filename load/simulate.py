@@ -1,196 +1,200 @@
 """Policies of waiting, compared by simulation: ``python -m load.simulate``.
 
-Prints tables, and writes ``simulation.json`` and the charts into ``simulate-report/``. With
-``--against storm-report/*/report.json`` measured storms are simulated as well, and drawn beside
-the prediction.
+Prints a table for each study, and writes ``simulation.json`` and ``waiting.svg`` into
+``simulate-report/``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from load.simulation import study
-from load.simulation.figures import READ_DOLLARS, WRITE_DOLLARS
-from load.simulation.measured import Comparison, Storm, compare, load_storm
-from load.simulation.study import DEFAULT, Point
+from matplotlib.figure import Figure
+
+from load import charts
+from load.simulation.model import simulate
+from load.simulation.policies import LIBRARY, POLICIES, MakePolicy
+from load.simulation.results import SimulationResult, summarize
+from load.simulation.scenario import ALL_AT_ONCE, RAMP, Scenario
 
 __all__ = ["main"]
 
+DEFAULT_POLICY = "the library's"
+MIGRATION_SECONDS = (0.1, 3.0, 60.0, 600.0)
+STORM_SIZES = (100, 1_000, 10_000, 100_000)
 
-@dataclass(frozen=True)
-class _Part:
-    name: str
-    heading: str
-    points: Sequence[Point]
+MAX_SIMULATED = 1_000
+"""Environments at most; each stands for as many as necessary, and the partition serves a share as
+small. Tests show that this changes nothing for one of them."""
+
+MAX_SIMULATED_LONG = 200
+"""The same in the comparison of policies for migrations of a minute, where each reads often."""
+
+FAILURE_CASES = {
+    "nothing goes wrong": Scenario(),
+    "the holder is killed after 1 s": Scenario(holder_dies_after_seconds=1.0),
+    "the same, clocks differ by up to 0.5 s": Scenario(
+        holder_dies_after_seconds=1.0, clock_error_seconds=0.5
+    ),
+    "the same, clocks differ by up to 60 s": Scenario(
+        holder_dies_after_seconds=1.0, clock_error_seconds=60.0
+    ),
+    "clocks differ by up to 60 s": Scenario(clock_error_seconds=60.0),
+    "replicas lag 0.5 s": Scenario(stale_seconds=0.5),
+    "requests take 50 ms": Scenario(read_seconds=0.05, min_read_seconds=0.02),
+    "the partition serves 100 read, 33 write units": Scenario(
+        partition_read_units=100.0, partition_write_units=33.0
+    ),
+    "waiting ends after 25 s": Scenario(migration_seconds=60.0, wait_seconds=25.0),
+    "10,000 at once": Scenario(environments=10_000),
+    "10,000 at once, the release is tried once": Scenario(environments=10_000, release_tries=1),
+    "100,000 at once": Scenario(environments=100_000),
+    "100,000 at once, 600 s": Scenario(environments=100_000, migration_seconds=600.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One policy in one scenario, and what came of it."""
+
+    name: str  # of the failure case, or of the policy
+    parameter: float | None  # of the policy
+    scenario: Scenario
+    result: SimulationResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    options = _parser().parse_args(arguments)
-    began = time.monotonic()
-    storms = list(_storms(options.against))
-    if options.against and not storms:
-        return 2
-    parts = list(_parts(options.seed))
-    comparisons = [compare(storm, options.seed) for storm in storms]
-    _print_comparisons(comparisons)
+    parser = argparse.ArgumentParser(prog="python -m load.simulate", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (1)")
+    default = Path("simulate-report")
+    parser.add_argument("--into", type=Path, default=default, help="report folder (%(default)s)")
+    options = parser.parse_args(arguments)
+    studies = {
+        "policies": _compare_policies,
+        "sizes and lengths": _vary_sizes_and_lengths,
+        "failure cases": _run_failure_cases,
+    }
+    cases = {name: _print_study(name, run(options.seed)) for name, run in studies.items()}
     options.into.mkdir(parents=True, exist_ok=True)
-    _write(parts, comparisons, options)
-    print(f"\n{options.into}/: simulation.json, waiting.svg; {time.monotonic() - began:.0f} s")
+    document = {name: [_to_json(case) for case in found] for name, found in cases.items()}
+    text = json.dumps({"seed": options.seed, **document}, indent=1, allow_nan=False)
+    (options.into / "simulation.json").write_text(text + "\n")
+    _draw_policies(cases["policies"], options.into / "waiting.svg")
+    print(f"\n{options.into}/: simulation.json, waiting.svg")
     return 0
 
 
-def _storms(paths: Sequence[Path]) -> Iterator[Storm]:
-    """Those that can be compared; others (a rollback, for example) are left out."""
-    for path in paths:
-        try:
-            yield load_storm(path)
-        except (OSError, ValueError) as error:
-            print(f"left out: {error}", file=sys.stderr)
+# -- studies --------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m load.simulate", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (1)")
-    parser.add_argument(
-        "--against",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="REPORT",
-        help="report.json of measured storms",
+def _compare_policies(seed: int) -> Iterator[Case]:
+    """Every policy over its parameter, for 1,000 starts and each length of migration."""
+    for seconds in MIGRATION_SECONDS:
+        at_most = MAX_SIMULATED if seconds < 10 else MAX_SIMULATED_LONG
+        scenario = _limit_simulated(Scenario(migration_seconds=seconds), at_most)
+        yield _run(DEFAULT_POLICY, scenario, seed)
+        for name, policies in POLICIES.items():
+            for parameter, make_policy in policies:
+                yield _run(name, scenario, seed, make_policy, parameter)
+
+
+def _vary_sizes_and_lengths(seed: int) -> Iterator[Case]:
+    """The library's policy for every size, length and kind of arrival."""
+    for arrival in (RAMP, ALL_AT_ONCE):
+        for seconds in MIGRATION_SECONDS:
+            for size in STORM_SIZES:
+                scenario = Scenario(size, seconds, arrival=arrival)
+                yield _run(DEFAULT_POLICY, _limit_simulated(scenario, MAX_SIMULATED), seed)
+
+
+def _run_failure_cases(seed: int) -> Iterator[Case]:
+    """The library's policy when something goes wrong."""
+    for name, scenario in FAILURE_CASES.items():
+        repetitions = 4 if scenario.migration_seconds < 100 else 1
+        scenario = _limit_simulated(scenario, MAX_SIMULATED)
+        yield _run(name, scenario, seed, repetitions=repetitions)
+
+
+def _run(
+    name: str,
+    scenario: Scenario,
+    seed: int,
+    make_policy: MakePolicy = LIBRARY,
+    parameter: float | None = None,
+    *,
+    repetitions: int = 1,
+) -> Case:
+    runs = [simulate(scenario, make_policy, seed=seed + n) for n in range(repetitions)]
+    return Case(name, parameter, scenario, summarize(runs))
+
+
+def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
+    return replace(scenario, represented=max(1, scenario.environments // at_most))
+
+
+# -- output ---------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    f"{'':45} {'':>4} {'starts':>8} {'arrive':>8} {'migration':>9} {'delay':>8} {'99 in 100':>9}"
+    f" {'calls':>6} {'read units':>10} {'peak units/s':>12} {'throttled':>9} {'acquired':>8}"
+    f" {'not served':>10} {'dollars':>8}"
+)
+
+
+def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
+    print(f"\n{name}\n\n{_COLUMNS}")
+    found = []
+    for case in cases:
+        found.append(case)
+        scenario, result = case.scenario, case.result
+        parameter = "" if case.parameter is None else f"{case.parameter:g}"
+        print(
+            f"{case.name:45} {parameter:>4} {scenario.environments:8,} {scenario.arrival:>8}"
+            f" {scenario.migration_seconds:7g} s {result.delay_median:6.2f} s"
+            f" {result.delay_p99:7.2f} s {result.calls_median:6g} {result.read_units:10.1f}"
+            f" {result.peak_units:12,.0f} {result.throttled:9.0%} {result.mean_acquisitions:8g}"
+            f" {result.not_served:10,} {result.dollars:8.5f}",
+            flush=True,
+        )
+    return found
+
+
+def _to_json(case: Case) -> dict[str, Any]:
+    """The case, with null for the delays and calls of no environment."""
+    result = asdict(case.result)
+    return {**asdict(case), "result": {k: None if v != v else v for k, v in result.items()}}
+
+
+def _draw_policies(cases: Sequence[Case], path: Path) -> None:
+    """Delay after the last commit against calls of each waiter, for each length of migration."""
+    colours = dict(
+        zip(POLICIES, ("#7a8594", charts.ORANGE, charts.BLUE, charts.GREEN), strict=True)
     )
-    parser.add_argument(
-        "--into", type=Path, default=Path("simulate-report"), help="report folder (simulate-report)"
-    )
-    return parser
-
-
-def _parts(seed: int) -> Iterator[_Part]:
-    for name, heading, make in (
-        ("frontier", "Families of policies", study.frontier),
-        ("standard", "The library's default", study.standard),
-        ("troubles", "When something goes wrong", study.troubles),
-    ):
-        part = _Part(name, heading, list(make(seed)))
-        _print_part(part)
-        yield part
-
-
-# --- on the terminal
-
-_HEAD = (
-    "starts", "arrive", "migration", "policy", "", "delay", "99 in 100", "calls", "read units",
-    "peak units/s", "turned away", "holders", "not served", "dollars",
-)  # fmt: skip
-_WIDTHS = (8, 8, 10, 25, 6, 8, 10, 6, 10, 13, 12, 8, 11, 9)
-
-
-def _print_part(part: _Part) -> None:
-    print(f"\n{part.heading}\n")
-    print(_aligned(_HEAD))
-    before = ""
-    for point in part.points:
-        if part.name == "troubles" and point.study != before:
-            print(f"  {point.study}")
-            before = point.study
-        print(_aligned(_cells(point)))
-
-
-def _cells(point: Point) -> tuple[str, ...]:
-    scenario, figures = point.scenario, point.figures
-    parameter = "" if point.parameter is None else f"{point.parameter:g}"
-    return (
-        f"{scenario.environments:,}",
-        scenario.arrival,
-        f"{scenario.migration:g} s",
-        point.policy,
-        parameter,
-        _seconds(figures.delay_median),
-        _seconds(figures.delay_p99),
-        "-" if math.isnan(figures.calls_median) else f"{figures.calls_median:g}",
-        f"{figures.read_units:.1f}",
-        f"{figures.peak_units:,.0f}",
-        f"{figures.throttled:.0%}",
-        f"{figures.holders:g}",
-        f"{figures.not_served:,}",
-        f"{figures.dollars:.5f}",
-    )
-
-
-def _seconds(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f} s"
-
-
-def _aligned(cells: Sequence[str]) -> str:
-    left = (1, 3)
-    return " ".join(
-        cell.ljust(width) if number in left else cell.rjust(width)
-        for number, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True))
-    ).rstrip()
-
-
-def _print_comparisons(comparisons: Sequence[Comparison]) -> None:
-    for each in comparisons:
-        print(f"\n{each.storm.name}: {each.storm.n:,} starts\n")
-        print(f"{'':20} {'predicted':>10} {'measured':>10}")
-        for what, predicted, measured in each.rows():
-            print(f"{what:20} {predicted:10.2f} {measured:10.2f}")
-
-
-# --- on disk
-
-
-def _write(
-    parts: Sequence[_Part], comparisons: Sequence[Comparison], options: argparse.Namespace
-) -> None:
-    from load.simulation.charts import draw_calibration, draw_frontier
-
-    document = {
-        "seed": options.seed,
-        "dollars_per_read_unit": READ_DOLLARS,
-        "dollars_per_write_unit": WRITE_DOLLARS,
-        **{part.name: [_entry(point) for point in part.points] for part in parts},
-        "against": [_compared(each) for each in comparisons],
-    }
-    text = json.dumps(document, indent=1, allow_nan=False)
-    (options.into / "simulation.json").write_text(text + "\n")
-    points = [point for part in parts for point in part.points]
-    draw_frontier(points, comparisons, options.into / "waiting.svg")
-    if comparisons:
-        draw_calibration(comparisons, options.into / "waiting-calibration.svg")
-
-
-def _entry(point: Point) -> dict[str, Any]:
-    scenario = {key: value for key, value in asdict(point.scenario).items() if key != "replay"}
-    figures = {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in asdict(point.figures).items()
-    }
-    return {
-        "study": point.study,
-        "policy": point.policy,
-        "parameter": point.parameter,
-        "is_default": point.policy == DEFAULT,
-        "scenario": scenario,
-        "figures": figures,
-    }
-
-
-def _compared(each: Comparison) -> dict[str, Any]:
-    rows = {
-        what: {"predicted": predicted, "measured": measured}
-        for what, predicted, measured in each.rows()
-    }
-    return {"storm": each.storm.name, "n": each.storm.n, **rows}
+    with charts.style():
+        figure = Figure(figsize=(13.2, 4), layout="constrained")
+        panels = figure.subplots(1, len(MIGRATION_SECONDS))
+        for panel, seconds in zip(panels, MIGRATION_SECONDS, strict=True):
+            own = [case for case in cases if case.scenario.migration_seconds == seconds]
+            for name in (*POLICIES, DEFAULT_POLICY):
+                results = [case.result for case in own if case.name == name]
+                calls = [one.calls_mean for one in results]
+                delays = [one.delay_median for one in results]
+                look = {"marker": "o", "ms": 3.2, "color": colours.get(name)}
+                if name == DEFAULT_POLICY:
+                    look = {"marker": "*", "ms": 14, "color": "#c2255c", "mec": "white"}
+                panel.plot(calls, delays, lw=1.4, label=name, **look)
+            panel.set(xscale="log", yscale="log", title=f"{seconds:g} s migration, 1,000 starts")
+            panel.set_xlabel("DynamoDB calls per waiter, mean")
+        panels[0].set_ylabel("median delay after the last commit, s")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+        charts.save(figure, path)
 
 
 if __name__ == "__main__":

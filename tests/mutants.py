@@ -757,8 +757,8 @@ MUTANTS = (
     Mutant(
         "missing data of DynamoDB's own metrics is treated as the alarm says",
         "load/emulators/cloudwatch.py",
-        'return "ignore" if is_dynamodbs else self.missing',
-        "return self.missing",
+        'return "ignore" if is_dynamodbs else self.treat_missing_data',
+        "return self.treat_missing_data",
         ("alarms",),
     ),
     Mutant(

@@ -1,55 +1,77 @@
 """The DynamoDB API as one target's environments see it, with faults.
 
-An HTTP/1.1 relay in front of a real engine. It does only what DynamoDB or the network could do: an
-error, a late or a lost answer, an eventually consistent read of the past; and it grants a lease
-twice, which DynamoDB promises not to do and the library promises to survive.
+A relay in front of a real engine. It does only what DynamoDB or the network could do: an error, a
+late or a lost response, an eventually consistent read of the past; and it grants a lease twice,
+which DynamoDB promises not to do and the library promises to survive.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from lambda_migrate.local.runtime.loopback import HOST
-from load.chaos.relay import MOMENT_SECONDS, Loop, Note
+from lambda_migrate.local.runtime.plain_http import (
+    HttpServer,
+    LocalHTTPRequest,
+    LocalHTTPResponse,
+    json_response,
+)
+from load.chaos.relay import SIGNAL_SECONDS, Loop, RecordFault
 
-__all__ = ["STALE_SECONDS", "AnsweredRequest", "DynamoDBRelay", "Request"]
+__all__ = ["AnsweredRequest", "DynamoDBRelay"]
 
-STALE_SECONDS = 6.0
+_STALE_SECONDS = 6.0
 """How old an eventually consistent read may be here; the library never serves on one."""
 
 _SLOW_SECONDS = (0.05, 1.4)
-"""How late an answer comes while DynamoDB is slow: from late to later than the client waits."""
+"""How late a response comes while DynamoDB is slow: also later than the client waits."""
+
+_HOLDER_ATTRIBUTES = ("owner", "lease_until", "lease_ms", "progress")
 
 Item = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweredRequest:
+    """A request that was answered."""
+
+    at: float  # seconds since the epoch, of the response
+    client: str  # access key
+    operation: str  # GetItem, UpdateItem
+    may_be_stale: bool  # an eventually consistent read
+    succeeded: bool
+
+
 @dataclass(frozen=True)
-class Request:
-    """One request, as it came."""
+class _LeaseRequest:
+    """A request, as far as the faults depend on it."""
 
-    operation: str
-    head: bytes
-    body: bytes
+    http: LocalHTTPRequest
 
-    @property
+    @cached_property
     def arguments(self) -> dict[str, Any]:
-        """The body as JSON."""
-        arguments: dict[str, Any] = json.loads(self.body or b"{}")
+        arguments: dict[str, Any] = json.loads(self.http.body or b"{}")
         return arguments
 
     @property
+    def operation(self) -> str:
+        return self.http.headers.get("x-amz-target", "").rpartition(".")[2]
+
+    @property
     def is_acquisition(self) -> bool:
-        """Whether it asks for the lease."""
         return self.operation == "UpdateItem" and "ADD fence" in self.arguments["UpdateExpression"]
+
+    @property
+    def is_stale_read(self) -> bool:
+        """Whether it may be answered with the past."""
+        return self.operation == "GetItem" and not self.arguments.get("ConsistentRead")
 
     @property
     def owner(self) -> str:
@@ -60,49 +82,15 @@ class Request:
     @property
     def client(self) -> str:
         """The access key that it is signed with."""
-        signed = _header(self.head, b"authorization")
+        signed = self.http.headers.get("authorization", "")
         return signed.partition("Credential=")[2].partition("/")[0]
 
-    @property
-    def is_stale_read(self) -> bool:
-        """Whether it may be answered with the past."""
-        return self.operation == "GetItem" and not self.arguments.get("ConsistentRead")
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredRequest:
-    """A request that was answered."""
-
-    at: float  # seconds since the epoch, of the answer
-    client: str  # access key
-    operation: str  # GetItem, UpdateItem
-    may_be_stale: bool  # an eventually consistent read
-    succeeded: bool
-
-
-@dataclass
-class _ActiveFault:
-    """A fault while it lasts."""
-
-    kind: str
-    until: float
-    share: float
-
-
-@dataclass
-class _ItemHistory:
-    """What the item was, and since when (monotonic)."""
-
-    states: list[tuple[float, Item | None]] = field(default_factory=lambda: [(0.0, None)])
-
-    def now(self) -> Item | None:
-        return self.states[-1][1]
-
-    def at(self, moment: float) -> Item | None:
-        return next(item for since, item in reversed(self.states) if since <= moment)
-
-    def add(self, item: Item | None) -> None:
-        self.states.append((time.monotonic(), item))
+    def rewrite(self, operation: str, arguments: dict[str, Any]) -> _LeaseRequest:
+        """Another request of the same client; the engine does not check signatures."""
+        target = self.http.headers["x-amz-target"].replace(self.operation, operation)
+        headers = {**self.http.headers, "x-amz-target": target}
+        body = json.dumps(arguments).encode()
+        return _LeaseRequest(LocalHTTPRequest("POST", "/", body, headers))
 
 
 class DynamoDBRelay:
@@ -111,63 +99,49 @@ class DynamoDBRelay:
     Args:
         loop: Where it runs.
         engine: The engine's URL.
-        note: Called when a fault takes effect.
+        record_fault: Called when a fault takes effect.
         rng: Chooses the requests that are hit.
     """
 
-    def __init__(self, loop: Loop, engine: str, note: Note, *, rng: random.Random) -> None:
-        self.port = 0
-        self.operations: Counter[str] = Counter()
+    def __init__(
+        self, loop: Loop, engine: str, record_fault: RecordFault, *, rng: random.Random
+    ) -> None:
+        self.url = ""
         self.answered_requests: list[AnsweredRequest] = []
         self.written: list[str] = []
         """Bodies of all writes, to be searched for secrets."""
         parts = urlsplit(engine)
-        self._upstream = _Upstream((parts.hostname or HOST, parts.port or 80))
+        self._engine = (parts.hostname, parts.port)
         self._loop = loop
-        self._note = note
+        self._record_fault = record_fault
         self._rng = rng
-        self._active: list[_ActiveFault] = []
-        self._armed: list[str] = []
-        self._moments: list[Callable[[str], None]] = []
-        self._shown_free = 0
-        self._past = _ItemHistory()
+        self._active: list[tuple[str, float, float]] = []  # kind, until when, probability
+        self._double_grants: list[str] = []
+        self._on_write: list[Callable[[str], None]] = []
+        self._reads_shown_free = 0
+        self._items: list[tuple[float, Item | None]] = [(0.0, None)]  # since when, the item
         self._writing = asyncio.Lock()
-        self._clients: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.AbstractServer | None = None
+        self._server = HttpServer(self._answer)
 
     def __enter__(self) -> DynamoDBRelay:
-        self._server = self._loop.run(asyncio.start_server(self._serve, HOST, 0))
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://{self._loop.run(self._server.open())}"
         return self
 
     def __exit__(self, *_: object) -> None:
-        async def close() -> None:
-            assert self._server is not None  # noqa: S101 - it was entered
-            self._server.close()
-            for writer in list(self._clients):
-                writer.transport.abort()
-            await asyncio.sleep(0)
-
-        self._loop.run(close())
-
-    @property
-    def url(self) -> str:
-        """What the environments are given."""
-        return f"http://{HOST}:{self.port}"
+        self._loop.run(self._server.close())
 
     @property
     def owner(self) -> str | None:
         """Who holds the lease by the newest write that passed here."""
-        item = self._past.now()
+        item = self._items[-1][1]
         return item["owner"]["S"] if item is not None and "owner" in item else None
 
     # --- faults; each is called in any thread
 
-    def inject(self, kind: str, seconds: float, share: float) -> None:
-        """Apply a fault for so long; it hits this share of the requests."""
-        self._loop.call(
-            lambda: self._active.append(_ActiveFault(kind, time.monotonic() + seconds, share))
-        )
+    def inject(self, kind: str, seconds: float, probability: float) -> None:
+        """Apply a fault for so long, to each request with this probability."""
+        until = time.monotonic() + seconds
+        self._loop.call(lambda: self._active.append((kind, until, probability)))
 
     def grant_twice(self, kind: str) -> None:
         """Grant the lease twice at the next opportunity.
@@ -176,227 +150,151 @@ class DynamoDBRelay:
         """
 
         def add() -> None:
-            self._armed.append(kind)
-            self._shown_free += 1
+            self._double_grants.append(kind)
+            self._reads_shown_free += 1
 
         self._loop.call(add)
 
-    def on_next_write(self, act: Callable[[str], None]) -> None:
-        """Call ``act`` with the owner when the next write is done, before it is answered."""
-        self._loop.call(lambda: self._moments.append(act))
+    def on_next_write(self, callback: Callable[[str], None]) -> None:
+        """Call back with the owner when the next write is done, before its response."""
+        self._loop.call(lambda: self._on_write.append(callback))
 
-    def lose_item(self, item: None = None) -> None:
+    def lose_item(self) -> None:
         """Record that the item was deleted, past this relay."""
-        self._loop.call(lambda: self._past.add(item))
+        self._loop.call(lambda: self._items.append((time.monotonic(), None)))
 
     def clear_faults(self) -> None:
         """End and disarm all faults."""
 
-        def end() -> None:
+        def clear() -> None:
             self._active.clear()
-            self._armed.clear()
-            self._moments.clear()
-            self._shown_free = 0
+            self._double_grants.clear()
+            self._on_write.clear()
+            self._reads_shown_free = 0
 
-        self._loop.call(end)
+        self._loop.call(clear)
 
     # --- serving
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
-        try:
-            while (request := await _read(reader)) is not None:
-                self.operations[request.operation] += 1
-                answer = await self._answer(request)
-                if answer is None:
-                    break
-                self.answered_requests.append(_make_answered_request(request, answer))
-                writer.write(answer)
-                await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client is gone, perhaps killed
-        finally:
-            self._clients.discard(writer)
-            writer.transport.abort()
+    async def _answer(self, http: LocalHTTPRequest) -> LocalHTTPResponse:
+        """Respond, or raise ConnectionError to close the connection instead."""
+        request = _LeaseRequest(http)
+        response = await self._respond(request, self._choose_fault(request))
+        answered = AnsweredRequest(
+            time.time(),
+            request.client,
+            request.operation,
+            request.is_stale_read,
+            response.status == 200,
+        )
+        self.answered_requests.append(answered)
+        return response
 
-    async def _answer(self, request: Request) -> bytes | None:
-        """The answer, or None to close the connection without one."""
-        kind = self._choose_fault(request)
-        if kind == "dynamodb-error":
-            return _failure(500, "InternalServerError", "a fault")
-        if kind == "dynamodb-throttled":
-            return _failure(400, "ProvisionedThroughputExceededException", "slow down")
-        if kind == "dynamodb-unreached":
-            return None
-        if kind == "dynamodb-stale":
-            return self._stale()
-        if kind == "dynamodb-slow" and self._rng.random() < 0.5:
+    async def _respond(self, request: _LeaseRequest, fault: str | None) -> LocalHTTPResponse:
+        if fault == "dynamodb-error":
+            return _error_response(500, "InternalServerError")
+        if fault == "dynamodb-throttled":
+            return _error_response(400, "ProvisionedThroughputExceededException")
+        if fault == "dynamodb-unreached":
+            raise ConnectionError(fault)
+        if fault == "dynamodb-stale":
+            moment = time.monotonic() - self._rng.uniform(0, _STALE_SECONDS)
+            item = next(item for since, item in reversed(self._items) if since <= moment)
+            return json_response({} if item is None else {"Item": item})
+        if fault == "dynamodb-slow" and self._rng.random() < 0.5:
             await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
-            kind = None
-        answer = await self._forward(request)
-        if kind == "dynamodb-slow":
+            fault = None
+        response = await self._forward(request)
+        if fault == "dynamodb-slow":
             await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
-        return None if kind == "dynamodb-unanswered" else answer
+        if fault == "dynamodb-unanswered":
+            raise ConnectionError(fault)
+        return response
 
-    def _choose_fault(self, request: Request) -> str | None:
+    def _choose_fault(self, request: _LeaseRequest) -> str | None:
         now = time.monotonic()
-        self._active = [each for each in self._active if each.until > now]
-        for each in self._active:
-            if each.kind == "dynamodb-stale" and not request.is_stale_read:
+        self._active = [each for each in self._active if each[1] > now]
+        for kind, _, probability in self._active:
+            if kind == "dynamodb-stale" and not request.is_stale_read:
                 continue
-            if self._rng.random() < each.share:
-                self._note(each.kind, request.operation)
-                return each.kind
+            if self._rng.random() < probability:
+                self._record_fault(kind, request.operation)
+                return kind
         return None
 
-    def _stale(self) -> bytes:
-        moment = time.monotonic() - self._rng.uniform(0, STALE_SECONDS)
-        item = self._past.at(moment)
-        return _success({} if item is None else {"Item": item})
-
-    async def _forward(self, request: Request) -> bytes:
+    async def _forward(self, request: _LeaseRequest) -> LocalHTTPResponse:
         if request.operation == "UpdateItem":
             # One at a time, so that what is remembered of the item has the engine's own order.
             async with self._writing:
                 return await self._write(request)
-        if self._shown_free and request.is_stale_read and self.owner is not None:
-            self._shown_free -= 1
-            shown = {
-                k: v for k, v in (self._past.now() or {}).items() if k not in _HOLDER_ATTRIBUTES
-            }
-            return _success({"Item": shown})
-        return await self._upstream.ask(request.head, request.body)
+        if self._reads_shown_free and request.is_stale_read and self.owner is not None:
+            self._reads_shown_free -= 1
+            item = self._items[-1][1] or {}
+            return json_response(
+                {"Item": {k: v for k, v in item.items() if k not in _HOLDER_ATTRIBUTES}}
+            )
+        return await self._ask_engine(request)
 
-    async def _write(self, request: Request) -> bytes:
-        self.written.append(request.body.decode())
-        if request.is_acquisition and self._armed and self._is_held_by_another(request):
-            kind = self._armed.pop()
-            self._note(kind, "")
+    async def _write(self, request: _LeaseRequest) -> LocalHTTPResponse:
+        self.written.append(request.http.body.decode())
+        is_held = self.owner not in (None, request.owner)
+        if request.is_acquisition and self._double_grants and is_held:
+            kind = self._double_grants.pop()
+            self._record_fault(kind, "")
             if kind != "granted-twice-stolen":
-                return self._forge_grant(request, written=kind == "granted-twice-alike")
+                return self._forge_grant(request, is_new=kind == "granted-twice-unwritten")
             request = _drop_condition(request)
-        answer = await self._upstream.ask(request.head, request.body)
-        if _is_success(answer):
+        response = await self._ask_engine(request)
+        if response.status == 200:
             key = {name: request.arguments[name] for name in ("TableName", "Key")}
-            look = _rewrite_request(request, "GetItem", {**key, "ConsistentRead": True})
-            self._past.add(_json(await self._upstream.ask(look.head, look.body)).get("Item"))
-            if self._moments:
-                self._moments.pop()(request.owner)
-                await asyncio.sleep(MOMENT_SECONDS)
-        return answer
+            read = request.rewrite("GetItem", {**key, "ConsistentRead": True})
+            item = json.loads((await self._ask_engine(read)).body).get("Item")
+            self._items.append((time.monotonic(), item))
+            if self._on_write:
+                self._on_write.pop()(request.owner)
+                await asyncio.sleep(SIGNAL_SECONDS)
+        return response
 
-    def _is_held_by_another(self, request: Request) -> bool:
-        return self.owner not in (None, request.owner)
-
-    def _forge_grant(self, request: Request, *, written: bool) -> bytes:
+    def _forge_grant(self, request: _LeaseRequest, *, is_new: bool) -> LocalHTTPResponse:
         """A grant that the table does not know: the current fencing token, or the next one."""
         values = request.arguments["ExpressionAttributeValues"]
-        item = dict(self._past.now() or {})
-        fence = int(item["fence"]["N"]) + (0 if written else 1)
+        item = dict(self._items[-1][1] or {})
         item |= {
-            "fence": {"N": str(fence)},
+            "fence": {"N": str(int(item["fence"]["N"]) + is_new)},
             "owner": values[":owner"],
             "lease_until": values[":until"],
             "lease_ms": values[":length"],
         }
-        return _success({"Attributes": item})
+        return json_response({"Attributes": item})
 
-
-_HOLDER_ATTRIBUTES = ("owner", "lease_until", "lease_ms", "progress")
-
-
-class _Upstream:
-    """The engine. Each request has a connection of its own: moto announces that it closes them."""
-
-    def __init__(self, engine: tuple[str, int]) -> None:
-        self._engine = engine
-
-    async def ask(self, head: bytes, body: bytes) -> bytes:
+    async def _ask_engine(self, request: _LeaseRequest) -> LocalHTTPResponse:
+        """Each request has a connection of its own: moto announces that it closes them."""
+        body = request.http.body
+        headers = {**request.http.headers, "content-length": str(len(body)), "connection": "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         reader, writer = await asyncio.open_connection(*self._engine)
         try:
-            writer.write(head + body)
-            await writer.drain()
-            answer = await reader.readuntil(b"\r\n\r\n")
-            body = await reader.readexactly(_length(answer))
+            writer.write(f"POST / HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
+            status, _, rest = (await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")
+            pairs = (line.partition(":") for line in rest.splitlines() if line)
+            found = {name.lower(): value.strip() for name, _, value in pairs}
+            content = await reader.readexactly(int(found["content-length"]))
         finally:
             writer.transport.abort()
-        return answer.replace(b"Connection: close\r\n", b"") + body
+        kept = {k: v for k, v in found.items() if k not in ("connection", "content-length")}
+        return LocalHTTPResponse(int(status.split()[1]), content, kept)
 
 
-def _make_answered_request(request: Request, answer: bytes) -> AnsweredRequest:
-    stale = request.is_stale_read
-    return AnsweredRequest(
-        time.time(), request.client, request.operation, stale, _is_success(answer)
-    )
-
-
-async def _read(reader: asyncio.StreamReader) -> Request | None:
-    with contextlib.suppress(asyncio.IncompleteReadError):
-        head = await reader.readuntil(b"\r\n\r\n")
-        body = await reader.readexactly(_length(head))
-        return Request(_header(head, b"x-amz-target").rpartition(".")[2], head, body)
-    return None
-
-
-def _header(head: bytes, name: bytes) -> str:
-    for line in head.split(b"\r\n"):
-        key, _, value = line.partition(b":")
-        if key.strip().lower() == name:
-            return value.strip().decode()
-    return ""
-
-
-def _length(head: bytes) -> int:
-    return int(_header(head, b"content-length") or 0)
-
-
-def _drop_condition(request: Request) -> Request:
+def _drop_condition(request: _LeaseRequest) -> _LeaseRequest:
     """The same write without its condition; every name and value in it is still used."""
     arguments = request.arguments
-    arguments["ConditionExpression"] = (
-        f"({arguments['ConditionExpression']}) OR attribute_exists(#any)"
-        " OR attribute_not_exists(#any)"
-    )
-    arguments["ExpressionAttributeNames"]["#any"] = "target"
-    return _rewrite_request(request, request.operation, arguments)
+    condition = f"({arguments['ConditionExpression']}) OR attribute_exists(#any)"
+    condition += " OR attribute_not_exists(#any)"
+    names = {**arguments["ExpressionAttributeNames"], "#any": "target"}
+    changed = {"ConditionExpression": condition, "ExpressionAttributeNames": names}
+    return request.rewrite(request.operation, {**arguments, **changed})
 
 
-def _rewrite_request(request: Request, operation: str, arguments: dict[str, Any]) -> Request:
-    """Another request of the same client; the engine does not check signatures."""
-    body = json.dumps(arguments).encode()
-    lines = []
-    for line in request.head.split(b"\r\n"):
-        name = line.partition(b":")[0].lower()
-        if name == b"content-length":
-            line = b"Content-Length: " + str(len(body)).encode()
-        elif name == b"x-amz-target":
-            line = line.replace(request.operation.encode(), operation.encode())
-        lines.append(line)
-    return Request(operation, b"\r\n".join(lines), body)
-
-
-def _is_success(answer: bytes) -> bool:
-    return b" 200 " in answer.partition(b"\r\n")[0]
-
-
-def _json(answer: bytes) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
-    return body
-
-
-def _success(body: dict[str, Any]) -> bytes:
-    return _http(200, "OK", body)
-
-
-def _failure(status: int, code: str, message: str) -> bytes:
+def _error_response(status: int, code: str) -> LocalHTTPResponse:
     kind = f"com.amazonaws.dynamodb.v20120810#{code}"
-    return _http(status, "Not OK", {"__type": kind, "message": message})
-
-
-def _http(status: int, reason: str, body: dict[str, Any]) -> bytes:
-    data = json.dumps(body).encode()
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/x-amz-json-1.0\r\n"
-        f"Content-Length: {len(data)}\r\nx-amzn-RequestId: chaos\r\n\r\n"
-    )
-    return head.encode() + data
+    return json_response({"__type": kind, "message": "a fault"}, status=status)

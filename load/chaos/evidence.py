@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from load.chaos.schedule import Schedule
 
-__all__ = ["ColdStart", "Evidence", "FinalState", "Mark", "Observation", "ProcessRecord", "Result"]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Something that happened: seconds after the round began, to which process, what, details."""
-
-    at: float
-    process: str
-    what: str
-    detail: str = ""
+__all__ = [
+    "ChaosEvidence",
+    "ChaosResult",
+    "ColdStartResult",
+    "FinalState",
+    "Observation",
+    "ProcessRecord",
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Observation:
     """What one environment found in the database when it served. Wall times are epoch seconds."""
 
     process: str
-    code: str
+    code_version: str
     served_at: float  # when the library let the handler run
     versions: tuple[int, ...] | None  # rows of `effects`; None: the database was unreachable
     indexes: tuple[str, ...]  # the valid ones
@@ -38,9 +34,8 @@ class ProcessRecord:
     """One process of the round. Times are seconds after the round began."""
 
     name: str  # `environment 3`, `rollback`
-    code: str
-    clock: float = 0.0  # the largest error of its wall clock, in seconds
-    started: float = 0.0
+    code_version: str
+    clock_error: float = 0.0  # the largest of its wall clock, in seconds
     ended: float | None = None
     exit_code: int | None = None  # negative for a signal
     killed: str = ""  # why we killed it: `fault`, `deadline`; "" if it ended by itself
@@ -49,22 +44,19 @@ class ProcessRecord:
     log: str = ""  # its end
 
     @property
-    def frozen_seconds(self) -> float:
-        """How long it was frozen in all."""
-        return sum(until - since for since, until in self.frozen)
-
-    @property
     def outcome(self) -> str:
-        """The last thing that it reported: ``served``, ``rolled back``, or an error's name."""
+        """How it ended: its last event, or why it was killed."""
+        if self.killed:
+            return f"killed ({self.killed})"
         last = [e for e in self.events if e["event"] in ("served", "raised", "rolled back")]
-        return str(last[-1].get("error", last[-1]["event"])) if last else ""
+        return str(last[-1].get("error", last[-1]["event"])) if last else "nothing reported"
 
 
 @dataclass(frozen=True)
-class ColdStart:
+class ColdStartResult:
     """One of the cold starts after the round."""
 
-    code: str
+    code_version: str
     outcome: str  # `served`, the error's name, or `killed`
     seconds: float
     limit: float  # two leases, and the work that is left
@@ -94,29 +86,29 @@ class FinalState:
 
 
 @dataclass
-class Evidence:
+class ChaosEvidence:
     """Everything that was recorded."""
 
     schedule: Schedule
-    marks: list[Mark] = field(default_factory=list)
+    timeline: list[tuple[float, str, str, str]] = field(default_factory=list)
+    """When, the process or ``faults``, what happened, details."""
     processes: list[ProcessRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
-    cold_starts: list[ColdStart] = field(default_factory=list)
+    cold_starts: list[ColdStartResult] = field(default_factory=list)
     state: FinalState = field(default_factory=FinalState)
-    fault_counts: Counter[str] = field(default_factory=Counter)
+    fault_counts: dict[str, int] = field(default_factory=dict)
     """How often a fault of each kind took effect."""
     seconds: float = 0.0
-    faults_ended: float = 0.0
 
 
 @dataclass(frozen=True)
-class Result:
+class ChaosResult:
     """One round's evidence, and a sentence for each invariant that was violated."""
 
-    evidence: Evidence
-    broken: list[str] = field(default_factory=list)
+    evidence: ChaosEvidence
+    violations: list[str] = field(default_factory=list)
 
     @property
     def schedule(self) -> Schedule:
-        """What was played."""
+        """What was run."""
         return self.evidence.schedule

@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from load.chaos.evidence import Evidence, Observation, ProcessRecord, Result
+from load.chaos.evidence import ChaosEvidence, ChaosResult, Observation, ProcessRecord
 from load.chaos.migrations import index_name, migrations_of
 
 __all__ = ["INVARIANTS", "check_invariants", "violated_invariants"]
 
 
-def check_invariants(evidence: Evidence) -> Result:
+def check_invariants(evidence: ChaosEvidence) -> ChaosResult:
     """The evidence with its verdict."""
-    return Result(evidence, violated_invariants(evidence))
+    return ChaosResult(evidence, violated_invariants(evidence))
 
 
-def violated_invariants(evidence: Evidence) -> list[str]:
+def violated_invariants(evidence: ChaosEvidence) -> list[str]:
     """One sentence for each invariant that was violated, with what broke it."""
     return [
         f"{name}: {what}" for name, invariant in INVARIANTS.items() for what in invariant(evidence)
     ]
 
 
-def _applied(evidence: Evidence) -> set[int]:
+def _applied_versions(evidence: ChaosEvidence) -> set[int]:
     return {version for version, state in evidence.state.history if state == "applied"}
 
 
-def _exactly_once(evidence: Evidence) -> Iterator[str]:
+def _effects_are_exactly_once(evidence: ChaosEvidence) -> Iterator[str]:
     """Every applied migration took effect once, and no other did."""
-    state, applied = evidence.state, _applied(evidence)
+    state, applied = evidence.state, _applied_versions(evidence)
     known = migrations_of(evidence.schedule, "probe")
     for version, (spec, _) in known.items():
         count = state.effects.get(version, 0)
@@ -44,13 +44,13 @@ def _exactly_once(evidence: Evidence) -> Iterator[str]:
         yield f"the balance is {state.balance} after {raised} migrations that add 1"
 
 
-def _complete(evidence: Evidence) -> Iterator[str]:
-    missing = migrations_of(evidence.schedule, "probe").keys() - _applied(evidence)
+def _all_are_applied(evidence: ChaosEvidence) -> Iterator[str]:
+    missing = migrations_of(evidence.schedule, "probe").keys() - _applied_versions(evidence)
     if missing:
         yield f"not applied after the last cold start: {sorted(missing)}"
 
 
-def _alternating(evidence: Evidence) -> Iterator[str]:
+def _up_and_down_alternate(evidence: ChaosEvidence) -> Iterator[str]:
     last: dict[int, str] = {}
     for version, direction, _ in evidence.state.runs:
         if last.get(version, "down") == direction:
@@ -58,41 +58,41 @@ def _alternating(evidence: Evidence) -> Iterator[str]:
         last[version] = direction
 
 
-def _valid_indexes(evidence: Evidence) -> Iterator[str]:
+def _indexes_are_valid(evidence: ChaosEvidence) -> Iterator[str]:
     for name, is_valid in evidence.state.indexes.items():
         if not is_valid:
             yield f"index {name} is INVALID"
 
 
-def _no_connections(evidence: Evidence) -> Iterator[str]:
+def _no_connections(evidence: ChaosEvidence) -> Iterator[str]:
     for connection in evidence.state.connections:
         yield f"still open: {connection}"
 
 
-def _no_lingering(evidence: Evidence) -> Iterator[str]:
+def _no_lingering(evidence: ChaosEvidence) -> Iterator[str]:
     for connection in evidence.state.lingering:
         yield f"open one lease after the last process had ended: {connection}"
 
 
-def _no_lease(evidence: Evidence) -> Iterator[str]:
+def _no_lease(evidence: ChaosEvidence) -> Iterator[str]:
     """An owner that is left in the item, perhaps with a wrong clock, holds nothing any more."""
     state = evidence.state
-    clock_error = max((process.clock for process in evidence.processes), default=0.0)
+    clock_error = max((process.clock_error for process in evidence.processes), default=0.0)
     if state.owner is not None and state.lease_expires_in > clock_error:
         yield f"{state.owner} still holds the lease, for {state.lease_expires_in:.1f} s more"
 
 
-def _no_secret(evidence: Evidence) -> Iterator[str]:
+def _no_secret(evidence: ChaosEvidence) -> Iterator[str]:
     yield from evidence.state.secrets
 
 
-def _cold_starts(evidence: Evidence) -> Iterator[str]:
+def _cold_starts_succeed(evidence: ChaosEvidence) -> Iterator[str]:
     """Afterwards a cold start succeeds within two leases; one that must fail says why."""
     for start in evidence.cold_starts:
-        must_fail = start.code == "new" and bool(evidence.schedule.broken)
+        must_fail = start.code_version == "new" and bool(evidence.schedule.broken_version)
         # Once fixed code was here, the history holds another file under the same version.
         expected = {"MigrationFailed", "Diverged"} if must_fail else {"served"}
-        name = f"a cold start of {start.code} code"
+        name = f"a cold start of {start.code_version} code"
         if start.outcome not in expected:
             wanted = " or ".join(sorted(expected))
             yield f"{name} ended with {start.outcome} instead of {wanted}: {start.message}"
@@ -103,25 +103,27 @@ def _cold_starts(evidence: Evidence) -> Iterator[str]:
 _OBSERVATION_SECONDS = 0.4
 """From the library's decision to the query of the database; a busy machine is no excuse."""
 
-_LATE_ANSWER_SECONDS = 1.0
-"""A read whose answer is late shows an earlier moment."""
+_LATE_RESPONSE_SECONDS = 1.0
+"""A read whose response is late shows an earlier moment."""
 
 
-def _served(evidence: Evidence) -> Iterator[str]:
+def _served_on_current_schema(evidence: ChaosEvidence) -> Iterator[str]:
     """No environment serves on a schema that lacks one of its migrations."""
     for one in evidence.observations:
-        broken = migrations_of(evidence.schedule, one.code).get(evidence.schedule.broken)
+        broken = migrations_of(evidence.schedule, one.code_version).get(
+            evidence.schedule.broken_version
+        )
         if broken is not None and broken[1]:
             yield f"{one.process} served with code whose migration cannot have been applied"
         elif one.versions is None:
             yield f"{one.process} served, and the database could not be queried"
         else:
-            yield from _missing(evidence, one)
+            yield from _find_missing(evidence, one)
 
 
-def _missing(evidence: Evidence, one: Observation) -> Iterator[str]:
+def _find_missing(evidence: ChaosEvidence, one: Observation) -> Iterator[str]:
     late = one.frozen_seconds + _OBSERVATION_SECONDS
-    late += _LATE_ANSWER_SECONDS if evidence.fault_counts["dynamodb-slow"] else 0.0
+    late += _LATE_RESPONSE_SECONDS if "dynamodb-slow" in evidence.fault_counts else 0.0
     rolled_back = {
         version
         for version, direction, at in evidence.state.runs
@@ -129,7 +131,7 @@ def _missing(evidence: Evidence, one: Observation) -> Iterator[str]:
     }
     # An index that is dropped concurrently leaves no row with the time of its removal.
     has_rollback = any(process.name == "rollback" for process in evidence.processes)
-    for version, (spec, _) in migrations_of(evidence.schedule, one.code).items():
+    for version, (spec, _) in migrations_of(evidence.schedule, one.code_version).items():
         if spec.kind == "index":
             is_fine = index_name(version) in one.indexes or has_rollback
         else:
@@ -138,20 +140,30 @@ def _missing(evidence: Evidence, one: Observation) -> Iterator[str]:
             yield f"{one.process} served without {version}_{spec.kind}"
 
 
-_TRANSIENT = {"DatabaseUnavailable", "LeaseHeld", "LeaseLost", "LeaseStoreUnavailable", "NotReady"}
+_TRANSIENT_ERRORS = {
+    "DatabaseUnavailable",
+    "LeaseHeld",
+    "LeaseLost",
+    "LeaseStoreUnavailable",
+    "NotReady",
+}
 """Retryable: these fit everything that can go wrong here."""
 
-_FORCED = ("deadline", "the connection to PostgreSQL broke", "lock timeout")
+_EXPECTED_MESSAGES = ("deadline", "the connection to PostgreSQL broke", "lock timeout")
 """Parts of the messages with which a sound migration may fail."""
 
-_BROKEN = ("division by zero", "could not create unique index", "the history contradicts")
+_MESSAGES_OF_BROKEN_CODE = (
+    "division by zero",
+    "could not create unique index",
+    "the history contradicts",
+)
 """The same of one that is broken on purpose, and of the code before its fix afterwards."""
 
-_NOTHING_TO_ROLL_BACK = "no such version"
+_NO_SUCH_VERSION = "no such version"
 """Part of what a rollback reports that comes before the migration."""
 
 
-def _explained_ends(evidence: Evidence) -> Iterator[str]:
+def _ends_are_explained(evidence: ChaosEvidence) -> Iterator[str]:
     """A process ends by itself, perhaps with an error that fits the faults, or is killed."""
     for process in evidence.processes:
         if process.exit_code not in (0, None) and not process.killed:
@@ -161,34 +173,36 @@ def _explained_ends(evidence: Evidence) -> Iterator[str]:
                 yield f"{process.name} raised {event['error']}: {event['message']}"
 
 
-def _is_expected(evidence: Evidence, process: ProcessRecord, event: dict[str, Any]) -> bool:
+def _is_expected(evidence: ChaosEvidence, process: ProcessRecord, event: dict[str, Any]) -> bool:
     error, message = event["error"], event["message"]
-    if error in _TRANSIENT:
+    if error in _TRANSIENT_ERRORS:
         return True
     if process.name == "rollback" and error == "ConfigurationError":
-        return _NOTHING_TO_ROLL_BACK in message
-    words = _FORCED + (_BROKEN if evidence.schedule.broken else ())
+        return _NO_SUCH_VERSION in message
+    words = _EXPECTED_MESSAGES + (
+        _MESSAGES_OF_BROKEN_CODE if evidence.schedule.broken_version else ()
+    )
     return error in ("MigrationFailed", "Diverged") and any(word in message for word in words)
 
 
-def _deadlines(evidence: Evidence) -> Iterator[str]:
+def _deadlines_are_kept(evidence: ChaosEvidence) -> Iterator[str]:
     for process in evidence.processes:
         if process.killed == "deadline" and not process.frozen:
             yield f"{process.name} had to be killed at its deadline"
 
 
-INVARIANTS: dict[str, Callable[[Evidence], Iterator[str]]] = {
-    "effects exactly once": _exactly_once,
-    "all applied in the end": _complete,
-    "applied once between rollbacks": _alternating,
-    "no INVALID index": _valid_indexes,
+INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
+    "effects exactly once": _effects_are_exactly_once,
+    "all applied in the end": _all_are_applied,
+    "applied once between rollbacks": _up_and_down_alternate,
+    "no INVALID index": _indexes_are_valid,
     "no connection left": _no_connections,
     "no connection one lease later": _no_lingering,
     "no lease past its time": _no_lease,
     "no secret anywhere": _no_secret,
-    "cold start afterwards": _cold_starts,
-    "served on its schema": _served,
-    "explained ends": _explained_ends,
-    "deadlines kept": _deadlines,
+    "cold start afterwards": _cold_starts_succeed,
+    "served on its schema": _served_on_current_schema,
+    "explained ends": _ends_are_explained,
+    "deadlines kept": _deadlines_are_kept,
 }
 """Every invariant by the name that the report, the docs and the tests use."""

@@ -12,7 +12,7 @@ from load.chaos.schedule import MigrationSpec, Schedule
 
 __all__ = ["index_name", "migrations_of", "write_migrations"]
 
-CODES = ("old", "new", "fixed", "probe")
+CODE_VERSIONS = ("old", "new", "fixed", "probe")
 """Code versions: ``probe`` is the newest one with one more migration, which is never applied before
 the end."""
 
@@ -35,24 +35,28 @@ DROP TABLE orders, accounts, runs, effects;
 def write_migrations(schedule: Schedule, folder: Path) -> dict[str, Path]:
     """Write all code versions below ``folder``; returns the migrations directory of each."""
     directories = {}
-    for code in CODES:
-        directory = folder / code / "migrations"
+    for code_version in CODE_VERSIONS:
+        directory = folder / code_version / "migrations"
         directory.mkdir(parents=True)
-        for version, (spec, is_broken) in migrations_of(schedule, code).items():
+        for version, (spec, is_broken) in migrations_of(schedule, code_version).items():
             text = _render(version, spec, is_broken=is_broken)
             (directory / f"{version}_{spec.kind}.sql").write_text(text.lstrip())
-        directories[code] = directory
+        directories[code_version] = directory
     return directories
 
 
-def migrations_of(schedule: Schedule, code: str) -> dict[int, tuple[MigrationSpec, bool]]:
+def migrations_of(schedule: Schedule, code_version: str) -> dict[int, tuple[MigrationSpec, bool]]:
     """Version -> migration and whether it fails, for one code version."""
-    specs = schedule.migrations[: schedule.old] if code == "old" else schedule.migrations
+    specs = (
+        schedule.migrations[: schedule.old_version]
+        if code_version == "old"
+        else schedule.migrations
+    )
     found = {
-        version: (spec, code == "new" and version == schedule.broken)
+        version: (spec, code_version == "new" and version == schedule.broken_version)
         for version, spec in enumerate(specs, 1)
     }
-    if code == "probe":
+    if code_version == "probe":
         found[len(specs) + 1] = (MigrationSpec("table"), False)
     return found
 

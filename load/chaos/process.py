@@ -1,4 +1,4 @@
-"""What a forked process of a round does: it serves, rolls back, or writes as an application does.
+"""What a forked process of a round does: it serves, rolls back, or writes like an application.
 
 It sees only what a Lambda environment sees: variables, files, a context with a deadline. Each event
 goes to the round as one datagram.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-Emit = Callable[[dict[str, Any]], None]
+EmitEvent = Callable[[dict[str, Any]], None]
 
 _MESSAGE_CHARACTERS = 600
 """How much of an error's message goes into an event."""
@@ -42,7 +42,8 @@ def run(job: dict[str, Any]) -> None:
             stamped = {"name": job["name"], "at": time.monotonic(), "wall": time.time(), **event}
             events.send(json.dumps(stamped).encode())
 
-        {"serve": _serve, "roll back": _roll_back, "traffic": _write}[job["role"]](job, emit)
+        roles = {"serve": _run_environment, "roll back": _roll_back, "traffic": _run_application}
+        roles[job["role"]](job, emit)
         code = 0
     except BaseException:  # noqa: BLE001 - it is printed to the log, then the process ends
         traceback.print_exc()
@@ -52,25 +53,22 @@ def run(job: dict[str, Any]) -> None:
         os._exit(code)
 
 
-class ShiftedClock:
+class _ShiftedClock:
     """A clock whose wall time is wrong, and jumps once; its monotonic time is the real one."""
 
-    def __init__(self, offset: float, *, jump_after: float, jump: float) -> None:
+    def __init__(self, offset: float, *, jumps_after: float, jump: float) -> None:
         self._offset_ms = round(offset * 1000)
-        self._jumps_at = time.monotonic() + jump_after
+        self._jumps_at = time.monotonic() + jumps_after
         self._jump_ms = round(jump * 1000)
 
     def monotonic(self) -> float:
-        """See `Clock.monotonic`."""
         return time.monotonic()
 
     def wall_ms(self) -> int:
-        """See `Clock.wall_ms`."""
         jumped = self._jump_ms if time.monotonic() >= self._jumps_at else 0
         return time.time_ns() // 1_000_000 + self._offset_ms + jumped
 
     def sleep(self, seconds: float) -> None:
-        """See `Clock.sleep`."""
         time.sleep(seconds)
 
 
@@ -92,7 +90,7 @@ class _Context:
 # --- an execution environment
 
 
-def _serve(job: dict[str, Any], emit: Emit) -> None:
+def _run_environment(job: dict[str, Any], emit: EmitEvent) -> None:
     is_handler = job["entry_point"] == "handler"
     invoke = _make_handler() if is_handler else _make_runner(job)
     for number in range(job["invocations"]):
@@ -101,7 +99,7 @@ def _serve(job: dict[str, Any], emit: Emit) -> None:
         try:
             answer = invoke(_Context(ends, request_id=f"{job['name']}-{number}"))
         except MigrateError as error:
-            emit(_raised(error))
+            emit(_make_error_event(error))
             if not error.retryable and not is_handler:
                 time.sleep(0.3)
             continue
@@ -110,7 +108,7 @@ def _serve(job: dict[str, Any], emit: Emit) -> None:
         return
 
 
-def _raised(error: MigrateError) -> dict[str, Any]:
+def _make_error_event(error: MigrateError) -> dict[str, Any]:
     return {
         "event": "raised",
         "error": type(error).__name__,
@@ -154,7 +152,9 @@ def _make_target(job: dict[str, Any], observe: Callable[[Event], None]) -> tuple
     settings = Settings.load(os.environ)
     # Shorter than users may set it: otherwise every takeover would take the round's whole time.
     settings = settings.replace(lease_seconds=job["lease_seconds"])
-    clock = ShiftedClock(job["clock"], jump_after=job["jump_after"], jump=job["jump"])
+    clock = _ShiftedClock(
+        job["clock_offset"], jumps_after=job["clock_jumps_after"], jump=job["clock_jump"]
+    )
     target = make_target(settings, observer=_Observer(observe), clock=clock)
     return make_manifest(settings, os.environ), target
 
@@ -167,7 +167,7 @@ class _Observer:
 # --- an operator
 
 
-def _roll_back(job: dict[str, Any], emit: Emit) -> None:
+def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
     """Roll back as a person at the command line, who retries for a while."""
     from lambda_migrate.engine.operations import Operations
 
@@ -177,13 +177,13 @@ def _roll_back(job: dict[str, Any], emit: Emit) -> None:
     while True:
         try:
             down = Operations(manifest, target).down(
-                Deadline(ends, target.clock).moved_earlier(2.0), to=job["to"]
+                Deadline(ends, target.clock).moved_earlier(2.0), to=job["target_version"]
             )
         except MigrateError as error:
             if error.retryable and time.monotonic() < ends - 4.0:
                 time.sleep(0.3)
                 continue
-            emit(_raised(error))
+            emit(_make_error_event(error))
         else:
             emit({"event": "rolled back", "migrations": list(down)})
         return
@@ -192,7 +192,7 @@ def _roll_back(job: dict[str, Any], emit: Emit) -> None:
 # --- an application
 
 
-def _write(job: dict[str, Any], _emit: Emit) -> None:
+def _run_application(job: dict[str, Any], _emit: EmitEvent) -> None:
     """Short transactions on the migrated table, one after another."""
     import pg8000.native
 

@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 
 from lambda_migrate.local.runtime.loopback import HOST
 
-__all__ = ["MOMENT_SECONDS", "Loop", "Note", "PostgreSQLRelay"]
+__all__ = ["SIGNAL_SECONDS", "Loop", "PostgreSQLRelay", "RecordFault"]
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 16
 
-MOMENT_SECONDS = 0.1
-"""How long an answer waits for a signal to arrive at its process."""
+SIGNAL_SECONDS = 0.1
+"""How long a response waits for a signal to arrive at its process."""
 
-Note = Callable[[str, str], None]
+RecordFault = Callable[[str, str], None]
 """Called when a fault takes effect, with its kind and what it hit."""
 
 
@@ -81,20 +81,20 @@ class PostgreSQLRelay:
     Args:
         loop: Where it runs.
         server: The server's socket.
-        note: Called when a fault takes effect.
+        record_fault: Called when a fault takes effect.
     """
 
-    def __init__(self, loop: Loop, server: Path, note: Note) -> None:
+    def __init__(self, loop: Loop, server: Path, record_fault: RecordFault) -> None:
         self.port = 0
         self._loop = loop
         self._socket = server
-        self._note = note
+        self._record_fault = record_fault
         self._links: set[_Link] = set()
         self._silent = 0
         self._refusing = 0
         self._unanswered: list[str] = []
         self._late: list[float] = []
-        self._moments: list[Callable[[], None]] = []
+        self._on_commit: list[Callable[[], None]] = []
         self._server: asyncio.AbstractServer | None = None
 
     def __enter__(self) -> PostgreSQLRelay:
@@ -134,9 +134,8 @@ class PostgreSQLRelay:
             for link in held:
                 link.passes.clear()
             if held or include_new_connections:
-                self._note(
-                    "postgresql-silent" if include_new_connections else "postgresql-stuck", ""
-                )
+                kind = "silent" if include_new_connections else "stuck"
+                self._record_fault(f"postgresql-{kind}", "")
             self._silent += include_new_connections
             self._loop.loop.call_later(seconds, lambda: end(held))
 
@@ -147,33 +146,33 @@ class PostgreSQLRelay:
 
         self._loop.call(begin)
 
-    def lose_answer_of_next(self, what: str) -> None:
-        """Break the connection between the next ``commit``, or ``takeover``, and its answer."""
+    def lose_response_to_next(self, what: str) -> None:
+        """Break the connection between the next ``commit``, or ``takeover``, and its response."""
         self._loop.call(lambda: self._unanswered.append(what))
 
     def delay_next_commit(self, seconds: float) -> None:
         """Deliver the next COMMIT so much later."""
         self._loop.call(lambda: self._late.append(seconds))
 
-    def at_next_commit(self, act: Callable[[], None]) -> None:
-        """Call ``act`` when the next COMMIT was sent, before its answer arrives."""
-        self._loop.call(lambda: self._moments.append(act))
+    def on_next_commit(self, callback: Callable[[], None]) -> None:
+        """Call back when the next COMMIT was sent, before its response arrives."""
+        self._loop.call(lambda: self._on_commit.append(callback))
 
     def clear_faults(self) -> None:
         """Disarm all faults."""
 
-        def end() -> None:
+        def clear() -> None:
             self._unanswered.clear()
             self._late.clear()
-            self._moments.clear()
+            self._on_commit.clear()
 
-        self._loop.call(end)
+        self._loop.call(clear)
 
     # --- carrying
 
     def _cut_all(self) -> None:
         if self._links:
-            self._note("postgresql-refused", f"{len(self._links)} connections")
+            self._record_fault("postgresql-refused", f"{len(self._links)} connections")
         for link in list(self._links):
             link.cut()
 
@@ -181,7 +180,7 @@ class PostgreSQLRelay:
         link = _Link()
         link.writers.append(writer)
         if self._refusing:
-            self._note("postgresql-refused", "a new connection")
+            self._record_fault("postgresql-refused", "a new connection")
             link.cut()
             return
         if self._silent:
@@ -210,26 +209,26 @@ class PostgreSQLRelay:
             await link.passes.wait()
             writer.write(data)
             await writer.drain()
-            if what == "commit" and self._moments:
+            if what == "commit" and self._on_commit:
                 self._after_commit(link)
         await link.passes.wait()
         with contextlib.suppress(OSError, NotImplementedError):
             writer.write_eof()
 
     def _after_commit(self, link: _Link) -> None:
-        """Hold back the answer until the signal has arrived."""
+        """Hold back the response until the signal has arrived."""
         link.passes.clear()
-        self._loop.loop.call_later(MOMENT_SECONDS, link.passes.set)
-        self._moments.pop()()
+        self._loop.loop.call_later(SIGNAL_SECONDS, link.passes.set)
+        self._on_commit.pop()()
 
     async def _before_commit(self, link: _Link, what: str) -> None:
         if self._late and what == "commit":
             seconds = self._late.pop()
-            self._note("commit-late", f"{seconds:.2f} s")
+            self._record_fault("commit-late", f"{seconds:.2f} s")
             await asyncio.sleep(seconds)
         if what in self._unanswered:
             self._unanswered.remove(what)
-            self._note(f"{what}-unanswered", "")
+            self._record_fault(f"{what}-unanswered", "")
             link.is_muted = True
 
     async def _server_to_client(

@@ -31,14 +31,14 @@ __all__ = ["BEHAVIOURS", "LocalAppConfig"]
 BEHAVIOURS = ("answers", "fails", "hangs", "dribbles", "garbage")
 """It answers; with status 500; never; one byte at a time, for ever; or with invalid JSON."""
 
-AT_ONCE = "AppConfig.AllAtOnce"
+ALL_AT_ONCE_STRATEGY = "AppConfig.AllAtOnce"
 """The one deployment strategy that is supported; it is AppConfig's own."""
 
 POLL_SECONDS = 15
 """The shortest time between two polls of one session, as in AppConfig."""
 
-_DRIBBLE_SECONDS = 0.2
-_GARBAGE = b"<html>Service temporarily unavailable</html>"
+_SLOW_BODY_SECONDS = 0.2
+_INVALID_BODY = b"<html>Service temporarily unavailable</html>"
 _EXTENSION = "extension"
 _OPERATIONS = {
     ("POST", "/configurationsessions"): "StartConfigurationSession",
@@ -154,7 +154,7 @@ class LocalAppConfig:
             if operation == "StartConfigurationSession":
                 return self._start_session(json.loads(body or b"{}"))
             if self.behaviour == "garbage":
-                return _json(200, _GARBAGE, **self._next_poll(seen=0))
+                return _json(200, _INVALID_BODY, **self._next_poll(seen=0))
             if operation == "GetLatestConfiguration":
                 [token] = parse_qs(url.query).get("configuration_token", [""])
                 return self._latest(token)
@@ -183,8 +183,8 @@ class LocalAppConfig:
         version = int(request["ConfigurationVersion"])
         if name != self.profile or not 0 < version <= len(self._hosted):
             return _error(404, "ResourceNotFoundException", f"no version {version} of {name}")
-        if request["DeploymentStrategyId"] != AT_ONCE:
-            return _error(400, "BadRequestException", f"only {AT_ONCE} is supported")
+        if request["DeploymentStrategyId"] != ALL_AT_ONCE_STRATEGY:
+            return _error(400, "BadRequestException", f"only {ALL_AT_ONCE_STRATEGY} is supported")
         self.document = self._hosted[version - 1]
         self._deployments += 1
         answer = {"DeploymentNumber": self._deployments, "State": "BAKING", **request}
@@ -246,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_response(200)
                 self.send_header("Content-Length", "100000")
                 self.end_headers()
-                while not appconfig.is_stopped.wait(_DRIBBLE_SECONDS):
+                while not appconfig.is_stopped.wait(_SLOW_BODY_SECONDS):
                     self.wfile.write(b" ")
                 return
             self.send_response(status)

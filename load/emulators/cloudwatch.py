@@ -38,7 +38,7 @@ __all__ = [
     "read_alarms",
 ]
 
-EVALUATED_EVERY = 60
+_EVALUATION_SECONDS = 60
 """Seconds; alarms on shorter periods are not supported."""
 
 _EXTRA_PERIODS = 2
@@ -69,12 +69,12 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One entry of an alarm's or a widget's metrics: a metric, or an expression."""
+    """One entry of an alarm's metrics: a metric, or an expression."""
 
     name: str  # its Id
     metric: Metric | None = None
     statistic: str = ""  # Sum, Maximum, p99
-    expression: str = ""  # metric math over the other entries
+    expression: str = ""  # metric math over the other entries: + - * / and FILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +83,20 @@ class Alarm:
 
     name: str  # logical id
     queries: Mapping[str, Query]
-    watched: str  # the query that is compared
+    result_query: str  # the one that is compared
     period: int  # seconds
     evaluation_periods: int
     datapoints_to_alarm: int
     comparison: str  # GreaterThanThreshold and so on
     threshold: float
-    missing: str = "missing"  # or ignore, breaching, notBreaching
-    description: str = ""
-    actions: tuple[str, ...] = ()
+    treat_missing_data: str = "missing"  # or ignore, breaching, notBreaching
 
     @property
-    def missing_in_effect(self) -> str:
+    def missing_data_treatment(self) -> str:
         """How missing data is treated: of DynamoDB's own metrics it is always ignored."""
-        query = self.queries[self.watched]
+        query = self.queries[self.result_query]
         is_dynamodbs = query.metric is not None and query.metric.namespace == "AWS/DynamoDB"
-        return "ignore" if is_dynamodbs else self.missing
+        return "ignore" if is_dynamodbs else self.treat_missing_data
 
     def breaches(self, value: float) -> bool:
         """Whether ``value`` is on the wrong side of the threshold."""
@@ -157,12 +155,6 @@ class CloudWatch:
         """What was put from ``start`` on and before ``end``."""
         return [value for at, value in self._values.get(metric, ()) if start <= at < end]
 
-    @property
-    def span(self) -> tuple[float, float] | None:
-        """When the first and the last value of all were put; None if there is none."""
-        times = [at for values in self._values.values() for at, _ in values]
-        return (min(times), max(times)) if times else None
-
     def datapoint(self, metric: Metric, statistic: str, start: float, end: float) -> float | None:
         """The statistic of a period; None if it has no value."""
         values = self.values(metric, start, end)
@@ -172,7 +164,40 @@ class CloudWatch:
         self, queries: Mapping[str, Query], wanted: str, periods: Sequence[tuple[float, float]]
     ) -> list[float | None]:
         """The datapoints of a query, an expression included, one for each period."""
-        return _Expression(self, queries, periods).of(wanted)
+        query = queries.get(wanted)
+        if query is None:
+            raise ConfigurationError(
+                f"metric math names {wanted!r}, which is not among the metrics"
+            )
+        if query.metric is not None:
+            return [self.datapoint(query.metric, query.statistic, *each) for each in periods]
+        try:
+            expression = ast.parse(query.expression, mode="eval").body
+        except SyntaxError as error:
+            raise _unsupported(query.expression) from error
+        return self._evaluate(expression, queries, periods)
+
+    def _evaluate(
+        self,
+        node: ast.expr,
+        queries: Mapping[str, Query],
+        periods: Sequence[tuple[float, float]],
+    ) -> list[float | None]:
+        """Metric math reads like Python, as far as it is supported."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            return [float(node.value)] * len(periods)
+        if isinstance(node, ast.Name):
+            return self.series(queries, node.id, periods)
+        arguments: Sequence[ast.expr] = ()
+        combine: Callable[[float | None, float | None], float | None] | None = None
+        if isinstance(node, ast.BinOp):
+            arguments, combine = (node.left, node.right), _OPERATORS.get(type(node.op))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "FILL":
+            arguments, combine = node.args, lambda value, other: other if value is None else value
+        if combine is None or len(arguments) != 2:
+            raise _unsupported(ast.unparse(node))
+        columns = (self._evaluate(each, queries, periods) for each in arguments)
+        return [combine(one, other) for one, other in zip(*columns, strict=True)]
 
     # --- alarms
 
@@ -187,20 +212,23 @@ class CloudWatch:
         count = alarm.evaluation_periods + _EXTRA_PERIODS
         ends = [at - number * alarm.period for number in reversed(range(count))]
         periods = [(end - alarm.period, end) for end in ends]
-        return judge(alarm, self.series(alarm.queries, alarm.watched, periods), before=before)
+        return evaluate_alarm(
+            alarm, self.series(alarm.queries, alarm.result_query, periods), before=before
+        )
 
     def states(self, alarm: Alarm) -> Iterator[tuple[float, State]]:
         """Its state at each evaluation, until long after the last value."""
-        if self.span is None:
+        times = [at for values in self._values.values() for at, _ in values]
+        if not times:
             return
-        first, last = self.span
-        at = (first // EVALUATED_EVERY + 1) * EVALUATED_EVERY
+        first, last = min(times), max(times)
+        at = (first // _EVALUATION_SECONDS + 1) * _EVALUATION_SECONDS
         quiet = alarm.period * (alarm.evaluation_periods + _EXTRA_PERIODS + 1)
         state = State.INSUFFICIENT_DATA
         while at <= last + quiet:
             state = self.state(alarm, at=at, before=state)
             yield at, state
-            at += EVALUATED_EVERY
+            at += _EVALUATION_SECONDS
 
     def has_reached(self, alarm: Alarm) -> bool:
         """Whether it ever was in ``ALARM``."""
@@ -212,21 +240,21 @@ class CloudWatch:
         return not states or states[-1] is not State.ALARM
 
 
-def judge(alarm: Alarm, datapoints: Sequence[float | None], *, before: State) -> State:
+def evaluate_alarm(alarm: Alarm, datapoints: Sequence[float | None], *, before: State) -> State:
     """Decide an alarm's state from the datapoints of its evaluation range, the oldest first."""
     real = [alarm.breaches(value) for value in datapoints if value is not None]
     wanted, looked_at = alarm.datapoints_to_alarm, alarm.evaluation_periods
     if len(real) >= looked_at:
         return State.ALARM if sum(real[-looked_at:]) >= wanted else State.OK
     breaching = sum(real)
-    if alarm.missing_in_effect == "breaching":
+    if alarm.missing_data_treatment == "breaching":
         breaching += looked_at - len(real)
     if breaching >= wanted:
         return State.ALARM
-    if alarm.missing_in_effect in {"breaching", "notBreaching"} or not all(real):
+    if alarm.missing_data_treatment in {"breaching", "notBreaching"} or not all(real):
         return State.OK
     # All datapoints breach, and they are too few.
-    if alarm.missing_in_effect == "ignore":
+    if alarm.missing_data_treatment == "ignore":
         return before
     if not real:
         return State.INSUFFICIENT_DATA
@@ -293,101 +321,23 @@ def _parse_directive(
 # --- metric math
 
 
-class _Expression:
-    """Evaluates queries over periods. Metric math reads like Python, as far as it goes here."""
-
-    def __init__(
-        self,
-        cloudwatch: CloudWatch,
-        queries: Mapping[str, Query],
-        periods: Sequence[tuple[float, float]],
-    ) -> None:
-        self._cloudwatch = cloudwatch
-        self._queries = queries
-        self._periods = periods
-
-    def of(self, name: str) -> list[float | None]:
-        query = self._queries.get(name)
-        if query is None:
-            raise ConfigurationError(f"metric math names {name!r}, which is not among the metrics")
-        if query.metric is not None:
-            metric, statistic = query.metric, query.statistic
-            return [self._cloudwatch.datapoint(metric, statistic, *each) for each in self._periods]
-        try:
-            return self._value(ast.parse(query.expression, mode="eval").body)
-        except SyntaxError as error:
-            raise self._unsupported(query.expression) from error
-
-    def _value(self, node: ast.expr) -> list[float | None]:
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            return [float(node.value)] * len(self._periods)
-        if isinstance(node, ast.Name):
-            return self.of(node.id)
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            act = _OPERATORS[type(node.op)]
-            return _each(act, self._value(node.left), self._value(node.right))
-        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _ORDERS:
-            compare = _ORDERS[type(node.ops[0])]
-            return _each(compare, self._value(node.left), self._value(node.comparators[0]))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return self._call(node, node.func.id)
-        raise self._unsupported(ast.unparse(node))
-
-    def _call(self, node: ast.Call, name: str) -> list[float | None]:
-        if name == "FILL" and len(node.args) == 2:
-            return _fill(*map(self._value, node.args))
-        if name == "IF" and len(node.args) == 3:
-            return _each(lambda c, yes, no: yes if c else no, *map(self._value, node.args))
-        if name in _AGGREGATES and len(node.args) == 1:
-            columns = zip(*self._series_of(node.args[0]), strict=True)
-            there = [[value for value in column if value is not None] for column in columns]
-            return [_AGGREGATES[name](values) if values else None for values in there]
-        raise self._unsupported(ast.unparse(node))
-
-    def _series_of(self, node: ast.expr) -> list[list[float | None]]:
-        if isinstance(node, ast.List):
-            return [self._value(each) for each in node.elts]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id == "METRICS" and not node.args:
-                return [self.of(q.name) for q in self._queries.values() if q.metric is not None]
-            if node.func.id == "FILL":
-                default = self._value(node.args[1])
-                return [_fill(each, default) for each in self._series_of(node.args[0])]
-        return [self._value(node)]
-
-    def _unsupported(self, text: str) -> ConfigurationError:
-        return ConfigurationError(f"this metric math is not supported: {text}")
+def _where_both(
+    compute: Callable[[float, float], float],
+) -> Callable[[float | None, float | None], float | None]:
+    """No datapoint where one is missing."""
+    return lambda one, other: None if one is None or other is None else compute(one, other)
 
 
-_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: lambda one, other: one / other if other else math.nan,
-}
-_ORDERS: Mapping[type[ast.cmpop], Callable[[float, float], float]] = {
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-}
-_AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
-    "AVG": fmean,
-    "MAX": max,
-    "MIN": min,
-    "SUM": math.fsum,
+_OPERATORS: Mapping[type[ast.operator], Callable[[float | None, float | None], float | None]] = {
+    ast.Add: _where_both(operator.add),
+    ast.Sub: _where_both(operator.sub),
+    ast.Mult: _where_both(operator.mul),
+    ast.Div: _where_both(lambda one, other: one / other if other else math.nan),
 }
 
 
-def _fill(series: Iterable[float | None], default: Iterable[float | None]) -> list[float | None]:
-    pairs = zip(series, default, strict=True)
-    return [other if value is None else value for value, other in pairs]
-
-
-def _each(act: Callable[..., float], *series: Iterable[float | None]) -> list[float | None]:
-    """Apply ``act`` where every series has a datapoint."""
-    columns = zip(*series, strict=True)
-    return [None if None in column else float(act(*column)) for column in columns]
+def _unsupported(text: str) -> ConfigurationError:
+    return ConfigurationError(f"this metric math is not supported: {text}")
 
 
 # --- reading a template
@@ -412,11 +362,11 @@ def read_alarms(template: Path, values: Mapping[str, str] | None = None) -> dict
 
 def _alarm(name: str, document: Mapping[str, Any]) -> Alarm:
     try:
-        queries, watched, period = _queries(document)
+        queries, result_query, period = _queries(document)
         alarm = Alarm(
             name=name,
             queries=queries,
-            watched=watched,
+            result_query=result_query,
             period=period,
             evaluation_periods=int(document["EvaluationPeriods"]),
             datapoints_to_alarm=int(
@@ -424,13 +374,11 @@ def _alarm(name: str, document: Mapping[str, Any]) -> Alarm:
             ),
             comparison=document["ComparisonOperator"],
             threshold=float(document["Threshold"]),
-            missing=document.get("TreatMissingData", "missing"),
-            description=document.get("AlarmDescription", ""),
-            actions=tuple(document.get("AlarmActions", ())),
+            treat_missing_data=document.get("TreatMissingData", "missing"),
         )
     except KeyError as missing:
         raise ConfigurationError(f"the alarm {name} has no {missing}") from missing
-    if alarm.comparison not in _COMPARISONS or alarm.period % EVALUATED_EVERY:
+    if alarm.comparison not in _COMPARISONS or alarm.period % _EVALUATION_SECONDS:
         raise ConfigurationError(
             f"the alarm {name}: {alarm.comparison} over {alarm.period} s is not supported"
         )
@@ -451,13 +399,13 @@ def _queries(document: Mapping[str, Any]) -> tuple[dict[str, Query], str, int]:
             stat = entry["MetricStat"]
             queries[name] = Query(name, _metric(stat["Metric"]), stat["Stat"])
             periods.add(int(stat["Period"]))
-    watched = [e["Id"] for e in document["Metrics"] if e.get("ReturnData", True) is not False]
-    if len(watched) != 1 or len(periods) != 1:
+    result_query = [e["Id"] for e in document["Metrics"] if e.get("ReturnData", True) is not False]
+    if len(result_query) != 1 or len(periods) != 1:
         raise ConfigurationError(
             "an alarm watches one of its metrics (ReturnData), and all have one period; here: "
-            f"{', '.join(watched) or 'none'}, over {', '.join(map(str, sorted(periods)))} s"
+            f"{', '.join(result_query) or 'none'}, over {', '.join(map(str, sorted(periods)))} s"
         )
-    return queries, watched[0], periods.pop()
+    return queries, result_query[0], periods.pop()
 
 
 def _metric(document: Mapping[str, Any]) -> Metric:

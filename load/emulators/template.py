@@ -9,7 +9,7 @@ It reads alarms and the dashboard; it does not emulate a deployment.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lambda_migrate.local.runtime.function import AWS_ACCOUNT_ID, REGION
 
 __all__ = ["Template"]
 
-_PSEUDO = {
+_PSEUDO_PARAMETERS = {
     "AWS::AccountId": AWS_ACCOUNT_ID,
     "AWS::Partition": "aws",
     "AWS::Region": REGION,
@@ -48,11 +48,11 @@ class Template:
         self._body = body
         self._name = name or "the template"
         defaults = {
-            parameter: str(about["Default"])
-            for parameter, about in body.get("Parameters", {}).items()
-            if "Default" in about
+            parameter: str(declared["Default"])
+            for parameter, declared in body.get("Parameters", {}).items()
+            if "Default" in declared
         }
-        self._values: dict[str, Any] = {**_PSEUDO, **defaults, **(values or {})}
+        self._values: dict[str, Any] = {**_PSEUDO_PARAMETERS, **defaults, **(values or {})}
 
     @classmethod
     def read(cls, path: Path, values: Mapping[str, str] | None = None) -> Template:
@@ -79,7 +79,8 @@ class Template:
         return {
             logical_id: self.properties(logical_id)
             for logical_id, resource in self._body["Resources"].items()
-            if resource.get("Type") == kind and self._is_made(resource)
+            if resource.get("Type") == kind
+            if "Condition" not in resource or self._call("Condition", resource["Condition"])
         }
 
     def properties(self, logical_id: str) -> dict[str, Any]:
@@ -94,11 +95,6 @@ class Template:
         resolved: dict[str, Any] = self._resolve(resource.get("Properties", {}))
         return resolved
 
-    def _is_made(self, resource: Mapping[str, Any]) -> bool:
-        return "Condition" not in resource or self._holds(resource["Condition"])
-
-    # --- intrinsic functions
-
     def _resolve(self, node: Any) -> Any:
         if isinstance(node, list):
             return [each for each in map(self._resolve, node) if each is not None]
@@ -106,31 +102,38 @@ class Template:
             return node
         if len(node) == 1:
             [(name, argument)] = node.items()
-            if name == "Ref" or name.startswith("Fn::"):
+            is_condition = name == "Condition" and isinstance(argument, str)
+            if name == "Ref" or name.startswith("Fn::") or is_condition:
                 return self._call(name, argument)
         resolved = {key: self._resolve(value) for key, value in node.items()}
         return {key: value for key, value in resolved.items() if value is not None}
 
     def _call(self, name: str, argument: Any) -> Any:
+        """The value of an intrinsic function, or of a condition."""
         if name == "Ref":
             return self._value(argument)
         if name == "Fn::GetAtt":
-            path = argument if isinstance(argument, str) else ".".join(argument)
-            return self._value(path)
+            return self._value(argument if isinstance(argument, str) else ".".join(argument))
         if name == "Fn::Sub":
             return self._substitute(argument)
         if name == "Fn::If":
             condition, yes, no = argument
-            return self._resolve(yes if self._holds(condition) else no)
+            return self._resolve(yes if self._call("Condition", condition) else no)
+        if name == "Condition":
+            if argument not in self._body.get("Conditions", {}):
+                raise ConfigurationError(f"{self._name}: there is no condition {argument}")
+            return self._resolve(self._body["Conditions"][argument])
+        values = self._resolve(argument)
         if name == "Fn::Join":
-            separator, parts = self._resolve(argument)
-            return separator.join(map(str, parts))
+            return values[0].join(map(str, values[1]))
         if name == "Fn::Select":
-            index, choices = argument
-            return self._resolve(choices)[int(index)]
-        if name == "Fn::FindInMap":
-            mapping, first, second = self._resolve(argument)
-            return self._stated("Mappings", mapping, first, second)
+            return values[1][int(values[0])]
+        if name == "Fn::Equals":
+            return str(values[0]) == str(values[1])
+        if name == "Fn::Not":
+            return not values[0]
+        if name in ("Fn::And", "Fn::Or"):
+            return all(values) if name == "Fn::And" else any(values)
         raise ConfigurationError(f"{self._name}: {name} is not supported")
 
     def _value(self, name: str) -> Any:
@@ -143,14 +146,6 @@ class Template:
             "parameter with a default"
         )
 
-    def _stated(self, *path: str) -> Any:
-        found: Any = self._body
-        for name in path:
-            if name not in found:
-                raise ConfigurationError(f"{self._name}: there is no {'.'.join(path)}")
-            found = found[name]
-        return found
-
     def _substitute(self, argument: Any) -> str:
         text, more = (argument, {}) if isinstance(argument, str) else argument
         own = self._resolve(more)
@@ -162,25 +157,3 @@ class Template:
             return str(own[name] if name in own else self._value(name))
 
         return _VARIABLE.sub(replace, text)
-
-    # --- conditions
-
-    def _holds(self, condition: Any) -> bool:
-        if isinstance(condition, str):
-            return self._holds(self._stated("Conditions", condition))
-        [(name, argument)] = condition.items()
-        if name == "Condition":
-            return self._holds(argument)
-        if name == "Fn::Equals":
-            one, other = map(self._resolve, argument)
-            return str(one) == str(other)
-        if name == "Fn::Not":
-            return not self._holds(argument[0])
-        if name == "Fn::And":
-            return all(self._each(argument))
-        if name == "Fn::Or":
-            return any(self._each(argument))
-        raise ConfigurationError(f"{self._name}: {name} is not a supported condition")
-
-    def _each(self, conditions: list[Any]) -> Iterator[bool]:
-        return map(self._holds, conditions)

@@ -12,9 +12,9 @@ from load.bench.output import read_figures
 from load.bench.results import Table
 from load.bench.workspace import TABLE
 from load.profile.starts import Bench, limited_cpu
-from load.simulation.figures import figures_of
 from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
+from load.simulation.results import summarize
 from load.simulation.scenario import Scenario
 
 __all__ = ["MEMORY_SIZES", "item_bytes", "measure_holder", "measure_limited", "partition_table"]
@@ -37,7 +37,7 @@ def partition_table(seed: int = 1) -> Table:
     rows = []
     for starts in STARTS:
         run = simulate(Scenario(environments=starts), LIBRARY, seed=seed)
-        found, limit = figures_of([run]), run.scenario.partition_read_units
+        found, limit = summarize([run]), run.scenario.partition_read_units
         rows.append(
             (
                 f"{starts:,}",

@@ -9,16 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from load.simulation.figures import READ_DOLLARS, WRITE_DOLLARS
-from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS
+from load.simulation.results import READ_DOLLARS, WRITE_DOLLARS
+from load.simulation.table import CONSISTENT_UNITS, READ_UNITS
 
 __all__ = [
     "Cost",
     "cost_of_cold_starts",
     "cost_of_deployment",
-    "read_units_of_waiter",
-    "reads_of_waiter",
-    "writes",
 ]
 
 GB_SECOND_DOLLARS = 13.3334e-6

@@ -21,30 +21,30 @@ from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
-from load.simulation.scenario import arrivals
+from load.simulation.scenario import make_start_times
 from load.simulation.table import EPOCH_MS, LeaseTable
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from lambda_migrate.lease.decision import Decision
-    from load.simulation.partition import Partition
     from load.simulation.policies import MakePolicy
     from load.simulation.scenario import Scenario
+    from load.simulation.table import Partition
 
     Events = Generator[Any, Any, None]
 
-__all__ = ["ColdStart", "Deployment", "simulate"]
+__all__ = ["Deployment", "SimulatedStart", "simulate"]
 
 DIGEST, ADDRESS, IDENTITY = "d1" * 32, "address", "identity"
 
 
 @dataclass(slots=True)
-class ColdStart:
+class SimulatedStart:
     """What became of one cold start."""
 
     arrived: float  # first read
-    calls: int = 0  # requests, those turned away included
+    calls: int = 0  # requests, those refused included
     waited: bool = False  # for another environment's migrations
     held: bool = False  # the lease
     served: float | None = None  # None: it gave up, or died
@@ -56,32 +56,34 @@ class Deployment:
 
     scenario: Scenario
     partition: Partition
-    starts: list[ColdStart] = field(default_factory=list)  # in the order of their arrival
+    starts: list[SimulatedStart] = field(default_factory=list)  # in the order of their arrival
     acquired: list[float] = field(default_factory=list)  # each time the lease was acquired
     committed: float | None = None  # the last migration
 
 
 def simulate(scenario: Scenario, make_policy: MakePolicy, *, seed: int) -> Deployment:
-    """Deployment one deployment to its end."""
+    """Simulate one deployment to its end."""
     return _Simulation(scenario, make_policy, Random(seed)).run()  # noqa: S311 - repeatable chance
 
 
 class _Simulation:
     """What all environments share: time, the table, and what PostgreSQL has committed."""
 
-    def __init__(self, scenario: Scenario, make_policy: MakePolicy, random: Random) -> None:
+    def __init__(self, scenario: Scenario, make_policy: MakePolicy, rng: Random) -> None:
         self.scenario = scenario
-        self.random = random
+        self.rng = rng
         self.make_policy = make_policy
         self.environment = Environment()
-        self.table = LeaseTable(self.environment, scenario, random)
-        self.left = [*scenario.others, scenario.migration]
+        self.table = LeaseTable(self.environment, scenario, rng)
+        self.pending = [*scenario.earlier_migrations, scenario.migration_seconds]
         self.record = Deployment(scenario, self.table.partition)
-        self._network_delay_rate = 2 / max(1e-9, (scenario.read - scenario.read_minimum) / _LN2)
+        self._network_delay_rate = 2 / max(
+            1e-9, (scenario.read_seconds - scenario.min_read_seconds) / _LN2
+        )
 
     def run(self) -> Deployment:
-        for number, arrival in enumerate(arrivals(self.scenario, self.random)):
-            start = ColdStart(arrival)
+        for number, arrival in enumerate(make_start_times(self.scenario, self.rng)):
+            start = SimulatedStart(arrival)
             self.record.starts.append(start)
             self.environment.process(_Environment(self, start, str(number)).run())
         self.environment.run()
@@ -89,7 +91,7 @@ class _Simulation:
 
     def network_delay(self) -> float:
         """How long a request is under way to the partition, or its answer back."""
-        return self.scenario.read_minimum / 2 + self.random.expovariate(self._network_delay_rate)
+        return self.scenario.min_read_seconds / 2 + self.rng.expovariate(self._network_delay_rate)
 
 
 _PAUSE_BETWEEN_TRIES = 0.2
@@ -101,15 +103,16 @@ _LN2 = 0.6931471805599453
 class _Environment:
     """One environment, from its first read to serving, giving up or dying."""
 
-    def __init__(self, simulation: _Simulation, start: ColdStart, owner: str) -> None:
+    def __init__(self, simulation: _Simulation, start: SimulatedStart, owner: str) -> None:
         self.simulation = simulation
         self.scenario = simulation.scenario
         self.start = start
         self.owner = owner
-        skew = simulation.scenario.skew
-        self.skew_ms = round(1000 * skew * (2 * simulation.random.random() - 1)) if skew else 0
+        error = self.scenario.clock_error_seconds
+        share = 2 * simulation.rng.random() - 1 if error else 0.0
+        self.clock_error_ms = round(1000 * error * share)
         self.watch = LeaseWatch()
-        self.policy = simulation.make_policy(simulation.random)
+        self.policy = simulation.make_policy(simulation.rng)
 
     def run(self) -> Events:
         """Read, decide and do, as `MigrationRunner` does."""
@@ -122,9 +125,8 @@ class _Environment:
         while True:
             yield environment.timeout(pause)
             start.calls += 1
-            response_delay = (
-                simulation.network_delay()
-            )  # back: what is decided now is decided that much later
+            # What is decided on the response is decided that much later.
+            response_delay = simulation.network_delay()
             now = environment.now + response_delay
             try:
                 state = simulation.table.read(consistent=is_confirming)
@@ -140,7 +142,7 @@ class _Environment:
                 is_confirming = is_confirming and began is not None
                 failures += began is not None
             if isinstance(step, Serve):
-                start.served = now + self.scenario.serving
+                start.served = now
                 return
             if isinstance(step, Acquire):
                 there = simulation.network_delay()
@@ -153,13 +155,13 @@ class _Environment:
                     return
                 state, failures = answer, 0
                 if isinstance(self._decide(state, now), Serve):
-                    start.served = now + self.scenario.serving
+                    start.served = now
                     return
             # Wait, also after a lost bid: an immediate retry would meet the same item.
             if began is None:
                 began = now
             start.waited = True
-            remaining = start.arrived + self.scenario.wait - now
+            remaining = start.arrived + self.scenario.wait_seconds - now
             if remaining <= 0:
                 return
             delay = self.policy.delay(
@@ -178,13 +180,13 @@ class _Environment:
         )
 
     def _wall_ms(self, now: float) -> int:
-        return EPOCH_MS + round(now * 1000) + self.skew_ms
+        return EPOCH_MS + round(now * 1000) + self.clock_error_ms
 
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         self.start.calls += 1
         try:
             return self.simulation.table.acquire(
-                self.owner, self.skew_ms, expected=step.state, is_expired=step.is_expired
+                self.owner, self.clock_error_ms, expected=step.state, is_expired=step.is_expired
             )
         except LeaseStoreUnavailable:
             return LeaseState()
@@ -197,7 +199,7 @@ class _Holder:
         self.simulation = cold_start.simulation
         self.scenario = self.simulation.scenario
         self.start = cold_start.start
-        self.skew_ms = cold_start.skew_ms
+        self.clock_error_ms = cold_start.clock_error_ms
         self.lease = lease
         self.progress: Progress | None = None
         self.is_alive = True
@@ -205,8 +207,8 @@ class _Holder:
         record.acquired.append(self.simulation.environment.now)
         is_first = len(record.acquired) == 1
         self._dies_at = (
-            self.simulation.environment.now + self.scenario.holder_dies_after
-            if is_first and self.scenario.holder_dies_after is not None
+            self.simulation.environment.now + self.scenario.holder_dies_after_seconds
+            if is_first and self.scenario.holder_dies_after_seconds is not None
             else float("inf")
         )
 
@@ -215,18 +217,17 @@ class _Holder:
         environment, simulation = self.simulation.environment, self.simulation
         self.start.held = True
         environment.process(self._heartbeat())
-        yield from self._sleep(response_delay + self.scenario.connect)
-        while simulation.left and self.is_alive:
+        yield from self._sleep(response_delay + self.scenario.connect_seconds)
+        while simulation.pending and self.is_alive:
             self._publish()
-            yield from self._sleep(simulation.left[0])
+            yield from self._sleep(simulation.pending[0])
             if self._may_commit():
-                del simulation.left[0]
+                del simulation.pending[0]
         if not self.is_alive:
             return
         self.is_alive = False  # the heartbeat ends with the last migration
         if simulation.record.committed is None:
             simulation.record.committed = environment.now
-        yield environment.timeout(self.scenario.freeing)
         yield from self._release()
         self.start.served = environment.now + simulation.network_delay()
 
@@ -246,9 +247,9 @@ class _Holder:
 
     def _publish(self) -> None:
         """Publish the first migration at once, the others with the next renewal."""
-        total = len(self.scenario.others) + 1
-        now_ms = EPOCH_MS + round(self.simulation.environment.now * 1000) + self.skew_ms
-        done = total - len(self.simulation.left)
+        total = len(self.scenario.earlier_migrations) + 1
+        now_ms = EPOCH_MS + round(self.simulation.environment.now * 1000) + self.clock_error_ms
+        done = total - len(self.simulation.pending)
         is_first = self.progress is None
         self.progress = Progress(str(done), done, total, now_ms)
         if is_first:
@@ -257,9 +258,9 @@ class _Holder:
     def _renew(self) -> float:
         """Renew once; returns the pause before the next time, as `Heartbeat` does."""
         self.start.calls += 1
-        interval = self.scenario.lease / RENEWALS_PER_LEASE
+        interval = self.scenario.lease_seconds / RENEWALS_PER_LEASE
         try:
-            self.lease = self.simulation.table.renew(self.lease, self.skew_ms, self.progress)
+            self.lease = self.simulation.table.renew(self.lease, self.clock_error_ms, self.progress)
         except LeaseLost:
             self.is_alive = False
         except LeaseStoreUnavailable:
@@ -269,7 +270,7 @@ class _Holder:
         return interval
 
     def _heartbeat(self) -> Events:
-        pause = self.scenario.lease / RENEWALS_PER_LEASE
+        pause = self.scenario.lease_seconds / RENEWALS_PER_LEASE
         while True:
             yield self.simulation.environment.timeout(pause)
             if not self.is_alive or self.simulation.environment.now >= self._dies_at:
@@ -279,7 +280,7 @@ class _Holder:
     def _release(self) -> Events:
         """Record the end in the table, in as many tries as the scenario has."""
         environment = self.simulation.environment
-        for tries in range(1, self.scenario.freeing_tries + 1):
+        for tries in range(1, self.scenario.release_tries + 1):
             yield environment.timeout(self.simulation.network_delay())
             if self._complete() or environment.now > self.lease.trusted_until:
                 return

@@ -1,13 +1,12 @@
-"""How long to wait between two reads: families of policies, each over one parameter.
+"""How long to wait between two reads: the library's policy and three kinds of other ones.
 
-All react to a read that was turned away as the library does, so that what is compared is the pace
-while the table keeps up.
+All react to a refused read as the library does, so that what is compared is the pace while the
+table keeps up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +15,7 @@ from lambda_migrate.lease import backoff
 if TYPE_CHECKING:
     from lambda_migrate.lease.record import LeaseState
 
-__all__ = ["LIBRARY", "POLICY_FAMILIES", "MakePolicy", "Policy", "PolicyFamily"]
+__all__ = ["LIBRARY", "POLICIES", "MakePolicy", "Policy", "exponential", "fixed", "growing"]
 
 
 class Policy(Protocol):
@@ -36,37 +35,28 @@ class Policy(Protocol):
 MakePolicy = Callable[[Random], Policy]
 
 
-@dataclass(frozen=True)
-class PolicyFamily:
-    """Policies that differ in one number."""
-
-    name: str
-    values: tuple[float, ...]
-    make: Callable[[float], MakePolicy]
-
-
 class _JitteredDelayPolicy:
-    """Depends on the time waited, and on failures as the library does.
+    """A random share of a bound.
 
     Args:
-        bound: Upper bound of a delay, from the time waited and the number of delays before.
-        random: Chance.
-        lowest: The shortest delay as a share of the bound: 0 is full jitter, 0.5 half jitter.
-        first: The same for the first delay.
+        max_delay_of: The bound, from the time waited and the number of delays before.
+        rng: Chance.
+        min_share: The shortest delay as a share of the bound: 0 is full jitter, 0.5 half jitter.
+        first_min_share: The same for the first delay.
     """
 
     def __init__(
         self,
-        bound: Callable[[float, int], float],
-        random: Random,
+        max_delay_of: Callable[[float, int], float],
+        rng: Random,
         *,
-        lowest: float = 0.0,
-        first: float | None = None,
+        min_share: float = 0.0,
+        first_min_share: float | None = None,
     ) -> None:
-        self._bound = bound
-        self._random = random
-        self._lowest = lowest
-        self._first = lowest if first is None else first
+        self._max_delay_of = max_delay_of
+        self._rng = rng
+        self._min_share = min_share
+        self._next_min_share = min_share if first_min_share is None else first_min_share
         self._delays = 0
 
     def delay(
@@ -78,32 +68,30 @@ class _JitteredDelayPolicy:
         error_count: int = 0,
     ) -> float:
         """See `Policy.delay`."""
-        bound = self._bound(waited_seconds, self._delays)
+        longest = self._max_delay_of(waited_seconds, self._delays)
         if error_count:
-            bound = max(bound, backoff.max_delay_after_errors(error_count))
-        lowest = self._lowest if self._delays else self._first
+            longest = max(longest, backoff.max_delay_after_errors(error_count))
+        share, self._next_min_share = self._next_min_share, self._min_share
         self._delays += 1
-        return bound * (lowest + (1 - lowest) * self._random.random())
+        return longest * (share + (1 - share) * self._rng.random())
 
 
-def _fixed(interval: float) -> MakePolicy:
+def fixed(interval: float) -> MakePolicy:
     """The same delay every time, after a random first one."""
-    return lambda random: _JitteredDelayPolicy(
-        lambda _waited, _delays: interval, random, lowest=1.0, first=0.0
+    return lambda rng: _JitteredDelayPolicy(
+        lambda _waited, _delays: interval, rng, min_share=1.0, first_min_share=0.0
     )
 
 
-def _exponential(cap: float) -> MakePolicy:
+def exponential(cap: float) -> MakePolicy:
     """Doubles from 0.1 s up to a cap, full jitter."""
-    return lambda random: _JitteredDelayPolicy(
-        lambda _, n: min(cap, 0.1 * 2.0 ** min(n, 20)), random
-    )
+    return lambda rng: _JitteredDelayPolicy(lambda _, n: min(cap, 0.1 * 2.0 ** min(n, 20)), rng)
 
 
-def _growing(growth: float, lowest: float) -> MakePolicy:
+def growing(growth: float, *, min_share: float) -> MakePolicy:
     """In proportion to the time waited, from 0.2 s to a minute."""
-    return lambda random: _JitteredDelayPolicy(
-        lambda waited, _: min(60.0, max(0.2, growth * waited)), random, lowest=lowest
+    return lambda rng: _JitteredDelayPolicy(
+        lambda waited, _: min(60.0, max(0.2, growth * waited)), rng, min_share=min_share
     )
 
 
@@ -111,10 +99,10 @@ LIBRARY: MakePolicy = backoff.Backoff
 
 _GROWTH_FACTORS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
-POLICY_FAMILIES = (
-    PolicyFamily("fixed", (0.1, 0.2, 0.4, 0.6, 1, 2, 4, 8), _fixed),
-    PolicyFamily("exponential, full jitter", (0.2, 0.4, 0.8, 1.6, 3.2, 8, 20), _exponential),
-    PolicyFamily("growing, full jitter", _GROWTH_FACTORS, lambda growth: _growing(growth, 0.0)),
-    PolicyFamily("growing, half jitter", _GROWTH_FACTORS, lambda growth: _growing(growth, 0.5)),
-)
-"""The numbers: the interval in seconds, the cap in seconds, the growth."""
+POLICIES: Mapping[str, Sequence[tuple[float, MakePolicy]]] = {
+    "fixed": [(n, fixed(n)) for n in (0.1, 0.2, 0.4, 0.6, 1, 2, 4, 8)],
+    "exponential, full jitter": [(n, exponential(n)) for n in (0.2, 0.4, 0.8, 1.6, 3.2, 8, 20)],
+    "growing, full jitter": [(n, growing(n, min_share=0.0)) for n in _GROWTH_FACTORS],
+    "growing, half jitter": [(n, growing(n, min_share=0.5)) for n in _GROWTH_FACTORS],
+}
+"""Kinds of policies over their parameter: an interval, a cap (seconds), a growth factor."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from random import Random
 
-if TYPE_CHECKING:
-    from random import Random
+__all__ = ["ALL_AT_ONCE", "RAMP", "Scenario", "make_start_times"]
 
-__all__ = ["AT_ONCE", "RAMP", "Scenario", "arrivals"]
-
-AT_ONCE = "at once"
+ALL_AT_ONCE = "at once"
 """Every environment starts at the same moment: several functions, or a test."""
 
 RAMP = "ramp"
@@ -20,54 +17,39 @@ of 1,000 in 10 s, refilled continuously and never saved up above 1,000."""
 RAMP_BURST = 1_000
 RAMP_RATE = 100.0
 
-_SHORT_MIGRATIONS = (0.01,) * 9
-"""The storms' deployment: ten pending migrations, nine of which take nearly no time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One deployment. Times are seconds."""
+    """One deployment."""
 
     environments: int = 1_000  # cold starts
-    migration: float = 3.0  # duration of the one long migration
-    others: tuple[float, ...] = _SHORT_MIGRATIONS  # durations of those before it
-    arrival: str = AT_ONCE
-    replay: tuple[float, ...] = field(default=(), repr=False)  # first reads, as measured
-    start_spread: float = 0.3  # process start of the slowest environment, less the fastest's
-    connect: float = 0.1  # from the lease to the first migration
-    read: float = 0.006  # median of a request, both ways
-    read_minimum: float = 0.003  # what is above it is distributed exponentially
+    migration_seconds: float = 3.0  # of the one long migration
+    earlier_migrations: tuple[float, ...] = (0.01,) * 9  # seconds of those before it
+    arrival: str = ALL_AT_ONCE
+    start_times: tuple[float, ...] = field(default=(), repr=False)  # instead of `arrival`
+    start_spread_seconds: float = 0.3  # between the fastest and the slowest process start
+    connect_seconds: float = 0.1  # from the lease to the first migration
+    read_seconds: float = 0.006  # median of a request, both ways
+    min_read_seconds: float = 0.003  # what is above it is distributed exponentially
     stale_share: float = 1 / 3  # of reads that reach the replica that lags
-    stale_mean: float = 0.02  # by how much it lags, exponentially distributed
+    stale_seconds: float = 0.02  # by how much it lags, exponentially distributed
     partition_read_units: float = 3_000.0  # that one partition serves in a second
     partition_write_units: float = 1_000.0
-    lease: float = 20.0
-    wait: float = 890.0  # how long an environment waits at most
-    skew: float = 0.0  # the largest error of a wall clock, in both directions
-    holder_dies_after: float | None = None  # the first holder, after it got the lease
-    freeing: float = 0.0  # from the last commit to the write that frees the lease
-    freeing_tries: int = 99  # of that write; the library tries while its lease can be trusted
-    serving: float = 0.0  # from the read that shows "ready" to serving
-    environments_represented: int = 1  # environments that each simulated one stands for
-
-    @property
-    def simulated(self) -> int:
-        """How many environments are simulated."""
-        return max(1, self.environments // self.environments_represented)
+    lease_seconds: float = 20.0
+    wait_seconds: float = 890.0  # how long an environment waits at most
+    clock_error_seconds: float = 0.0  # the largest error of a wall clock, in both directions
+    holder_dies_after_seconds: float | None = None  # the first holder, after it got the lease
+    release_tries: int = 99  # the library tries while its lease can be trusted
+    represented: int = 1  # environments that each simulated one stands for
 
 
-def arrivals(scenario: Scenario, random: Random) -> list[float]:
+def make_start_times(scenario: Scenario, rng: Random) -> list[float]:
     """When each simulated environment reads for the first time, in order."""
-    if scenario.replay:
-        return sorted(scenario.replay)
-    spread = scenario.start_spread
-    return sorted(
-        _start_time(scenario, number * scenario.environments_represented) + spread * random.random()
-        for number in range(scenario.simulated)
-    )
-
-
-def _start_time(scenario: Scenario, number: int) -> float:
-    if scenario.arrival == AT_ONCE:
-        return 0.0
-    return max(0, number - RAMP_BURST) / RAMP_RATE
+    if scenario.start_times:
+        return sorted(scenario.start_times)
+    times = []
+    for number in range(max(1, scenario.environments // scenario.represented)):
+        is_ramp = scenario.arrival == RAMP
+        beyond = max(0, number * scenario.represented - RAMP_BURST) if is_ramp else 0
+        times.append(beyond / RAMP_RATE + scenario.start_spread_seconds * rng.random())
+    return sorted(times)

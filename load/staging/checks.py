@@ -6,9 +6,8 @@
     -- check: totals are right (at: after, expect: 0)
     SELECT count(*) FROM orders WHERE total_cents <> quantity * unit_cents;
 
-Without ``expect``, the answer has to stay the same. With it, the first column of the only row has
-to be that value. ``at`` names the moments at which the check can run: ``before``, ``after``,
-``rolled-back``; all three without it.
+Without ``expect`` the answer has to stay the same; with it, it has to be that value. ``at`` names
+the phases in which the check runs; all three without it.
 """
 
 from __future__ import annotations
@@ -20,111 +19,93 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lambda_migrate.errors import ConfigurationError
-from load.staging.records import RunQuery
+from load.staging.database import RunQuery
 
-__all__ = ["Answer", "Check", "Moment", "read_checks", "run_checks", "wrong_answers"]
+__all__ = ["Answer", "Check", "Phase", "read_checks", "run_checks", "wrong_answers"]
 
-Moment = Literal["before", "after", "rolled-back"]
-MOMENTS: tuple[Moment, ...] = get_args(Moment)
+Phase = Literal["before", "after", "rolled-back"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
-_MARKER = re.compile(r"^\s*--\s*check:\s*(?P<name>[^(]*?)\s*(?:\((?P<options>[^()]*)\))?\s*$")
-_MALFORMED_MARKER = re.compile(r"^\s*--+\s*checks?\b", re.IGNORECASE)
+_MARKER = re.compile(r"^--[ \t]*check:[ \t]*([^(\n]*?)[ \t]*(?:\(([^()\n]*)\))?[ \t]*$", re.M)
+_MALFORMED_MARKER = re.compile(r"^[ \t]*--+[ \t]*checks?\b.*$", re.M | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One query, the moments at which it runs, and its right answer (None: the first one)."""
+    """One query, the phases in which it runs, and its right answer (None: the first one)."""
 
     name: str
     sql: str
-    moments: tuple[Moment, ...] = MOMENTS
+    phases: tuple[Phase, ...] = PHASES
     expect: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The database's answer: rows as text, or the error."""
+    """The rows as text, or an error of the database."""
 
-    rows: tuple[tuple[str, ...], ...] = ()
-    error: str = ""
+    text: str
+    is_error: bool = False
 
     def __str__(self) -> str:
-        """The answer in one line."""
-        if self.error:
-            return self.error
-        rows = [", ".join(row) for row in self.rows[:3]]
-        more = "; ..." if len(self.rows) > len(rows) else ""
-        return "; ".join(rows) + more if rows else "no rows"
-
-
-# -- reading --------------------------------------------------------------------------------------
+        """The answer, shortened."""
+        return self.text if len(self.text) <= 200 else f"{self.text[:200]}..."
 
 
 def read_checks(path: Path) -> tuple[Check, ...]:
     """The checks of a file.
 
     Raises:
-        ConfigurationError: With the lines that are wrong.
+        ConfigurationError: It cannot be read, or a check is malformed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--checks {path}: {error}") from error
-    starts = [number for number, line in enumerate(lines) if _MARKER.match(line)]
-    faults = [
-        f"line {number + 1}: write `-- check: NAME (at: after, expect: 0)`"
-        for number, line in enumerate(lines)
-        if _MALFORMED_MARKER.match(line) and number not in starts
-    ]
-    if _query(lines[: starts[0] if starts else 0]):
-        faults.append("line 1: SQL above the first `-- check:`")
-    checks = [
-        _parse(lines[start:end], start + 1, faults)
-        for start, end in zip(starts, [*starts[1:], len(lines)], strict=False)
-    ]
+    for malformed in _MALFORMED_MARKER.findall(text):
+        if not _MARKER.match(malformed):
+            raise _fault(path, f"{malformed!r}: write `-- check: NAME (at: after, expect: 0)`")
+    above, *parts = _MARKER.split(text)
+    if _strip(above):
+        raise _fault(path, "there is SQL above the first `-- check:`")
+    checks = tuple(_parse(path, *parts[n : n + 3]) for n in range(0, len(parts), 3))
     names = [check.name for check in checks]
-    faults += [f"{name!r} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
-    if not checks and not faults:
-        faults.append("no check: write `-- check: NAME` above a query")
-    if faults:
-        raise ConfigurationError(f"--checks {path}: " + "; ".join(faults))
-    return tuple(checks)
+    for name in names:
+        if names.count(name) > 1:
+            raise _fault(path, f"there are two checks {name!r}: rename one of them")
+    if not checks:
+        raise _fault(path, "there is no check: write `-- check: NAME` above a query")
+    return checks
 
 
-def _query(lines: Sequence[str]) -> str:
-    """The lines as one statement; "" if they hold only comments."""
-    sql = "\n".join(lines).strip().rstrip(";").strip()
-    has_sql = any(line.strip() and not line.lstrip().startswith("--") for line in sql.splitlines())
-    return sql if has_sql else ""
+def _fault(path: Path, text: str) -> ConfigurationError:
+    return ConfigurationError(f"--checks {path}: {text}")
 
 
-def _parse(lines: Sequence[str], number: int, faults: list[str]) -> Check:
-    marker = _MARKER.match(lines[0])
-    assert marker is not None  # noqa: S101 - for mypy: it begins with one
-    sql = _query(lines[1:])
-    if not marker["name"] or not sql:
-        faults.append(f"line {number}: a check is a name, and one query below it")
-    options: dict[str, str] = {}
-    for part in (marker["options"] or "").split(",") if marker["options"] else []:
-        key, _, value = (piece.strip() for piece in part.partition(":"))
-        if key not in ("at", "expect") or not value:
-            faults.append(
-                f"line {number}: {part.strip()!r} is neither `at: MOMENT` nor `expect: VALUE`"
-            )
-        options[key] = value
-    wanted = options.get("at", "").split()
-    for unknown in sorted(set(wanted) - set(MOMENTS))[:1]:
-        faults.append(f"line {number}: `at: {unknown}` is none of {', '.join(MOMENTS)}")
-    moments = tuple(moment for moment in MOMENTS if not wanted or moment in wanted)
-    return Check(marker["name"], sql, moments, options.get("expect"))
+def _strip(sql: str) -> str:
+    """The statement; "" if there are only comments."""
+    lines = [line for line in sql.splitlines() if line.strip()]
+    has_sql = any(not line.lstrip().startswith("--") for line in lines)
+    return sql.strip().rstrip(";").strip() if has_sql else ""
 
 
-# -- running --------------------------------------------------------------------------------------
+def _parse(path: Path, name: str, options: str | None, sql: str) -> Check:
+    pairs = (part.partition(":") for part in options.split(",")) if options else ()
+    values = {key.strip(): value.strip() for key, _, value in pairs}
+    phases = tuple(phase for phase in PHASES if phase in values.get("at", " ".join(PHASES)).split())
+    wrong = set(values) - {"at", "expect"} or set(values.get("at", "").split()) - set(PHASES)
+    if wrong or not (name and _strip(sql) and phases and all(values.values())):
+        raise _fault(
+            path,
+            f"check {name!r}: write `-- check: NAME (at: {' '.join(PHASES)}, expect: VALUE)` and a "
+            "query below it; both options may be left out",
+        )
+    return Check(name, _strip(sql), phases, values.get("expect"))
 
 
-def run_checks(run: RunQuery, checks: Sequence[Check], moment: Moment) -> dict[str, Answer]:
-    """Answers by the names of the checks of this moment."""
-    return {check.name: _answer(run, check.sql) for check in checks if moment in check.moments}
+def run_checks(run: RunQuery, checks: Sequence[Check], phase: Phase) -> dict[str, Answer]:
+    """Answers by the names of the checks of this phase."""
+    return {check.name: _answer(run, check.sql) for check in checks if phase in check.phases}
 
 
 def _answer(run: RunQuery, sql: str) -> Answer:
@@ -135,32 +116,30 @@ def _answer(run: RunQuery, sql: str) -> Answer:
     except DatabaseError as error:
         detail = error.args[0]
         message = detail.get("M", detail) if isinstance(detail, Mapping) else detail
-        return Answer(error=str(message))
-    return Answer(tuple(tuple("NULL" if v is None else str(v) for v in row) for row in rows))
+        return Answer(str(message), is_error=True)
+    texts = (", ".join("NULL" if v is None else str(v) for v in row) for row in rows)
+    return Answer("; ".join(texts) or "no rows")
 
 
 def wrong_answers(
-    checks: Sequence[Check], answers: Mapping[Moment, Mapping[str, Answer]], moment: Moment
+    checks: Sequence[Check], answers: Mapping[Phase, Mapping[str, Answer]], phase: Phase
 ) -> Iterator[str]:
-    """A sentence for each check whose answer at a moment is wrong.
+    """A sentence for each check whose answer in a phase is wrong.
 
     Args:
         checks: All of them.
-        answers: By moment and name, as far as they were made.
-        moment: Which.
+        answers: By phase and name, as far as they have been run.
+        phase: Which.
     """
     for check in checks:
-        answer = answers.get(moment, {}).get(check.name)
+        answer = answers.get(phase, {}).get(check.name)
         if answer is None:
             continue
-        first = next(one for one in check.moments if check.name in answers.get(one, {}))
-        if answer.error:
-            yield f"{check.name}: {answer.error}"
-        elif check.expect is None and answer != answers[first][check.name]:
-            yield f"{check.name}: {answer}; {first}: {answers[first][check.name]}"
-        elif check.expect is not None and _value(answer) != check.expect:
+        first = next(one for one in check.phases if check.name in answers.get(one, {}))
+        expected = answers[first][check.name]
+        if answer.is_error:
+            yield f"{check.name}: {answer}"
+        elif check.expect is not None and answer.text != check.expect:
             yield f"{check.name}: {answer}, instead of {check.expect}"
-
-
-def _value(answer: Answer) -> str | None:
-    return answer.rows[0][0] if len(answer.rows) == 1 and answer.rows[0] else None
+        elif check.expect is None and answer != expected:
+            yield f"{check.name}: {answer}; {first}: {expected}"

@@ -1,8 +1,7 @@
 """Breaks a small service in each way that an alarm is for, and finds out which alarms are reached.
 
-On the same servers, but on databases and targets of its own: the data of the release is not
-touched. What takes minutes in production (a lease held too long, checks that stay slow) takes
-seconds here, by the template's own parameters or by repeating what was measured.
+The service has databases and targets of its own on the same servers. What takes minutes in
+production takes seconds here, by the template's own parameters or by repeating what was measured.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lambda_migrate.clock import Deadline
@@ -31,11 +30,14 @@ __all__ = [
     "SERVICE",
     "Fault",
     "FaultResult",
-    "apply_faults",
+    "inject_faults",
     "reached_alarms",
     "read_metrics",
     "staging_alarms",
 ]
+
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"
+"""With the alarms."""
 
 SERVICE, NAMESPACE = "orders", "Orders"
 """Dimension and namespace of all metrics."""
@@ -43,17 +45,17 @@ SERVICE, NAMESPACE = "orders", "Orders"
 _LOW_THRESHOLDS = {"LeaseWaitTimeThreshold": "900", "LeaseHeldTimeThreshold": "900"}
 """Milliseconds: seconds are waited, not minutes."""
 
-_LOWERED = "its threshold lowered to 0.9 s"
-
 _PAUSED_SECONDS = 3.0
 """Of DynamoDB: well above the second from which on a check is slow."""
 
 _PERIOD = 300.0
 """Seconds, of the alarm on slow checks, which looks at three of them."""
 
-_CREATE = "-- migrate:up\nCREATE TABLE parcels (id bigint);\n-- migrate:down\nDROP TABLE parcels;\n"
-_BROKEN = "-- migrate:up\nUPDATE parcels SET colour = 'red';\n-- migrate:down\n"
-_SLOW = "-- migrate:up\nSELECT pg_sleep(120);\n-- migrate:down\n"
+_CREATE_TABLE = (
+    "-- migrate:up\nCREATE TABLE parcels (id bigint);\n-- migrate:down\nDROP TABLE parcels;\n"
+)
+_FAILING_MIGRATION = "-- migrate:up\nUPDATE parcels SET colour = 'red';\n-- migrate:down\n"
+_SLOW_MIGRATION = "-- migrate:up\nSELECT pg_sleep(120);\n-- migrate:down\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +63,26 @@ class Fault:
     """One way to break the service."""
 
     name: str
-    alarms: frozenset[str]  # logical ids of those that must be reached, and no others
-    apply: Callable[[Service], CloudWatch]  # returns what CloudWatch would know
-    alone: bool = False  # whether no other fault may run at the same time
-    parameters: Mapping[str, str] = field(default_factory=dict)  # of the template
+    expected_alarms: frozenset[str]  # logical ids of those that must be reached, and no others
+    inject: Callable[[Service], CloudWatch]  # returns what CloudWatch would know
+    runs_alone: bool = False  # slows DynamoDB down, or counts on it, for all others as well
+    lowers_thresholds: bool = False
     note: str = ""  # what differs from production
 
     def __str__(self) -> str:
         """Name and note."""
-        return f"{self.name} ({self.note})" if self.note else self.name
+        note = "its threshold lowered to 0.9 s" if self.lowers_thresholds else self.note
+        return f"{self.name} ({note})" if note else self.name
 
 
 @dataclass(frozen=True, slots=True)
 class FaultResult:
-    """The alarms that a fault reached, the metrics that were emitted; trouble if it failed."""
+    """The alarms that a fault reached, the metrics that were emitted, the error if it failed."""
 
     fault: Fault
-    alarms: frozenset[str] = frozenset()
+    reached_alarms: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
-    trouble: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +163,16 @@ def read_metrics(*functions: LocalFunction) -> CloudWatch:
 
 
 def _fail_migration(service: Service) -> CloudWatch:
-    with service.deploy(_CREATE, _BROKEN) as function:
+    with service.deploy(_CREATE_TABLE, _FAILING_MIGRATION) as function:
         function.invoke()
         return read_metrics(function)
 
 
 def _kill_holder(service: Service) -> CloudWatch:
-    with service.deploy(_CREATE, _SLOW) as first, service.deploy(_CREATE) as second:
+    with (
+        service.deploy(_CREATE_TABLE, _SLOW_MIGRATION) as first,
+        service.deploy(_CREATE_TABLE) as second,
+    ):
         answer = first.submit()
         service.wait_until_migrating()
         for view in first.environments():
@@ -177,7 +183,7 @@ def _kill_holder(service: Service) -> CloudWatch:
 
 
 def _hold_lease(service: Service) -> CloudWatch:
-    with service.deploy(_CREATE, _SLOW) as function:
+    with service.deploy(_CREATE_TABLE, _SLOW_MIGRATION) as function:
         function.submit()
         service.wait_until_migrating()
         service.wait_until(
@@ -189,8 +195,8 @@ def _hold_lease(service: Service) -> CloudWatch:
 
 def _give_up_waiting(service: Service) -> CloudWatch:
     with (
-        service.deploy(_CREATE, _SLOW) as holding,
-        service.deploy(_CREATE, _SLOW, wait_seconds="1") as waiting,
+        service.deploy(_CREATE_TABLE, _SLOW_MIGRATION) as holding,
+        service.deploy(_CREATE_TABLE, _SLOW_MIGRATION, wait_seconds="1") as waiting,
     ):
         holding.submit()
         service.wait_until_migrating()
@@ -199,7 +205,7 @@ def _give_up_waiting(service: Service) -> CloudWatch:
 
 
 def _require_schema(service: Service) -> CloudWatch:
-    with service.deploy(_CREATE, mode="require", wait_seconds="1") as function:
+    with service.deploy(_CREATE_TABLE, mode="require", wait_seconds="1") as function:
         function.invoke()
         return read_metrics(function)
 
@@ -207,7 +213,7 @@ def _require_schema(service: Service) -> CloudWatch:
 def _slow_down_dynamodb(service: Service) -> CloudWatch:
     """DynamoDB delays a check; its metrics are repeated for the two periods after."""
     dynamodb = service.dynamodb
-    with service.deploy(_CREATE) as function:
+    with service.deploy(_CREATE_TABLE) as function:
         function.invoke()
         function.end_idle()
         [fresh] = function.start_environments(1)
@@ -230,7 +236,7 @@ def _slow_down_dynamodb(service: Service) -> CloudWatch:
 
 def _throttle_table(service: Service) -> CloudWatch:
     dynamodb = service.dynamodb
-    with service.deploy(_CREATE) as function:
+    with service.deploy(_CREATE_TABLE) as function:
         function.invoke()
         dynamodb.throttle(1)
         function.storm(1)
@@ -241,64 +247,64 @@ def _throttle_table(service: Service) -> CloudWatch:
 
 FAULTS = (
     Fault(
-        "a migration fails",
-        frozenset({"MigrationFailedAlarm", "NotReadyAlarm"}),
-        _fail_migration,
+        "a migration fails", frozenset({"MigrationFailedAlarm", "NotReadyAlarm"}), _fail_migration
     ),
     Fault("the lease holder is killed", frozenset({"LeaseTakeoverAlarm"}), _kill_holder),
     Fault(
         "a migration takes longer than expected",
         frozenset({"LeaseHeldTimeAlarm"}),
         _hold_lease,
-        parameters=_LOW_THRESHOLDS,
-        note=_LOWERED,
+        lowers_thresholds=True,
     ),
     Fault(
         "cold starts wait until they give up",
         frozenset({"LeaseWaitTimeAlarm", "NotReadyAlarm"}),
         _give_up_waiting,
-        parameters=_LOW_THRESHOLDS,
-        note=_LOWERED,
+        lowers_thresholds=True,
     ),
     Fault("code is deployed before its schema", frozenset({"NotReadyAlarm"}), _require_schema),
     Fault(
         "DynamoDB answers slowly for 15 minutes",
         frozenset({"ColdStartCheckTimeAlarm"}),
         _slow_down_dynamodb,
-        alone=True,
+        runs_alone=True,
         note="one slow check, repeated twice, five minutes apart",
     ),
-    Fault("the table throttles", frozenset({"TableThrottledAlarm"}), _throttle_table, True),
+    Fault(
+        "the table throttles", frozenset({"TableThrottledAlarm"}), _throttle_table, runs_alone=True
+    ),
 )
 
 
-def apply_faults(testbed: Testbed, template: Path, home: Path) -> list[FaultResult]:
-    """Apply every fault, and see which alarms of the template it reaches."""
-    services = {fault.name: Service(f"fault{n}", testbed, home) for n, fault in enumerate(FAULTS)}
-    together = [fault for fault in FAULTS if not fault.alone]
+def inject_faults(testbed: Testbed, home: Path) -> list[FaultResult]:
+    """Inject every fault, and see which alarms of the template it reaches."""
+    services = [Service(f"fault{n}", testbed, home) for n in range(len(FAULTS))]
+    pairs = list(zip(FAULTS, services, strict=True))
+    together = [pair for pair in pairs if not pair[0].runs_alone]
     with ThreadPoolExecutor(len(together)) as pool:
-        results = list(pool.map(lambda one: _apply(one, services[one.name], template), together))
-    return results + [_apply(one, services[one.name], template) for one in FAULTS if one.alone]
+        results = list(pool.map(lambda pair: _inject(*pair), together))
+    return results + [_inject(*pair) for pair in pairs if pair[0].runs_alone]
 
 
-def _apply(fault: Fault, service: Service, template: Path) -> FaultResult:
+def _inject(fault: Fault, service: Service) -> FaultResult:
     server = service.testbed.server
     server.create_database(service.name)
     try:
-        cloudwatch = fault.apply(service)
-    except ProcessError as trouble:
-        return FaultResult(fault, trouble=str(trouble))
+        cloudwatch = fault.inject(service)
+    except ProcessError as error:
+        return FaultResult(fault, error=str(error))
     finally:
         server.drop_database(service.name)
-    alarms = staging_alarms(template, target=service.name, **fault.parameters)
+    parameters = _LOW_THRESHOLDS if fault.lowers_thresholds else {}
+    alarms = staging_alarms(service.name, **parameters)
     names = frozenset(metric.name for metric in cloudwatch.metrics())
     return FaultResult(fault, reached_alarms(cloudwatch, alarms), names)
 
 
-def staging_alarms(template: Path, *, target: str, **parameters: str) -> dict[str, Alarm]:
-    """The alarms of a template for a target of this run; see `read_alarms`."""
+def staging_alarms(target: str, **parameters: str) -> dict[str, Alarm]:
+    """The alarms of template.yaml for a target of this run."""
     values = {"Target": target, "LeaseTable": TABLE, "ServiceName": SERVICE}
-    return read_alarms(template, {**values, "MetricsNamespace": NAMESPACE, **parameters})
+    return read_alarms(TEMPLATE, {**values, "MetricsNamespace": NAMESPACE, **parameters})
 
 
 def reached_alarms(cloudwatch: CloudWatch, alarms: Mapping[str, Alarm]) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -14,8 +14,8 @@ from lambda_migrate.errors import ConfigurationError, ManifestError
 from lambda_migrate.local.demo.example import VERSIONS, find_example, place_order
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.source import read_manifest
-from load.staging.data import ShopData
-from load.storm.packages import HANDLER, Orders
+from load.staging.generated_orders import GeneratedOrders
+from load.storm.packages import Orders
 
 if TYPE_CHECKING:
     from lambda_migrate.local.runtime.environment import InvocationResult
@@ -38,15 +38,12 @@ class Release:
     name: str
     old: Path  # the code that serves today
     new: Path  # the code that comes
-    through: int | None = None  # the last migration of the old code, where both are one folder
-    handler: str = "app.handler"
-    events: Mapping[str, Any] = field(default_factory=dict)  # what clients send, by kind
-    variables: Mapping[str, str] = field(default_factory=dict)  # the function's own
+    last_version: int | None = None  # of the old code, where both are one folder
+    client_event: Any = None  # what clients send
     example: Orders | None = None  # what counts effects, where the release is the example's
-    shop: ShopData | None = None  # whose customers its clients are
-    bare: bool = False  # the folders hold migrations alone, and a handler has to be made
+    generated: GeneratedOrders | None = None  # whose customers its clients are
     database: str = "orders"
-    _turns: Iterator[int] = field(default_factory=count, compare=False, repr=False)
+    _customer_numbers: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
     # -- as a Package -----------------------------------------------------------------------------
 
@@ -54,25 +51,23 @@ class Release:
         """See `Package.deploy`: 1 is the old code, 2 the new one."""
         source, code = (self.old if version == 1 else self.new), home / f"version-{version}"
         skipped = shutil.ignore_patterns("tests", "__pycache__", ".*", "*.md")
-        shutil.copytree(source, code / _DIRECTORY if self.bare else code, ignore=skipped)
-        if self.bare:
-            (code / "app.py").write_text(HANDLER)
-        if version == 1 and self.through is not None:
+        shutil.copytree(source, code, ignore=skipped)
+        if version == 1 and self.last_version is not None:
             for path in (code / _DIRECTORY).glob("*.sql"):
                 number = path.name.partition("_")[0]
-                if number.isdigit() and int(number) > self.through:
+                if number.isdigit() and int(number) > self.last_version:
                     path.unlink()
         return code
 
     def event(self, kind: str, subject: int) -> Any:
         """See `Package.event`."""
-        if self.example is not None and (kind == "read" or self.shop is None):
+        if self.example is None:
+            return self.client_event or {}
+        if kind == "read" or self.generated is None:
             return self.example.event(kind, subject)
-        if self.shop is not None:
-            event = place_order()
-            order = {**json.loads(event["body"]), "email": self.shop.email(next(self._turns))}
-            return {**event, "body": json.dumps(order)}
-        return self.events.get(kind, self.events.get("write", {}))
+        event = place_order()
+        email = self.generated.email(next(self._customer_numbers))
+        return {**event, "body": json.dumps({**json.loads(event["body"]), "email": email})}
 
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
         """See `Package.effects`; where it is not the example's, counted in the history."""
@@ -100,9 +95,9 @@ class Release:
 
     def _manifest(self, version: int) -> Manifest:
         source = self.old if version == 1 else self.new
-        manifest = read_manifest(str(source if self.bare else source / _DIRECTORY))
-        if version == 1 and self.through is not None:
-            return manifest.up_to(self.through)
+        manifest = read_manifest(str(source / _DIRECTORY))
+        if version == 1 and self.last_version is not None:
+            return manifest.up_to(self.last_version)
         return manifest
 
     @property
@@ -111,8 +106,8 @@ class Release:
         old = {migration.version for migration in self._manifest(1)}
         return tuple(m for m in self._manifest(2) if m.version not in old)
 
-    def faults(self) -> Sequence[str]:
-        """Why the new migrations do not follow the old ones; () if they do."""
+    def problems(self) -> list[str]:
+        """Why the new migrations do not follow the old ones; [] if they do."""
         old, new = self._manifest(1), self._manifest(2)
         found = []
         for migration in old:
@@ -121,12 +116,11 @@ class Release:
                 found.append(f"{migration.name} is missing in the new code")
             elif other.checksum != migration.checksum:
                 found.append(f"{migration.name} was edited in the new code")
-        found += [
+        return found + [
             f"{m.name} comes before {old.migrations[-1].name}, which is applied already"
             for m in self.pending
             if m.version < old.version
         ]
-        return found
 
     def confirmed_orders(self, results: Sequence[InvocationResult]) -> list[int]:
         """Orders of the example that were confirmed to a client; [] for another function."""
@@ -138,11 +132,11 @@ class Release:
         ]
 
 
-def example_release(shop: ShopData | None = None) -> Release:
+def example_release(generated: GeneratedOrders | None = None) -> Release:
     """examples/orders, version 1 to 2.
 
     Args:
-        shop: Whose customers place orders.
+        generated: Whose customers place orders.
 
     Raises:
         ConfigurationError: The example is not there.
@@ -152,9 +146,9 @@ def example_release(shop: ShopData | None = None) -> Release:
         "examples/orders, version 1 to 2",
         example.directory,
         example.directory,
-        through=VERSIONS[1],
+        last_version=VERSIONS[1],
         example=Orders(example),
-        shop=shop,
+        generated=generated,
     )
 
 
@@ -162,44 +156,26 @@ def make_release(
     new: Path,
     *,
     old: Path | None = None,
-    through: int | None = None,
-    bare: bool = False,
-    handler: str = "app.handler",
-    event: Any = None,
-    variables: Mapping[str, str] | None = None,
+    last_version: int | None = None,
+    client_event: Any = None,
 ) -> Release:
-    """A release of the user's own; see `Release`.
+    """A release of the user's own.
 
     Args:
-        new: The code that comes, or its migrations alone.
-        old: The code that serves today, or its migrations alone.
-        through: Instead: the last migration that the code of today has.
-        bare: Whether these are folders of migrations alone.
-        handler: ``module.function``.
-        event: JSON that clients send.
-        variables: The function's own.
+        new: The code that comes.
+        old: The code that serves today.
+        last_version: Instead: the last migration that the code of today has.
+        client_event: What clients send.
 
     Raises:
         ConfigurationError: A folder or handler is not there, or nothing is pending.
     """
-    release = Release(
-        f"{old.name} to {new.name}" if old is not None else f"{new.name}, from migration {through}",
-        old or new,
-        new,
-        through=through,
-        handler=handler,
-        events={"write": event if event is not None else {}},
-        variables=variables or {},
-        bare=bare,
-    )
+    name = f"{old.name} to {new.name}" if old else f"{new.name}, from migration {last_version}"
+    release = Release(name, old or new, new, last_version, client_event)
     for folder in {release.old, release.new}:
-        module = folder / (handler.rpartition(".")[0].replace(".", "/") + ".py")
-        if not folder.is_dir():
-            raise ConfigurationError(f"{folder} is not a folder: name one with a function's code")
-        if not bare and not module.is_file():
+        if not (folder / "app.py").is_file():
             raise ConfigurationError(
-                f"{folder} holds no {module.relative_to(folder)}: name the function as --handler "
-                "module.function, or a folder of migrations alone as --migrations"
+                f"{folder} has no app.py: name a folder with a function's code"
             )
     try:
         pending = release.pending
@@ -207,7 +183,7 @@ def make_release(
         raise ConfigurationError(str(error)) from error
     if not pending:
         raise ConfigurationError(
-            f"{release.name}: no migration is pending: every one is in the old code already. Name "
-            "the old code as --old, or its last migration as --from"
+            f"{name}: no migration is pending: every one is in the old code already. Name the old "
+            "code as --old, or its last migration as --from"
         )
     return release

@@ -1,4 +1,4 @@
-"""Runs one step after another, each with its verdicts, until one that makes the rest pointless."""
+"""Runs one step after another, until one that makes the rest pointless."""
 
 from __future__ import annotations
 
@@ -11,39 +11,30 @@ from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.local.runtime.process import ProcessError
 from load.storm.verdicts import Verdict
 
-__all__ = ["Findings", "Halted", "Step", "StepResult", "run_steps"]
-
-Findings = tuple[list[Verdict], dict[str, Any]]
-"""What a step has found: verdicts, and figures for the report."""
-
-
-class Halted(Exception):
-    """The step's findings make all later steps pointless."""
-
-    def __init__(self, findings: Findings) -> None:
-        super().__init__("halted")
-        self.findings = findings
+__all__ = ["Step", "StepOutcome", "StepResult", "run_steps"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A step to run, and the name of the storm that it is, if it is one."""
+class StepOutcome:
+    """What a step returns: verdicts, facts for the report, whether later steps are pointless."""
 
-    name: str
-    run: Callable[[], Findings]
-    storm: str = ""
+    verdicts: Sequence[Verdict]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    is_last: bool = False
+
+
+Step = tuple[str, Callable[[], StepOutcome]]
+"""A step's name, and what it does."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step found, and whether it halts the run."""
+    """A step that has run, or was skipped."""
 
     name: str
     seconds: float
-    verdicts: tuple[Verdict, ...]
+    verdicts: Sequence[Verdict]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    halts: bool = False
-    storm: str = ""
 
 
 def run_steps(
@@ -59,29 +50,27 @@ def run_steps(
     Raises:
         ConfigurationError: Something cannot be read, or is not installed.
     """
-    halted_by = ""
-    for step in steps:
-        if halted_by:
-            skipped = Verdict("not run", "not measured", f"after {halted_by!r}")
-            result = StepResult(step.name, 0.0, (skipped,))
+    stopped_by = ""
+    for name, run in steps:
+        if stopped_by:
+            skipped = Verdict("not run", "not measured", f"after {stopped_by!r}")
+            result = StepResult(name, 0.0, [skipped])
         else:
-            result = _run(step)
-        halted_by = halted_by or (step.name if result.halts else "")
+            began = time.monotonic()
+            outcome = _run(run)
+            stopped_by = name if outcome.is_last else ""
+            seconds = time.monotonic() - began
+            result = StepResult(name, seconds, outcome.verdicts, outcome.facts)
         on_result(result)
         yield result
-        if step.name == last:
+        if name == last:
             return
 
 
-def _run(step: Step) -> StepResult:
-    began, halts = time.monotonic(), False
+def _run(run: Callable[[], StepOutcome]) -> StepOutcome:
     try:
-        verdicts, facts = step.run()
-    except Halted as halted:
-        (verdicts, facts), halts = halted.findings, True
+        return run()
     except ConfigurationError:
         raise
     except (MigrateError, ProcessError) as error:
-        verdicts, facts, halts = [Verdict("the step completed", "failed", str(error))], {}, True
-    seconds = time.monotonic() - began
-    return StepResult(step.name, seconds, tuple(verdicts), facts, halts=halts, storm=step.storm)
+        return StepOutcome([Verdict("the step completed", "failed", str(error))], is_last=True)

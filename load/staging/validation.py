@@ -9,29 +9,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.servers.postgresql import find_binaries
-from load.staging.checks import Answer, Check, Moment, run_checks
-from load.staging.data import ShopData
+from lambda_migrate.clock import Deadline
+from lambda_migrate.commands.dry_run import build_dry_run_document
+from lambda_migrate.engine.operations import Operations
+from lambda_migrate.events import null_observer
+from lambda_migrate.local.demo.servers import make_operations
+from load.staging.checks import Answer, Check, Phase, run_checks
 from load.staging.database import (
-    POSTGRESQL_SETTINGS,
+    compare_tables,
     connect,
+    copy_tables,
     make_runner,
-    migrate_to_old_version,
+    read_schema_objects,
     restore,
 )
-from load.staging.dry_run import run_dry_run, verdicts_of_dry_run
 from load.staging.faults import (
     NAMESPACE,
     SERVICE,
-    FaultResult,
-    apply_faults,
+    inject_faults,
     reached_alarms,
     read_metrics,
     staging_alarms,
 )
-from load.staging.records import Records, Size, compare, copy_tables, read_shape, read_sizes
+from load.staging.generated_orders import GeneratedOrders
 from load.staging.release import Release
-from load.staging.steps import Findings, Halted, Step, StepResult, run_steps
+from load.staging.steps import Step, StepOutcome, StepResult, run_steps
 from load.staging.verdicts import (
     Limits,
     verdict_of_alarms,
@@ -39,8 +41,9 @@ from load.staging.verdicts import (
     verdict_of_log_lines,
     verdict_of_orders,
     verdict_of_schema,
+    verdicts_of_dry_run,
     verdicts_of_faults,
-    verdicts_of_records,
+    verdicts_of_rows,
     verdicts_of_storm,
 )
 from load.storm.__main__ import run_on_testbed
@@ -49,9 +52,18 @@ from load.storm.scenarios import Processes, Scenario, Wave
 from load.storm.testbed import Testbed, open_testbed
 from load.storm.verdicts import Verdict, judge
 
-__all__ = ["TEMPLATE", "Options", "Validation", "validate"]
+__all__ = ["Options", "Validation", "validate"]
 
-TEMPLATE = Path(__file__).parents[2] / "template.yaml"
+_POSTGRESQL_SETTINGS = {
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "maintenance_work_mem": "128MB",
+    "work_mem": "32MB",
+}
+"""Somewhat more than a storm needs."""
+
+_OPERATION_SECONDS = 900.0
+"""Lambda's longest timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +74,10 @@ class Options:
     clients: int = 6  # that use the old version meanwhile
     processes: Processes = "separate"
     limits: Limits = field(default_factory=Limits)
-    shop: ShopData | None = None  # data of the example; None for another function
+    generated: GeneratedOrders | None = None  # data of the example; None for another function
     dump: Path | None = None  # schema and data, restored before the old version's migrations
-    data: Path | None = None  # data alone, read after them
     checks: tuple[Check, ...] = ()
     may_change: frozenset[str] = frozenset()  # columns as table.column
-    template: Path = TEMPLATE  # with the alarms
-    postgresql: int | None = None  # major version; None: the newest without an installation
-    parameters: Mapping[str, str] = field(default_factory=dict)  # of the template
 
 
 @dataclass
@@ -80,11 +88,7 @@ class Validation:
     options: Options
     pending: tuple[str, ...] = ()
     steps: tuple[StepResult, ...] = ()
-    sizes: tuple[Size, ...] = ()  # before anything was migrated
     storms: dict[str, Evidence] = field(default_factory=dict)
-    records: dict[Moment, Records] = field(default_factory=dict)
-    answers: dict[Moment, dict[str, Answer]] = field(default_factory=dict)
-    faults: tuple[FaultResult, ...] = ()
 
 
 def validate(
@@ -108,16 +112,13 @@ def validate(
         ConfigurationError: The machine has too little memory, or something cannot be read.
         ProcessError: A server did not start, or Locust failed.
     """
-    staging_alarms(options.template, target=release.database, **options.parameters)  # fail early
     with (
         tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
         open_testbed(
-            _scenario("deployment", release, options),
+            _make_scenario("deployment", options),
             release,
             Path(home),
-            handler=release.handler,
-            tuning=POSTGRESQL_SETTINGS,
-            binaries=find_binaries(options.postgresql),
+            tuning=_POSTGRESQL_SETTINGS,
         ) as testbed,
         connect(testbed.server, release.database) as connection,
     ):
@@ -126,10 +127,9 @@ def validate(
         return run.found
 
 
-def _scenario(name: str, release: Release, options: Options) -> Scenario:
+def _make_scenario(name: str, options: Options) -> Scenario:
     """New environments start at once beside clients of version 1; or old ones, and a rollback."""
     is_rollback = name == "rollback"
-    metrics = {"POWERTOOLS_METRICS_NAMESPACE": NAMESPACE, "POWERTOOLS_SERVICE_NAME": SERVICE}
     return Scenario(
         name,
         name,
@@ -139,7 +139,7 @@ def _scenario(name: str, release: Release, options: Options) -> Scenario:
         clients=options.clients,
         rollback=is_rollback,
         processes=options.processes,
-        settings={**metrics, **release.variables},
+        settings={"POWERTOOLS_METRICS_NAMESPACE": NAMESPACE, "POWERTOOLS_SERVICE_NAME": SERVICE},
     )
 
 
@@ -163,112 +163,101 @@ class _LocalRun:
         self.out = out
         self.home = home
         self.found = Validation(release.name, options, tuple(m.name for m in release.pending))
+        self.answers: dict[Phase, Mapping[str, Answer]] = {}
 
     def steps(self) -> list[Step]:
         return [
-            Step("restore the data", self._restore),
-            Step("plan", self._plan),
-            Step("dry run", self._dry_run),
-            Step("deploy under traffic", self._deploy, "deployment"),
-            Step("check the data", lambda: (self._check("after"), {})),
-            Step("roll back under traffic", self._roll_back, "rollback"),
-            Step("check the data again", self._check_again),
-            Step("alarms", self._check_alarms),
+            ("restore the data", self._restore),
+            ("plan", self._plan),
+            ("dry run", self._dry_run),
+            ("deploy under traffic", self._deploy),
+            ("check the data", lambda: StepOutcome(self._check_data("after"))),
+            ("roll back under traffic", self._roll_back),
+            ("check the data again", self._check_data_again),
+            ("alarms", self._check_alarms),
         ]
 
-    def _restore(self) -> Findings:
-        options, server, database = self.options, self.testbed.server, self.release.database
+    def _make_operations(self, version: int) -> Operations:
+        bed = self.testbed
+        return make_operations(bed.codes[version], bed.variables(), bed.dynamodb, null_observer)
+
+    def _restore(self) -> StepOutcome:
+        options = self.options
         if options.dump is not None:
-            restore(server, database, options.dump)
-        migrated = migrate_to_old_version(self.testbed)
-        if options.shop is not None:
-            options.shop.fill(self.connection)
-        if options.data is not None:
-            restore(server, database, options.data)
+            restore(self.testbed.server, self.release.database, options.dump)
+        migrated = self._make_operations(1).up(Deadline.after(_OPERATION_SECONDS))
+        if options.generated is not None:
+            options.generated.fill(self.connection)
         self.query("VACUUM (ANALYZE)")
-        self.found.sizes = tuple(read_sizes(self.query))
         self.copies = copy_tables(self.query)
-        tables = compare(self.query, self.copies).tables
-        self.found.records["before"] = Records(tables, read_shape(self.query))
-        self.found.answers["before"] = run_checks(self.query, options.checks, "before")
+        self.schema_before = read_schema_objects(self.query)
+        self.answers["before"] = run_checks(self.query, options.checks, "before")
         rows = sum(copy.rows for copy in self.copies)
         verdicts = [
             judge("there is data", rows > 0, f"{rows:,} rows in {len(self.copies)} tables"),
-            verdict_of_checks(options.checks, self.found.answers, "before"),
+            verdict_of_checks(options.checks, self.answers, "before"),
         ]
-        return verdicts, {"migrated": list(migrated)}
+        tables = {copy.table: copy.rows for copy in self.copies}
+        return StepOutcome(verdicts, {"migrated": list(migrated), "tables": tables})
 
-    def _plan(self) -> Findings:
-        faults, names = self.release.faults(), list(self.found.pending)
-        found = "; ".join(faults) or ", ".join(names)
-        one_way = [m.name for m in self.release.pending if m.down is None]
+    def _plan(self) -> StepOutcome:
+        problems, names = self.release.problems(), list(self.found.pending)
+        found = "; ".join(problems or names)
+        irreversible = [m.name for m in self.release.pending if m.down is None]
+        has_down = ", ".join(irreversible) or f"{len(names)} of {len(names)}"
         verdicts = [
-            judge("the new migrations follow the old ones", not faults, found),
-            judge(
-                "each has a down script",
-                not one_way,
-                ", ".join(one_way) or f"{len(names)} of {len(names)}",
-            ),
+            judge("the new migrations follow the old ones", not problems, found),
+            judge("each has a down script", not irreversible, has_down),
         ]
-        findings = verdicts, {"pending": names}
-        if faults:
-            raise Halted(findings)
-        return findings
+        return StepOutcome(verdicts, is_last=bool(problems))
 
-    def _dry_run(self) -> Findings:
-        document = run_dry_run(self.testbed)
+    def _dry_run(self) -> StepOutcome:
+        result = self._make_operations(2).dry_run(Deadline.after(_OPERATION_SECONDS))
+        assert result is not None  # noqa: S101 - None is for users who do not confirm
+        document = build_dry_run_document(result)
         # What it wrote and rolled back is still in the tables' files, and would slow down the rest.
         self.query("VACUUM (ANALYZE)")
         verdicts = list(verdicts_of_dry_run(document, self.options.limits))
-        if document["error"] is not None:
-            raise Halted((verdicts, {"dry_run": document}))
-        return verdicts, {"dry_run": document}
+        return StepOutcome(verdicts, {"dry_run": document}, is_last=document["error"] is not None)
 
-    def _deploy(self) -> Findings:
-        evidence, verdicts = self._storm("deployment")
-        if any(times != 1 for times in evidence.effects.values()):
-            raise Halted((verdicts, {}))
-        return verdicts, {}
+    def _deploy(self) -> StepOutcome:
+        evidence, verdicts = self._run_storm("deployment")
+        return StepOutcome(verdicts, is_last=any(n != 1 for n in evidence.effects.values()))
 
-    def _roll_back(self) -> Findings:
-        evidence, verdicts = self._storm("rollback")
+    def _roll_back(self) -> StepOutcome:
+        evidence, verdicts = self._run_storm("rollback")
         if evidence.rolled_back is not None:
             verdicts.insert(0, judge("rollback", True, f"{evidence.rolled_back:.2f} s"))
-        return verdicts, {}
+        return StepOutcome(verdicts)
 
-    def _storm(self, name: str) -> tuple[Evidence, list[Verdict]]:
-        evidence = self.found.storms[name] = self._play(name)
-        counts = self.release.example is not None
-        verdicts = verdicts_of_storm(evidence, self.options.limits, counts=counts)
-        return evidence, [*verdicts, verdict_of_log_lines(evidence)]
-
-    def _play(self, name: str) -> Evidence:
+    def _run_storm(self, name: str) -> tuple[Evidence, list[Verdict]]:
         """Run a storm on the database that stays."""
         began = time.monotonic()
         out = self.out / name
-        scenario = _scenario(name, self.release, self.options)
+        scenario = _make_scenario(name, self.options)
         evidence = run_on_testbed(replace(self.testbed, scenario=scenario), out)
         for function in self.testbed.functions.values():
             function.end_idle()
         # Connections of the restore and the dry run are not the storm's.
         sessions = [one for one in evidence.sessions if one.opened >= began]
-        return replace(evidence, sessions=sessions)
+        evidence = self.found.storms[name] = replace(evidence, sessions=sessions)
+        counts_effects = self.release.example is not None
+        verdicts = verdicts_of_storm(evidence, self.options.limits, counts_effects=counts_effects)
+        return evidence, [*verdicts, verdict_of_log_lines(evidence)]
 
-    def _check_again(self) -> Findings:
-        verdicts = self._check("rolled-back")
-        records = self.found.records
-        verdicts.append(verdict_of_schema(records["before"].shape, records["rolled-back"].shape))
-        return verdicts, {}
+    def _check_data_again(self) -> StepOutcome:
+        verdicts = self._check_data("rolled-back")
+        verdicts.append(verdict_of_schema(self.schema_before, read_schema_objects(self.query)))
+        return StepOutcome(verdicts)
 
-    def _check(self, moment: Moment) -> list[Verdict]:
-        options, found = self.options, self.found
-        found.records[moment] = compare(self.query, self.copies)
-        found.answers[moment] = run_checks(self.query, options.checks, moment)
-        results = [one.result for storm in found.storms.values() for one in storm.observed]
+    def _check_data(self, phase: Phase) -> list[Verdict]:
+        options = self.options
+        self.answers[phase] = run_checks(self.query, options.checks, phase)
         verdicts = [
-            *verdicts_of_records(found.records[moment], options.may_change),
-            verdict_of_checks(options.checks, found.answers, moment),
+            *verdicts_of_rows(compare_tables(self.query, self.copies), options.may_change),
+            verdict_of_checks(options.checks, self.answers, phase),
         ]
+        results = [one.result for storm in self.found.storms.values() for one in storm.observed]
         confirmed = self.release.confirmed_orders(results)
         if confirmed:
             query = "SELECT count(*) FROM orders WHERE id = ANY (:ids)"
@@ -276,19 +265,14 @@ class _LocalRun:
             verdicts.append(verdict_of_orders(confirmed, int(count)))
         return verdicts
 
-    def _check_alarms(self) -> Findings:
+    def _check_alarms(self) -> StepOutcome:
         """Which alarms are reached by the release, and by each fault."""
-        options = self.options
-        alarms = staging_alarms(
-            options.template, target=self.release.database, **options.parameters
-        )
+        alarms = staging_alarms(self.release.database)
         own = read_metrics(*self.testbed.functions.values())
-        self.found.faults = tuple(apply_faults(self.testbed, options.template, self.home))
-        emitted = {metric.name for metric in own.metrics()}.union(
-            *(one.metrics for one in self.found.faults)
-        )
+        results = inject_faults(self.testbed, self.home)
+        emitted = {metric.name for metric in own.metrics()}.union(*(one.metrics for one in results))
         # Metrics that AWS itself emits are not ours to check.
-        reads = {
+        read_by_alarms = {
             name: frozenset(
                 query.metric.name
                 for query in alarm.queries.values()
@@ -296,7 +280,8 @@ class _LocalRun:
             )
             for name, alarm in alarms.items()
         }
-        return [
+        verdicts = [
             verdict_of_alarms(reached_alarms(own, alarms), len(alarms)),
-            *verdicts_of_faults(self.found.faults, reads, frozenset(emitted)),
-        ], {}
+            *verdicts_of_faults(results, read_by_alarms, frozenset(emitted)),
+        ]
+        return StepOutcome(verdicts)

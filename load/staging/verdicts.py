@@ -1,15 +1,15 @@
-"""Go, or no-go, and why. Pure: what was seen in, verdicts out."""
+"""Go or no-go, and why. Pure: what was observed in, verdicts out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lambda_migrate.local.demo.results import is_served
-from load.staging.checks import Answer, Check, Moment, wrong_answers
+from load.staging.checks import Answer, Check, Phase, wrong_answers
+from load.staging.database import TableComparison, schema_differences
 from load.staging.faults import FaultResult
-from load.staging.records import Records, differences
 from load.staging.steps import StepResult
 from load.storm.evidence import Evidence
 from load.storm.verdicts import Verdict, judge
@@ -24,8 +24,9 @@ __all__ = [
     "verdict_of_log_lines",
     "verdict_of_orders",
     "verdict_of_schema",
+    "verdicts_of_dry_run",
     "verdicts_of_faults",
-    "verdicts_of_records",
+    "verdicts_of_rows",
     "verdicts_of_storm",
 ]
 
@@ -37,81 +38,116 @@ CLIENTS = ("write", "read")
 class Limits:
     """What is accepted."""
 
-    lock: float = 1.0  # seconds that a migration may hold a lock that blocks writes
-    request: float = 5.0  # seconds of a client's slowest request
-    failed: int = 0  # failed requests of clients and cold starts
-    wait: float = 29.0  # seconds that a cold start may wait; API Gateway gives up after 29
+    lock_seconds: float = 1.0  # that a migration may hold a lock that blocks writes
+    request_seconds: float = 5.0  # of a client's slowest request
+    failed_requests: int = 0  # of clients and cold starts
+    wait_seconds: float = 29.0  # of a cold start; API Gateway gives up after 29
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether to release, why not (a sentence each), and what was not measured."""
+    """Go if there is no reason against it; a sentence each for those and for what is unknown."""
 
-    go: bool
     reasons: tuple[str, ...]
-    unmeasured: tuple[str, ...]
+    not_measured: tuple[str, ...]
 
     @property
-    def word(self) -> Literal["go", "no-go"]:
+    def label(self) -> Literal["go", "no-go"]:
         """The decision in a word."""
-        return "go" if self.go else "no-go"
+        return "no-go" if self.reasons else "go"
 
 
 def decide(steps: Sequence[StepResult]) -> Decision:
     """Go, if nothing failed and something was measured."""
-    every = [(step, one) for step in steps for one in step.verdicts]
+    texts: dict[str, list[str]] = {"passed": [], "failed": [], "not measured": []}
+    for step in steps:
+        for one in step.verdicts:
+            texts[one.state].append(f"{step.name}: {one.what}: {one.found}")
+    if not texts["failed"] and not texts["passed"]:
+        texts["failed"].append("nothing was measured")
+    return Decision(tuple(texts["failed"]), tuple(texts["not measured"]))
 
-    def texts(state: str) -> tuple[str, ...]:
-        return tuple(f"{s.name}: {v.what}: {v.found}" for s, v in every if v.state == state)
 
-    reasons = texts("failed")
-    if not reasons and not texts("passed"):
-        reasons = ("nothing was measured",)
-    return Decision(not reasons, reasons, texts("not measured"))
+# -- the dry run ----------------------------------------------------------------------------------
+
+
+def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator[Verdict]:
+    """Whether all pending migrations run on this data, and how long they block others.
+
+    Args:
+        document: ``dry_run`` of ``lambda-migrate plan --dry-run --format json``.
+        limits: What is accepted.
+    """
+    what = "each pending migration runs on this data"
+    migrations = document["migrations"]
+    if document["error"] is not None:
+        message = str(document["error"]["message"])
+        failed = next((one["name"] for one in migrations if one["outcome"] == "failed"), "")
+        yield Verdict(what, "failed", message if failed in message else f"{failed}: {message}")
+        return
+    executed = [one for one in migrations if one["outcome"] == "ran"]
+    if executed:
+        yield judge(what, True, f"{len(executed)} of {len(migrations)}")
+    for one in migrations:
+        if one["outcome"] != "ran":
+            yield Verdict(f"{one['name']} runs on this data", "not measured", one["reason"])
+    # A lock is held until its migration is committed, and so for the migration's time.
+    blocking = [
+        (one["seconds"] or 0.0, f"{one['name']}, {lock['mode']} on {lock['relation']}")
+        for one in executed
+        for lock in one["locks"]
+        if lock["blocks"]
+    ]
+    seconds, lock = max(blocking, default=(0.0, "none"))
+    found = f"{seconds:.2f} s: {lock}" if blocking else lock
+    limit = f"(limit {limits.lock_seconds:g} s)"
+    is_within = seconds <= limits.lock_seconds
+    yield judge("longest lock that blocks writes", is_within, f"{found} {limit}")
 
 
 # -- storms ---------------------------------------------------------------------------------------
 
-_REPLACED = "no invocation failed"
+_REPLACED_VERDICT = "no invocation failed"
 """The storms' own verdict, for which there is a limit here."""
 
-_UNCOUNTED = {
+_VERDICTS_FROM_HISTORY = {
     "each migration took effect once": "each migration is in the history",
     "each down script took effect once": "each was removed from the history",
 }
 
 
 def verdicts_of_storm(
-    evidence: Evidence, limits: Limits, *, counts: bool = True
+    evidence: Evidence, limits: Limits, *, counts_effects: bool = True
 ) -> Iterator[Verdict]:
     """What a storm must show, within the limits.
 
     Args:
         evidence: Of the storm.
         limits: What is accepted.
-        counts: Whether the migrations' effects are counted in tables, as the example's are; of
-            other releases only the history is known.
+        counts_effects: Whether the migrations' effects are counted in tables, as the example's
+            are; of other releases only the history is known.
     """
-    failed = [one for one in evidence.observed if not is_served(one.result)]
-    kinds = sorted({one.result.error_type or one.result.status for one in failed})
-    found = f"{len(failed)} of {len(evidence.observed)} (limit {limits.failed})"
-    found += f"; {', '.join(kinds)}" if kinds else ""
-    is_held = bool(evidence.observed) and len(failed) <= limits.failed
-    yield judge("requests that failed", is_held, found)
+    failed = [one.result for one in evidence.observed if not is_served(one.result)]
+    kinds = "; ".join(sorted({one.error_type or one.status for one in failed}))
+    found = f"{len(failed)} of {len(evidence.observed)} (limit {limits.failed_requests})"
+    is_within = bool(evidence.observed) and len(failed) <= limits.failed_requests
+    yield judge("requests that failed", is_within, f"{found}; {kinds}" if kinds else found)
     times = [one.result.duration_seconds for one in evidence.observed if one.kind in CLIENTS]
     what = "slowest request of a client"
     if times:
-        found = f"{max(times):.2f} s of {len(times)} requests (limit {limits.request:g} s)"
-        yield judge(what, max(times) <= limits.request, found)
+        limit = f"(limit {limits.request_seconds:g} s)"
+        found = f"{max(times):.2f} s of {len(times)} requests {limit}"
+        yield judge(what, max(times) <= limits.request_seconds, found)
     else:
         yield Verdict(what, "not measured", "no client sent any")
     waited = max((check.waited for check in evidence.first_checks), default=float("inf"))
-    found = f"{waited:.2f} s (limit {limits.wait:g} s)"
-    yield judge("longest wait of a cold start", waited <= limits.wait, found)
+    found = f"{waited:.2f} s (limit {limits.wait_seconds:g} s)"
+    yield judge("longest wait of a cold start", waited <= limits.wait_seconds, found)
     for one in storm_verdicts(evidence):
-        if one.what in _UNCOUNTED and not counts:
-            yield Verdict(_UNCOUNTED[one.what], one.state, one.found.partition(",")[0])
-        elif one.what != _REPLACED:
+        if one.what in _VERDICTS_FROM_HISTORY and not counts_effects:
+            what = _VERDICTS_FROM_HISTORY[one.what]
+            yield Verdict(what, one.state, one.found.partition(",")[0])
+        elif one.what != _REPLACED_VERDICT:
             yield one
 
 
@@ -124,50 +160,44 @@ def verdict_of_log_lines(evidence: Evidence) -> Verdict:
 # -- data -----------------------------------------------------------------------------------------
 
 
-def verdicts_of_records(records: Records, may_change: frozenset[str]) -> Iterator[Verdict]:
+def verdicts_of_rows(
+    tables: Sequence[TableComparison], may_change: frozenset[str]
+) -> Iterator[Verdict]:
     """Whether all rows and values from before are there.
 
     Args:
-        records: Of all tables.
+        tables: All of them.
         may_change: Columns, as ``table.column``, that may change or be dropped.
     """
-    tables = records.tables
-    lost = [
-        f"{table.lost:,} of {table.rows:,} in {table.table}{_examples(table.examples)}"
-        for table in tables
-        if table.lost
-    ]
+    lost, wrong = [], []
+    for table in tables:
+        examples = f" (such as {', '.join(table.examples)})" if table.examples else ""
+        if table.lost:
+            lost.append(f"{table.lost:,} of {table.rows:,} in {table.table}{examples}")
+        changes = {column: f" in {n:,} rows{examples}" for column, n in table.changed.items()}
+        changes |= dict.fromkeys(table.dropped, " was dropped")
+        names = {f"{table.table}.{column}": how for column, how in changes.items()}
+        wrong += [name + how for name, how in names.items() if name not in may_change]
     kept = f"all {sum(table.rows for table in tables):,} in {len(tables)} tables are there"
     yield judge("existing rows", not lost, f"lost: {', '.join(lost)}" if lost else kept)
-    changed = {
-        f"{table.table}.{column}": f" in {count:,} rows{_examples(table.examples)}"
-        for table in tables
-        for column, count in table.changed.items()
-    }
-    dropped = {f"{table.table}.{c}": " was dropped" for table in tables for c in table.dropped}
-    wrong = [name + how for name, how in (changed | dropped).items() if name not in may_change]
     yield judge("existing values", not wrong, "; ".join(wrong) or "none has changed")
 
 
-def _examples(examples: Sequence[str]) -> str:
-    return f" (such as {', '.join(examples)})" if examples else ""
-
-
 def verdict_of_checks(
-    checks: Sequence[Check], answers: Mapping[Moment, Mapping[str, Answer]], moment: Moment
+    checks: Sequence[Check], answers: Mapping[Phase, Mapping[str, Answer]], phase: Phase
 ) -> Verdict:
-    """Whether a team's own checks have the right answers at a moment."""
+    """Whether a team's own checks have the right answers in a phase."""
     what = "the team's own checks"
-    count = len(answers.get(moment, {}))
+    count = len(answers.get(phase, {}))
     if not count:
-        return Verdict(what, "not measured", "none is made at this moment")
-    wrong = list(wrong_answers(checks, answers, moment))
+        return Verdict(what, "not measured", "none runs in this phase")
+    wrong = list(wrong_answers(checks, answers, phase))
     return judge(what, not wrong, "; ".join(wrong) or f"{count} of {count} hold")
 
 
 def verdict_of_schema(before: frozenset[str], now: frozenset[str]) -> Verdict:
     """Whether the schema is the same, column by column and index by index."""
-    lines = list(differences(before, now))
+    lines = list(schema_differences(before, now))
     more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
     same = f"the same {len(now)} columns, indexes and constraints"
     return judge("the schema is as before", not lines, "; ".join(lines[:3]) + more or same)
@@ -201,10 +231,11 @@ def verdicts_of_faults(
         alarms: Of the template: names of the metrics that each reads.
         emitted: Names of all metrics that were emitted, faults included.
     """
-    for name in sorted({name for one in results for name in one.fault.alarms} | alarms.keys()):
-        yield _verdict_of_alarm(name, results, alarms)
+    expected = {name for one in results for name in one.fault.expected_alarms}
+    for name in sorted(expected | alarms.keys()):
+        yield _verdict_of_alarm(name, results, is_in_template=name in alarms)
     for one in results:
-        others = sorted(one.alarms - one.fault.alarms)
+        others = sorted(one.reached_alarms - one.fault.expected_alarms)
         if others:
             what = f"{one.fault.name}: no other alarm"
             yield Verdict(what, "failed", f"{', '.join(others)} as well")
@@ -214,17 +245,17 @@ def verdicts_of_faults(
 
 
 def _verdict_of_alarm(
-    name: str, results: Sequence[FaultResult], alarms: Mapping[str, frozenset[str]]
+    name: str, results: Sequence[FaultResult], *, is_in_template: bool
 ) -> Verdict:
     what = f"{name} is reached"
-    own = [one for one in results if name in one.fault.alarms]
-    if name not in alarms:
+    own = [one for one in results if name in one.fault.expected_alarms]
+    if not is_in_template:
         return Verdict(what, "failed", f"not in the template, and {own[0].fault.name}")
     if not own:
         return Verdict(what, "not measured", "no fault is known for it")
-    troubles = [f"{one.fault.name}: {one.trouble}" for one in own if one.trouble]
-    if troubles:
-        return Verdict(what, "failed", "; ".join(troubles))
-    silent = [one.fault.name for one in own if name not in one.alarms]
+    errors = [f"{one.fault.name}: {one.error}" for one in own if one.error]
+    if errors:
+        return Verdict(what, "failed", "; ".join(errors))
+    silent = [one.fault.name for one in own if name not in one.reached_alarms]
     found = "; ".join(str(one.fault) for one in own)
     return judge(what, not silent, f"not when {'; '.join(silent)}" if silent else found)

@@ -9,13 +9,12 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.demo.checks import Distribution
 from lambda_migrate.local.demo.timeline import Series, clip, render
-from load.html import document, paragraph, section, table
-from load.html import verdicts as verdict_table
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 from load.storm.verdicts import Verdict, peak_of
@@ -57,7 +56,6 @@ def figures(evidence: Evidence, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "memory_megabytes_in_all": round(sum(evidence.memory) + evidence.parent_memory),
         "rolled_back": evidence.rolled_back,
         "locust": {name: list(counts) for name, counts in evidence.locust.items()},
-        **_simulation_input(evidence),
     }
 
 
@@ -85,27 +83,6 @@ def _distributions(evidence: Evidence) -> dict[str, Distribution]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def _simulation_input(evidence: Evidence) -> dict[str, Any]:
-    """What ``python -m load.simulate --against`` reads; empty unless there was one wave."""
-    committed, checks = evidence.committed, evidence.first_checks
-    if committed is None or evidence.scenario.shape not in ("together", "ramp"):
-        return {}
-    began = {check.environment: check.ended - check.seconds for check in checks}
-    first, holders = min(began.values()), [c for c in checks if c.applied]
-    waited = [check for check in evidence.waiters if check.ended > committed]
-    if not (holders and waited):
-        return {}
-    return {
-        "n": len(checks),
-        "migration_seconds": round(committed - began[holders[-1].environment], 4),
-        "arrivals_seconds": sorted(round(at - first, 4) for at in began.values()),
-        "waits": {
-            "delay_after_commit_seconds": [round(c.ended - committed, 4) for c in waited],
-            "lease_calls": [check.lease_calls for check in waited],
-        },
-    }
-
-
 def machine() -> dict[str, Any]:
     """The machine that it ran on."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -117,28 +94,44 @@ def machine() -> dict[str, Any]:
     }
 
 
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 24px auto; }
+td { padding: 2px 14px 2px 0; vertical-align: top; }
+.failed { color: #fff; background: #b3261e; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
 def _page(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
     scenario = evidence.scenario
-    rows = (
-        (name.replace("_", " "), *(f"{value:.3f}" for value in (one.median, one.p99, one.worst)))
+    states = "".join(
+        f'<tr class="{one.state}">{_format_cells(one.state, one.what, one.found)}</tr>\n'
+        for one in verdicts
+    )
+    head = _format_cells("seconds, calls, megabytes", "median", "p99", "worst")
+    distributions = "".join(
+        "<tr>"
+        + _format_cells(name, f"{one.median:.3f}", f"{one.p99:.3f}", f"{one.worst:.3f}")
+        + "</tr>\n"
         for name, one in _distributions(evidence).items()
     )
-    return document(
-        scenario.name,
-        [
-            f"<h1>{scenario.name}</h1>",
-            paragraph(
-                f"{scenario.environments} cold starts ({scenario.processes} processes) against "
-                f"{scenario.engine}; {len(evidence.waiters)} waited. {evidence.seconds:.0f} s on "
-                f"{os.cpu_count()} CPUs."
-            ),
-            verdict_table(verdicts),
-            section("All environments", timeline(evidence)),
-            section("Seconds, calls and megabytes", table(("", "median", "p99", "worst"), rows)),
-            '<p>Locust: <a href="locust.html">report</a>, <a href="locust_stats.csv">csv</a>. '
-            'Everything: <a href="report.json">report.json</a>.</p>',
-        ],
-    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<title>{escape(scenario.name)}</title><style>{_STYLE}</style></head><body>
+<h1>{escape(scenario.name)}</h1>
+<p>{scenario.environments} cold starts ({scenario.processes} processes) against {scenario.engine};
+{len(evidence.waiters)} waited. {evidence.seconds:.0f} s on {os.cpu_count()} CPUs.</p>
+<table>{states}</table>
+{timeline(evidence)}
+<table><tr>{head}</tr>{distributions}</table>
+<p>Locust: <a href="locust.html">report</a>, <a href="locust_stats.csv">csv</a>.
+Everything: <a href="report.json">report.json</a>.</p>
+</body></html>
+"""
+
+
+def _format_cells(*values: str) -> str:
+    return "".join(f"<td>{escape(value)}</td>" for value in values)
 
 
 def timeline(evidence: Evidence) -> str:

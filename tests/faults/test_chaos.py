@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,14 +12,19 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from load.chaos.evidence import ColdStart, Evidence, Observation, ProcessRecord, Result
-from load.chaos.inspect import SECRETS, TABLE, Inspector
+from load.chaos.evidence import (
+    ChaosEvidence,
+    ChaosResult,
+    ColdStartResult,
+    Observation,
+    ProcessRecord,
+)
 from load.chaos.invariants import INVARIANTS, check_invariants, violated_invariants
 from load.chaos.relay import Loop
 from load.chaos.report import write_report
 from load.chaos.schedule import (
     KINDS,
-    Environment,
+    ExecutionEnvironment,
     Fault,
     MigrationSpec,
     Schedule,
@@ -27,6 +33,7 @@ from load.chaos.schedule import (
     to_json,
 )
 from load.chaos.shrink import shrink
+from load.chaos.state_reader import SECRETS, TABLE, StateReader
 from load.chaos.worker import Worker, Workers
 
 SEEDS = range(180, 200)
@@ -39,44 +46,50 @@ SAVED = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 
 
 @pytest.fixture(scope="session")
-def results() -> dict[str, Result]:
+def results() -> dict[str, ChaosResult]:
     """The twenty, and those that are kept; a few side by side, because they mostly wait."""
     named = {f"seed {seed}": generate(seed) for seed in SEEDS}
     named |= {f"saved {file.stem}": from_json(file.read_text()) for file in SAVED}
     with Workers(6) as workers:
-        played = {result.schedule: result for result in workers.play(named.values())}
-    return {name: played[schedule] for name, schedule in named.items()}
+        finished = {result.schedule: result for result in workers.run(named.values())}
+    return {name: finished[schedule] for name, schedule in named.items()}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_random_schedule_violates_no_invariant(results: dict[str, Result], seed: int) -> None:
+def test_random_schedule_violates_no_invariant(results: dict[str, ChaosResult], seed: int) -> None:
     result = results[f"seed {seed}"]
-    assert result.broken == [], "\n".join(result.schedule.lines())
+    assert result.violations == [], to_json(result.schedule)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in SAVED])
-def test_saved_schedule_violates_no_invariant(results: dict[str, Result], name: str) -> None:
+def test_saved_schedule_violates_no_invariant(results: dict[str, ChaosResult], name: str) -> None:
     result = results[f"saved {name}"]
-    assert result.broken == [], "\n".join(result.schedule.lines())
+    assert result.violations == [], to_json(result.schedule)
 
 
-def test_seeds_cover_every_kind_of_fault(results: dict[str, Result]) -> None:
+def test_seeds_cover_every_kind_of_fault(results: dict[str, ChaosResult]) -> None:
     schedules = [generate(seed) for seed in SEEDS]
     planned = {fault.kind for schedule in schedules for fault in schedule.faults}
-    if any(each.clock for schedule in schedules for each in schedule.environments):
+    if any(each.clock_offset for schedule in schedules for each in schedule.environments):
         planned.add("clock")
-    assert planned == KINDS.keys()
+    assert planned == set(KINDS)
     assert any(schedule.rollback for schedule in schedules)
-    assert any(schedule.broken for schedule in schedules)
-    struck = {kind for result in results.values() for kind in result.evidence.fault_counts}
-    assert len(struck) > len(KINDS) / 2, "faults that are planned also strike"
+    assert any(schedule.broken_version for schedule in schedules)
+    took_effect = {kind for result in results.values() for kind in result.evidence.fault_counts}
+    assert len(took_effect) > len(KINDS) / 2, "planned faults also take effect"
 
 
-def test_report_shows_every_round(results: dict[str, Result], tmp_path: Path) -> None:
-    write_report(list(results.values()), tmp_path, seconds=60.0)
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<figure") == len(results)
-    assert all(f"seed {result.schedule.seed} " in page for result in results.values())
+def test_report_counts_rounds_and_shows_failed_ones(
+    results: dict[str, ChaosResult], tmp_path: Path
+) -> None:
+    first = next(iter(results.values()))
+    failed = replace(first, violations=["deadlines kept: environment 0 had to be killed"])
+    write_report([*results.values(), failed], tmp_path, seconds=60.0)
+    text = (tmp_path / "report.md").read_text()
+    assert f"1 of {len(results) + 1} rounds violated an invariant" in text
+    assert "| deadlines kept | 1 |" in text
+    assert text.count("## Seed") == 1
+    assert len(json.loads((tmp_path / "results.json").read_text())) == len(results) + 1
 
 
 # --- schedules
@@ -100,10 +113,10 @@ def test_shrink_keeps_only_what_the_failure_needs() -> None:
             candidate.environments[int(fault.target)] == schedule.environments[2] for fault in aimed
         )
 
-    small, _ = shrink(schedule, still_fails, tries=100)
+    small = shrink(schedule, still_fails, tries=100)
     assert small.faults == (needed, replace(doomed, target="0"))
     assert small.environments == (schedule.environments[2],)
-    assert (small.traffic, small.rollback) == (False, None)
+    assert (small.has_traffic, small.rollback) == (False, None)
 
 
 # --- the invariants can fail: something is done wrong by hand in a round where nothing went wrong
@@ -113,10 +126,10 @@ QUIET = Schedule(
     lease_seconds=3.0,
     entry_point="runner",
     migrations=(MigrationSpec("base"), MigrationSpec("balance"), MigrationSpec("index")),
-    old=1,
-    broken=0,
-    traffic=False,
-    environments=(Environment(at=0.0, code="new", timeout=30.0),),
+    old_version=1,
+    broken_version=0,
+    has_traffic=False,
+    environments=(ExecutionEnvironment(at=0.0, code_version="new", timeout=30.0),),
     faults=(),
 )
 
@@ -131,20 +144,20 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 
 @pytest.fixture(scope="module")
-def quiet(worker: Worker) -> Evidence:
+def quiet(worker: Worker) -> ChaosEvidence:
     """A round in which nothing went wrong."""
-    return worker.play(QUIET)
+    return worker.run(QUIET)
 
 
-def test_round_without_faults_violates_no_invariant(quiet: Evidence) -> None:
-    assert check_invariants(quiet).broken == []
-    assert quiet.observations, "somebody was served and looked"
+def test_round_without_faults_violates_no_invariant(quiet: ChaosEvidence) -> None:
+    assert check_invariants(quiet).violations == []
+    assert quiet.observations, "an environment served and queried the database"
     assert [start.outcome for start in quiet.cold_starts] == ["served", "served"]
 
 
-def hold_the_lease(inspector: Inspector, _log: Path) -> None:
-    inspector._client.update_item(
-        **inspector._key,
+def hold_the_lease(state: StateReader, _log: Path) -> None:
+    state._client.update_item(
+        **state._key,
         UpdateExpression="SET #owner = :owner, lease_until = :until",
         ExpressionAttributeNames={"#owner": "owner"},
         ExpressionAttributeValues={
@@ -154,14 +167,14 @@ def hold_the_lease(inspector: Inspector, _log: Path) -> None:
     )
 
 
-def write_secret(_inspector: Inspector, log: Path) -> None:
+def write_secret(_state: StateReader, log: Path) -> None:
     with log.open("a") as file:
         file.write(f"connecting with {SECRETS['password']}\n")
 
 
-def sql(statement: str) -> Callable[[Inspector, Path], None]:
-    def run(inspector: Inspector, _log: Path) -> None:
-        inspector.query(statement)
+def sql(statement: str) -> Callable[[StateReader, Path], None]:
+    def run(state: StateReader, _log: Path) -> None:
+        state.query(statement)
 
     return run
 
@@ -187,27 +200,28 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_tampering_is_found(worker: Worker, wrong: str) -> None:
-    tamper, invariant = WRONG[wrong]
-    broken = check_invariants(worker.play(QUIET, tamper=tamper)).broken
+def test_wrong_state_is_found(worker: Worker, wrong: str) -> None:
+    change, invariant = WRONG[wrong]
+    broken = check_invariants(worker.run(QUIET, before_final_state=change)).violations
     assert any(sentence.startswith(f"{invariant}: ") for sentence in broken), broken
 
 
 def test_open_connection_is_found(worker: Worker) -> None:
     left = []
 
-    def leave(inspector: Inspector, _log: Path) -> None:
+    def leave(state: StateReader, _log: Path) -> None:
         left.append(
             pg8000.native.Connection(
                 "postgres",
-                database=inspector._name,
+                database=state.name,
                 unix_sock=str(worker.server.socket),
                 application_name="lambda-migrate:orders:7",
             )
         )
 
     assert [
-        b.partition(":")[0] for b in check_invariants(worker.play(QUIET, tamper=leave)).broken
+        b.partition(":")[0]
+        for b in check_invariants(worker.run(QUIET, before_final_state=leave)).violations
     ] == ["no connection left"]
     with pytest.raises(pg8000.native.InterfaceError):
         left[0].run("SELECT 1")  # the round's database is gone, with every connection to it
@@ -216,29 +230,29 @@ def test_open_connection_is_found(worker: Worker) -> None:
 # --- the invariants on what environments reported
 
 
-def only(evidence: Evidence) -> str:
+def only(evidence: ChaosEvidence) -> str:
     """The one invariant that is violated."""
     (invariant,) = {sentence.partition(":")[0] for sentence in violated_invariants(evidence)}
     return invariant
 
 
-def test_serving_without_a_migration_is_found(quiet: Evidence) -> None:
+def test_serving_without_a_migration_is_found(quiet: ChaosEvidence) -> None:
     (check,) = [check for check in quiet.observations if check.process == "environment 0"]
     for lacking in (replace(check, versions=(1,)), replace(check, indexes=())):
         assert only(replace(quiet, observations=[lacking])) == "served on its schema"
 
 
-def test_serving_unobserved_is_found(quiet: Evidence) -> None:
+def test_serving_unobserved_is_found(quiet: ChaosEvidence) -> None:
     (check,) = [check for check in quiet.observations if check.process == "environment 0"]
     assert (
         only(replace(quiet, observations=[replace(check, versions=None)])) == "served on its schema"
     )
 
 
-def test_serving_after_a_rollback_is_found_and_before_it_is_not(quiet: Evidence) -> None:
+def test_serving_after_a_rollback_is_found_and_before_it_is_not(quiet: ChaosEvidence) -> None:
     check = Observation("environment 0", "new", 110.0, (1,), ("orders_3",))
 
-    def served(*, rolled_back_at: float) -> Evidence:
+    def served(*, rolled_back_at: float) -> ChaosEvidence:
         runs = [(2, "up", 90.0), (2, "down", rolled_back_at), (2, "up", 150.0)]
         return replace(quiet, observations=[check], state=replace(quiet.state, runs=runs))
 
@@ -246,26 +260,26 @@ def test_serving_after_a_rollback_is_found_and_before_it_is_not(quiet: Evidence)
     assert only(served(rolled_back_at=105.0)) == "served on its schema"
 
 
-def test_serving_with_code_that_must_fail_is_found(quiet: Evidence) -> None:
-    broken = replace(quiet, schedule=replace(QUIET, broken=2))
+def test_serving_with_code_that_must_fail_is_found(quiet: ChaosEvidence) -> None:
+    broken = replace(quiet, schedule=replace(QUIET, broken_version=2))
     assert "served on its schema" in {b.partition(":")[0] for b in violated_invariants(broken)}
 
 
 @pytest.mark.parametrize(
     "start",
     [
-        ColdStart("probe", "NotReady", 1.0, 8.0, "the schema is not ready"),
-        ColdStart("probe", "killed", 1.0, 8.0),
-        ColdStart("probe", "served", 8.5, 8.0),
+        ColdStartResult("probe", "NotReady", 1.0, 8.0, "the schema is not ready"),
+        ColdStartResult("probe", "killed", 1.0, 8.0),
+        ColdStartResult("probe", "served", 8.5, 8.0),
     ],
 )
-def test_failed_or_slow_cold_start_is_found(quiet: Evidence, start: ColdStart) -> None:
+def test_failed_or_slow_cold_start_is_found(quiet: ChaosEvidence, start: ColdStartResult) -> None:
     assert only(replace(quiet, cold_starts=[start])) == "cold start afterwards"
 
 
-def test_serving_with_failing_code_afterwards_is_found(quiet: Evidence) -> None:
-    must_fail = replace(QUIET, broken=2)
-    start = ColdStart("new", "served", 1.0, 8.0)
+def test_serving_with_failing_code_afterwards_is_found(quiet: ChaosEvidence) -> None:
+    must_fail = replace(QUIET, broken_version=2)
+    start = ColdStartResult("new", "served", 1.0, 8.0)
     evidence = replace(quiet, schedule=must_fail, cold_starts=[start], observations=[])
     assert only(evidence) == "cold start afterwards"
 
@@ -273,25 +287,25 @@ def test_serving_with_failing_code_afterwards_is_found(quiet: Evidence) -> None:
 @pytest.mark.parametrize(
     "error", ["RepairRequired", "ConfigurationError", "Diverged", "MigrationFailed"]
 )
-def test_unexplained_error_is_found(quiet: Evidence, error: str) -> None:
+def test_unexplained_error_is_found(quiet: ChaosEvidence, error: str) -> None:
     raised = {"event": "raised", "error": error, "message": "duplicate key", "at": 1.0, "wall": 1.0}
     process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
     assert only(replace(quiet, processes=[process])) == "explained ends"
 
 
-def test_crash_is_found(quiet: Evidence) -> None:
+def test_crash_is_found(quiet: ChaosEvidence) -> None:
     process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=1)
     assert only(replace(quiet, processes=[process])) == "explained ends"
 
 
-def test_outliving_the_deadline_is_found_unless_frozen(quiet: Evidence) -> None:
+def test_outliving_the_deadline_is_found_unless_frozen(quiet: ChaosEvidence) -> None:
     process = ProcessRecord("environment 0", "new", ended=9.0, exit_code=-9, killed="deadline")
     assert only(replace(quiet, processes=[process])) == "deadlines kept"
     process.frozen.append((1.0, 8.0))
     assert violated_invariants(replace(quiet, processes=[process])) == []
 
 
-def test_connection_that_outlives_the_lease_is_found(quiet: Evidence) -> None:
+def test_connection_that_outlives_the_lease_is_found(quiet: ChaosEvidence) -> None:
     state = replace(quiet.state, lingering=["lambda-migrate:x:1 active SELECT pg_sleep"])
     assert only(replace(quiet, state=state)) == "no connection one lease later"
 

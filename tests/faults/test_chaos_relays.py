@@ -25,16 +25,16 @@ from tests.sandbox import TABLE, until
 FOREVER = 600.0
 
 
-class Struck(list[str]):
-    """The faults that struck."""
+class RecordedFaults(list[str]):
+    """The kinds of the faults that took effect."""
 
-    def note(self, kind: str, _detail: str) -> None:
+    def record(self, kind: str, _detail: str) -> None:
         self.append(kind)
 
 
 @pytest.fixture
-def struck() -> Struck:
-    return Struck()
+def faults() -> RecordedFaults:
+    return RecordedFaults()
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,11 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def relay(loop: Loop, shared_dynamodb: LocalDynamoDB, struck: Struck) -> Iterator[DynamoDBRelay]:
+def relay(
+    loop: Loop, shared_dynamodb: LocalDynamoDB, faults: RecordedFaults
+) -> Iterator[DynamoDBRelay]:
     rng = random.Random(1)
-    with DynamoDBRelay(loop, shared_dynamodb.endpoint_url, struck.note, rng=rng) as relay:
+    with DynamoDBRelay(loop, shared_dynamodb.endpoint_url, faults.record, rng=rng) as relay:
         yield relay
 
 
@@ -96,14 +98,14 @@ def test_relay_records_requests_by_client_and_outcome(
 @pytest.mark.parametrize(
     "kind", ["dynamodb-error", "dynamodb-throttled", "dynamodb-unreached", "dynamodb-unanswered"]
 )
-def test_only_a_lost_answer_leaves_a_write_behind(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay, struck: Struck, kind: str
+def test_only_a_lost_response_leaves_a_write_behind(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay, faults: RecordedFaults, kind: str
 ) -> None:
     relay.inject(kind, FOREVER, 1.0)
     with pytest.raises(LeaseStoreUnavailable):
         table.acquire("me")
     relay.clear_faults()
-    assert struck == [kind]
+    assert faults == [kind]
     assert table.read(consistent=True).owner == ("me" if kind == "dynamodb-unanswered" else None)
 
 
@@ -119,7 +121,7 @@ def test_stale_reads_show_the_past_and_consistent_ones_never_do(
 
 
 def test_lease_granted_twice_has_two_holders(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay, struck: Struck
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay, faults: RecordedFaults
 ) -> None:
     first = acquired(table.acquire("first"))
     for kind, fence, holder in (
@@ -132,12 +134,12 @@ def test_lease_granted_twice_has_two_holders(
         second = acquired(table.acquire("second"))
         assert (second.owner, second.fence) == ("second", fence)
         assert table.read(consistent=True).owner == holder
-        assert struck[-1] == kind
+        assert faults[-1] == kind
     with pytest.raises(LeaseLost):
         table.renew(first)
 
 
-def test_write_callback_runs_before_the_answer(
+def test_write_callback_runs_before_the_response(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, shared_dynamodb: LocalDynamoDB
 ) -> None:
     seen: list[str] = []
@@ -157,9 +159,9 @@ def test_every_write_is_recorded(table: DynamoDBLeaseTable, relay: DynamoDBRelay
 
 @pytest.fixture
 def connect(
-    loop: Loop, shared_postgresql: LocalPostgreSQL, struck: Struck
+    loop: Loop, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
 ) -> Iterator[tuple[PostgreSQLRelay, Callable[[], Any]]]:
-    with PostgreSQLRelay(loop, shared_postgresql.socket, struck.note) as relay:
+    with PostgreSQLRelay(loop, shared_postgresql.socket, faults.record) as relay:
         yield (
             relay,
             lambda: pg8000.native.Connection(
@@ -172,48 +174,48 @@ Network = tuple[PostgreSQLRelay, Callable[[], Any]]
 BROKEN = (pg8000.native.InterfaceError, OSError)
 
 
-def test_commit_with_lost_answer_is_committed(
-    connect: Network, shared_postgresql: LocalPostgreSQL, struck: Struck
+def test_commit_with_lost_response_is_committed(
+    connect: Network, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()
     connection.run("CREATE TABLE IF NOT EXISTS chaos_unanswered (id int)")
-    relay.lose_answer_of_next("takeover")  # which this is not
-    relay.lose_answer_of_next("commit")
+    relay.lose_response_to_next("takeover")  # which this is not
+    relay.lose_response_to_next("commit")
     connection.run("BEGIN ISOLATION LEVEL READ COMMITTED")
     connection.run("INSERT INTO chaos_unanswered VALUES (1)")
     with pytest.raises(BROKEN):
         connection.run("COMMIT")
-    assert struck == ["commit-unanswered"]
+    assert faults == ["commit-unanswered"]
     assert shared_postgresql.execute("SELECT count(*) FROM chaos_unanswered") == [[1]]
     assert open_connection().run("SELECT 1") == [[1]]
 
 
-def test_refused_clients_can_reconnect_later(connect: Network, struck: Struck) -> None:
+def test_refused_clients_can_reconnect_later(connect: Network, faults: RecordedFaults) -> None:
     relay, open_connection = connect
     connection = open_connection()
     relay.refuse(0.3)
-    until(lambda: struck, what="the connections are broken")
+    until(lambda: faults, what="the connections are broken")
     with pytest.raises(BROKEN):
         connection.run("SELECT 1")
-    until(lambda: _works(open_connection), what="it takes connections again")
+    until(lambda: _can_connect(open_connection), what="it takes connections again")
 
 
 @pytest.mark.parametrize("include_new_connections", [True, False])
 def test_delayed_data_arrives_later(
-    connect: Network, struck: Struck, include_new_connections: bool
+    connect: Network, faults: RecordedFaults, include_new_connections: bool
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()
     relay.silence(0.3, include_new_connections=include_new_connections)
-    until(lambda: struck, what="the silence begins")
+    until(lambda: faults, what="the silence begins")
     if not include_new_connections:
         assert open_connection().run("SELECT 2") == [[2]]
     assert connection.run("SELECT 1") == [[1]]
 
 
 def test_late_commit_commits(
-    connect: Network, shared_postgresql: LocalPostgreSQL, struck: Struck
+    connect: Network, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()
@@ -222,11 +224,11 @@ def test_late_commit_commits(
     connection.run("BEGIN")
     connection.run("INSERT INTO chaos_late VALUES (1)")
     connection.run("COMMIT")
-    assert struck == ["commit-late"]
+    assert faults == ["commit-late"]
     assert shared_postgresql.execute("SELECT count(*) FROM chaos_late") == [[1]]
 
 
-def _works(open_connection: Callable[[], Any]) -> bool:
+def _can_connect(open_connection: Callable[[], Any]) -> bool:
     try:
         return bool(open_connection().run("SELECT 1") == [[1]])
     except BROKEN:

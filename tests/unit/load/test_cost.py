@@ -10,9 +10,9 @@ import pytest
 from lambda_migrate.aws.telemetry import METRICS, PowertoolsObserver
 from lambda_migrate.events import CheckFinished
 from load.simulation.cost import LOG_BYTES, cost_of_cold_starts, cost_of_deployment
-from load.simulation.figures import figures_of
 from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
+from load.simulation.results import summarize
 from load.simulation.scenario import Scenario
 
 PAGE = (Path(__file__).parents[3] / "docs" / "explanation" / "cost-per-deployment.md").read_text()
@@ -46,8 +46,8 @@ def test_the_page_says_what_a_million_cold_starts_cost() -> None:
 @pytest.mark.parametrize("seconds", [0.1, 3.0, 20.0, 60.0])
 @pytest.mark.parametrize("environments", [100, 1_000])
 def test_the_formula_is_within_a_tenth_of_the_simulation(environments: int, seconds: float) -> None:
-    scenario = Scenario(environments=environments, migration=seconds)
-    simulated = figures_of([simulate(scenario, LIBRARY, seed=seed) for seed in range(3)])
+    scenario = Scenario(environments=environments, migration_seconds=seconds)
+    simulated = summarize([simulate(scenario, LIBRARY, seed=seed) for seed in range(3)])
     assert cost_of_deployment(environments, seconds).dynamodb == pytest.approx(
         simulated.dollars, rel=0.1
     )

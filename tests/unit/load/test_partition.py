@@ -1,11 +1,11 @@
-"""What one partition serves, and what it turns away."""
+"""What one partition serves, and what it refuses."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from load.simulation.partition import (
+from load.simulation.table import (
     BUCKET_SECONDS,
     CONSISTENT_UNITS,
     READ_UNITS,

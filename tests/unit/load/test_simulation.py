@@ -8,22 +8,29 @@ from random import Random
 import pytest
 
 from lambda_migrate.lease.record import CLOCK_SKEW_MS
-from load.simulation.figures import Figures, figures_of, quantile, waiters
 from load.simulation.model import simulate
-from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS
-from load.simulation.policies import LIBRARY, POLICY_FAMILIES, MakePolicy
-from load.simulation.scenario import AT_ONCE, RAMP, RAMP_BURST, RAMP_RATE, Scenario, arrivals
+from load.simulation.policies import LIBRARY, MakePolicy, fixed, growing
+from load.simulation.results import SimulationResult, find_waiters, quantile, summarize
+from load.simulation.scenario import (
+    ALL_AT_ONCE,
+    RAMP,
+    RAMP_BURST,
+    RAMP_RATE,
+    Scenario,
+    make_start_times,
+)
+from load.simulation.table import CONSISTENT_UNITS, READ_UNITS
 
-CALM = Scenario(environments=400, stale_mean=0.0, read=0.002, read_minimum=0.001)
+CALM = Scenario(environments=400, stale_seconds=0.0, read_seconds=0.002, min_read_seconds=0.001)
 """Nothing in the way of a policy's own delays."""
-
-FIXED, _, FULL, HALF = POLICY_FAMILIES
 
 SERVES_LITTLE = replace(CALM, partition_read_units=100.0, partition_write_units=33.0)
 
 
-def figures(scenario: Scenario, make: MakePolicy = LIBRARY, *, rounds: int = 1) -> Figures:
-    return figures_of([simulate(scenario, make, seed=seed) for seed in range(rounds)])
+def run_simulations(
+    scenario: Scenario, make: MakePolicy = LIBRARY, *, repetitions: int = 1
+) -> SimulationResult:
+    return summarize([simulate(scenario, make, seed=seed) for seed in range(repetitions)])
 
 
 # --- the library's default
@@ -33,9 +40,9 @@ def figures(scenario: Scenario, make: MakePolicy = LIBRARY, *, rounds: int = 1) 
 def test_the_default_serves_a_hundred_waiters_soon_after_a_migration_of_three_seconds(
     seconds: float,
 ) -> None:
-    seen = figures(Scenario(environments=100, migration=seconds), rounds=10)
-    assert seen.delay_median <= 0.3
-    assert seen.delay_p99 <= 1.0
+    result = run_simulations(Scenario(environments=100, migration_seconds=seconds), repetitions=10)
+    assert result.delay_median <= 0.3
+    assert result.delay_p99 <= 1.0
 
 
 @pytest.mark.parametrize("arrival_takes", [0.3, 1.0])
@@ -43,34 +50,38 @@ def test_the_default_serves_a_hundred_waiters_soon_after_a_migration_of_three_se
 def test_default_needs_eight_reads_and_a_confirmation_for_three_seconds(
     seconds: float, arrival_takes: float
 ) -> None:
-    seen = figures(Scenario(migration=seconds, start_spread=arrival_takes))
-    assert seen.waiting > 900
-    assert seen.calls_median <= 8 + 1
-    assert seen.peak_units < 3_000 * 2 / 3
-    assert seen.throttled == 0
+    result = run_simulations(
+        Scenario(migration_seconds=seconds, start_spread_seconds=arrival_takes)
+    )
+    assert result.waiting > 900
+    assert result.calls_median <= 8 + 1
+    assert result.peak_units < 3_000 * 2 / 3
+    assert result.throttled == 0
 
 
 @pytest.mark.parametrize("seconds", [10.0, 30.0, 60.0])
 def test_the_default_is_late_by_a_fifth_of_the_wait_at_most(seconds: float) -> None:
-    seen = figures(replace(CALM, environments=100, migration=seconds))
-    assert seen.delay_p99 <= 0.2 * (seconds + 1)
-    assert seen.delay_median <= 0.1 * (seconds + 1)
+    result = run_simulations(replace(CALM, environments=100, migration_seconds=seconds))
+    assert result.delay_p99 <= 0.2 * (seconds + 1)
+    assert result.delay_median <= 0.1 * (seconds + 1)
 
 
 def test_a_hundred_thousand_waiters_leave_capacity_for_the_holder() -> None:
     many = Scenario(
-        environments=100_000, migration=400.0, environments_represented=500, freeing_tries=99
+        environments=100_000,
+        migration_seconds=400.0,
+        represented=500,
     )
     run = simulate(many, LIBRARY, seed=1)
     late = [units for second, units in run.partition.requested_units_in.items() if second > 120]
-    assert sum(late) / len(late) * many.environments_represented < 2 * 3_000
+    assert sum(late) / len(late) * many.represented < 2 * 3_000
 
 
 def test_ten_thousand_at_once_are_served_despite_throttling() -> None:
-    seen = figures(Scenario(environments=10_000, environments_represented=10, freeing_tries=99))
-    assert seen.throttled > 0.2
-    assert seen.not_served == 0
-    assert seen.delay_p99 < 10
+    result = run_simulations(Scenario(environments=10_000, represented=10))
+    assert result.throttled > 0.2
+    assert result.not_served == 0
+    assert result.delay_p99 < 10
 
 
 # --- what is known of policies
@@ -78,21 +89,23 @@ def test_ten_thousand_at_once_are_served_despite_throttling() -> None:
 
 @pytest.mark.parametrize("interval", [0.4, 1.0, 2.0])
 def test_a_fixed_interval_is_late_by_half_of_itself(interval: float) -> None:
-    run = simulate(replace(CALM, migration=10.0), FIXED.make(interval), seed=1)
+    run = simulate(replace(CALM, migration_seconds=10.0), fixed(interval), seed=1)
     assert run.committed is not None
-    delays = [start.served - run.committed for start in waiters(run) if start.served is not None]
+    delays = [
+        start.served - run.committed for start in find_waiters(run) if start.served is not None
+    ]
     assert sum(delays) / len(delays) == pytest.approx(interval / 2, rel=0.1)
     assert max(delays) <= interval + 0.05
 
 
 def test_a_fixed_interval_reads_once_for_each_interval_of_the_wait() -> None:
-    seen = figures(replace(CALM, migration=20.0), FIXED.make(0.5))
-    assert seen.calls_mean == pytest.approx(20 / 0.5 + 2.5, rel=0.03)
+    result = run_simulations(replace(CALM, migration_seconds=20.0), fixed(0.5))
+    assert result.calls_mean == pytest.approx(20 / 0.5 + 2.5, rel=0.03)
 
 
 def test_half_jitter_reads_less_often_than_full_jitter_for_the_same_delay() -> None:
-    full = figures(replace(CALM, migration=30.0), FULL.make(0.4))
-    half = figures(replace(CALM, migration=30.0), HALF.make(0.35))
+    full = run_simulations(replace(CALM, migration_seconds=30.0), growing(0.4, min_share=0.0))
+    half = run_simulations(replace(CALM, migration_seconds=30.0), growing(0.35, min_share=0.5))
     assert half.delay_median <= full.delay_median * 1.1
     assert half.calls_mean < full.calls_mean * 0.8
 
@@ -115,7 +128,7 @@ def test_one_environment_holds_the_lease_and_all_serve_after_the_commit() -> Non
 
 
 def test_late_start_reads_once_and_serves() -> None:
-    late = replace(CALM, replay=(0.0, 10.0, 11.0), migration=3.0)
+    late = replace(CALM, start_times=(0.0, 10.0, 11.0), migration_seconds=3.0)
     run = simulate(late, LIBRARY, seed=1)
     assert [start.calls for start in run.starts[1:]] == [1, 1]
     assert not any(start.waited for start in run.starts[1:])
@@ -123,8 +136,8 @@ def test_late_start_reads_once_and_serves() -> None:
 
 
 def test_waiter_uses_two_consistent_reads_and_cheap_polls() -> None:
-    run = simulate(replace(CALM, environments=2, start_spread=0.01), LIBRARY, seed=1)
-    (waiter,) = waiters(run)
+    run = simulate(replace(CALM, environments=2, start_spread_seconds=0.01), LIBRARY, seed=1)
+    (waiter,) = find_waiters(run)
     bids = len(run.acquired) - 1
     polls = waiter.calls - bids - 2
     assert polls > 4
@@ -133,7 +146,7 @@ def test_waiter_uses_two_consistent_reads_and_cheap_polls() -> None:
 
 @pytest.mark.parametrize("lease", [5.0, 20.0])
 def test_dead_holder_is_taken_over_after_lease_and_margin(lease: float) -> None:
-    dies = replace(CALM, lease=lease, migration=60.0, holder_dies_after=1.0)
+    dies = replace(CALM, lease_seconds=lease, migration_seconds=60.0, holder_dies_after_seconds=1.0)
     run = simulate(dies, LIBRARY, seed=1)
     first, second = run.acquired
     assert lease + CLOCK_SKEW_MS / 1000 < second - first < lease + CLOCK_SKEW_MS / 1000 + 0.5
@@ -142,12 +155,14 @@ def test_dead_holder_is_taken_over_after_lease_and_margin(lease: float) -> None:
 
 
 def test_live_holder_keeps_its_lease() -> None:
-    run = simulate(replace(CALM, environments=50, migration=600.0), LIBRARY, seed=1)
+    run = simulate(replace(CALM, environments=50, migration_seconds=600.0), LIBRARY, seed=1)
     assert len(run.acquired) == 1
 
 
 def test_dead_holder_is_noticed_with_wrong_clocks() -> None:
-    behind = replace(CALM, environments=50, holder_dies_after=1.0, skew=3_600.0)
+    behind = replace(
+        CALM, environments=50, holder_dies_after_seconds=1.0, clock_error_seconds=3_600.0
+    )
     run = simulate(behind, LIBRARY, seed=3)
     assert run.committed is not None
     unserved = [start for start in run.starts if start.served is None]
@@ -155,10 +170,12 @@ def test_dead_holder_is_noticed_with_wrong_clocks() -> None:
 
 
 def test_waiting_ends_at_its_limit() -> None:
-    run = simulate(replace(CALM, environments=50, migration=60.0, wait=25.0), LIBRARY, seed=1)
+    run = simulate(
+        replace(CALM, environments=50, migration_seconds=60.0, wait_seconds=25.0), LIBRARY, seed=1
+    )
     served = [start for start in run.starts if start.served is not None]
     assert [start.held for start in served] == [True]
-    assert figures_of([run]).not_served == 49
+    assert summarize([run]).not_served == 49
 
 
 def test_the_partition_serves_no_more_than_its_limit() -> None:
@@ -170,17 +187,17 @@ def test_the_partition_serves_no_more_than_its_limit() -> None:
 
 
 def test_stale_reads_delay_and_mislead_but_never_serve_too_early() -> None:
-    run = simulate(replace(CALM, stale_mean=0.5), LIBRARY, seed=1)
+    run = simulate(replace(CALM, stale_seconds=0.5), LIBRARY, seed=1)
     assert run.committed is not None
-    waited = waiters(run)
+    waited = find_waiters(run)
     assert min(start.served or 0.0 for start in waited) >= run.committed
-    assert figures_of([run]).delay_median > figures(CALM).delay_median
+    assert summarize([run]).delay_median > run_simulations(CALM).delay_median
 
 
-def test_scaled_simulation_gives_the_same_figures() -> None:
-    every = Scenario(environments=2_000, migration=1.0, partition_read_units=1_500.0)
-    whole = figures(every)
-    tenth = figures(replace(every, environments_represented=10), rounds=4)
+def test_scaled_simulation_gives_the_same_run_simulations() -> None:
+    every = Scenario(environments=2_000, migration_seconds=1.0, partition_read_units=1_500.0)
+    whole = run_simulations(every)
+    tenth = run_simulations(replace(every, represented=10), repetitions=4)
     assert tenth.calls_mean == pytest.approx(whole.calls_mean, rel=0.1)
     assert tenth.delay_median == pytest.approx(whole.delay_median, rel=0.15)
     assert tenth.peak_units == pytest.approx(whole.peak_units, rel=0.15)
@@ -191,13 +208,17 @@ def test_scaled_simulation_gives_the_same_figures() -> None:
 
 
 def test_lambdas_ramp_is_a_thousand_at_once_and_then_a_hundred_a_second() -> None:
-    at = arrivals(Scenario(environments=3_000, arrival=RAMP, start_spread=0.0), Random(1))
+    at = make_start_times(
+        Scenario(environments=3_000, arrival=RAMP, start_spread_seconds=0.0), Random(1)
+    )
     assert sum(moment == 0 for moment in at) == RAMP_BURST + 1
     assert at[-1] == pytest.approx((3_000 - RAMP_BURST) / RAMP_RATE, abs=0.02)
 
 
 def test_all_at_once_differ_by_their_process_start_alone() -> None:
-    at = arrivals(Scenario(environments=500, arrival=AT_ONCE, start_spread=0.3), Random(1))
+    at = make_start_times(
+        Scenario(environments=500, arrival=ALL_AT_ONCE, start_spread_seconds=0.3), Random(1)
+    )
     assert 0 <= at[0] <= at[-1] < 0.3
 
 
@@ -215,4 +236,4 @@ def test_dollars_are_units_times_their_price() -> None:
     run = simulate(CALM, LIBRARY, seed=1)
     reads, writes = run.partition.read_units, run.partition.write_units
     expected = reads * 0.125e-6 + writes * 0.625e-6
-    assert figures_of([run]).dollars == pytest.approx(expected)
+    assert summarize([run]).dollars == pytest.approx(expected)

@@ -18,7 +18,7 @@ from load.emulators.cloudwatch import (
     Metric,
     Query,
     State,
-    judge,
+    evaluate_alarm,
     read_alarms,
 )
 
@@ -30,13 +30,13 @@ FAILED = Metric.of("Orders", "MigrationFailed", service="orders", target="orders
 ALARM = Alarm(
     name="FailedAlarm",
     queries={"m1": Query("m1", FAILED, "Sum")},
-    watched="m1",
+    result_query="m1",
     period=60,
     evaluation_periods=1,
     datapoints_to_alarm=1,
     comparison="GreaterThanOrEqualToThreshold",
     threshold=1.0,
-    missing="notBreaching",
+    treat_missing_data="notBreaching",
 )
 
 OK, BAD, NO_DATA = State.OK, State.ALARM, State.INSUFFICIENT_DATA
@@ -154,7 +154,7 @@ def test_three_of_three_datapoints_as_the_manual_has_them(
 ) -> None:
     alarm = replace(ALARM, evaluation_periods=3, datapoints_to_alarm=3)
     judged = [
-        judge(replace(alarm, missing=how), points(datapoints), before=KEPT)
+        evaluate_alarm(replace(alarm, treat_missing_data=how), points(datapoints), before=KEPT)
         for how in ("missing", "ignore", "breaching", "notBreaching")
     ]
     assert judged == [missing, ignore, breaching, not_breaching]
@@ -175,7 +175,7 @@ def test_two_of_three_datapoints_as_the_manual_has_them(
 ) -> None:
     alarm = replace(ALARM, evaluation_periods=3, datapoints_to_alarm=2)
     judged = [
-        judge(replace(alarm, missing=how), points(datapoints), before=KEPT)
+        evaluate_alarm(replace(alarm, treat_missing_data=how), points(datapoints), before=KEPT)
         for how in ("missing", "ignore", "breaching", "notBreaching")
     ]
     assert judged == [missing, ignore, breaching, not_breaching]
@@ -221,7 +221,7 @@ def test_alarm_on_filled_data_ends() -> None:
         for name, metric in {"r": "ReadThrottleEvents", "w": "WriteThrottleEvents"}.items()
     }
     queries["all"] = Query("all", expression="FILL(r, 0) + FILL(w, 0)")
-    alarm = replace(ALARM, queries=queries, watched="all")
+    alarm = replace(ALARM, queries=queries, result_query="all")
     assert cloudwatch.has_reached(alarm)
     assert cloudwatch.is_over(alarm)
 
@@ -231,11 +231,9 @@ def test_alarm_on_filled_data_ends() -> None:
     [
         ("m1 * 2 - 1", 5.0),
         ("m1 / m2", None),
-        ("m1 / 0 > 1", 0.0),
-        ("SUM([m1, m2])", 3.0),
-        ("MAX(METRICS())", 3.0),
-        ("SUM(FILL(METRICS(), 1))", 4.0),
-        ("IF(m1 >= 3, 1, 0)", 1.0),
+        ("m2 + m1", None),
+        ("FILL(m2, 1) + m1 / 2", 2.5),
+        ("FILL(m1, 1)", 3.0),
     ],
 )
 def test_metric_math_applies_where_there_are_datapoints(
@@ -251,7 +249,9 @@ def test_metric_math_applies_where_there_are_datapoints(
     assert cloudwatch.series(queries, "e", [(NOON, NOON + 60)]) == [value]
 
 
-@pytest.mark.parametrize("expression", ["SEARCH('x', 'Sum')", "m1 +", "nobody", "__import__('os')"])
+@pytest.mark.parametrize(
+    "expression", ["SEARCH('x', 'Sum')", "m1 +", "m9", "m1 > 2", "IF(m1, 1, 0)", "__import__('os')"]
+)
 def test_unsupported_metric_math_is_an_error(expression: str) -> None:
     queries = {"m1": Query("m1", FAILED, "Sum"), "e": Query("e", expression=expression)}
     with pytest.raises(ConfigurationError):
@@ -264,23 +264,21 @@ TEMPLATE = """
 Parameters:
   Stage: {Type: String, Default: dev}
   Threshold: {Type: Number}
+  Number: {Type: Number, Default: 0}
 Conditions:
   IsProduction: !Equals [!Ref Stage, production]
   IsNot: !Not [!Condition IsProduction]
-Mappings:
-  Patience: {dev: {seconds: 60}, production: {seconds: 300}}
 Resources:
   LeaseTable: {Type: "AWS::DynamoDB::Table"}
   SlowAlarm:
     Type: AWS::CloudWatch::Alarm
     Properties:
-      AlarmDescription: !Join [" ", [slow, !Sub "in ${Stage}, see ${!Runbook}"]]
       AlarmActions: [!Ref Topic, !GetAtt Topic.TopicName]
-      Namespace: Orders
+      Namespace: !Join ["", [Ord, ers]]
       MetricName: ColdStartCheckTime
       Dimensions: [{Name: target, Value: !Sub ["${t}-db", {t: orders}]}]
       ExtendedStatistic: p99
-      Period: !FindInMap [Patience, !Ref Stage, seconds]
+      Period: !Select [!Ref Number, [60, 300]]
       EvaluationPeriods: 3
       DatapointsToAlarm: 2
       Threshold: !Ref Threshold
@@ -321,26 +319,27 @@ def test_alarm_is_read_as_it_would_be_deployed(template: Path) -> None:
     assert alarms["SlowAlarm"] == Alarm(
         name="SlowAlarm",
         queries={"m1": Query("m1", slow, "p99")},
-        watched="m1",
+        result_query="m1",
         period=60,
         evaluation_periods=3,
         datapoints_to_alarm=2,
         comparison="GreaterThanThreshold",
         threshold=2500.0,
-        missing="notBreaching",
-        description="slow in dev, see ${Runbook}",
-        actions=("Topic", "Topic.TopicName"),
+        treat_missing_data="notBreaching",
     )
     throttled = alarms["TableThrottledAlarm"]
-    assert (throttled.watched, throttled.datapoints_to_alarm) == ("all", 1)
+    assert (throttled.result_query, throttled.datapoints_to_alarm) == ("all", 1)
     metric = throttled.queries["r"].metric
     assert metric == Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases")
 
 
 def test_parameters_and_conditions_decide(template: Path) -> None:
-    alarms = read_alarms(template, {"Threshold": "1", "Stage": "production"})
+    alarms = read_alarms(template, {"Threshold": "1", "Stage": "production", "Number": "1"})
     assert set(alarms) == {"SlowAlarm"}
-    assert (alarms["SlowAlarm"].period, alarms["SlowAlarm"].missing) == (300, "breaching")
+    assert (alarms["SlowAlarm"].period, alarms["SlowAlarm"].treat_missing_data) == (
+        300,
+        "breaching",
+    )
 
 
 def test_parameter_without_a_value_is_an_error(template: Path) -> None:
@@ -363,8 +362,7 @@ def test_parameter_without_a_value_is_an_error(template: Path) -> None:
             "Fn::ImportValue is not supported",
         ),
         (TEMPLATE.replace("GreaterThanThreshold", "LessThanLowerThreshold"), "not supported"),
-        (TEMPLATE.replace("dev: {seconds: 60}, ", ""), r"there is no Mappings\.Patience\.dev"),
-        (TEMPLATE.replace("IsNot: !Not", "Else: !Not"), r"there is no Conditions\.IsNot"),
+        (TEMPLATE.replace("IsNot: !Not", "Else: !Not"), "there is no condition IsNot"),
         (TEMPLATE.replace("ReturnData: false", "Label: reads"), "here: all, r, over 60 s"),
     ],
 )

@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from load.simulation.model import ColdStart, Deployment
+from load.simulation.model import Deployment, SimulatedStart
 
 __all__ = [
     "READ_DOLLARS",
     "WRITE_DOLLARS",
-    "Figures",
-    "delay_of",
-    "figures_of",
+    "SimulationResult",
+    "find_waiters",
     "quantile",
-    "waiters",
+    "summarize",
 ]
 
 READ_DOLLARS = 0.125e-6
@@ -27,12 +26,12 @@ WRITE_DOLLARS = 0.625e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class SimulationResult:
     """What is compared. NaN where no environment waited."""
 
     waiting: int  # environments that waited for another one's migrations, and served
     not_served: int  # those that gave up
-    holders: float  # how often the lease was acquired
+    mean_acquisitions: float  # how often the lease was acquired
     delay_median: float  # from the last commit to serving, of those that waited; seconds
     delay_p99: float  # the same, 99 in 100
     calls_median: float  # their DynamoDB calls, the first read and a lost bid included
@@ -43,7 +42,7 @@ class Figures:
     dollars: float  # of DynamoDB, for all environments
 
 
-def waiters(run: Deployment) -> list[ColdStart]:
+def find_waiters(run: Deployment) -> list[SimulatedStart]:
     """Those that came before the last commit, waited for it, and served, as in a storm."""
     committed = math.inf if run.committed is None else run.committed
     return [
@@ -54,38 +53,29 @@ def waiters(run: Deployment) -> list[ColdStart]:
     ]
 
 
-def delay_of(run: Deployment, start: ColdStart) -> float:
-    """From the last commit to serving."""
-    if run.committed is None or start.served is None:
-        return math.nan
-    return start.served - run.committed
-
-
-def figures_of(runs: Sequence[Deployment]) -> Figures:
-    """Several runs of one scenario, taken together; costs are those of one run."""
-    seen = [(run, start) for run in runs for start in waiters(run)]
-    delays = sorted(delay_of(run, start) for run, start in seen)
+def summarize(runs: Sequence[Deployment]) -> SimulationResult:
+    """The result of several runs of one scenario; costs are those of one run."""
+    seen = [(run, start) for run in runs for start in find_waiters(run)]
+    delays = sorted((start.served or 0.0) - (run.committed or 0.0) for run, start in seen)
     calls = sorted(float(start.calls) for _, start in seen)
-    environments_represented, count = runs[0].scenario.environments_represented, len(runs)
+    represented, count = runs[0].scenario.represented, len(runs)
     read_units = sum(run.partition.read_units for run in runs)
     write_units = sum(run.partition.write_units for run in runs)
     unserved = sum(start.served is None for run in runs for start in run.starts)
-    return Figures(
-        waiting=round(len(seen) * environments_represented / count),
-        not_served=round(unserved * environments_represented / count),
-        holders=sum(len(run.acquired) for run in runs) / count,
+    return SimulationResult(
+        waiting=round(len(seen) * represented / count),
+        not_served=round(unserved * represented / count),
+        mean_acquisitions=sum(len(run.acquired) for run in runs) / count,
         delay_median=quantile(delays, 0.5),
         delay_p99=quantile(delays, 0.99),
         calls_median=quantile(calls, 0.5),
         calls_mean=sum(calls) / len(calls) if calls else math.nan,
         read_units=read_units / sum(len(run.starts) for run in runs),
         peak_units=max(max(run.partition.requested_units_in.values()) for run in runs)
-        * environments_represented,
+        * represented,
         throttled=sum(run.partition.throttled for run in runs)
         / sum(run.partition.requests for run in runs),
-        dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS)
-        * environments_represented
-        / count,
+        dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS) * represented / count,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.evidence import FinalState
 
-__all__ = ["SECRETS", "TABLE", "Inspector", "find_secrets"]
+__all__ = ["SECRETS", "TABLE", "StateReader", "find_secrets"]
 
 TABLE = "lambda-migrate"
 
@@ -35,7 +35,7 @@ _RUNS = """
     FROM runs ORDER BY pg_xact_commit_timestamp(xmin), id"""
 
 
-class Inspector:
+class StateReader:
     """One round's database and item.
 
     Args:
@@ -47,12 +47,12 @@ class Inspector:
     def __init__(self, server: LocalPostgreSQL, client: Any, name: str) -> None:
         self._server = server
         self._client = client
-        self._name = name
+        self.name = name
         self._key = {"TableName": TABLE, "Key": {"target": {"S": name}}}
 
     def query(self, sql: str) -> list[list[Any]]:
         """Rows of one statement in the round's database."""
-        return self._server.execute(sql, database=self._name)
+        return self._server.execute(sql, database=self.name)
 
     def connections(self) -> list[str]:
         """Open connections of lambda-migrate."""
@@ -67,7 +67,7 @@ class Inspector:
         """Delete the target's item."""
         self._client.delete_item(**self._key)
 
-    def end_pause(self) -> None:
+    def clear_failure_pause(self) -> None:
         """End the pause after a failure, as if its time had passed."""
         with contextlib.suppress(self._client.exceptions.ClientError):  # there is no failure
             self._client.update_item(
