@@ -148,7 +148,7 @@ def test_statements_in_full_keep_their_indentation_and_are_wrapped_between_words
         "sql": [sql],
     }
     document = {**LOCATION, "divergences": [], "in_doubt": [], "pending": [step], "can_go_on": True}
-    lines = render_lines(render_plan(document, width=40, show_all=False), width=40)
+    lines = render_lines(render_plan(document, width=36, show_all=False), width=36)
     first = lines.index("    CREATE TABLE orders (")
     assert lines[first : first + 5] == [
         "    CREATE TABLE orders (",
