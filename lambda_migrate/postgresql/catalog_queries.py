@@ -39,7 +39,13 @@ def find_relation_with_index_name(index: str, *, table: str) -> str:
 
 
 def compare_index(
-    object_id: int, *, table: str, unique: bool, definition: str, timeouts: ServerTimeouts
+    object_id: int,
+    *,
+    table: str,
+    unique: bool,
+    definition: str,
+    timeouts: ServerTimeouts,
+    search_path: str = "",
 ) -> str:
     """Whether an index matches ``definition``; the last row holds the result.
 
@@ -52,11 +58,12 @@ def compare_index(
         unique: Whether the statement says UNIQUE.
         definition: The part of the statement that follows the table's name.
         timeouts: For the transaction.
+        search_path: A statement that sets the script's search path.
     """
     copy = "pg_temp.lambda_migrate_like"
     asked = f"SELECT indexrelid FROM pg_catalog.pg_index WHERE indrelid {EQUALS} {_oid_of(copy)}"
     return f"""
-        {BEGIN}; {timeouts.set_local()}
+        {BEGIN}; {timeouts.set_local()} {search_path}
         CREATE TEMPORARY TABLE lambda_migrate_like (LIKE {table});
         CREATE {"UNIQUE " if unique else ""}INDEX ON {copy} {definition}
         ; SELECT {_index_definition(str(object_id))} {EQUALS} {_index_definition(f"({asked})")};

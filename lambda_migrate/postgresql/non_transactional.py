@@ -35,7 +35,7 @@ from lambda_migrate.migrations.history import RowState
 from lambda_migrate.migrations.migration import Script
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import can_run_in_transaction, is_session_setting
-from lambda_migrate.migrations.sql.tokens import split_statements
+from lambda_migrate.migrations.sql.tokens import TokenCursor, split_statements
 from lambda_migrate.postgresql import catalog_queries
 from lambda_migrate.postgresql.catalog_state import (
     DUPLICATE_OBJECT,
@@ -240,6 +240,21 @@ def _split_steps(script: Script) -> list[_Step]:
     return steps
 
 
+def _make_local_search_path(settings: tuple[str, ...]) -> str:
+    """The search path that the settings leave, for one of the library's transactions."""
+    for setting in reversed(settings):
+        cursor = TokenCursor(setting)
+        if cursor.accept("RESET") and cursor.accept_any("SEARCH_PATH", "ALL"):
+            return ""
+        if not cursor.accept("SET", "SESSION"):
+            cursor.accept("SET")
+        if cursor.accept_any("SEARCH_PATH", "SCHEMA"):
+            if not cursor.accept("TO"):
+                cursor.accept_symbol("=")
+            return f"SET LOCAL search_path TO {cursor.rest}; "
+    return ""
+
+
 class _StepsRunner:
     """Runs a script of several statements from any of them on."""
 
@@ -421,6 +436,7 @@ class _NonTransactionalStatement:
         self._connection = connection
         self._script = script
         self._settings = settings
+        self._search_path = _make_local_search_path(settings)
         self._place = place
         self._name = name
         self._path = path
@@ -655,6 +671,7 @@ class _NonTransactionalStatement:
             unique=info.unique,
             definition=info.definition,
             timeouts=self._connection.timeouts(self._clean_up_deadline),
+            search_path=self._search_path,
         )
         deadline = self._clean_up_deadline
         try:
@@ -665,7 +682,10 @@ class _NonTransactionalStatement:
             return None
 
     def _read(self, query: str) -> list[list[Any]]:
-        return self._run_bookkeeping(lambda: self._connection.read(query, self._clean_up_deadline))
+        under_path = self._search_path + query
+        return self._run_bookkeeping(
+            lambda: self._connection.read(under_path, self._clean_up_deadline)
+        )
 
     def _run_bookkeeping(self, operation: Callable[[], _T]) -> _T:
         try:

@@ -141,60 +141,40 @@ def _check_script(script: Script) -> Iterator[tuple[int | str, str]]:
         return  # what follows is split at the wrong places
     for statement in statements:
         line = script.line + statement.line - 1
-        yield from ((line, fault) for fault in _check_statement(statement))
+        yield from (
+            (line, fault)
+            for fault in _check_statement(statement, transactional=script.transactional)
+        )
         if fault := _check_transaction_mode(statement):
             yield line, fault
         if script.transactional and (command := _find_non_transactional(statement)):
             yield line, _non_transactional_fault(command, is_only_statement=len(statements) == 1)
         if _has_copy_data(script.sql, statement):
             return  # the rest is data, not SQL
-    if not script.transactional:
-        yield from _check_search_path(script, statements)
     if not script.transactional and not statements:
         yield script.line, "this transaction:false script contains no statement; write one"
 
 
-def _check_search_path(script: Script, statements: list[Statement]) -> Iterator[tuple[int, str]]:
-    """After a crash an object is looked up outside the script, where its SET does not apply."""
-    has_search_path = False
-    for statement in statements:
-        if statement.keywords[:1] == ("SET",) and "SEARCH_PATH" in statement.keywords[:3]:
-            has_search_path = True
-        info = classify(statement)
-        names = [*info.names, *([info.table] if info.table else [])]
-        if (
-            has_search_path
-            and info.kind in _FOUND_BY_NAME
-            and info.object_type not in ("SCHEMA", "DATABASE", "SYSTEM")
-            and any(name.schema is None for name in names)
-            and not can_run_in_transaction(statement)
-        ):
-            yield (
-                script.line + statement.line - 1,
-                f"{names[-1]} is looked up without this script's search_path after a crash; write "
-                "it with its schema",
-            )
-
-
-_FOUND_BY_NAME = (
-    *("create-index", "drop-index", "reindex", "add-enum-value"),
-    *("attach-partition", "detach-partition"),
-)
-
-
-def _check_statement(statement: Statement) -> Iterator[str]:
+def _check_statement(statement: Statement, *, transactional: bool) -> Iterator[str]:
     first = "\\" if statement.text.startswith("\\") else "".join(statement.keywords[:1])
     rule = _RULES.get(first)
     fault = rule(TokenCursor(statement.text)) if rule else ""
+    if rule is _check_transaction_control and fault and not transactional:
+        fault = (
+            f"{_find_transaction_control(TokenCursor(statement.text))} has no place here: each "
+            "statement of a transaction:false script is committed for itself; remove it"
+        )
     if fault:
         yield fault
 
 
 def _non_transactional_fault(command: str, *, is_only_statement: bool) -> str:
-    move = "" if is_only_statement else "move it into a file of its own and "
+    mark = "write `transaction:false` at the end of its marker"
+    if is_only_statement:
+        return f"{command} cannot run inside a transaction; {mark}"
     return (
-        f"{command} cannot run inside a transaction; {move}write `transaction:false` at the end of "
-        "its marker"
+        f"{command} cannot run inside a transaction; move it into a file of its own and {mark}, or "
+        "write it on this one: each statement is then committed for itself"
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations import Migration
 from lambda_migrate.migrations.digest import compute_checksum
+from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 
 from .bench import Bench, migration, soon
 from .killed import Kill, make_operations
@@ -93,6 +96,38 @@ def test_settings_apply_to_the_statements_below_them(bench: Bench) -> None:
     assert bench.column(owners)[0] == bench.column(owners)[2] != "owner_of_app"
     assert bench.is_valid("app.i")
     bench.execute("DROP OWNED BY owner_of_app; DROP ROLE owner_of_app")
+
+
+@pytest.mark.parametrize("point", ["before", "after"])
+@pytest.mark.parametrize("path", ["SET search_path TO app", 'SET SESSION search_path = "app", x'])
+def test_an_index_is_found_again_by_the_search_path_of_its_script(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, path: str, point: str
+) -> None:
+    bench.execute("CREATE SCHEMA app; CREATE TABLE app.a (x int); CREATE TABLE a (y int)")
+    one = several(
+        f"{path};\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON a (x)",
+        f"{path};\nDROP INDEX CONCURRENTLY i;",
+    )
+    real = _NonTransactionalStatement.run
+
+    def run_and_die(self: _NonTransactionalStatement, **arguments: Any) -> None:
+        if point == "after":
+            real(self, **arguments)
+        raise KeyboardInterrupt
+
+    def interrupt(command: Callable[[], object]) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(_NonTransactionalStatement, "run", run_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                command()
+
+    operations = make_operations(bench, one)
+    interrupt(lambda: operations.up(soon()))
+    make_operations(bench, one).up(soon())
+    assert (bench.is_valid("app.i"), bench.states()) == (True, {1: "applied"})
+    interrupt(lambda: operations.down(soon(), to=0))
+    make_operations(bench, one).down(soon(), to=0)
+    assert (bench.has("app.i"), bench.states()) == (False, {})
 
 
 FAILING = "UPDATE counter SET n = n + 1;\nCREATE INDEX CONCURRENTLY i ON orders (id);\n  {};\n"
