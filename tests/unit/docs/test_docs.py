@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lambda_migrate import __version__
 from tests.unit.docs.settings_table import make_table, table_on_page
 
 ROOT = Path(__file__).parents[3]
@@ -22,3 +23,10 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if not link.startswith("http"):
             assert (page.parent / link).exists(), link
+
+
+def test_the_build_reads_the_version() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    [pattern] = re.findall(r"^pattern = '(.*)'$", project, re.M)
+    versions = re.findall(pattern, (ROOT / "lambda_migrate/_version.py").read_text())
+    assert versions == [__version__]
