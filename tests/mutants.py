@@ -90,6 +90,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "managed instances": ("tests/integration/flow/test_managed_instances.py",),
     "baseline": ("tests/unit/migrations/test_baseline.py",),
     "repeatables": ("tests/contract/test_repeatables.py",),
+    "hooks of migrations": (f"{_POSTGRESQL}/test_hooks.py", *_NEWEST),
     "other tools": (f"{_POSTGRESQL}/test_other_tools.py", *_NEWEST),
     "wiring": ("tests/unit/entrypoints/test_wiring.py",),
     "hooks": ("tests/unit/deploy", "-k", "deliver or resource or codedeploy"),
@@ -558,8 +559,8 @@ MUTANTS = (
     Mutant(
         "a migration's isolation level is ignored",
         "lambda_migrate/postgresql/transactional.py",
-        "isolation = self._script.isolation",
-        'isolation = ""',
+        "isolation=self._script.isolation",
+        'isolation=""',
         ("transactional",),
     ),
     Mutant(
@@ -603,6 +604,21 @@ MUTANTS = (
         "self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline, file=file)",
         "pass",
         ("engine", "protocol, real"),
+    ),
+    # --- hooks (I1)
+    Mutant(
+        "a hook begins as the role that the migration set",
+        "lambda_migrate/postgresql/combined_script.py",
+        "RESET ROLE;",
+        "RESET IntervalStyle;",
+        ("hooks of migrations",),
+    ),
+    Mutant(
+        "an error in a hook is looked for in the migration",
+        "lambda_migrate/postgresql/combined_script.py",
+        "left -= count + _SEPARATOR_STATEMENTS",
+        "left -= count",
+        ("hooks of migrations",),
     ),
     # --- repeatable migrations (I7)
     Mutant(

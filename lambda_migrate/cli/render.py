@@ -415,8 +415,10 @@ def _describe_script(step: Mapping[str, Any]) -> str:
     isolation = step.get("isolation", "read-committed")
     if isolation != "read-committed":
         where += f" ({isolation.replace('-', ' ')})"
-    down = "" if step["has_down_script"] else ", no down script"
-    return f"{format_count(step['statements'], 'statement')} {where}{down}"
+    is_repeatable = step["name"].startswith("R__")
+    down = "" if step["has_down_script"] or is_repeatable else ", no down script"
+    hooks = f", with {', '.join(step['hooks'])}" if step.get("hooks") else ""
+    return f"{format_count(step['statements'], 'statement')} {where}{down}{hooks}"
 
 
 # --- verify

@@ -233,6 +233,7 @@ def _build_migration(migration: PlannedMigration) -> dict[str, Any]:
         "transactional": migration.transactional,
         "isolation": migration.isolation,
         "has_down_script": migration.has_down_script,
+        "hooks": list(migration.hooks),
         "statements": len(migration.statements),
         "first_statements": list(migration.statements[:MAX_STATEMENTS_SHOWN]),
         "faults": list(migration.faults),

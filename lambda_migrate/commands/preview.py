@@ -31,6 +31,7 @@ class PlannedMigration:
         transactional: Whether it runs in a transaction.
         isolation: The isolation level of that transaction, as the marker writes it.
         has_down_script: Whether it could be rolled back.
+        hooks: Names of the hooks that run in its transaction.
         statements: Each on one line, redacted and truncated.
         sql: Each in full as it is in the file, redacted.
         faults: Why it cannot run; empty if it can.
@@ -42,6 +43,7 @@ class PlannedMigration:
     path: str
     transactional: bool
     has_down_script: bool
+    hooks: tuple[str, ...]
     statements: tuple[str, ...]
     sql: tuple[str, ...]
     faults: tuple[str, ...]
@@ -94,6 +96,7 @@ def _build_planned_migration(migration: Migration) -> PlannedMigration:
         transactional=migration.up.transactional,
         isolation=migration.up.isolation or "read-committed",
         has_down_script=migration.down is not None,
+        hooks=tuple(hook.name for hook in (*migration.before, *migration.after)),
         statements=tuple(map(_join_lines, sql)),
         sql=sql,
         faults=tuple(check_migration(migration)),

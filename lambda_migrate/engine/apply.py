@@ -294,6 +294,7 @@ def require_valid_scripts(plan: Plan) -> None:
 
         faults = [fault for migration in plan.pending for fault in check_migration(migration)]
         if faults:
+            faults = list(dict.fromkeys(faults))  # several migrations have the same hooks
             raise ManifestError(faults, heading="pending migrations cannot be applied:")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMPTY_DIGEST",
+    "HOOK_NAMES",
     "MAX_BYTES",
     "add_repeatables",
     "chain_digest",
@@ -24,6 +25,7 @@ __all__ = [
     "compute_checksum",
     "find_version",
     "format_components",
+    "is_hook_name",
     "is_migration_name",
     "is_repeatable_name",
     "normalise_text",
@@ -183,6 +185,15 @@ class _NeedsFullRead(ValueError):
     """The directory needs `source.read_manifest`."""
 
 
+HOOK_NAMES = ("beforeMigrate", "afterEachMigrate", "afterMigrate")
+"""Files that are not migrations, and not part of the digest; see `Hook`."""
+
+
+def is_hook_name(filename: str) -> bool:
+    """Whether the file is a hook."""
+    return filename.removesuffix(".sql") in HOOK_NAMES
+
+
 def is_repeatable_name(filename: str) -> bool:
     """Whether the file is a repeatable migration."""
     return filename.startswith("R__")
@@ -206,7 +217,7 @@ def _read_checksums(
     versioned: list[tuple[tuple[int, ...], str]] = []
     repeatables: list[tuple[str, str]] = []
     for entry in entries:
-        if not is_migration_name(entry.name):
+        if not is_migration_name(entry.name) or is_hook_name(entry.name):
             continue
         name = entry.name if _SIMPLE_CHARACTERS.issuperset(entry.name) else ""
         is_repeatable = is_repeatable_name(name) and name.endswith(".sql") and name != "R__.sql"

@@ -17,7 +17,7 @@ from lambda_migrate.migrations.version import RepeatableVersion
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lambda_migrate.migrations.migration import Migration
+    from lambda_migrate.migrations.migration import Hook, Migration
     from lambda_migrate.migrations.version import Version
 
 __all__ = ["Manifest"]
@@ -33,9 +33,12 @@ class Manifest:
         migrations: The versioned migrations; iterating over the manifest and its length are theirs.
         repeatables: The repeatable migrations, in the order of their names.
         repeatables_checksum: One checksum of all repeatable migrations; "" if there are none.
+        hooks: Name -> hook.
 
     Args:
         migrations: In any order.
+        hooks: Each with its own name. They are not part of the digest: the schema that code needs
+            does not depend on them.
 
     Raises:
         ManifestError: Two migrations have the same version.
@@ -45,12 +48,14 @@ class Manifest:
         "_by_version",
         "_digest_at",
         "digests",
+        "hooks",
         "migrations",
         "repeatables",
         "repeatables_checksum",
     )
 
-    def __init__(self, migrations: Iterable[Migration] = ()) -> None:
+    def __init__(self, migrations: Iterable[Migration] = (), hooks: Iterable[Hook] = ()) -> None:
+        self.hooks = {hook.name: hook for hook in hooks}
         found = sorted(migrations, key=lambda m: m.version)
         self._by_version = {migration.version: migration for migration in found}
         if len(self._by_version) != len(found):
@@ -100,7 +105,8 @@ class Manifest:
         """
         if version >= self.version:
             return self
-        return Manifest(m for m in self.migrations if m.version <= version)
+        earlier = (m for m in self.migrations if m.version <= version)
+        return Manifest(earlier, self.hooks.values())
 
     def __len__(self) -> int:
         return len(self.migrations)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lambda_migrate.migrations.version import Version
 
-__all__ = ["Migration", "Script"]
+__all__ = ["Hook", "Migration", "Script"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,21 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A script that runs in a migration's transaction, before or after its own.
+
+    Attributes:
+        name: ``beforeMigrate``, ``afterEachMigrate`` or ``afterMigrate``.
+        script: What runs.
+        path: Where the file was read, for messages.
+    """
+
+    name: str
+    script: Script
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Migration:
     """One versioned change.
 
@@ -43,6 +58,8 @@ class Migration:
         down: The script that rolls it back, or None.
         checksum: SHA-256 of the normalised file, hexadecimal.
         path: Where the file was read, for messages.
+        before: Hooks that run in its transaction before it; a plan fills them in.
+        after: Hooks that run in its transaction after it.
     """
 
     version: Version
@@ -51,3 +68,5 @@ class Migration:
     down: Script | None
     checksum: str
     path: str = field(default="", compare=False)
+    before: tuple[Hook, ...] = field(default=(), compare=False)
+    after: tuple[Hook, ...] = field(default=(), compare=False)

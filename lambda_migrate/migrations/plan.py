@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.migrations.history import RowState, is_versioned
 from lambda_migrate.migrations.repeatable import plan_repeatables
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.manifest import Manifest
-    from lambda_migrate.migrations.migration import Migration
+    from lambda_migrate.migrations.migration import Hook, Migration
     from lambda_migrate.migrations.version import Version
 
 __all__ = ["Divergence", "Plan", "make_plan"]
@@ -116,12 +116,35 @@ def make_plan(
         ]
     repeatables = plan_repeatables(manifest, history, is_older_code=bool(ahead))
     return Plan(
-        pending=pending + repeatables.pending,
+        pending=_add_hooks(pending + repeatables.pending, manifest.hooks),
         applied=(*applied, *repeatables.applied),
         ahead=(*sorted(ahead, key=lambda row: row.version), *repeatables.ahead),
         in_doubt=in_doubt,
         divergences=tuple(sorted(divergences, key=lambda d: d.version)),
     )
+
+
+def _add_hooks(pending: tuple[Migration, ...], hooks: Mapping[str, Hook]) -> tuple[Migration, ...]:
+    """Give each hook to the migrations in whose transactions it runs.
+
+    A migration outside a transaction has none, so that the first and the last transactional ones
+    count.
+    """
+    transactional = [each for each in pending if each.up.transactional]
+    if not (hooks and transactional):
+        return pending
+    first, last = transactional[0], transactional[-1]
+
+    def add(migration: Migration) -> Migration:
+        before = ["beforeMigrate"] * (migration is first)
+        after = ["afterEachMigrate"] + ["afterMigrate"] * (migration is last)
+        return replace(
+            migration,
+            before=tuple(hooks[name] for name in before if name in hooks),
+            after=tuple(hooks[name] for name in after if name in hooks),
+        )
+
+    return tuple(add(each) if each.up.transactional else each for each in pending)
 
 
 def _edited_divergence(row: HistoryRow, migration: Migration) -> Divergence:

@@ -28,12 +28,13 @@ from lambda_migrate.migrations.digest import (
     MAX_BYTES,
     compute_checksum,
     find_version,
+    is_hook_name,
     is_migration_name,
     is_repeatable_name,
     normalise_text,
 )
 from lambda_migrate.migrations.manifest import Manifest
-from lambda_migrate.migrations.migration import Migration, Script
+from lambda_migrate.migrations.migration import Hook, Migration, Script
 from lambda_migrate.migrations.version import parse_version, parse_version_or_name
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def parse_migration(content: bytes, *, filename: str, path: str) -> Migration:
     """
     faults = [f"{path}: {fault}" for fault in _check_name(filename)]
     text = _decode(content, path=path, faults=faults)
-    parse = _parse_repeatable if is_repeatable_name(filename) else _parse_scripts
+    parse = _parse_plain if is_repeatable_name(filename) else _parse_scripts
     scripts = {} if text is None else parse(normalise_text(text), path=path, faults=faults)
     if faults or text is None:
         raise ManifestError(faults, heading=f"the migration {path} cannot be used:")
@@ -101,6 +102,15 @@ def parse_migration(content: bytes, *, filename: str, path: str) -> Migration:
         checksum=compute_checksum(text),
         path=path,
     )
+
+
+def _parse_hook(content: bytes, *, filename: str, path: str) -> Hook:
+    faults: list[str] = []
+    text = _decode(content, path=path, faults=faults)
+    scripts = {} if text is None else _parse_plain(normalise_text(text), path=path, faults=faults)
+    if faults:
+        raise ManifestError(faults, heading=f"the hook {path} cannot be used:")
+    return Hook(filename.removesuffix(".sql"), scripts["up"], path)
 
 
 def read_manifest(
@@ -141,6 +151,7 @@ def read_manifest(
 
 def _make_manifest(files: Iterable[_FoundFile], *, display_path: str, location: str) -> Manifest:
     migrations: list[Migration] = []
+    hooks: list[Hook] = []
     faults: list[str] = []
     names: list[str] = []
     for name, content in sorted(files, key=lambda each: each[0]):
@@ -150,13 +161,16 @@ def _make_manifest(files: Iterable[_FoundFile], *, display_path: str, location: 
             faults.append(f"{path}: {content}")
             continue
         try:
-            migrations.append(parse_migration(content, filename=name, path=path))
+            if is_hook_name(name):
+                hooks.append(_parse_hook(content, filename=name, path=path))
+            else:
+                migrations.append(parse_migration(content, filename=name, path=path))
         except ManifestError as error:
             faults += error.faults
     faults += _find_collisions(names, display_path=display_path)
     if faults:
         raise ManifestError(faults, heading=_make_heading(len(faults), location, names))
-    return Manifest(migrations)
+    return Manifest(migrations, hooks)
 
 
 def _make_heading(count: int, location: str, names: Iterable[str]) -> str:
@@ -286,20 +300,20 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
     return scripts
 
 
-def _parse_repeatable(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
-    """The script of a repeatable migration: the whole file, unless it has a marker."""
+def _parse_plain(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
+    """The script of a repeatable migration or a hook: the whole file, unless it has a marker."""
     if _MARKER_LIKE.search(text) is None:
         return {"up": Script(text)}
     scripts = _parse_scripts(text, path=path, faults=faults)
     if "down" in scripts:
         faults.append(
-            f"{path}:{scripts['down'].line - 1}: a repeatable migration has no down script; "
-            "remove it, or write a versioned migration"
+            f"{path}:{scripts['down'].line - 1}: only a versioned migration has a down script; "
+            "remove it"
         )
     if "up" in scripts and not scripts["up"].transactional:
         faults.append(
-            f"{path}:{scripts['up'].line - 1}: a repeatable migration runs in a transaction; "
-            "remove `transaction:false`, or write a versioned migration"
+            f"{path}:{scripts['up'].line - 1}: only a versioned migration can run outside a "
+            "transaction; remove `transaction:false`"
         )
     return scripts
 

@@ -23,8 +23,8 @@ from lambda_migrate.errors import (
     MigrationFailed,
     RepairRequired,
 )
-from lambda_migrate.migrations.sql.lint import remove_transaction_block
 from lambda_migrate.postgresql import dry_run_queries
+from lambda_migrate.postgresql.combined_script import CombinedScript
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.dry_run_effects import (
     LOCK_MODES,
@@ -287,13 +287,14 @@ class PostgreSQLDryRun(DatabaseSession):
     def _run_script(self, migration: Migration, deadline: Deadline) -> float:
         """Run the script and check deferred constraints; returns seconds."""
         connection, clock = self._connection, deadline.clock
+        script = CombinedScript.of_migration(migration)
         connection.run(
             dry_run_queries.begin_migration(self._server_timeouts(migration, deadline)), deadline
         )
         began = clock.monotonic()
         tags: tuple[str, ...] | None = None
         try:
-            connection.run(remove_transaction_block(migration.up.sql), deadline, keep_rows=0)
+            connection.run(script.sql, deadline, keep_rows=0)
             tags = connection.raw_connection.tags
             deferred = self._check_deferred(deadline)
             seconds = clock.monotonic() - began
@@ -306,11 +307,12 @@ class PostgreSQLDryRun(DatabaseSession):
                 connection.raw_connection.completed_statements if tags is None else None
             )
             self._roll_back_migration(migration, tags or connection.raw_connection.tags, deadline)
+            part, completed_statements = script.locate(error, completed_statements)
             raise make_migration_failed(
                 error,
-                migration.up,
+                part.script,
                 name=migration.name,
-                path=migration.path or migration.name,
+                path=part.path,
                 completed_statements=completed_statements,
                 is_past_deadline=deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
             ) from error

@@ -44,6 +44,7 @@ from lambda_migrate.postgresql.catalog_state import (
     CatalogState,
     quote_qualified_name,
 )
+from lambda_migrate.postgresql.combined_script import CombinedScript, ScriptPart
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.error_report import make_migration_failed
 from lambda_migrate.postgresql.queries import Progress
@@ -354,9 +355,8 @@ class _StepsRunner:
 
         runner = ScriptRunner(
             self._connection,
-            step.script,
+            CombinedScript(ScriptPart(step.script, self._path)),
             name=self._name,
-            path=self._path,
             deadline=self._deadline,
             settings=step.settings,
         )

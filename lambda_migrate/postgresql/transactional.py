@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
-from lambda_migrate.migrations.sql.lint import check_script, remove_transaction_block
+from lambda_migrate.migrations.sql.lint import check_script
+from lambda_migrate.postgresql.combined_script import CombinedScript, ScriptPart
 from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.postgresql.error_report import (
     TRANSACTION_TIMEOUT,
@@ -48,6 +49,8 @@ def require_runnable_migration(migration: Migration) -> None:
     """
     path = migration.path or migration.name
     require_runnable_script(migration.up, name=migration.name, path=path)
+    for hook in (*migration.before, *migration.after):
+        require_runnable_script(hook.script, name=migration.name, path=hook.path)
     if migration.down is not None and _find_forbidden_characters(migration.down, path=path):
         require_runnable_script(migration.down, name=migration.name, path=path)
 
@@ -80,14 +83,14 @@ def apply_in_transaction(
     connection: FencedConnection, migration: Migration, digest: str, deadline: Deadline
 ) -> int:
     """Apply one migration; see `FencedSession.apply`."""
-    path = migration.path or migration.name
     require_runnable_migration(migration)
 
     def read_duration_if_committed() -> int | None:
         rows = connection.read(connection.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
-    run = ScriptRunner(connection, migration.up, name=migration.name, path=path, deadline=deadline)
+    script = CombinedScript.of_migration(migration)
+    run = ScriptRunner(connection, script, name=migration.name, deadline=deadline)
     row = connection.queries.insert_applied(migration, digest, connection.grant)
     return run.run_until_committed(row, read_duration_if_committed)
 
@@ -108,7 +111,9 @@ def roll_back_in_transaction(
     def read_duration_if_committed() -> int | None:
         return None if connection.read(connection.queries.read_row(row.version), deadline) else 0
 
-    run = ScriptRunner(connection, script, name=row.name, path=path, deadline=deadline)
+    run = ScriptRunner(
+        connection, CombinedScript(ScriptPart(script, path)), name=row.name, deadline=deadline
+    )
     return run.run_until_committed(
         connection.queries.delete_rolled_back(row.version), read_duration_if_committed
     )
@@ -128,10 +133,9 @@ class ScriptRunner:
     def __init__(
         self,
         connection: FencedConnection,
-        script: Script,
+        script: CombinedScript,
         *,
         name: str,
-        path: str,
         deadline: Deadline,
         settings: tuple[str, ...] = (),
     ) -> None:
@@ -139,7 +143,6 @@ class ScriptRunner:
         self._settings = settings
         self._script = script
         self._name = name
-        self._path = path
         self._deadline = deadline
         self._lost_connections = 0
         self._last_failure: MigrationFailed | None = None
@@ -192,10 +195,12 @@ class ScriptRunner:
 
     def _run_once(self, write: str) -> int:
         try:
-            sql = remove_transaction_block(self._script.sql)
-            isolation = self._script.isolation
             row = self._connection.run_script(
-                sql, write, self._deadline, isolation=isolation, settings=self._settings
+                self._script.sql,
+                write,
+                self._deadline,
+                isolation=self._script.isolation,
+                settings=self._settings,
             )
             return int(row[0])
         except ScriptRefused as refused:
@@ -206,11 +211,12 @@ class ScriptRunner:
             ) from refused
 
     def _script_error(self, error: PostgresError, *, completed_statements: int | None) -> Exception:
+        part, completed_statements = self._script.locate(error, completed_statements)
         failure = make_migration_failed(
             error,
-            self._script,
+            part.script,
             name=self._name,
-            path=self._path,
+            path=part.path,
             completed_statements=completed_statements,
             is_past_deadline=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
         )

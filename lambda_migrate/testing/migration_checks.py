@@ -21,6 +21,8 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.errors import MigrateError
+from lambda_migrate.migrations import Manifest
+from lambda_migrate.migrations.digest import find_version
 from lambda_migrate.migrations.sql.lint import check_migration
 from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.postgresql.connection import PostgresError
@@ -49,7 +51,8 @@ def test_migrations_are_one_sequence(lambda_migrate_options: MigrationOptions) -
     """No version is taken twice, every script may run, and none changes what is released."""
     with _failures_of_pytest():
         manifest = lambda_migrate_options.read_manifest()
-    faults = [fault for migration in manifest for fault in check_migration(migration)]
+    migrations = (*manifest.migrations, *manifest.repeatables)
+    faults = [fault for migration in migrations for fault in check_migration(migration)]
     if lambda_migrate_options.base:
         faults += _compare_with_base(manifest.migrations, lambda_migrate_options)
     if faults:
@@ -123,7 +126,8 @@ class _Steps:
         with _failures_of_pytest():
             manifest, target = open_migrations(database, options.directory, schema=options.schema)
         self.migrations = manifest.migrations
-        self._operations = Operations(manifest, target)
+        # Repeatable migrations come after all of them, and are not rolled back.
+        self._operations = Operations(Manifest(self.migrations, manifest.hooks.values()), target)
 
     def apply(self, migration: Migration) -> None:
         with _failures_of_pytest(migration):
@@ -251,9 +255,13 @@ def _compare_with_base(migrations: tuple[Migration, ...], options: MigrationOpti
 
 
 def _read_base(options: MigrationOptions) -> dict[str, bytes]:
-    """The migration files of the base, by name."""
+    """The versioned migration files of the base, by name; others may change."""
     listing = _git(options, "ls-tree", "-z", "--name-only", options.base, "./")
-    names = [name for name in listing.decode().split("\0") if name.endswith(".sql")]
+    names = [
+        name
+        for name in listing.decode().split("\0")
+        if name.endswith(".sql") and find_version(name) is not None
+    ]
     return {name: _git(options, "show", f"{options.base}:./{name}") for name in names}
 
 

@@ -42,8 +42,9 @@ def check_migration(migration: Migration) -> list[str]:
         One ``file:line: what; what to do`` for each fault; empty if there is none.
     """
     path = migration.path or migration.name
-    scripts = (migration.up, migration.down)
-    return [fault for script in scripts if script for fault in check_script(script, path=path)]
+    scripts = [(script, path) for script in (migration.up, migration.down) if script]
+    scripts += [(hook.script, hook.path) for hook in (*migration.before, *migration.after)]
+    return [fault for script, where in scripts for fault in check_script(script, path=where)]
 
 
 def check_script(script: Script, *, path: str) -> list[str]:

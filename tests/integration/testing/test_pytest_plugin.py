@@ -71,6 +71,8 @@ def test_each_test_of_each_worker_has_a_migrated_copy_and_nothing_is_left(
 ) -> None:
     project.write("migrations/0001_orders.sql", ORDERS)
     project.write("migrations/0002_index.sql", INDEX)
+    project.write("migrations/R__notes.sql", "CREATE OR REPLACE VIEW v AS SELECT note FROM orders")
+    project.write("migrations/afterMigrate.sql", "SELECT 1")
     project.write(
         "conftest.py",
         "import pytest\n@pytest.fixture\ndef migrated_database(migrated_database):\n"
@@ -84,6 +86,7 @@ def test_each_test_of_each_worker_has_a_migrated_copy_and_nothing_is_left(
         "def test_a_copy(migrated_database, scratch_database, n):\n"
         "    count = 'SELECT count(*) FROM orders'\n"
         "    assert migrated_database.execute(count) == [[2]]\n"
+        "    assert migrated_database.execute(count.replace('orders', 'v')) == [[2]]\n"
         "    migrated_database.execute('DELETE FROM orders')\n"
         "    scratch_database.execute('CREATE TABLE orders (); SELECT 1')\n",
     )
@@ -153,12 +156,15 @@ def test_released_files_stay_and_new_ones_follow_them(project: Project) -> None:
     project.write("tests/test_migrations.py", CHECKS)
     project.write("migrations/0002_orders.sql", ORDERS)
     project.write("migrations/0004_index.sql", INDEX)
+    project.write("migrations/R__notes.sql", "SELECT 1")
+    project.write("migrations/afterMigrate.sql", "SELECT 1")
     assert "git cannot read lambda_migrate_base = released" in project.run("-k", "sequence")[1]
     project.git("init", "-q")
     project.git("add", "migrations")
     project.git("commit", "-qm", "released")
     project.git("branch", "released")
     project.write("migrations/0005_status.sql", NO_WAY_BACK)
+    project.write("migrations/R__notes.sql", "SELECT 2")
     assert project.run("-k", "sequence")[0] == 0
     project.write("migrations/0002_orders.sql", ORDERS.replace("note", "text"))
     project.write("migrations/0003_status.sql", NO_WAY_BACK)

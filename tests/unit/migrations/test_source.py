@@ -217,8 +217,8 @@ def test_its_text_and_its_name_are_in_the_digest() -> None:
     [
         ("R__.sql", "SELECT 1", "needs a name; rename it to R__<name>.sql"),
         ("R__a:b.sql", "SELECT 1", "the name contains"),
-        ("R__a.sql", "-- migrate:up\nSELECT 1\n-- migrate:down\nSELECT 2", "3: a repeatable"),
-        ("R__a.sql", "-- migrate:up transaction:false\nVACUUM", "1: a repeatable"),
+        ("R__a.sql", "-- migrate:up\nSELECT 1\n-- migrate:down\nSELECT 2", "3: only a versioned"),
+        ("R__a.sql", "-- migrate:up transaction:false\nVACUUM", "1: only a versioned"),
         ("R__a.sql", "-- Migrate:Up\nSELECT 1", "looks like a marker"),
         ("R_a.sql", "SELECT 1", "not a migration's name"),
     ],
