@@ -922,6 +922,13 @@ MUTANTS = (
         ("engine", "protocol, fakes"),
     ),
     Mutant(
+        "without a lease table a reading is believed",
+        "lambda_migrate/engine/check.py",
+        "self.target.has_lease_table  # without",
+        "True  # without",
+        ("engine",),
+    ),
+    Mutant(
         "a waiter serves on a reading that may be old",
         "lambda_migrate/engine/decider.py",
         "            if not self._needs_confirmation:\n                return decision\n",

@@ -345,6 +345,17 @@ def test_present_required_settings_pass() -> None:
     assert Settings().require_configured() == Settings()
 
 
+def test_settings_are_not_assigned_but_copied() -> None:
+    settings = Settings.load({}, table="t")
+
+    with pytest.raises(AttributeError, match="table cannot be assigned"):
+        settings.table = "other"
+    with pytest.raises(TypeError, match="no setting tabel"):
+        Settings(tabel="t")
+    assert settings.replace(target="x") == Settings.load({}, table="t", target="x")
+    assert settings.replace(target="x") != settings
+
+
 def test_no_text_of_the_settings_holds_a_password() -> None:
     settings = Settings.load({}, database_url=URL)
 
