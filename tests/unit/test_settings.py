@@ -349,7 +349,7 @@ def test_settings_are_not_assigned_but_copied() -> None:
     settings = Settings.load({}, table="t")
 
     with pytest.raises(AttributeError, match="table cannot be assigned"):
-        settings.table = "other"
+        settings.table = "other"  # type: ignore[misc]  # mypy refuses it, too
     with pytest.raises(TypeError, match="no setting tabel"):
         Settings(tabel="t")
     assert settings.replace(target="x") == Settings.load({}, table="t", target="x")
