@@ -40,6 +40,11 @@ _NEWEST = ("-k", "not pg14 and not pg15 and not pg16 and not pg17")
 _POSTGRESQL = "tests/integration/postgresql"
 
 GROUPS: dict[str, tuple[str, ...]] = {
+    "pytest plugin": (
+        "tests/integration/testing/test_pytest_plugin.py",
+        "-k",
+        "checks_name or row_of_the_users",
+    ),
     "engine": ("tests/unit/engine",),
     "lease": tuple(
         f"tests/unit/lease/test_{n}.py"
@@ -125,6 +130,21 @@ class Mutant:
 
 
 MUTANTS = (
+    # --- the checks of the pytest plugin
+    Mutant(
+        "the check of a rollback does not compare the schema",
+        "lambda_migrate/testing/migration_checks.py",
+        "_compare_schemas(before, steps.read_schema())",
+        "_compare_schemas(before, before)",
+        ("pytest plugin",),
+    ),
+    Mutant(
+        "the check of data does not compare the rows after a rollback",
+        "lambda_migrate/testing/migration_checks.py",
+        "_compare_rows(before, rolled_back)",
+        "_compare_rows(before, before)",
+        ("pytest plugin",),
+    ),
     # --- the fence in PostgreSQL (I1, I2)
     Mutant(
         "the fence is not compared in a migration's transaction",
