@@ -72,14 +72,15 @@ class MigrationOptions:
     """The plugin's options.
 
     Attributes:
-        directory: The folder of the migrations.
+        directory: Where the migrations are: a folder, or what else
+            ``LAMBDA_MIGRATE_DIRECTORY`` may name.
         schema: The schema of the library's own tables.
         server: The URL of an existing server; "" to start one.
         base: See the option ``lambda_migrate_base``.
         lossy: See the option ``lambda_migrate_lossy``.
     """
 
-    directory: Path
+    directory: str
     schema: str
     server: str
     base: str
@@ -93,17 +94,19 @@ class MigrationOptions:
         """
         from lambda_migrate.migrations.source import read_manifest
 
-        return read_manifest(str(self.directory))
+        return read_manifest(self.directory)
 
 
 @pytest.fixture(scope="session")
 def lambda_migrate_options(pytestconfig: pytest.Config) -> MigrationOptions:
     """The plugin's options; override it to compute them."""
     environ = os.environ
-    directory = pytestconfig.getini("lambda_migrate_directory")
+    option = pytestconfig.getini("lambda_migrate_directory")
+    directory = option or environ.get("LAMBDA_MIGRATE_DIRECTORY") or "migrations"
+    if not directory.startswith("package:"):
+        directory = str(_project(pytestconfig) / directory)
     return MigrationOptions(
-        directory=_project(pytestconfig)
-        / (directory or environ.get("LAMBDA_MIGRATE_DIRECTORY") or "migrations"),
+        directory=directory,
         schema=environ.get("LAMBDA_MIGRATE_SCHEMA") or "lambda_migrate",
         server=environ.get(_SERVER_VARIABLE) or pytestconfig.getini("lambda_migrate_server"),
         base=pytestconfig.getini("lambda_migrate_base"),
@@ -261,7 +264,7 @@ def cold_start_storm(
             "LAMBDA_MIGRATE_TABLE": _TABLE,
             "LAMBDA_MIGRATE_TARGET": f"storm-{uuid4()}",
             "LAMBDA_MIGRATE_DATABASE_URL": database.url,
-            "LAMBDA_MIGRATE_DIRECTORY": str(lambda_migrate_options.directory),
+            "LAMBDA_MIGRATE_DIRECTORY": lambda_migrate_options.directory,
             **(environment or {}),
         }
         folder = code or _project(pytestconfig)

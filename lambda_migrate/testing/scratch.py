@@ -15,8 +15,6 @@ from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_manifest, make_target
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lambda_migrate.engine.target import Target
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.connection import Connection
@@ -89,14 +87,14 @@ def connect_to(database: ScratchDatabase) -> Connection:
 
 
 def open_migrations(
-    database: ScratchDatabase, directory: Path, *, schema: str
+    database: ScratchDatabase, directory: str, *, schema: str
 ) -> tuple[Manifest, Target]:
     """Read the migration files, and make a target of the database, without a lease table.
 
     Raises:
         ManifestError: The migration files cannot be used.
     """
-    arguments = {"database_url": database.url, "directory": str(directory), "schema": schema}
+    arguments = {"database_url": database.url, "directory": directory, "schema": schema}
     settings = Settings.load({}, **arguments)
     return make_manifest(settings, {}), make_target(settings, observer=null_observer)
 

@@ -206,6 +206,16 @@ def test_a_suite_that_uses_no_fixture_loads_nothing(project: Project) -> None:
     assert code == 0, output
 
 
+def test_migrations_of_a_package_are_found(project: Project) -> None:
+    project.write("shop/__init__.py", "")
+    project.write("shop/migrations/0001_orders.sql", ORDERS)
+    project.write("pytest.ini", "[pytest]\nlambda_migrate_directory = package:shop/migrations\n")
+    count = "migrated_database.execute('SELECT count(*) FROM orders')"
+    project.write("test_it.py", f"def test_it(migrated_database):\n    assert {count} == [[1]]\n")
+    code, output = project.run()
+    assert code == 0, output
+
+
 def test_an_unreachable_server_is_named(project: Project) -> None:
     project.server = "postgresql://nobody@127.0.0.1:1/postgres"
     project.write("test_it.py", "def test_it(scratch_database):\n    pass\n")
