@@ -14,10 +14,10 @@ periods, as in its examples, and a percentile is the nearest rank.
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -40,6 +40,8 @@ __all__ = [
 
 _EVALUATION_SECONDS = 60
 """Seconds; alarms on shorter periods are not supported."""
+
+_FILLED_METRIC = re.compile(r"FILL\((?P<name>\w+), *(?P<default>\d+)\)")
 
 _EXTRA_PERIODS = 2
 """Periods before the evaluation periods that are read where some have no data."""
@@ -74,7 +76,7 @@ class Query:
     name: str  # its Id
     metric: Metric | None = None
     statistic: str = ""  # Sum, Maximum, p99
-    expression: str = ""  # metric math over the other entries: + - * / and FILL
+    expression: str = ""  # a sum of FILL(id, number) over the other entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Alarm:
     @property
     def missing_data_treatment(self) -> str:
         """How missing data is treated: of DynamoDB's own metrics it is always ignored."""
-        query = self.queries[self.result_query]
-        is_dynamodbs = query.metric is not None and query.metric.namespace == "AWS/DynamoDB"
+        metric = self.queries[self.result_query].metric
+        is_dynamodbs = metric is not None and metric.namespace == "AWS/DynamoDB"
         return "ignore" if is_dynamodbs else self.treat_missing_data
 
     def breaches(self, value: float) -> bool:
@@ -171,33 +173,19 @@ class CloudWatch:
             )
         if query.metric is not None:
             return [self.datapoint(query.metric, query.statistic, *each) for each in periods]
-        try:
-            expression = ast.parse(query.expression, mode="eval").body
-        except SyntaxError as error:
-            raise _unsupported(query.expression) from error
-        return self._evaluate(expression, queries, periods)
-
-    def _evaluate(
-        self,
-        node: ast.expr,
-        queries: Mapping[str, Query],
-        periods: Sequence[tuple[float, float]],
-    ) -> list[float | None]:
-        """Metric math reads like Python, as far as it is supported."""
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            return [float(node.value)] * len(periods)
-        if isinstance(node, ast.Name):
-            return self.series(queries, node.id, periods)
-        arguments: Sequence[ast.expr] = ()
-        combine: Callable[[float | None, float | None], float | None] | None = None
-        if isinstance(node, ast.BinOp):
-            arguments, combine = (node.left, node.right), _OPERATORS.get(type(node.op))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "FILL":
-            arguments, combine = node.args, lambda value, other: other if value is None else value
-        if combine is None or len(arguments) != 2:
-            raise _unsupported(ast.unparse(node))
-        columns = (self._evaluate(each, queries, periods) for each in arguments)
-        return [combine(one, other) for one, other in zip(*columns, strict=True)]
+        totals = [0.0] * len(periods)
+        for term in query.expression.split("+"):
+            filled = _FILLED_METRIC.fullmatch(term.strip())
+            if filled is None:
+                raise ConfigurationError(
+                    f"this metric math is not supported: {query.expression}: write a sum of "
+                    "FILL(id, number)"
+                )
+            values = self.series(queries, filled["name"], periods)
+            default = float(filled["default"])
+            for number, value in enumerate(values):
+                totals[number] += default if value is None else value
+        return list(totals)
 
     # --- alarms
 
@@ -316,28 +304,6 @@ def _parse_directive(
             values = document[entry["Name"]]
             for value in values if isinstance(values, list) else [values]:
                 yield metric, at, float(value)
-
-
-# --- metric math
-
-
-def _where_both(
-    compute: Callable[[float, float], float],
-) -> Callable[[float | None, float | None], float | None]:
-    """No datapoint where one is missing."""
-    return lambda one, other: None if one is None or other is None else compute(one, other)
-
-
-_OPERATORS: Mapping[type[ast.operator], Callable[[float | None, float | None], float | None]] = {
-    ast.Add: _where_both(operator.add),
-    ast.Sub: _where_both(operator.sub),
-    ast.Mult: _where_both(operator.mul),
-    ast.Div: _where_both(lambda one, other: one / other if other else math.nan),
-}
-
-
-def _unsupported(text: str) -> ConfigurationError:
-    return ConfigurationError(f"this metric math is not supported: {text}")
 
 
 # --- reading a template

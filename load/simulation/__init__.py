@@ -7,5 +7,4 @@
     policies  how long to wait between two reads: the library's way, and others
     model     cold starts, holders and heartbeats as SimPy processes
     results   a simulated deployment in numbers
-    cost      the formula of docs/explanation/cost-per-deployment.md
 """

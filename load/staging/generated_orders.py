@@ -24,11 +24,9 @@ _DAYS = 1_200
 _ORDERS_PER_CUSTOMER = 8
 
 _NAMES = (
-    *("Ada Lovelace", "Zoë O'Brien", "Łukasz Żółć", "Γεωργία", "Пётр Ильич", "محمد الفاتح"),
-    *("नरेन्द्र शर्मा", "王小明", "👩‍🚀 Mae", "Robert'); DROP TABLE customers;--", "Back\\slash"),
-    *("Tab\there", "Jean\nLuc", " Leading Space", "e\u0301 decomposed", "null"),
+    *("Ada Lovelace", "Zoë O'Brien", "Пётр Ильич", "محمد الفاتح", "王小明", "👩‍🚀 Mae"),
+    *("Robert'); DROP TABLE customers;--", "Back\\slash", "Tab\there", "null"),
 )
-_PRODUCTS = ("tea", "Crème brûlée", "kettle", "抹茶", "чай", "cup ☕")
 _NOTES = ("please ring twice", "", "für Oma 🎂", "急いでください", "no sugar\\no milk", "NULL")
 
 _ORDERS = """
@@ -39,9 +37,8 @@ SELECT row_number() OVER (ORDER BY at, n),
     {first} + floor(exp(pg_temp.u('buyer', n) * ln({customers} + 1)))::bigint
         * {step} % {customers},
     CASE WHEN pg_temp.u('long item', n) < 0.00005 THEN 'assortment of ' || repeat('tea, ', 2000)
-        ELSE ({products})[1 + mod(product, {product_count})] || ' no. ' || product END,
-    CASE WHEN pg_temp.u('one', n) < 0.7 THEN 1
-        ELSE 1 + least(499, floor(-ln(1 - pg_temp.u('quantity', n)) * 3)) END,
+        ELSE 'tea no. ' || floor(exp(pg_temp.u('product', n) * ln(400))) END,
+    1 + least(499, floor(-ln(1 - pg_temp.u('quantity', n)))),
     CASE WHEN pg_temp.u('free', n) > 0.997 THEN 0 ELSE least(999999, round(1450 * exp(
         0.9 * sqrt(-2 * ln(1 - pg_temp.u('radius', n)))
         * cos(2 * pi() * pg_temp.u('angle', n))))) END,
@@ -52,8 +49,7 @@ SELECT row_number() OVER (ORDER BY at, n),
         THEN ({notes})[1 + floor(pg_temp.u('which note', n) * {note_count})] END,
     at
 FROM (
-    SELECT n, floor(exp(pg_temp.u('product', n) * ln(400)))::int AS product,
-        timestamptz '{until} 00:00+00' - interval '1 second'
+    SELECT n, timestamptz '{until} 00:00+00' - interval '1 second'
         - power(pg_temp.u('day', n), 2) * interval '{days} days' AS at
     FROM generate_series(1, {orders}) AS n
 ) AS drawn
@@ -63,8 +59,7 @@ _CUSTOMERS = """
 INSERT INTO customers (id, email, name, created_at, credit_cents)
 OVERRIDING SYSTEM VALUE
 SELECT n,
-    'buyer' || n || CASE WHEN pg_temp.u('tag', n) > 0.9999 THEN '+' || repeat('tag.', 50)
-        ELSE '' END || '@example.' || (ARRAY['com', 'org', 'net'])[1 + mod(n, 3)],
+    'buyer' || n || '@example.com',
     CASE WHEN pg_temp.u('long name', n) < 0.00005 THEN repeat('Wolfeschlegelstein', 80)
         WHEN pg_temp.u('named', n) > 0.22
         THEN ({names})[1 + floor(power(pg_temp.u('name', n), 1.7) * {name_count})] END,
@@ -106,7 +101,7 @@ class GeneratedOrders:
     def email(self, customer_number: int) -> str:
         """The address of a customer: each number is another one, from all over the table."""
         customer = _FIRST_CUSTOMER + customer_number * _coprime(self.customers) % self.customers
-        return f"buyer{customer}@example.{('com', 'org', 'net')[customer % 3]}"
+        return f"buyer{customer}@example.com"
 
     def fill(self, connection: Any) -> None:
         """Insert the rows into the example's tables, and analyse them.
@@ -123,8 +118,6 @@ class GeneratedOrders:
             "days": _DAYS,
             "names": _array(_NAMES),
             "name_count": len(_NAMES),
-            "products": _array(_PRODUCTS),
-            "product_count": len(_PRODUCTS),
             "notes": _array(_NOTES),
             "note_count": len(_NOTES),
         }
