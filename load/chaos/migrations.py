@@ -16,7 +16,7 @@ CODE_VERSIONS = ("old", "new", "fixed", "probe")
 """Code versions: ``probe`` is the newest one with one more migration, which is never applied before
 the end."""
 
-_BASE = """
+_BASE_MIGRATION = """
 -- migrate:up
 CREATE TABLE effects (version int NOT NULL);
 CREATE TABLE runs (id bigint GENERATED ALWAYS AS IDENTITY, version int NOT NULL,
@@ -68,7 +68,7 @@ def index_name(version: int) -> str:
 
 def _render(version: int, spec: MigrationSpec, *, is_broken: bool) -> str:
     if spec.kind == "base":
-        return _BASE
+        return _BASE_MIGRATION
     if spec.kind == "index":
         return _render_index(version, is_broken=is_broken)
     up, down = {

@@ -20,6 +20,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
 from load.storm.packages import HANDLER
 from load.storm.testbed import PRELOADED, TABLE, Testbed
@@ -90,7 +91,8 @@ class Service:
     """A function with a database and a target of its own."""
 
     name: str
-    testbed: Testbed
+    server: LocalPostgreSQL
+    dynamodb: LocalDynamoDB
     home: Path
 
     @contextmanager
@@ -102,8 +104,8 @@ class Service:
         for number, text in enumerate(migrations, 1):
             (code / "migrations" / f"{number:04d}_step.sql").write_text(text)
         variables = {
-            "AWS_ENDPOINT_URL_DYNAMODB": self.testbed.dynamodb.endpoint_url,
-            "DATABASE_URL": self.testbed.server.url(self.name),
+            "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb.endpoint_url,
+            "DATABASE_URL": self.server.url(self.name),
             "LAMBDA_MIGRATE_TABLE": TABLE,
             "LAMBDA_MIGRATE_TARGET": self.name,
             "LAMBDA_MIGRATE_LEASE_SECONDS": "5",  # the shortest: its expiry is waited for
@@ -132,22 +134,12 @@ class Service:
     def wait_until_migrating(self) -> None:
         """Wait until the slow migration runs; see `wait_until`."""
         query = (
-            "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() "
-            "AND application_name LIKE 'lambda-migrate:%' AND state = 'active' "
-            "AND query LIKE '%pg_sleep%'"
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name LIKE 'lambda-migrate:%' AND query LIKE '%pg_sleep%'"
         )
-        server, name = self.testbed.server, self.name
         self.wait_until(
-            lambda: bool(server.execute(query, database=name)[0][0]), "the migration runs"
+            lambda: bool(self.server.execute(query, database=self.name)), "the migration runs"
         )
-
-    @property
-    def dynamodb(self) -> LocalDynamoDB:
-        """A DynamoDB API that can be slow and throttle."""
-        dynamodb = self.testbed.dynamodb
-        if not isinstance(dynamodb, LocalDynamoDB):
-            raise ProcessError("this DynamoDB API can neither be slow nor throttle")
-        return dynamodb
 
 
 def read_metrics(*functions: LocalFunction) -> CloudWatch:
@@ -162,10 +154,13 @@ def read_metrics(*functions: LocalFunction) -> CloudWatch:
 # -- the faults -----------------------------------------------------------------------------------
 
 
-def _fail_migration(service: Service) -> CloudWatch:
-    with service.deploy(_CREATE_TABLE, _FAILING_MIGRATION) as function:
-        function.invoke()
-        return read_metrics(function)
+def _invoke_once(*migrations: str, **settings: str) -> Callable[[Service], CloudWatch]:
+    def inject(service: Service) -> CloudWatch:
+        with service.deploy(*migrations, **settings) as function:
+            function.invoke()
+            return read_metrics(function)
+
+    return inject
 
 
 def _kill_holder(service: Service) -> CloudWatch:
@@ -204,12 +199,6 @@ def _give_up_waiting(service: Service) -> CloudWatch:
         return read_metrics(waiting)
 
 
-def _require_schema(service: Service) -> CloudWatch:
-    with service.deploy(_CREATE_TABLE, mode="require", wait_seconds="1") as function:
-        function.invoke()
-        return read_metrics(function)
-
-
 def _slow_down_dynamodb(service: Service) -> CloudWatch:
     """DynamoDB delays a check; its metrics are repeated for the two periods after."""
     dynamodb = service.dynamodb
@@ -235,19 +224,20 @@ def _slow_down_dynamodb(service: Service) -> CloudWatch:
 
 
 def _throttle_table(service: Service) -> CloudWatch:
-    dynamodb = service.dynamodb
     with service.deploy(_CREATE_TABLE) as function:
         function.invoke()
-        dynamodb.throttle(1)
+        service.dynamodb.throttle(1)
         function.storm(1)
         cloudwatch = read_metrics(function)
-        cloudwatch.put_throttled(dynamodb.throttled())
+        cloudwatch.put_throttled(service.dynamodb.throttled())
         return cloudwatch
 
 
 FAULTS = (
     Fault(
-        "a migration fails", frozenset({"MigrationFailedAlarm", "NotReadyAlarm"}), _fail_migration
+        "a migration fails",
+        frozenset({"MigrationFailedAlarm", "NotReadyAlarm"}),
+        _invoke_once(_CREATE_TABLE, _FAILING_MIGRATION),
     ),
     Fault("the lease holder is killed", frozenset({"LeaseTakeoverAlarm"}), _kill_holder),
     Fault(
@@ -262,7 +252,11 @@ FAULTS = (
         _give_up_waiting,
         lowers_thresholds=True,
     ),
-    Fault("code is deployed before its schema", frozenset({"NotReadyAlarm"}), _require_schema),
+    Fault(
+        "code is deployed before its schema",
+        frozenset({"NotReadyAlarm"}),
+        _invoke_once(_CREATE_TABLE, mode="require", wait_seconds="1"),
+    ),
     Fault(
         "DynamoDB answers slowly for 15 minutes",
         frozenset({"ColdStartCheckTimeAlarm"}),
@@ -278,8 +272,12 @@ FAULTS = (
 
 def inject_faults(testbed: Testbed, home: Path) -> list[FaultResult]:
     """Inject every fault, and see which alarms of the template it reaches."""
-    services = [Service(f"fault{n}", testbed, home) for n in range(len(FAULTS))]
-    pairs = list(zip(FAULTS, services, strict=True))
+    dynamodb = testbed.dynamodb
+    assert isinstance(dynamodb, LocalDynamoDB)  # noqa: S101 - the engine of every validation
+    pairs = [
+        (fault, Service(f"fault{number}", testbed.server, dynamodb, home))
+        for number, fault in enumerate(FAULTS)
+    ]
     together = [pair for pair in pairs if not pair[0].runs_alone]
     with ThreadPoolExecutor(len(together)) as pool:
         results = list(pool.map(lambda pair: _inject(*pair), together))
@@ -287,14 +285,13 @@ def inject_faults(testbed: Testbed, home: Path) -> list[FaultResult]:
 
 
 def _inject(fault: Fault, service: Service) -> FaultResult:
-    server = service.testbed.server
-    server.create_database(service.name)
+    service.server.create_database(service.name)
     try:
         cloudwatch = fault.inject(service)
     except ProcessError as error:
         return FaultResult(fault, error=str(error))
     finally:
-        server.drop_database(service.name)
+        service.server.drop_database(service.name)
     parameters = _LOW_THRESHOLDS if fault.lowers_thresholds else {}
     alarms = staging_alarms(service.name, **parameters)
     names = frozenset(metric.name for metric in cloudwatch.metrics())

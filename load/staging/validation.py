@@ -202,7 +202,7 @@ class _LocalRun:
 
     def _plan(self) -> StepOutcome:
         problems, names = self.release.problems(), list(self.found.pending)
-        found = "; ".join(problems or names)
+        found = "; ".join(problems) or ", ".join(names)
         irreversible = [m.name for m in self.release.pending if m.down is None]
         has_down = ", ".join(irreversible) or f"{len(names)} of {len(names)}"
         verdicts = [
