@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.errors import LeaseHeld
+from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,7 @@ def down(
 
     def confirm(plan: RollbackPlan) -> bool:
         nonlocal confirmed
+        warnings.extend(_warn_of_empty_down_scripts(plan))
         warnings.extend(_warn_of_next_cold_start(context, plan))
         confirmed = context.prompter.confirm(
             _build_question(plan.rows, context.location, notes=warnings)
@@ -122,6 +124,13 @@ def down(
             "notices": context.notices,
         }
     )
+
+
+def _warn_of_empty_down_scripts(plan: RollbackPlan) -> Iterator[str]:
+    """Say which rollbacks undo nothing."""
+    for row in plan.rows:
+        if row.down is not None and not split_statements(row.down.sql):
+            yield f"the down script of {row.name} is empty: only its history row is removed"
 
 
 def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Iterator[str]:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.sql.lint import check_migration, find_script_warnings
+from lambda_migrate.migrations.sql.lint import (
+    check_migration,
+    find_script_warnings,
+    remove_transaction_block,
+)
 from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
@@ -88,7 +92,10 @@ def build_preview(plan: Plan, manifest: Manifest) -> PlanPreview:
 
 def _build_planned_migration(migration: Migration) -> PlannedMigration:
     # Redact before truncating: the cut may split the literal of a secret.
-    sql = tuple(redact(statement.text) for statement in split_statements(migration.up.sql))
+    script = migration.up.sql
+    if migration.up.transactional:
+        script = remove_transaction_block(script)
+    sql = tuple(redact(statement.text) for statement in split_statements(script))
     return PlannedMigration(
         version=migration.version,
         name=migration.name,

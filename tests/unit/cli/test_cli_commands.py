@@ -344,6 +344,28 @@ def test_down_does_not_warn_if_the_files_at_hand_do_not_have_the_migration(
     assert "warning" not in run("down", "--steps", "1", "--yes")[1]
 
 
+def test_down_says_which_down_scripts_are_empty(run: Run, folder: Path) -> None:
+    (folder / "0004_row.sql").write_text("-- migrate:up\nSELECT 1;\n-- migrate:down\n-- none\n")
+    run("up")
+    code, out, _ = run("down", "--steps", "2", "--yes")
+    assert code == 0
+    assert "the down script of 0004_row is empty: only its history row is removed" in join_lines(
+        out
+    )
+    assert out.count("is empty") == 1
+
+
+def test_plan_warns_of_a_time_limit_that_is_switched_off_and_hides_a_begin(
+    run: Run, folder: Path
+) -> None:
+    script = "-- migrate:up\nBEGIN;\nSET lock_timeout = 0;\nCOMMIT;\n"
+    (folder / "0004_limit.sql").write_text(script)
+    code, out, _ = run("plan", "--all")
+    assert code == 0
+    assert "0004_limit.sql:3: this switches off lock_timeout" in join_lines(out)
+    assert "BEGIN" not in out
+
+
 def test_down_without_a_terminal_needs_yes(run: Run, database: InMemoryDatabase) -> None:
     run("up")
     code, out, err = run("down", "--steps", "1")
