@@ -356,7 +356,7 @@ def test_a_script_may_end_as_it_likes(bench: Bench, script: str) -> None:
         ("SELECT 1;\n\nSELECT oops", r"0001_m\.sql:3:8"),
         ("CREATE SEQUENCE n;\n\nCREAT TABLE a ();", r"0001_m\.sql:3:1"),
         ("SELECT 1;\nSELECT 1/0;", r"0001_m\.sql:2\n"),
-        ("SELECT 1 AS\n-- b", r"0001_m\.sql:1:12"),
+        ("SELECT 1 AS\n-- b", r"0001_m\.sql:2:5"),
         ("é;\nSELECT 1", r"0001_m\.sql:1:1"),
     ],
     ids=["unknown column", "cannot be read", "no position", "ends too early", "not ASCII"],
