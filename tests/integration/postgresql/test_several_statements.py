@@ -149,6 +149,16 @@ def test_after_a_failure_the_corrected_file_continues_where_it_stopped(
     assert (row.checksum, row.down) == (corrected.checksum, corrected.down)
 
 
+def test_a_statement_in_a_transaction_is_complete_once_it_is_committed(shop: Bench) -> None:
+    script = "UPDATE counter SET n = n + 1;\nSELECT {};\nSELECT 3"
+    for _ in range(2):
+        with pytest.raises(MigrationFailed):
+            make_operations(shop, several(script.format("1/0"))).up(soon())
+        assert shop.execute(STATE) == [[1, 0, None, "ok"]]
+    make_operations(shop, several(script.format("2"))).up(soon())
+    assert (shop.execute(STATE), shop.states()) == ([[1, 0, None, "ok"]], {1: "applied"})
+
+
 def test_statements_that_have_run_must_stay_in_the_corrected_file(shop: Bench) -> None:
     with pytest.raises(MigrationFailed):
         make_operations(shop, several(FAILING.format("SELECT 1/0"))).up(soon())
