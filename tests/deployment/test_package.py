@@ -12,6 +12,8 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.package import build as package
 from lambda_migrate.local.package.archive import Archive, find_interpreter, write_zip
 from lambda_migrate.local.package.build import ROOT, BuildOptions, build
+from lambda_migrate.local.runtime.function import LocalFunction
+from tests.sandbox import COUNTERS, Sandbox
 
 from .runtime import ARCHITECTURE, Runtime
 
@@ -121,6 +123,42 @@ def test_every_packaged_module_of_the_library_can_be_imported(
 
 
 # --- what is refused
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_from_read_only_folders_as_in_an_image_a_function_migrates_and_writes_nothing(
+    layer: Path, runtime: Runtime, sandbox: Sandbox
+) -> None:
+    """The library is in a layer, ``/opt/python``; code and migrations are in ``/var/task``."""
+    task = sandbox.code({"0001_counters": COUNTERS})
+    before = snapshot(task), snapshot(layer)
+    folders = [each for root in (task, layer) for each in (root, *root.rglob("*")) if each.is_dir()]
+    for folder in folders:  # root may write nevertheless, so the content is compared as well
+        folder.chmod(0o555)
+    variables = {
+        **sandbox.dynamodb.environment(),
+        **sandbox.environment(),
+        "PYTHONPATH": f"{task}:{layer}",
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    try:
+        with LocalFunction(code=task, environment=variables, python=runtime.python) as function:
+            result = function.invoke({})
+            assert result.status == "ok", function.logs(result.environment_id)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert sandbox.history() == [(1, "applied")]
+    compiled = {name for name in snapshot(task) if name.startswith("__pycache__/app.")}
+    assert set(snapshot(task)) - compiled == set(before[0])  # the handler has no bytecode here
+    assert snapshot(layer) == before[1]
 
 
 def test_an_unpinned_requirement_is_an_error(tmp_path: Path) -> None:
