@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "default_observer",
+    "make_connect",
     "make_database",
     "make_deferred_manifest",
     "make_flags",
@@ -133,13 +134,13 @@ def make_database(settings: Settings) -> Database:
     """Create the database of the settings."""
     return PostgreSQLDatabase(
         fingerprint=settings.require_configured(database=True).address_fingerprint,
-        connect=_make_connect(settings),
+        connect=make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
     )
 
 
-def _make_connect(settings: Settings) -> Callable[[str, float], Connection]:
+def make_connect(settings: Settings) -> Callable[[str, float], Connection]:
     """Return a function that opens connections; all of them share the credentials."""
     cached: list[Credentials] = []
 

@@ -134,5 +134,11 @@ def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> lis
     if isinstance(error, FlagsUnavailable):
         return ["fix the access to the flags, or run `lambda-migrate up --despite-flags`"]
     if isinstance(error, LeaseHeld):
-        return ["wait with `lambda-migrate up --wait`, or see `lambda-migrate lease show`"]
+        is_backend_named = ": backend " in str(error)  # without a lease table there is no more
+        look = (
+            "look it up in pg_stat_activity"
+            if is_backend_named
+            else "see `lambda-migrate lease show`"
+        )
+        return [f"wait with `lambda-migrate up --wait`, or {look}"]
     return []

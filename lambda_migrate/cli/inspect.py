@@ -1,12 +1,15 @@
-"""`status`, `plan`, `verify` and `doctor` at a terminal."""
+"""`status`, `plan`, `verify`, `doctor` and `wait` at a terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from lambda_migrate.cli.options import add_target_command
 from lambda_migrate.cli.render import render_findings, render_plan, render_status, render_verify
 from lambda_migrate.cli.render_dry_run import render_dry_run
+from lambda_migrate.cli.times import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,3 +53,11 @@ def _show_findings(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> Sequence[RenderableType]:
     return render_findings(document)
+
+
+@add_target_command("wait")
+def _show_answer(
+    document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
+) -> Sequence[RenderableType]:
+    duration = format_duration(document["seconds"])
+    return [Text(f"{document['database']} answers after {duration}", style="green")]

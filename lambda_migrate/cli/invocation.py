@@ -50,6 +50,7 @@ class CommonOptions:
 
     function: str | None = None
     format: str = Format.TABLE.value
+    quiet: bool = False
     target: str | None = None
     table: str | None = None
     database_url: str | None = field(default=None, repr=False)
@@ -96,7 +97,7 @@ class CommandInvocation:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.options = options
-        self.terminal = Terminal(Format(options.format))
+        self.terminal = Terminal(Format(options.format), is_quiet=options.quiet)
         self.clock = clock
         self.deadline = Deadline.after(options.timeout, clock)
         self.reporter = ProgressReporter(self.terminal)
@@ -143,7 +144,8 @@ class CommandInvocation:
 
     def notify(self, text: str) -> None:
         """See `Prompter.notify`."""
-        self.terminal.notify(text)
+        if not self.options.quiet:
+            self.terminal.notify(text)
 
     # --- running
 
@@ -208,13 +210,25 @@ class CommandInvocation:
             self.notify(f"the response was too long for Lambda and was cut; left out: {parts}")
 
     def show_result(
-        self, result: CommandResult, view: Callable[[dict[str, Any]], Sequence[RenderableType]]
+        self,
+        result: CommandResult,
+        view: Callable[[dict[str, Any]], Sequence[RenderableType]],
+        *,
+        is_report: bool,
     ) -> int:
-        """Show a result, as JSON or rendered by ``view``, and return its exit code."""
+        """Show a result, as JSON or rendered by ``view``, and return its exit code.
+
+        Args:
+            result: The result.
+            view: Renders its document.
+            is_report: Whether the command was run to show it; ``--quiet`` hides any other.
+        """
         document = result.document
         self.reporter.close()
         if self.terminal.is_json:
             self.terminal.show_result(document)
+        elif self.options.quiet and not is_report:
+            return result.exit_code
         elif result.was_declined:
             self.terminal.show_result(document, "nothing was changed")
         else:

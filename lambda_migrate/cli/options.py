@@ -95,6 +95,19 @@ _COMMON_OPTIONS = (
         choices=tuple(each.value for each in Format),
         default=Format.TABLE.value,
     ),
+    Option(
+        "env_file",
+        str,
+        "Read variables from this file; those that are set already take precedence.",
+        "FILE",
+        default="none",
+    ),
+    Option(
+        "quiet",
+        bool,
+        "Write no progress and no notes; a command that changes something writes only errors.",
+        alias="q",
+    ),
     _make_setting_option("target"),
     _make_setting_option("table"),
     _make_setting_option("database_url", "URL"),
@@ -181,7 +194,9 @@ def add_target_command(name: str, *, has_show_all: bool = False) -> Callable[[Vi
             shown = {**given, "all": values.get("all", False)}
             result = invocation.run_command(name, given)
             return invocation.show_result(
-                result, lambda document: view(document, invocation, shown)
+                result,
+                lambda document: view(document, invocation, shown),
+                is_report=not (command.is_write or name == "wait"),
             )
 
         codes = [EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, EXIT_BUSY]
@@ -194,7 +209,9 @@ def add_target_command(name: str, *, has_show_all: bool = False) -> Callable[[Vi
                 text=command.help,
                 usage=command.usage,
                 options=(*options, *terminal_options),
-                common_options=_choose_common("function", "format", *command.settings, "timeout"),
+                common_options=_choose_common(
+                    "function", "format", "env_file", "quiet", *command.settings, "timeout"
+                ),
                 examples=command.examples,
                 exit_codes=tuple(codes),
             ),
@@ -230,7 +247,7 @@ def add_local_command(
             text=text,
             usage=usage,
             options=options,
-            common_options=_choose_common(*common_options),
+            common_options=_choose_common("env_file", *common_options),
             examples=examples,
             exit_codes=(EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR),
         )
@@ -251,6 +268,7 @@ def _add_command(run: Callable[..., int], command_help: CommandHelp) -> None:
         before: typer.Context = values.pop("context")
         given = {key: _read_value(value) for key, value in values.items()}
         common = {name: given.pop(name) for name in COMMON_OPTIONS}
+        del common["env_file"]  # `load_env_files` has removed it
         if common["function"] is None:
             common["function"] = before.obj
         invocation = CommandInvocation(

@@ -137,9 +137,11 @@ class ProgressReporter:
 
     def _show_notice(self, severity: str, message: str) -> None:
         style = "yellow" if severity == "WARNING" else "dim"
-        self._terminal.show_progress(
-            Text.assemble((f"  {severity.lower()}: ", style), escape_text(message))
-        )
+        line = Text.assemble((f"  {severity.lower()}: ", style), escape_text(message))
+        if severity == "WARNING" and self._terminal.is_quiet and not self._terminal.is_json:
+            self._terminal.notify(line)
+        else:
+            self._terminal.show_progress(line)
 
     def _show_takeover(self, owner: str) -> None:
         self._terminal.show_progress(f"took over the expired lease of {escape_text(owner)}")
@@ -157,7 +159,8 @@ class ProgressReporter:
         )
 
     def _show(self, name: str, *, done: int, total: int) -> None:
-        if self._terminal.is_json or not self._terminal.out.is_terminal:
+        terminal = self._terminal
+        if terminal.is_json or terminal.is_quiet or not terminal.out.is_terminal:
             return
         if self._bar is None:
             self._bar = _LiveBar(self._terminal)

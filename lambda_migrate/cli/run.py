@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from lambda_migrate.cli.app import COMMON_OPTIONS, CURRENT_INVOCATION, HELP, app
+from lambda_migrate.cli.env_file import load_env_files
 from lambda_migrate.cli.errors import render_error
 from lambda_migrate.cli.invocation import TRACEBACK_VARIABLE, FunctionError
 from lambda_migrate.cli.output import protect_output
@@ -47,11 +48,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     CURRENT_INVOCATION.clear()
-    if region := os.environ.get("AWS_REGION"):  # boto3 alone of AWS's tools does not read it
-        os.environ.setdefault("AWS_DEFAULT_REGION", region)
-    arguments = _add_environment_name(list(arguments))
     terminal = Terminal(_find_format(arguments))
     try:
+        arguments = load_env_files(arguments)
+        if region := os.environ.get("AWS_REGION"):  # boto3 alone of AWS's tools does not read it
+            os.environ.setdefault("AWS_DEFAULT_REGION", region)
+        arguments = _add_environment_name(arguments)
         with raise_on_signals():
             code = typer.main.get_command(app).main(
                 arguments, prog_name="lambda-migrate", standalone_mode=False

@@ -41,10 +41,12 @@ class Terminal:
 
     Args:
         output_format: ``json`` writes one document to standard output and nothing else.
+        is_quiet: Whether to write no progress.
     """
 
-    def __init__(self, output_format: Format = Format.TABLE) -> None:
+    def __init__(self, output_format: Format = Format.TABLE, *, is_quiet: bool = False) -> None:
         self.output_format = output_format
+        self.is_quiet = is_quiet
         self.out = _make_console(stderr=False)
         self.err = _make_console(stderr=True)
 
@@ -67,8 +69,8 @@ class Terminal:
             _write(self.out, each)
 
     def show_progress(self, text: str | Text) -> None:
-        """Write a line of progress; nothing with ``--format json``."""
-        if not self.is_json:
+        """Write a line of progress; nothing with ``--format json`` or ``--quiet``."""
+        if not (self.is_json or self.is_quiet):
             _write(self.out, text)
 
     def notify(self, *renderables: RenderableType) -> None:

@@ -14,6 +14,7 @@ from lambda_migrate.commands.inspect import plan, status, verify
 from lambda_migrate.commands.lease import lease_release, lease_show
 from lambda_migrate.commands.migrate import down, up
 from lambda_migrate.commands.repair import baseline, repair
+from lambda_migrate.commands.wait import wait
 from lambda_migrate.migrations.version import DottedVersion
 from lambda_migrate.settings import describe_settings
 
@@ -180,6 +181,13 @@ _COMMANDS = (
         doctor,
         "Check settings, permissions, network and database from here; changes nothing.",
         examples=("doctor", "--function orders-admin doctor"),
+    ),
+    Command(
+        "wait",
+        wait,
+        "Wait until the database answers, at most for the timeout.",
+        examples=("wait --timeout 60",),
+        settings=("database_url",),
     ),
     Command(
         "up",

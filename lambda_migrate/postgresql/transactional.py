@@ -230,7 +230,7 @@ class ScriptRunner:
         self._last_failure = failure = MigrationFailed(
             deadline_cause()
             if connection_lost.sqlstate == TRANSACTION_TIMEOUT
-            else f"the connection to PostgreSQL broke: {connection_lost}",
+            else f"the connection to PostgreSQL broke: {connection_lost.reason}",
             migration=self._name,
             sqlstate=connection_lost.sqlstate,
             is_timeout=connection_lost.sqlstate == TRANSACTION_TIMEOUT,

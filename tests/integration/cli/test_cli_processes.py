@@ -25,6 +25,7 @@ from unittest.mock import patch
 import pytest
 
 from lambda_migrate.cli import main
+from lambda_migrate.local.runtime.loopback import find_free_port
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
@@ -132,6 +133,48 @@ def test_every_step_from_new_to_down(bench: Bench) -> None:
     code, document = bench.answer("down", "--steps", "1", "--yes")
     assert (code, document["reverted"]) == (0, ["30000101000000_second"])
     assert bench.rows("SELECT to_regclass('second')") == [[None]]
+
+
+def test_wait_ends_when_the_database_answers_and_at_once_if_it_never_will(
+    bench: Bench, tmp_path: Path
+) -> None:
+    answer = bench.answer("wait")[1]
+    assert answer["attempts"] == 1
+    nowhere = f"postgresql://postgres@/x?host={tmp_path}"
+    code, out, err = bench.run("wait", "--database-url", nowhere, "--timeout", "0.2")
+    assert (code, out.count("waiting: cannot connect")) == (1, 1)
+    assert "the database did not answer within" in err
+    unknown = bench.server.url("does_not_exist")
+    code, document = bench.answer("wait", "--database-url", unknown, "--timeout", "60")
+    assert (code, document["error"]["kind"]) == (2, "ConfigurationError")
+
+
+def test_wait_outlasts_a_server_that_starts_later(tmp_path: Path, bench: Bench) -> None:
+    port = find_free_port()
+    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    waiting = bench.start("wait", "--database-url", url, "--timeout", "60")
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline().startswith("waiting: ")
+    with LocalPostgreSQL(tcp_port=port):
+        assert waiting.communicate(timeout=60)[0].startswith(f"127.0.0.1:{port}/postgres answers")
+    assert waiting.returncode == 0
+
+
+def test_variables_come_from_a_file_and_quiet_commands_write_nothing(
+    bench: Bench, tmp_path: Path
+) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("LAMBDA_MIGRATE_SCHEMA='from file'\nDATABASE_URL=nonsense\n")
+    bench.write("1_a", "DROP TABLE IF EXISTS t;", "SELECT 1;")
+    assert bench.run("--env-file", str(env_file), "up", "-q") == (0, "", "")
+    assert bench.rows('SELECT count(*) FROM "from file".history') == [[1]]
+    for command in (["down", "--steps", "1", "--yes"], ["up", "--format", "table"]):
+        assert bench.run(*command, "--quiet", f"--env-file={env_file}") == (0, "", "")
+    assert "1_a" in bench.run("status", "-q", "--env-file", str(env_file))[1]
+    env_file.write_text("PGPASSWORD='geheim")
+    code, _, err = bench.run("status", "--env-file", str(env_file))
+    assert (code, f"{env_file}:1: the quote of PGPASSWORD is not closed" in err) == (2, True)
+    assert "geheim" not in err
 
 
 def test_a_warning_of_a_migration_reaches_the_terminal_and_the_json(bench: Bench) -> None:

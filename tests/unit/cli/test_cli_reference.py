@@ -33,6 +33,7 @@ COMMANDS_WITH_HELP = {name: each for name, each in HELP.items() if isinstance(ea
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
     others = {
         "Common options",
+        "`--env-file`",
         "`--function`",
         "Exit codes",
         "Help and completion",
