@@ -213,8 +213,8 @@ class Settings:
     environment: str = _setting(
         "",
         _TEXT,
-        "Name of the environment, for example `staging`. The first run stamps the database with "
-        "it; a function of another environment is refused.",
+        "Name of the environment, for example `staging`. The first run that succeeds stamps the "
+        "database with it; a function of another environment is refused.",
     )
     directory: str = _setting(
         "migrations",

@@ -1494,6 +1494,14 @@ MUTANTS = (
         ("lease",),
     ),
     Mutant(
+        "a takeover alone stamps the database",
+        "lambda_migrate/postgresql/queries.py",
+        "target = {quote_literal(grant.target)},\n",
+        "target = {quote_literal(grant.target)},\n"
+        "                environment = {quote_literal(grant.environment)},\n",
+        ("contract, database",),
+    ),
+    Mutant(
         "notices: a warning is lost for a notice",
         "lambda_migrate/postgresql/driver.py",
         'if fields.get("V") != "WARNING" or not less_important:',

@@ -310,6 +310,8 @@ def record_completion(
 ) -> None:
     """Publish every manifest that the history satisfies, and give the lease back.
 
+    First, the database is stamped with the environment: only work that succeeded does that.
+
     Args:
         lease_session: The lease.
         fenced_session: The database that was checked.
@@ -319,6 +321,7 @@ def record_completion(
         is_resync: Discard what the item holds for this database.
         keep_failures: Keep those of other addresses and of manifests that are still pending.
     """
+    fenced_session.record_environment()
     target, state = lease_session.target, lease_session.lease.state
     check = DatabaseCheck(
         identity=fenced_session.identity,

@@ -9,7 +9,8 @@ outlives the deadline; I5, a holder that dies blocks others for no longer than o
 
 The fence row
     The table ``fence`` has one row: the highest *token* that was accepted, the *owner* that set
-    it, the *environment* that the database belongs to, and its *identity*, a UUID. With the
+    it, the *environment* that the database belongs to (recorded by the first holder whose work
+    succeeded), and its *identity*, a UUID. With the
     identity it stores the *system* (cluster and database) for which the identity was last
     confirmed. A copy by dump, template or restore has another system, and gets an identity of
     its own.

@@ -137,6 +137,8 @@ class FencedConnection:
         self.is_aborted = False
         self.identity = ""
         """See `FencedSession.identity`."""
+        self.environment = ""
+        """The environment that the database was stamped with before the takeover."""
         self.unverified_identity = ""
         """See `FencedSession.unverified_identity`."""
         self.is_new_or_copied_database = False
@@ -710,6 +712,7 @@ class FencedConnection:
                 self.queries.commit_fence(is_direct_connection=self.is_direct_connection), deadline
             )
             self.identity = identity
+            self.environment = fence_row.environment
         except PostgresError as error:
             self.run("ROLLBACK", deadline)
             if error.sqlstate == LOCK_NOT_AVAILABLE:

@@ -42,9 +42,10 @@ class LeaseGrant:
         target: The item in the lease table.
         fence: The fencing token.
         owner: The holder of the lease.
-        environment: ``staging``, ``production``: stored by the first run, compared by later ones.
+        environment: ``staging``, ``production``: compared with the one that the database is stamped
+            with; see `FencedSession.record_environment`.
         request_id: The invocation's id, for the history.
-        replaces_environment: Accept a database of another environment, and store this one.
+        replaces_environment: Accept a database of another environment.
         completions_by_database: Identity -> token and owner of the last holder that completed
             there, as the lease table has them. A database with that identity and an older token is
             a copy, or was restored to an earlier state.
@@ -274,6 +275,9 @@ class FencedSession(DatabaseSession, Protocol):
 
     def delete_rows(self, versions: Sequence[Version]) -> None:
         """Delete history rows without running anything; their migrations are pending again."""
+
+    def record_environment(self) -> None:
+        """Stamp the database with the grant's environment, once everything else has succeeded."""
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """Make repeatable migrations pending again, and delete the set rows; see `repeatable`.

@@ -298,7 +298,6 @@ class Queries:
             UPDATE {self._fence} SET
                 token = {quote_literal(grant.fence)}, owner = {quote_literal(grant.owner)},
                 target = {quote_literal(grant.target)},
-                environment = {quote_literal(grant.environment)},
                 identity = {quote_literal(identity)},
                 system = {quote_literal(fence_row.system_id_to_store)},
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
@@ -312,6 +311,10 @@ class Queries:
     def _may_take_fence(self, grant: LeaseGrant) -> str:
         fence, owner = quote_literal(grant.fence), quote_literal(grant.owner)
         return f"(token < {fence} OR (token = {fence} AND owner = {owner}))"
+
+    def record_environment(self, environment: str) -> str:
+        """Stamp the database with ``environment``."""
+        return f"UPDATE {self._fence} SET environment = {quote_literal(environment)}"
 
     def commit_fence(self, *, is_direct_connection: bool) -> str:
         """Commit the token; a direct session takes the advisory lock."""

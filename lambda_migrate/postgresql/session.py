@@ -155,6 +155,12 @@ class PostgreSQLSession(DatabaseSession):
             del self._known_rows[version]
         self._write(self._connection.queries.mark_repeatables_stale(name))
 
+    def record_environment(self) -> None:
+        """See `FencedSession.record_environment`."""
+        environment = self._connection.grant.environment
+        if environment != self._connection.environment:
+            self._write(self._connection.queries.record_environment(environment))
+
     def abort(self) -> None:
         """See `FencedSession.abort`."""
         self._connection.abort()

@@ -166,7 +166,6 @@ class InMemoryDatabase:
                 self.identity = str(uuid4())
             is_new_or_copied_database = (self.token, self._owner) == (0, "")
             self.token, self._owner = grant.fence, grant.owner
-            self.environment = grant.environment
             held = InMemorySession(
                 self,
                 grant,
@@ -387,6 +386,11 @@ class InMemorySession(DatabaseSession):
                     del database._rows[version]
                 elif isinstance(version, RepeatableVersion) and name in ("", row.name):
                     database._rows[version] = replace(row, state=RowState.STALE)
+
+    def record_environment(self) -> None:
+        """See `FencedSession.record_environment`."""
+        with self._require_fence() as database:
+            database.environment = self.grant.environment
 
     def abort(self) -> None:
         """See `FencedSession.abort`."""

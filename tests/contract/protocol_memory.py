@@ -222,8 +222,11 @@ class SteppedSession(DatabaseSession):
     def delete_rows(self, versions: Sequence[Version]) -> None:
         raise NotImplementedError
 
+    def record_environment(self) -> None:
+        self._session.record_environment()
+
     def mark_repeatables_stale(self, name: str = "") -> None:
-        raise NotImplementedError
+        self._session.mark_repeatables_stale(name)
 
     def abort(self) -> None:
         self._session.abort()

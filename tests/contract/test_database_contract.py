@@ -19,7 +19,12 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script, make_plan
 from lambda_migrate.migrations.version import Version, parse_version
-from lambda_migrate.postgresql.ports import DryRunSession, FencedSession, StaleFencingToken
+from lambda_migrate.postgresql.ports import (
+    DryRunSession,
+    FencedSession,
+    LeaseGrant,
+    StaleFencingToken,
+)
 from tests.contract.databases import (
     FIRST,
     MANIFEST,
@@ -341,6 +346,27 @@ def test_without_terminating_holders_the_takeover_succeeds_once_the_older_holder
 # --- environment
 
 
+def stamp(bench: DatabaseBench, right: LeaseGrant) -> None:
+    with bench.database.take_over(right, soon()) as session:
+        session.record_environment()
+
+
+def test_a_takeover_alone_stamps_nothing_and_neither_does_a_migration(bench: DatabaseBench) -> None:
+    with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
+        apply(session, FIRST)
+    assert stamped_environment(bench) == ""
+    stamp(bench, grant(2, environment="production"))
+    assert stamped_environment(bench) == "production"
+
+
+def test_a_holder_that_was_overtaken_stamps_nothing(bench: DatabaseBench) -> None:
+    with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
+        stamp(bench, grant(2))
+        with pytest.raises(LeaseLost):
+            session.record_environment()
+    assert stamped_environment(bench) == ""
+
+
 @pytest.mark.parametrize(
     ("stamped", "mine", "restamp", "is_let_in"),
     [
@@ -355,7 +381,7 @@ def test_without_terminating_holders_the_takeover_succeeds_once_the_older_holder
 def test_a_function_of_another_environment_is_rejected(
     bench: DatabaseBench, stamped: str, mine: str, restamp: bool, is_let_in: bool
 ) -> None:
-    bench.database.take_over(grant(1, environment=stamped), soon()).close()
+    stamp(bench, grant(1, environment=stamped))
     mine_now = grant(2, environment=mine, replaces_environment=restamp)
     if is_let_in:
         bench.database.take_over(mine_now, soon()).close()
@@ -368,6 +394,7 @@ def test_a_rejected_environment_changes_neither_stamp_nor_holder(
     bench: DatabaseBench,
 ) -> None:
     with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
+        session.record_environment()
         with pytest.raises(ConfigurationError):
             bench.database.take_over(grant(2, environment="production"), soon())
         apply(session, FIRST)
@@ -375,9 +402,8 @@ def test_a_rejected_environment_changes_neither_stamp_nor_holder(
 
 
 def test_a_new_stamp_rejects_the_old_environment(bench: DatabaseBench) -> None:
-    bench.database.take_over(grant(1, environment="staging"), soon()).close()
-    moved = grant(2, environment="production", replaces_environment=True)
-    bench.database.take_over(moved, soon()).close()
+    stamp(bench, grant(1, environment="staging"))
+    stamp(bench, grant(2, environment="production", replaces_environment=True))
     with pytest.raises(ConfigurationError, match="'production'"):
         bench.database.take_over(grant(3, environment="staging"), soon())
 
@@ -649,9 +675,8 @@ def test_a_dry_run_neither_raises_the_fence_nor_stamps_the_database(bench: Datab
         dry_run.run_migration(FIRST, soon())
         dry_run.roll_back()
     assert stamped_environment(bench) == ""
-    with bench.database.take_over(grant(2, environment="production"), soon()) as session:
-        assert stamped_environment(bench) == "production"
-        apply(session, FIRST)
+    stamp(bench, grant(2, environment="production"))
+    assert stamped_environment(bench) == "production"
 
 
 def test_a_failure_in_a_dry_run_is_reported_as_by_apply_and_the_dry_run_can_continue(
@@ -754,7 +779,7 @@ def test_a_superseded_dry_run_does_not_start_again(bench: DatabaseBench) -> None
 
 
 def test_a_dry_run_in_the_database_of_another_environment_is_rejected(bench: DatabaseBench) -> None:
-    bench.database.take_over(grant(1, environment="production"), soon()).close()
+    stamp(bench, grant(1, environment="production"))
     with pytest.raises(ConfigurationError, match="'production'"):
         begin_dry_run(bench, 2, environment="staging")
 

@@ -567,6 +567,16 @@ def test_an_invalid_repair_is_refused_and_releases_the_lease(
 # --- the environment
 
 
+def test_only_a_command_that_succeeds_stamps_the_database(fakes: Fakes) -> None:
+    fakes.environment = "production"
+    fakes.database.fail_on(2, boom())
+    with pytest.raises(MigrationFailed):
+        fakes.operations(V3).up(fakes.deadline())
+    assert (fakes.database.effects, fakes.database.environment) == (["0001_m"], "")
+    fakes.operations(V1).up(fakes.deadline())
+    assert fakes.database.environment == "production"
+
+
 def test_a_copied_database_can_be_stamped_with_its_new_environment(fakes: Fakes) -> None:
     fakes.environment = "production"
     fakes.migrated(V1)
