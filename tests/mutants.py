@@ -1504,7 +1504,7 @@ MUTANTS = (
     Mutant(
         "notices: a warning is lost for a notice",
         "lambda_migrate/postgresql/driver.py",
-        'if fields.get("V") != "WARNING" or not less_important:',
+        r'if b"\0VWARNING\0" not in data:',
         "if True:",
         ("transactional",),
     ),

@@ -389,9 +389,9 @@ class Connection:
         return tuple(self._driver.tags)
 
     def take_notices(self) -> tuple[list[dict[str, str]], int]:
-        """Warnings and notices of the last script by field letter, and how many were dropped.
+        """Warnings and notices of scripts by field letter, and how many were dropped.
 
-        Once: a second call returns none.
+        Those since the last call.
         """
         taken = self._driver.notices, self._driver.dropped_notices
         self._driver.notices, self._driver.dropped_notices = [], 0

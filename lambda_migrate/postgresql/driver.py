@@ -87,8 +87,8 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
 
     Attributes:
         tags: Command tags of the last message, one for each statement that finished.
-        notices: Warnings and notices of the last message that was a script (``keep_rows`` is not
-            None), by field letter, at most `_KEPT_NOTICES`.
+        notices: Warnings and notices of scripts (``keep_rows`` is not None) until they are taken,
+            by field letter, at most `_KEPT_NOTICES`.
         dropped_notices: How many more there were.
         last_error: The ErrorResponse to the last message by field letter, or {}.
     """
@@ -113,8 +113,6 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         self.tags = []
         self.last_error = {}
         self._keep_rows = keep_rows
-        if keep_rows is not None:
-            self.notices, self.dropped_notices = [], 0
         return [self._row(*row) for row in self.execute_simple(sql).rows or ()]
 
     def handle_messages(self, context: Any) -> None:
@@ -127,7 +125,8 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
                     pass
                 continue
             handle = self.message_types[code]
-            read = _truncate_error_fields if code in (_ERROR, _NOTICE) else b"".join
+            is_long = code in (_ERROR, _NOTICE) and length > _FIELD_BYTES
+            read = _truncate_error_fields if is_long else b"".join
             handle(read(self._read_chunks(length - 4)), context)
         if context.error is not None:
             raise context.error
@@ -198,14 +197,17 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
     def handle_NOTICE_RESPONSE(self, data: bytes, context: Any) -> None:
         if self._keep_rows is None:
             return
-        fields = {chr(part[0]): self._text(part[1:]) for part in data.split(b"\0") if part}
         if len(self.notices) == _KEPT_NOTICES:
             self.dropped_notices += 1
-            less_important = [each for each in self.notices if each.get("V") != "WARNING"]
-            if fields.get("V") != "WARNING" or not less_important:
+            if b"\0VWARNING\0" not in data:  # there may be a million of these
                 return
-            self.notices.remove(less_important[-1])
-        self.notices.append(fields)
+            others = [each for each in self.notices if each.get("V") != "WARNING"]
+            if not others:
+                return
+            self.notices.remove(others[-1])
+        self.notices.append(
+            {chr(part[0]): self._text(part[1:]) for part in data.split(b"\0") if part}
+        )
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:
         self.tags.append(data[:-1].decode("ascii", errors="replace"))

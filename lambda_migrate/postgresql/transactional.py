@@ -180,6 +180,8 @@ class ScriptRunner:
             raise self._last_failure or MigrationFailed(
                 "the deadline has passed", migration=self._name, is_timeout=True
             )
+        if self._last_failure is not None:
+            self._connection.take_notices()  # those of the failed attempt
         try:
             if self._lost_connections:
                 self._connection.reconnect(self._deadline)

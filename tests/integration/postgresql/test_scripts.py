@@ -12,7 +12,7 @@ from lambda_migrate.migrations import Migration
 from lambda_migrate.migrations.migration import Script
 from lambda_migrate.postgresql import transactional
 
-from .bench import Bench, migration, soon
+from .bench import Bench, Running, migration, soon, until
 from .dry_runs import open_dry_run
 
 # --- its own transaction
@@ -317,6 +317,28 @@ def test_warnings_of_either_kind_of_script_are_kept_for_their_migration_alone(
         assert session.take_notices() == (SKIPPED,)
         session.apply(migration("SELECT 1", 2), "d", soon())
         assert session.take_notices() == ()
+
+
+def test_the_warnings_of_several_statements_outside_a_transaction_are_all_kept(
+    bench: Bench,
+) -> None:
+    with bench.holder() as session:
+        session.apply(migration(f"{WARN}; SELECT 1; {WARN}", non_transactional=True), "d", soon())
+        assert session.take_notices() == (SKIPPED, SKIPPED)
+
+
+def test_a_script_that_is_repeated_after_a_lock_timeout_warns_once(bench: Bench) -> None:
+    bench.execute("CREATE TABLE t ()")
+    with bench.connect() as other, bench.holder() as session:
+        other.run("BEGIN; LOCK t")
+        running = Running(
+            lambda: session.apply(migration(f"{WARN}; LOCK t IN SHARE MODE"), "d", soon())
+        )
+        until(lambda: bench.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        until(lambda: not bench.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        other.run("COMMIT")
+        assert isinstance(running.outcome(), int)
+        assert session.take_notices() == (SKIPPED,)
 
 
 def test_a_notice_has_its_detail_and_hint_on_one_line_without_passwords(bench: Bench) -> None:
