@@ -34,7 +34,11 @@ from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed, RepairRe
 from lambda_migrate.migrations.history import RowState
 from lambda_migrate.migrations.migration import Script
 from lambda_migrate.migrations.sql.classify import classify
-from lambda_migrate.migrations.sql.lint import can_run_in_transaction, is_session_setting
+from lambda_migrate.migrations.sql.lint import (
+    can_run_in_transaction,
+    is_session_setting,
+    list_steps,
+)
 from lambda_migrate.migrations.sql.tokens import TokenCursor, split_statements
 from lambda_migrate.postgresql import catalog_queries
 from lambda_migrate.postgresql.catalog_state import (
@@ -225,7 +229,7 @@ def _split_steps(script: Script) -> list[_Step]:
     """At least one step; a SET is a step only if no other statement follows it."""
     steps: list[_Step] = []
     settings: list[str] = []
-    statements = split_statements(script.sql)
+    statements = list_steps(script.sql)
     for statement in statements:
         if is_session_setting(statement) and statement is not statements[-1]:
             settings.append(statement.text)

@@ -24,6 +24,7 @@ __all__ = [
     "check_script",
     "find_script_warnings",
     "is_session_setting",
+    "list_steps",
     "remove_transaction_block",
 ]
 
@@ -65,6 +66,17 @@ def can_run_in_transaction(statement: Statement) -> bool:
 _TRANSACTIONAL_KINDS = (
     *("atomic", "create-index", "drop-index", "attach-partition", "detach-partition"),
 )
+
+
+def list_steps(sql: str) -> list[Statement]:
+    """The statements of a ``transaction:false`` script, without a COMMIT that has no BEGIN.
+
+    Scripts of tools with a transaction of their own end it that way before what cannot run in one.
+    """
+    statements = split_statements(sql)
+    if any(each.keywords[:1] in (("BEGIN",), ("START",)) for each in statements):
+        return statements
+    return [each for each in statements if not _is_plain_commit(each)]
 
 
 def is_session_setting(statement: Statement) -> bool:
@@ -134,7 +146,7 @@ _DEFAULT_MODES = (
 
 def _check_script(script: Script) -> Iterator[tuple[int | str, str]]:
     sql = remove_transaction_block(script.sql) if script.transactional else script.sql
-    statements = split_statements(sql)
+    statements = split_statements(sql) if script.transactional else list_steps(sql)
     if (unclosed := find_unclosed(sql)) and not any(_has_copy_data(sql, s) for s in statements):
         what, at = unclosed
         line = script.line + sql.count("\n", 0, at)

@@ -188,6 +188,14 @@ def test_a_statement_whose_outcome_is_unknown_is_named(shop: Bench) -> None:
     assert shop.execute(STATE) == [[1, 0, None, "ok"]]
 
 
+def test_a_commit_before_a_concurrent_build_is_ignored(shop: Bench) -> None:
+    one = several(
+        "UPDATE counter SET n = n + 1;\nCOMMIT;\nCREATE INDEX CONCURRENTLY i ON orders (id)"
+    )
+    make_operations(shop, one).up(soon())
+    assert (shop.execute(STATE), shop.states()) == ([[1, 0, "it", "ok"]], {1: "applied"})
+
+
 def test_a_script_of_settings_alone_is_applied(bench: Bench) -> None:
     bench.apply(several("SET a.b = 1; SET a.c = 2"))
     assert bench.states() == {1: "applied"}

@@ -16,6 +16,7 @@ from lambda_migrate.migrations.sql.lint import (
     check_migration,
     check_script,
     find_script_warnings,
+    list_steps,
     remove_transaction_block,
 )
 from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split_statements
@@ -218,7 +219,9 @@ def test_a_word_longer_than_a_leap_does_not_open_a_string() -> None:
 @pytest.mark.parametrize("sql", CONTROL)
 @pytest.mark.parametrize("transactional", [True, False])
 def test_transaction_control_is_refused(sql: str, transactional: bool) -> None:
-    (fault,) = faults_of(f"-- x\n{sql};", transactional=transactional, line=5)
+    if not transactional and sql in ("COMMIT", "END"):
+        sql = f"BEGIN; SELECT 1; {sql}"
+    fault = faults_of(f"-- x\n{sql};", transactional=transactional, line=5)[-1]
     assert fault.startswith("f.sql:6: ")
     where = "lambda-migrate's own transaction" if transactional else "is committed for itself"
     assert f"{where}; remove it" in fault
@@ -444,6 +447,14 @@ def test_settings_that_do_not_do_what_they_seem_to_are_warned_of(sql: str, says:
 )
 def test_other_settings_are_let_through(sql: str) -> None:
     assert (faults_of(sql), find_script_warnings(Script(sql), path="f.sql")) == ([], [])
+
+
+def test_a_commit_without_a_begin_means_nothing_outside_a_transaction() -> None:
+    sql = "alter table t add c int;\nCOMMIT;\ncreate index concurrently i on t (c); end work"
+    assert faults_of(sql, transactional=False) == []
+    assert [each.keywords[0] for each in list_steps(sql)] == ["ALTER", "CREATE"]
+    assert len(faults_of(f"begin; {sql}", transactional=False)) == 3
+    assert "contains no statement" in faults_of("commit;", transactional=False)[0]
 
 
 def test_a_non_transactional_script_has_one_statement_or_several() -> None:
