@@ -85,7 +85,7 @@ def test_files_of_golang_migrate_are_converted(
     (tmp_path / "old" / "000001_orders.up.sql").write_text("CREATE TABLE orders ();\n")
     (tmp_path / "old" / "000001_orders.down.sql").write_text("DROP TABLE orders;\n")
     (tmp_path / "old" / "000002_more.up.sql").write_text("CREATE TABLE more ();\n")
-    concurrent = "-- not in a transaction\ncreate unique index concurrently i on orders (id);\n"
+    concurrent = "-- not in a transaction\ncreate unique index\n concurrently i on orders (id);\n"
     (tmp_path / "old" / "000003_index.up.sql").write_text(concurrent)
     (tmp_path / "old" / "000003_index.down.sql").write_text("DROP TABLE more -- concurrently\n")
     monkeypatch.chdir(tmp_path)
