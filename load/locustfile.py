@@ -144,16 +144,6 @@ class ClientUser(_StormUser):
         time.sleep(0.2)
 
 
-class OperatorUser(_StormUser):
-    """Rolls version 2 back when the storm starts."""
-
-    @task
-    def roll_back(self) -> None:
-        """Once."""
-        self.send("rollback", "/rollback")
-        self.pause_forever()
-
-
 def _order_id_of(payload: Any) -> int:
     """The order that was placed; 1 if the function is not the example."""
     try:
@@ -193,14 +183,12 @@ class StormShape(LoadTestShape):
 
     def _has_ended(self) -> bool:
         wanted = self.options.environments * (1 + self.options.warm)
-        is_rollback = self.options.storm == "rollback"
         if self.count_responses("cold", "warm") < wanted:
             return False
-        if is_rollback and not self.count_responses("rollback"):
-            return False
         if self._ends_at is None:
-            has_clients = is_rollback or self.options.storm == "deployment"
-            self._ends_at = self.elapsed_seconds + (CLIENT_PHASE_SECONDS if has_clients else 0.0)
+            self._ends_at = self.elapsed_seconds
+            if self.options.storm in ("deployment", "rollback"):
+                self._ends_at += CLIENT_PHASE_SECONDS
         return self.elapsed_seconds >= self._ends_at
 
 
@@ -221,14 +209,11 @@ def _start_in_waves(shape: StormShape) -> Tick:
 
 
 def _start_beside_clients(shape: StormShape) -> Tick:
-    """Clients use version 1; then cold starts, and before them the operator of a rollback."""
+    """Clients use version 1; then cold starts, and in the host a rollback at the same moment."""
     clients, n = shape.options.clients, shape.options.environments
-    operators = int(shape.options.storm == "rollback")
     if shape.elapsed_seconds < CLIENT_PHASE_SECONDS:
         return clients, float(clients), [ClientUser]
-    if operators and shape.elapsed_seconds < CLIENT_PHASE_SECONDS + 1.5:
-        return clients + 1, 1.0, [OperatorUser]
-    return clients + operators + n, float(n), [ColdStartUser]
+    return clients + n, float(n), [ColdStartUser]
 
 
 SHAPES: dict[str, Callable[[StormShape], Tick]] = {

@@ -1,19 +1,18 @@
-"""The migrations that every peer applies: the same statements in the same order."""
+"""The migrations that every tool applies: the same statements in the same order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["LONG_SECONDS", "Change", "simple", "small", "storm"]
+__all__ = ["LONG_SECONDS", "MigrationSource", "small_migrations", "storm_migrations"]
 
 LONG_SECONDS = 3.0
-"""How long the long one of `storm` takes."""
+"""How long the long one of `storm_migrations` takes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One migration."""
+class MigrationSource:
+    """One migration, for any tool."""
 
     version: int
     name: str
@@ -30,52 +29,40 @@ class Change:
         return "".join(f"{statement};\n" for statement in self.statements)
 
 
-def simple(count: int) -> list[Change]:
-    """Small tables, all of them applied before anything is measured."""
-    return [
-        Change(n, f"things_{n}", (f"CREATE TABLE things_{n} (id bigint PRIMARY KEY, name text)",))
-        for n in range(1, count + 1)
-    ]
-
-
-def small(count: int) -> list[Change]:
+def small_migrations(count: int) -> list[MigrationSource]:
     """A table, then a row, and so on."""
-    changes = []
+    migrations = []
     for n in range(1, count + 1):
         table = f"things_{(n + 1) // 2}"
         creates = f"CREATE TABLE {table} (id bigint PRIMARY KEY, name text)"
         inserts = f"INSERT INTO {table} VALUES ({n}, 'the first')"  # noqa: S608 - our own names
-        changes.append(Change(n, f"step_{n}", (creates if n % 2 else inserts,)))
-    return changes
+        migrations.append(MigrationSource(n, f"step_{n}", (creates if n % 2 else inserts,)))
+    return migrations
 
 
-def storm(*, pending: bool) -> list[Change]:
+def storm_migrations(*, pending: bool) -> list[MigrationSource]:
     """Five migrations, and ten more that are pending in the storm, one of them long.
 
     Each of the ten records its effect. Two add to a balance: a second time, that does not fail.
     """
-    changes = [*_FIRST]
-    if pending:
-        changes += [
-            Change(number, name, (statement, f"INSERT INTO effects VALUES ({number})"))  # noqa: S608 - a number
-            for number, (name, statement) in enumerate(_PENDING, len(_FIRST) + 1)
-        ]
-    return changes
+    applied = [
+        MigrationSource(number, name, (statement,))
+        for number, (name, statement) in enumerate(_APPLIED, 1)
+    ]
+    if not pending:
+        return applied
+    return applied + [
+        MigrationSource(number, name, (statement, f"INSERT INTO effects VALUES ({number})"))  # noqa: S608 - a number
+        for number, (name, statement) in enumerate(_PENDING, len(_APPLIED) + 1)
+    ]
 
 
-_FIRST: Sequence[Change] = (
-    Change(1, "effects", ("CREATE TABLE effects (migration integer NOT NULL)",)),
-    Change(
-        2,
-        "accounts",
-        (
-            "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL)",
-            "INSERT INTO accounts VALUES (1, 0)",
-        ),
-    ),
-    Change(3, "customers", ("CREATE TABLE customers (id bigint PRIMARY KEY, email text)",)),
-    Change(4, "orders", ("CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint)",)),
-    Change(5, "orders_by_customer", ("CREATE INDEX orders_by_customer ON orders (customer)",)),
+_APPLIED = (
+    ("effects", "CREATE TABLE effects (migration integer NOT NULL)"),
+    ("accounts", "CREATE TABLE accounts AS SELECT 1 AS id, 0 AS balance"),
+    ("customers", "CREATE TABLE customers (id bigint PRIMARY KEY, email text)"),
+    ("orders", "CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint)"),
+    ("orders_by_customer", "CREATE INDEX orders_by_customer ON orders (customer)"),
 )
 
 _PENDING = (

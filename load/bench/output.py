@@ -8,12 +8,12 @@ from typing import Any
 
 __all__ = ["print_figures", "read_figures"]
 
-_MARK = "BENCH "
+_PREFIX = "BENCH "
 
 
 def print_figures(figures: Any) -> None:
     """Write figures as one line."""
-    sys.stdout.write(f"\n{_MARK}{json.dumps(figures)}\n")
+    sys.stdout.write(f"\n{_PREFIX}{json.dumps(figures)}\n")
 
 
 def read_figures(output: str) -> Any:
@@ -23,6 +23,6 @@ def read_figures(output: str) -> Any:
         ValueError: There are none.
     """
     for line in output.splitlines():
-        if line.startswith(_MARK):
-            return json.loads(line.removeprefix(_MARK))
+        if line.startswith(_PREFIX):
+            return json.loads(line.removeprefix(_PREFIX))
     raise ValueError(f"a measured process printed no figures:\n{output}")

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = [
     "MeasurementFailed",
@@ -30,8 +30,7 @@ class MeasurementFailed(RuntimeError):
     """A measured process failed; its row has no figure."""
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """A command to run in a fresh process, with its directory and all its variables."""
 
     command: Sequence[str]
@@ -39,15 +38,14 @@ class Program:
     environment: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessResult:
+class ProcessResult(NamedTuple):
     """A process that has ended.
 
     Attributes:
         pid: Its id.
         status: Exit status, negative for a signal.
         cpu: Seconds of processor time, user and system, its children's included.
-        wall: Seconds until its end, from its start or from the opening of its gate.
+        wall: Seconds until its end, from its start or from the opening of the barrier.
         output: What it wrote, both streams.
     """
 
@@ -57,23 +55,15 @@ class ProcessResult:
     wall: float
     output: str
 
-    def check(self) -> ProcessResult:
-        """Return self if it succeeded.
-
-        Raises:
-            MeasurementFailed: It failed; with its output.
-        """
-        if self.status != 0:
-            raise MeasurementFailed(f"a measured process exited with {self.status}:\n{self.output}")
-        return self
-
 
 def run(program: Program) -> ProcessResult:
     """Run one process to its end; it must succeed."""
-    with _processes() as started:
-        began = time.monotonic()
-        started.start(program)
-        return started.wait(began)[0].check()
+    started_at = time.monotonic()
+    with _start([program]) as processes:
+        [result] = _wait_for_all(processes, started_at)
+    if result.status != 0:
+        raise MeasurementFailed(f"a measured process exited with {result.status}:\n{result.output}")
+    return result
 
 
 def run_alternating(
@@ -83,110 +73,96 @@ def run_alternating(
 
     One more round runs first, to fill caches; it is not counted.
     """
-    for program in programs.values():
-        run(program)
-    finished: dict[str, list[ProcessResult]] = {name: [] for name in programs}
-    for _ in range(rounds):
+    results: dict[str, list[ProcessResult]] = {name: [] for name in programs}
+    for _ in range(rounds + 1):
         for name, program in programs.items():
-            finished[name].append(run(program))
-    return finished
+            results[name].append(run(program))
+    return {name: each[1:] for name, each in results.items()}
 
 
 def run_from_barrier(
     programs: Sequence[Program], *, on_open: Callable[[], object] = lambda: None
 ) -> list[ProcessResult]:
-    """Start all, wait until each is at its gate, and open it for all at the same moment.
+    """Start all, wait until each is at the start barrier, and open it for all at once.
 
     Loading libraries would otherwise spread their arrivals: they share this machine's cores, and
     have one each in Lambda.
 
     Args:
-        programs: Each with a start barrier in it; see `load.bench.peers.START_BARRIER`.
-        on_open: Called just before the gate opens.
+        programs: Each with a start barrier in it; see `load.bench.tools.START_BARRIER`.
+        on_open: Called just before the barrier opens.
     """
-    with _processes() as started, tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready:
-        gate, key = os.pipe()
+    barrier, key = os.pipe()
+    with (
+        tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready,
+        _start(programs, barrier=barrier, ready_file=ready.name) as processes,
+    ):
         try:
-            for program in programs:
-                started.start(program, gate=gate, ready=ready.name)
             while Path(ready.name).stat().st_size < len(programs):
-                started.check_running()
+                for process, log in processes:
+                    if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                        raise MeasurementFailed(
+                            f"a process did not reach the start barrier:\n{log.read_text()}"
+                        )
                 time.sleep(0.02)
             on_open()
-            began = time.monotonic()
+            opened_at = time.monotonic()
         finally:
             os.close(key)
-            os.close(gate)
-        return started.wait(began)
+            os.close(barrier)
+        return _wait_for_all(processes, opened_at)
 
 
-class _Processes:
-    """Processes that write to files of one directory."""
+_Processes = Sequence[tuple["subprocess.Popen[bytes]", Path]]
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
-        self.is_late = False
 
-    def start(self, program: Program, *, gate: int = subprocess.DEVNULL, ready: str = "") -> None:
-        """Start one; its standard input is the gate."""
-        log = self._directory / str(len(self._running))
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                program.command,
-                cwd=program.directory,
-                env={**program.environment, "BENCH_READY": ready},
-                stdin=gate,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        self._running.append((process, log))
+@contextmanager
+def _start(
+    programs: Sequence[Program], *, barrier: int = subprocess.DEVNULL, ready_file: str = ""
+) -> Iterator[_Processes]:
+    """Processes, each with its log, that are all gone in the end; those that hang are killed."""
+    processes: list[tuple[subprocess.Popen[bytes], Path]] = []
 
-    def check_running(self) -> None:
-        """Raise `MeasurementFailed` if one has ended or has taken too long."""
-        for process, log in self._running:
-            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            if self.is_late or os.waitid(os.P_PID, process.pid, options):
-                raise MeasurementFailed(f"a process did not reach its gate:\n{log.read_text()}")
-
-    def wait(self, began: float) -> list[ProcessResult]:
-        """Wait for all; each in a thread, so that each end is noticed when it happens."""
-
-        def finish(process: subprocess.Popen[bytes], log: Path) -> ProcessResult:
-            _, status, usage = os.wait4(process.pid, 0)
-            wall = time.monotonic() - began
-            process.returncode = os.waitstatus_to_exitcode(status)
-            cpu = usage.ru_utime + usage.ru_stime
-            output = log.read_text(errors="replace")
-            return ProcessResult(process.pid, process.returncode, cpu, wall, output)
-
-        with ThreadPoolExecutor(len(self._running)) as threads:
-            return list(threads.map(finish, *zip(*self._running, strict=True)))
-
-    def kill(self) -> None:
-        """Kill those that still run, because time is over."""
-        self.is_late = True
-        for process, _ in self._running:
+    def kill_all() -> None:
+        for process, _ in processes:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
 
-    def clean_up(self) -> None:
-        """Kill and reap those that were not waited for."""
-        for process, _ in self._running:
-            process.kill()
-            process.wait()
-
-
-@contextmanager
-def _processes() -> Iterator[_Processes]:
-    """Processes that are all gone in the end; those that hang are killed."""
+    timer = threading.Timer(_TIMEOUT_SECONDS, kill_all)
     with tempfile.TemporaryDirectory(prefix="lm-bench-") as directory:
-        started = _Processes(Path(directory))
-        timer = threading.Timer(_TIMEOUT_SECONDS, started.kill)
         timer.start()
         try:
-            yield started
+            for number, program in enumerate(programs):
+                log = Path(directory, str(number))
+                with log.open("wb") as output:
+                    process = subprocess.Popen(
+                        program.command,
+                        cwd=program.directory,
+                        env={**program.environment, "BENCH_READY": ready_file},
+                        stdin=barrier,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+                processes.append((process, log))
+            yield processes
         finally:
             timer.cancel()
-            started.clean_up()
+            for process, _ in processes:
+                process.kill()
+                process.wait()
+
+
+def _wait_for_all(processes: _Processes, started_at: float) -> list[ProcessResult]:
+    """Wait for each in a thread, so that each end is noticed when it happens."""
+
+    def wait(process: subprocess.Popen[bytes], log: Path) -> ProcessResult:
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - started_at
+        process.returncode = os.waitstatus_to_exitcode(status)
+        cpu = usage.ru_utime + usage.ru_stime
+        output = log.read_text(errors="replace")
+        return ProcessResult(process.pid, process.returncode, cpu, wall, output)
+
+    with ThreadPoolExecutor(len(processes)) as threads:
+        return list(threads.map(wait, *zip(*processes, strict=True)))

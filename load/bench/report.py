@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import platform
+import statistics
+import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from load.bench.charts import write_svg
-from load.bench.results import Section, Table, Verdict, missed
+import psutil
+from matplotlib.figure import Figure
 
-__all__ = ["Report", "format_markdown", "markdown_table", "write_docs", "write_report"]
+from load import charts
+from load.bench.results import Section, Table, format_number
+from load.bench.tools import DBMATE_VERSION
+
+__all__ = ["Report", "describe_machine", "markdown_table", "write_docs", "write_json"]
+
+_OWN_COLOUR, _OTHERS_COLOUR = "#d9480f", "#8aa4c8"
+_LIBRARIES = (
+    *("boto3", "awslambdaric", "aws-lambda-powertools", "pg8000", "Alembic", "SQLAlchemy"),
+    *("Django", "yoyo-migrations", "psycopg", "psycopg2-binary"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,96 +33,77 @@ class Report:
     """One run.
 
     Attributes:
-        sections: What was measured.
+        sections: What was measured, by row.
         machine: Where.
-        command: What repeats it.
-        seconds: How long it took.
         provisional: Why the figures may be off, or "".
     """
 
-    sections: Sequence[Section]
+    sections: Mapping[str, Section]
     machine: Mapping[str, str]
-    command: str
-    seconds: float
     provisional: str = ""
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything, for a program."""
-        return {
-            "machine": dict(self.machine),
-            "command": self.command,
-            "seconds": self.seconds,
-            "provisional": self.provisional,
-            "missed": len(missed(self.sections)),
-            "sections": [section.as_json() for section in self.sections],
-        }
 
-
-def write_report(report: Report, directory: Path) -> None:
-    """``bench.json``, ``benchmarks.md`` and the pictures."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "bench.json").write_text(json.dumps(report.as_json(), indent=1) + "\n")
-    _write(report, directory / "benchmarks.md", pictures=directory, prefix="")
-
-
-def write_docs(report: Report, docs: Path) -> None:
-    """``reference/benchmarks.md`` and its pictures."""
-    page = docs / "reference" / "benchmarks.md"
-    _write(report, page, pictures=docs / "images", prefix="../images/")
-
-
-def _write(report: Report, page: Path, *, pictures: Path, prefix: str) -> None:
-    for section in report.sections:
-        for name, figure in section.charts.items():
-            write_svg(figure, pictures / _file(name))
-    page.write_text(format_markdown(report, prefix=prefix))
-
-
-def _file(name: str) -> str:
-    return f"benchmarks-{name}.svg"
-
-
-def format_markdown(report: Report, *, prefix: str = "") -> str:
-    """The page; ``prefix`` leads from it to the pictures."""
-    checks = [check for section in report.sections for check in section.checks]
-    rows = [(each.what, each.measured, each.allowed, _word(each.verdict)) for each in checks]
-    provisional = f"> **Provisional**: {report.provisional}.\n\n" if report.provisional else ""
-    parts = [
-        _INTRODUCTION.format(command=report.command) + provisional,
-        markdown_table(Table(("", "measured", "at most", ""), rows)),
-        *(_section(section, prefix) for section in report.sections),
-        "## Where\n\n" + "".join(f"- {name}: {text}\n" for name, text in report.machine.items()),
-        f"- the whole run took {report.seconds / 60:.0f} min\n",
-    ]
-    return "".join(parts)
-
-
-_INTRODUCTION = """# Benchmarks
-
-Written by the command below. What a ratio compares is measured in turns, several times; the table
-shows the median, with the least and the most in brackets. Each ratio is taken within one round, so
-that load which affects a whole round affects both of its sides. That memory does not grow and that
-nothing stays open are tests of real runtimes, `tests/integration/flow/test_leaks.py`.
-Where the time of one cold start goes is on [a page of its own](profile.md).
-
-```sh
-{command}
-python -m load.bench --only takeovers,scripts  # some rows of it; --help names all
-```
-
-"""
-
-
-def _section(section: Section, prefix: str) -> str:
-    notes = [f"{check.what}: {check.note}" for check in section.checks if check.note]
-    notes += section.notes
-    return (
-        f"## {section.title}\n\n"
-        + "".join(f"![{section.title}]({prefix}{_file(name)})\n\n" for name in section.charts)
-        + "".join(markdown_table(table) for table in section.tables)
-        + "".join(f"- {note}\n" for note in notes)
-        + ("\n" if notes else "")
+def describe_machine(postgresql: str) -> dict[str, str]:
+    """The machine and what runs on it."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = cpuinfo.partition("model name")[2].partition("\n")[0].lstrip("\t: ")
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
+    libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
+    return {
+        "processor": f"{model or platform.machine()}, {psutil.cpu_count()} cores",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "PostgreSQL": postgresql,
+        "libraries": ", ".join([*libraries, f"dbmate {DBMATE_VERSION}"]),
+        "DynamoDB API": "dynalite, in one Node.js process",
+        "lambda-migrate": f"{version('lambda-migrate')} ({commit.stdout.strip()})",
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def write_json(report: Report, directory: Path) -> Path:
+    """``bench.json``; returns its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "bench.json"
+    document = asdict(report)
+    for name, section in report.sections.items():
+        outcomes = [limit.outcome for limit in section.limits]
+        document["sections"][name]["outcomes"] = outcomes
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def write_docs(report: Report, docs: Path) -> Path:
+    """``reference/benchmarks.md``, from the template beside this module; returns its path."""
+    tables = {}
+    for name, section in report.sections.items():
+        notes = [f"- {limit.what}: {limit.note}\n" for limit in section.limits if limit.note]
+        text = "".join(map(markdown_table, section.tables)) + "".join(notes)
+        tables[name.replace("-", "_")] = text.strip()
+        if section.bars:
+            _draw_bars(section.bars, docs / "images" / f"benchmarks-{name}.svg")
+    limits = [limit for section in report.sections.values() for limit in section.limits]
+    header = ("", "measured", "at most", "")
+    rows = [(each.what, each.measured, each.allowed, each.outcome) for each in limits]
+    page = docs / "reference" / "benchmarks.md"
+    page.write_text(
+        Path(__file__)
+        .with_name("benchmarks.md")
+        .read_text()
+        .format(
+            provisional=f"> **Provisional**: {report.provisional}.\n\n"
+            if report.provisional
+            else "",
+            limits=markdown_table(Table(header, rows)).strip(),
+            machine="\n".join(f"- {name}: {text}" for name, text in report.machine.items()),
+            **tables,
+        )
+    )
+    return page
 
 
 def markdown_table(table: Table) -> str:
@@ -120,8 +115,19 @@ def markdown_table(table: Table) -> str:
         "| " + " | ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)) + " |\n"
         for row in rows
     ]
-    return "".join(lines) + "\n" + (f"{table.caption}\n\n" if table.caption else "")
+    return "".join(lines) + "\n"
 
 
-def _word(verdict: Verdict) -> str:
-    return "pass" if verdict is Verdict.PASS else f"**{verdict.value.lower()}**"
+def _draw_bars(bars: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Horizontal bars: the median, and a line from the least to the most."""
+    with charts.style():
+        figure = Figure(figsize=(9, 1 + 0.32 * len(bars)), layout="constrained")
+        axes = figure.subplots()
+        for label, values in bars.items():
+            median = statistics.median(values)
+            colour = _OWN_COLOUR if label.startswith("lambda-migrate") else _OTHERS_COLOUR
+            errors = [[median - min(values)], [max(values) - median]]
+            axes.barh(label, median, xerr=errors, color=colour, height=0.6)
+            axes.annotate(f"  {format_number(median)}", (max(values), label), va="center")
+        axes.invert_yaxis()
+        charts.save(figure, path)

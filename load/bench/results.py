@@ -1,130 +1,111 @@
-"""A figure, the bar beside it, and the verdict."""
+"""A figure beside its limit, tables of figures, and how figures are written."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from load.bench.figures import format_number, spread
+__all__ = [
+    "Limit",
+    "Section",
+    "Table",
+    "format_number",
+    "format_spread",
+    "missed_limits",
+    "percentile",
+    "ratios",
+]
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-__all__ = ["Check", "Section", "Table", "Verdict", "check_spread", "missed"]
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """The ratio of two things in each round, so that drift between rounds cancels out."""
+    return [one / other for one, other in zip(above, below, strict=True) if other > 0]
 
 
-class Verdict(str, Enum):
-    """The outcome of a check."""
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The least value that ``percent`` of all do not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
 
-    PASS = "PASS"  # noqa: S105 - a verdict
-    MISS = "MISS"
-    NOT_MEASURED = "NOT MEASURED"
+
+def format_number(value: float) -> str:
+    """Three significant digits: ``1,234``, ``12.3``, ``0.012``."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def format_spread(values: Sequence[float]) -> str:
+    """``median (least to most)``, the one value where all are the same, ``-`` without any."""
+    if not values:
+        return "-"
+    median, low, high = map(format_number, (statistics.median(values), min(values), max(values)))
+    return median if low == high else f"{median} ({low} to {high})"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One bar and what was measured against it.
+class Limit:
+    """A limit, and what was measured.
 
     Attributes:
         what: What is measured.
-        limit: The most that it may be.
-        value: What it is; None where it could not be measured.
-        unit: Of both.
-        range: Lowest and highest of the runs, where there were several.
+        limit: The most that the median may be.
+        values: Of several runs; empty where it could not be measured.
+        unit: Of all of these.
         note: What a reader must know about the figure.
     """
 
     what: str
     limit: float
-    value: float | None
+    values: Sequence[float]
     unit: str = ""
-    range: tuple[float, float] | None = None
     note: str = ""
 
     @property
-    def verdict(self) -> Verdict:
-        """Whether the bar is kept."""
-        if self.value is None:
-            return Verdict.NOT_MEASURED
-        return Verdict.PASS if self.value <= self.limit else Verdict.MISS
+    def outcome(self) -> str:
+        """``pass``, ``miss`` or ``not measured``."""
+        if not self.values:
+            return "not measured"
+        return "pass" if statistics.median(self.values) <= self.limit else "miss"
 
     @property
     def measured(self) -> str:
-        """The figure with its range and unit."""
-        if self.value is None:
-            return "-"
-        text = self._with_unit(self.value)
-        if self.range is None:
-            return text
-        low, high = self.range
-        return f"{text} ({format_number(low)} to {format_number(high)})"
+        """The median with the least and the most."""
+        return f"{format_spread(self.values)} {self.unit}".rstrip()
 
     @property
     def allowed(self) -> str:
-        """The bar with its unit."""
-        return self._with_unit(self.limit)
-
-    def _with_unit(self, value: float) -> str:
-        return f"{format_number(value)} {self.unit}".rstrip()
+        """The limit with its unit."""
+        return f"{format_number(self.limit)} {self.unit}".rstrip()
 
 
-def check_spread(
-    what: str, bar: float, values: Sequence[float], *, unit: str = "", note: str = ""
-) -> Check:
-    """A check of the median of several runs."""
-    found = spread(values)
-    several = (found.low, found.high) if len(values) > 1 else None
-    return Check(what, bar, found.median, unit, several, note)
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Figures without a bar."""
+class Table(NamedTuple):
+    """Figures without a limit."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One row of the table of promises, with all that was measured for it.
+    """What was measured for one row.
 
     Attributes:
-        key: Its name on the command line.
-        title: Its heading.
-        checks: Its bars.
-        tables: Figures without a bar.
-        charts: Pictures by file name, without the ending.
-        notes: How it was measured.
+        limits: Figures with a limit.
+        tables: Figures without one.
+        bars: A chart: values of several runs by label.
         data: Raw figures, for the JSON report.
     """
 
-    key: str
-    title: str
-    checks: Sequence[Check]
+    limits: Sequence[Limit]
     tables: Sequence[Table] = ()
-    charts: Mapping[str, Figure] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    bars: Mapping[str, Sequence[float]] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the pictures."""
-        checks = [asdict(check) | {"verdict": check.verdict.value} for check in self.checks]
-        tables = [asdict(table) for table in self.tables]
-        return {
-            "key": self.key,
-            "title": self.title,
-            "checks": checks,
-            "tables": tables,
-            "notes": list(self.notes),
-            "data": self.data,
-        }
 
-
-def missed(sections: Iterable[Section]) -> list[Check]:
-    """Every check whose bar is not kept, or that was not measured."""
-    checks = (check for section in sections for check in section.checks)
-    return [check for check in checks if check.verdict is not Verdict.PASS]
+def missed_limits(sections: Iterable[Section]) -> list[Limit]:
+    """Every limit that is not kept, or was not measured."""
+    limits = (limit for section in sections for limit in section.limits)
+    return [limit for limit in limits if limit.outcome != "pass"]

@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import pg8000.native
-
-from load.bench.charts import Strip, draw_strips
-from load.bench.figures import format_spread
-from load.bench.migrations import LONG_SECONDS, storm
-from load.bench.peers import LAMBDA_MIGRATE, PEERS, Peer
-from load.bench.processes import run_from_barrier
-from load.bench.results import Check, Section, Table
+from load.bench.migrations import storm_migrations
+from load.bench.output import read_figures
+from load.bench.processes import MeasurementFailed, ProcessResult, run, run_from_barrier
+from load.bench.results import Limit, Section, Table, format_number, format_spread, percentile
+from load.bench.tools import LAMBDA_MIGRATE, START_BARRIER, TOOLS, Tool
 from load.bench.workspace import Workspace
 
-__all__ = ["Trial", "measure", "most_common_error"]
+__all__ = ["StormResult", "measure", "most_common_error"]
 
-_INTERVAL_SECONDS = 0.02
-
-_QUERY = (
-    "SELECT count(*) FROM pg_stat_activity "
-    "WHERE datname = :database AND backend_type = 'client backend'"
-)
-
-_CREDITS = 2  # how many of the migrations add to the balance
-_CONNECTIONS = 100
+_COUNT_CONNECTIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = :database AND backend_type = 'client backend'
+"""
+_LAST_COMMIT = """
+SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8, owner
+FROM lambda_migrate.history ORDER BY version::numeric DESC LIMIT 1
+"""
+_TIMED_HANDLER = f"""
+import time
+import app
+from load.bench.output import print_figures
+{START_BARRIER}
+began = time.time()
+served = app.handler({{}}, app.Context())
+print_figures([began, served])
+"""
+_BALANCE = 2  # how many of the migrations add to it
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One storm of one peer.
+class StormResult:
+    """One storm of one tool.
 
     Attributes:
         failed: Processes that ended with an error.
@@ -44,11 +48,10 @@ class Trial:
         balance: What was added to the balance; 2 is right.
         pending: Migrations that took no effect.
         connections: The most at any moment.
-        sessions: Connections made altogether.
         connection_seconds: Their lengths altogether, by PostgreSQL's statistics.
-        ready: Seconds from the gate's opening to the end of the last that succeeded; None where
-            all failed.
-        points: Seconds and connections.
+        last_ready: Seconds from the barrier's opening to the end of the last that succeeded.
+        waits: lambda-migrate alone: seconds from the last commit to the handler, of each that had
+            begun before it and did not migrate.
     """
 
     failed: int
@@ -57,111 +60,94 @@ class Trial:
     balance: int
     pending: int
     connections: int
-    sessions: int
     connection_seconds: float
-    ready: float | None
-    points: Sequence[tuple[float, float]]
+    last_ready: float | None
+    waits: Sequence[float]
 
 
 def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
-    """Storms of each size, every peer in each round.
+    """Storms of each size, every tool in each round.
 
     Args:
         workspace: The servers.
         sizes: How many processes, and how many rounds of that.
     """
-    trials: dict[int, dict[str, list[Trial]]] = {}
+    results: dict[int, dict[str, list[StormResult]]] = {}
     for size, rounds in sizes.items():
-        trials[size] = {peer.title: [] for peer in PEERS}
+        results[size] = {tool.title: [] for tool in TOOLS}
         for _ in range(rounds):
-            for peer in PEERS:
-                trials[size][peer.title].append(_storm(workspace, peer, size))
+            for tool in TOOLS:
+                results[size][tool.title].append(_run_storm(workspace, tool, size))
+    own = {size: by_tool[LAMBDA_MIGRATE.title] for size, by_tool in results.items()}
+    first = next(iter(sizes))
+    waits = {p: [percentile(one.waits, p) for one in own[first]] for p in (50, 90, 99, 100)}
+    where = f"from the last commit to the handler, {first} at once"
     return Section(
-        key="storms",
-        title="Cold starts at once, with 10 pending migrations",
-        checks=[
-            check for size in sizes for check in _checks(size, trials[size][LAMBDA_MIGRATE.title])
+        limits=[
+            *(limit for size in sizes for limit in _limits(size, own[size])),
+            Limit(f"median wait {where}", 0.3, waits[50], "s"),
+            Limit(f"99 in 100 wait at most {where}", 1.0, waits[99], "s"),
         ],
-        tables=[_table(size, trials[size]) for size in sizes],
-        charts={
-            f"storm-{size}": draw_strips(
-                f"{size} cold starts at once: connections to PostgreSQL, of {_CONNECTIONS}",
-                [Strip(title, _caption(runs[0]), runs[0].points) for title, runs in each.items()],
-                most=_CONNECTIONS,
-            )
-            for size, each in trials.items()
-        },
-        notes=[
-            f"Five migrations are applied, ten pending, one of them {LONG_SECONDS:g} s long. Each "
-            "cold start is a fresh process; PostgreSQL has its default of 100 connections, three "
-            "of them kept for superusers, through one of which they are counted 50 times a second. "
-            "Connection-seconds are PostgreSQL's own (pg_stat_database.session_time). The pictures "
-            "show the first storm of each.",
-            "All processes share this machine's cores; in Lambda each has one of its own. So each "
-            "first loads its libraries and waits at a gate (dbmate behind a shell), which opens "
-            "for all at the same moment; seconds count from there. Ours has loaded no more by then "
-            "than `import lambda_migrate` with the decorator applied.",
-            *(f"{peer.title}: {peer.source}." for peer in PEERS),
+        tables=[
+            *(_table(size, by_tool) for size, by_tool in results.items()),
+            Table(
+                ("storm", "waited", "median, s", "90 in 100, s", "99 in 100, s", "last, s"),
+                [
+                    (
+                        str(n + 1),
+                        str(len(one.waits)),
+                        *(format_number(w[n]) for w in waits.values()),
+                    )
+                    for n, one in enumerate(own[first])
+                ],
+            ),
         ],
         data={
-            str(size): {title: [asdict(one) for one in runs] for title, runs in each.items()}
-            for size, each in trials.items()
+            str(size): {title: [asdict(one) for one in runs] for title, runs in by_tool.items()}
+            for size, by_tool in results.items()
         },
     )
 
 
-def _storm(workspace: Workspace, peer: Peer, size: int) -> Trial:
-    before = workspace.project(peer, "five", storm(pending=False))
-    after = workspace.project(peer, "fifteen", storm(pending=True))
-    database = workspace.new_database()
-    workspace.migrate(peer, before, database)
-    program = workspace.program(peer, after, database, command=peer.command_with_barrier())
-    sessions, seconds = workspace.sessions(database)
-    with _counted_connections(workspace, database) as points:
-        finished = run_from_barrier([program] * size, on_open=points.clear)
-    sessions_then, seconds_then = workspace.sessions(database)
-    effects = workspace.query(database, "SELECT count(*) FROM effects GROUP BY migration")
-    balance = workspace.query(database, "SELECT balance FROM accounts")
-    workspace.drop_database(database)
+def _run_storm(workspace: Workspace, tool: Tool, size: int) -> StormResult:
+    before = workspace.project(tool, storm_migrations(pending=False), "storm")
+    after = workspace.project(tool, storm_migrations(pending=True), "storm")
+    is_timed = tool is LAMBDA_MIGRATE
+    command = (sys.executable, "-c", _TIMED_HANDLER) if is_timed else tool.command(barrier=True)
+    with workspace.new_database() as database:
+        run(workspace.program(tool, before, database))
+        program = workspace.program(tool, after, database, command)
+        _, seconds_before = workspace.sessions(database)
+        with workspace.sample(_COUNT_CONNECTIONS, database=database) as samples:
+            finished = run_from_barrier([program] * size, on_open=samples.clear)
+        _, seconds_after = workspace.sessions(database)
+        effects = workspace.query(database, "SELECT count(*) FROM effects GROUP BY migration")
+        balance = workspace.query(database, "SELECT balance FROM accounts")
+        waits = _waits(workspace, database, finished) if is_timed else []
     failed = [one for one in finished if one.status != 0]
-    opened = points[0][0] if points else 0.0
-    return Trial(
+    return StormResult(
         failed=len(failed),
         error=most_common_error([one.output for one in failed]),
         repeated=sum(count > 1 for (count,) in effects),
         balance=int(balance[0][0]),
         pending=10 - len(effects),
-        connections=round(max((value for _, value in points), default=0)),
-        sessions=sessions_then - sessions,
-        connection_seconds=seconds_then - seconds,
-        ready=max((one.wall for one in finished if one.status == 0), default=None),
-        points=[(round(at - opened, 3), value) for at, value in points],
+        connections=max((count for (count,) in samples), default=0),
+        connection_seconds=seconds_after - seconds_before,
+        last_ready=max((one.wall for one in finished if one.status == 0), default=None),
+        waits=waits,
     )
 
 
-@contextmanager
-def _counted_connections(
-    workspace: Workspace, database: str
-) -> Iterator[list[tuple[float, float]]]:
-    """Moments and connections to a database, counted through one that peers cannot take."""
-    socket = str(workspace.server.socket)
-    connection = pg8000.native.Connection("postgres", database="postgres", unix_sock=socket)
-    points: list[tuple[float, float]] = []
-    over = threading.Event()
-
-    def count() -> None:
-        while not over.wait(_INTERVAL_SECONDS):
-            found = connection.run(_QUERY, database=database)[0][0]
-            points.append((time.monotonic(), float(found)))
-
-    thread = threading.Thread(target=count, name="connections", daemon=True)
-    thread.start()
-    try:
-        yield points
-    finally:
-        over.set()
-        thread.join()
-        connection.close()
+def _waits(
+    workspace: Workspace, database: str, finished: Sequence[ProcessResult]
+) -> Sequence[float]:
+    [[commit, owner]] = workspace.query(database, _LAST_COMMIT)
+    holder = int(str(owner).split("/")[1])
+    times = (read_figures(o.output) for o in finished if o.status == 0 and o.pid != holder)
+    waits = sorted(served - commit for began, served in times if began < commit)
+    if not waits:
+        raise MeasurementFailed("no process waited: all others failed, or began too late")
+    return waits
 
 
 def most_common_error(outputs: Sequence[str]) -> str:
@@ -169,8 +155,7 @@ def most_common_error(outputs: Sequence[str]) -> str:
     errors = [_last_error(output) for output in outputs]
     if not errors:
         return ""
-    kinds = Counter(re.sub(r"\d+", "0", error) for error in errors)
-    kind = kinds.most_common(1)[0][0]
+    [(kind, _)] = Counter(re.sub(r"\d+", "0", error) for error in errors).most_common(1)
     error = next(error for error in errors if re.sub(r"\d+", "0", error) == kind)
     return error if len(error) <= 110 else error[:109] + "…"
 
@@ -182,51 +167,34 @@ def _last_error(output: str) -> str:
     return (errors or lines or ["no output"])[-1].strip()
 
 
-def _checks(size: int, trials: Sequence[Trial]) -> list[Check]:
+def _limits(size: int, results: Sequence[StormResult]) -> list[Limit]:
     where = f"of {size} cold starts at once, 10 pending"
+    wrong = [one.repeated + one.pending + abs(one.balance - _BALANCE) for one in results]
     return [
-        Check(f"failed {where}", limit=0, value=max(one.failed for one in trials)),
-        Check(
-            f"migrations applied more than once, or not at all, {where}",
-            limit=0,
-            value=max(one.repeated + one.pending + abs(one.balance - _CREDITS) for one in trials),
-        ),
-        Check(
+        Limit(f"failed {where}", 0, [max(one.failed for one in results)]),
+        Limit(f"migrations applied more than once, or not at all, {where}", 0, [max(wrong)]),
+        Limit(
             f"PostgreSQL connections at any moment {where}",
-            limit=1,
-            value=max(one.connections for one in trials),
-            note=f"{max(one.sessions for one in trials)} made altogether in a storm",
+            1,
+            [max(one.connections for one in results)],
         ),
     ]
 
 
-_COLUMNS = {
-    "failed": "failed",
-    "applied twice": "repeated",
-    "balance (2 is right)": "balance",
-    "connections at most": "connections",
-    "connection-seconds": "connection_seconds",
-    "last ready, s": "ready",
+_COLUMNS: Mapping[str, Callable[[StormResult], float | None]] = {
+    "failed": lambda one: one.failed,
+    "applied twice": lambda one: one.repeated,
+    f"balance ({_BALANCE} is right)": lambda one: one.balance,
+    "connections at most": lambda one: one.connections,
+    "connection-seconds": lambda one: one.connection_seconds,
+    "last ready, s": lambda one: one.last_ready,
 }
 
 
-def _table(size: int, trials: Mapping[str, Sequence[Trial]]) -> Table:
-    rounds = len(trials[LAMBDA_MIGRATE.title])
+def _table(size: int, results: Mapping[str, Sequence[StormResult]]) -> Table:
     rows = []
-    for title, runs in trials.items():
-        values = ([getattr(one, name) for one in runs] for name in _COLUMNS.values())
-        known = ([value for value in each if value is not None] for each in values)
-        cells = (format_spread(each) if each else "-" for each in known)
+    for title, runs in results.items():
+        columns = ([read(one) for one in runs] for read in _COLUMNS.values())
+        cells = (format_spread([v for v in column if v is not None]) for column in columns)
         rows.append((title, *cells, next((one.error for one in runs if one.error), "")))
-    return Table(
-        (f"{size} at once", *_COLUMNS, "most common error"),
-        rows,
-        caption=f"Medians of {rounds} storms each, the least and the most in brackets."
-        if rounds > 1
-        else "One storm each.",
-    )
-
-
-def _caption(one: Trial) -> str:
-    twice = f", {one.repeated} applied twice" if one.repeated else ""
-    return f"{one.failed} failed{twice}"
+    return Table((f"{size} at once", *_COLUMNS, "most common error"), rows)

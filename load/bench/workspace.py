@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pg8000.native
 
 from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.bench.migrations import Change
-from load.bench.peers import Peer
-from load.bench.processes import ProcessResult, Program, run
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from load.bench.migrations import MigrationSource
+from load.bench.processes import Program
+from load.bench.tools import Tool
 
 __all__ = ["ROLE", "TABLE", "Workspace"]
 
@@ -26,54 +26,43 @@ ROLE = "app"
 
 TABLE = "lambda-migrate"
 
-_SETTINGS = {"track_commit_timestamp": "on"}
-
 
 class Workspace:
-    """One PostgreSQL with its default of 100 connections, one DynamoDB API, one directory.
+    """One PostgreSQL with its default of 100 connections, one DynamoDB API, one directory."""
 
-    Args:
-        dynamodb: The DynamoDB API; dynalite by default.
-    """
-
-    def __init__(self, dynamodb: DynamoDBEndpoint | None = None) -> None:
-        self.dynamodb = Dynalite() if dynamodb is None else dynamodb
-        self._closing = ExitStack()
+    def __init__(self, home: Path, server: LocalPostgreSQL, dynamodb: DynamoDBEndpoint) -> None:
+        self.server = server
+        self.dynamodb = dynamodb
+        self._home = home
         self._databases = 0
+        self._creating = threading.Lock()
 
-    def __enter__(self) -> Workspace:
-        with ExitStack() as opened:
-            self.home = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="lm-bench-")))
-            self.server = opened.enter_context(LocalPostgreSQL(tcp_port=0, settings=_SETTINGS))
-            self.server.execute(f"CREATE ROLE {ROLE} LOGIN")
-            opened.enter_context(self.dynamodb)
-            self.dynamodb.create_table(TABLE)
-            self._closing = opened.pop_all()
-        return self
+    @classmethod
+    @contextmanager
+    def open(cls, dynamodb: DynamoDBEndpoint | None = None) -> Iterator[Workspace]:
+        """Start everything; the DynamoDB API is dynalite by default."""
+        with (
+            tempfile.TemporaryDirectory(prefix="lm-bench-") as home,
+            LocalPostgreSQL(tcp_port=0, settings={"track_commit_timestamp": "on"}) as server,
+            dynamodb or Dynalite() as api,
+        ):
+            server.execute(f"CREATE ROLE {ROLE} LOGIN")
+            api.create_table(TABLE)
+            yield cls(Path(home), server, api)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closing.close()
+    def create_database(self) -> str:
+        """Create an empty database that belongs to the role, and return its name."""
+        with self._creating:
+            self._databases += 1
+            name = f"bench_{self._databases}"
+            self.server.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
+        return name
 
-    # -- databases ------------------------------------------------------------------------------
-
-    def new_database(self) -> str:
-        """Make an empty database that belongs to the role, and return its name."""
-        self._databases += 1
-        self.server.execute(f"CREATE DATABASE {self.newest_database} OWNER {ROLE}")
-        return self.newest_database
-
-    @property
-    def newest_database(self) -> str:
-        """The name that `new_database` returned last."""
-        return f"bench_{self._databases}"
-
-    def drop_database(self, name: str) -> None:
-        """Drop it; hundreds would fill the disk."""
+    @contextmanager
+    def new_database(self) -> Iterator[str]:
+        """The name of a new database that is dropped in the end; hundreds would fill the disk."""
+        name = self.create_database()
+        yield name
         self.server.drop_database(name)
 
     def query(self, database: str, sql: str) -> list[list[Any]]:
@@ -85,33 +74,47 @@ class Workspace:
 
         Those still open are not counted.
         """
-        rows = self.server.execute(
+        [[count, seconds]] = self.server.execute(
             "SELECT sessions, session_time / 1000 FROM pg_stat_database WHERE datname = :name",
             name=database,
         )
-        return int(rows[0][0]), float(rows[0][1])
+        return int(count), float(seconds)
 
-    # -- projects -------------------------------------------------------------------------------
+    @contextmanager
+    def sample(self, sql: str, **parameters: object) -> Iterator[list[Any]]:
+        """Rows of a query, 50 times a second, by a connection that is kept for superusers."""
+        socket = str(self.server.socket)
+        connection = pg8000.native.Connection("postgres", database="postgres", unix_sock=socket)
+        samples: list[Any] = []
+        over = threading.Event()
 
-    def project(self, peer: Peer, name: str, changes: Sequence[Change]) -> Path:
-        """A peer's project with some migrations; made once."""
-        home = self.home / f"{peer.key}-{name}"
-        return home if home.exists() else peer.make(home, changes)
+        def run() -> None:
+            while not over.wait(0.02):
+                samples.extend(connection.run(sql, **parameters))
+
+        thread = threading.Thread(target=run, name="samples", daemon=True)
+        thread.start()
+        try:
+            yield samples
+        finally:
+            over.set()
+            thread.join()
+            connection.close()
+
+    def project(self, tool: Tool, migrations: Sequence[MigrationSource], name: str = "") -> Path:
+        """A tool's project with some migrations; made once for their number and ``name``."""
+        slug = re.sub(r"\W+", "-", f"{tool.title} {len(migrations)} {name}")
+        home = self._home / slug
+        if not home.exists():
+            tool.make_project(home, migrations)
+        return home
 
     def program(
-        self,
-        peer: Peer,
-        project: Path,
-        database: str,
-        *,
-        command: Sequence[str] | None = None,
+        self, tool: Tool, project: Path, database: str, command: Sequence[str] | None = None
     ) -> Program:
-        """What runs a peer's project against a database; or another command in its place."""
-        return Program(
-            peer.command() if command is None else command,
-            project,
-            self.environment(database, scheme=peer.scheme),
-        )
+        """What runs a tool's project against a database; or another command in its place."""
+        environment = self.environment(database, scheme=tool.scheme)
+        return Program(command or tool.command(), project, environment)
 
     def environment(self, database: str, *, scheme: str = "postgresql") -> Mapping[str, str]:
         """Every variable of a measured process: few of this shell's.
@@ -131,11 +134,3 @@ class Workspace:
             "POWERTOOLS_SERVICE_NAME": "bench",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
-
-    def migrate(self, peer: Peer, project: Path, database: str) -> ProcessResult:
-        """Have a peer apply its project's migrations, in one process."""
-        return run(self.program(peer, project, database))
-
-    def python(self, code: str, database: str = "postgres") -> Program:
-        """A fresh interpreter that runs ``code`` in an empty place."""
-        return Program((sys.executable, "-c", code), self.home, self.environment(database))

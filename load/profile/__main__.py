@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import memray
+import psutil
 
 from lambda_migrate.local.servers.dynamodb import install_dynalite
-from load.bench.machine import BUSY_SHARE, busy_share, describe_machine
-from load.profile.capacity import measure_holder, measure_limited, partition_table
+from load.bench.__main__ import BUSY_SHARE
+from load.bench.output import read_figures
+from load.bench.report import describe_machine
+from load.profile.capacity import measure_holder, measure_limited_cpu, partition_table
 from load.profile.page import write_page
-from load.profile.starts import KINDS, Bench, limited_cpu, measure_phases
+from load.profile.starts import KINDS, MEASURED, ColdStartProfiler, limit_cpu
 
 DELAYS = (0.0, 0.001, 0.005)
 ROOT = Path(__file__).parents[2]
-_LIMITED = ("current", "migrating one file", "migrating 1,000 files")
+_KINDS_WITH_LIMITED_CPU = ("current", "migrating one file", "migrating 1,000 files")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,56 +32,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, default=ROOT / "profile-report", metavar="DIRECTORY")
     options = parser.parse_args(arguments)
     try:
-        with limited_cpu(1.0):
+        with limit_cpu(1.0):
             pass
     except OSError as error:
         parser.exit(2, f"CPU quotas need root and control groups (cpu, v1 or v2): {error}\n")
     options.report.mkdir(parents=True, exist_ok=True)
     install_dynalite(report=lambda _: None)
-    found = _measure(options.report, quick=options.quick)
-    (options.report / "profile.json").write_text(json.dumps(found, indent=1) + "\n")
+    measurements = _measure(options.report, quick=options.quick)
+    (options.report / "profile.json").write_text(json.dumps(measurements, indent=1) + "\n")
     if not options.quick:
-        write_page(found, partition_table(), ROOT / "docs")
+        write_page(measurements, partition_table(), ROOT / "docs")
     print(f"{options.report}: a flame graph's data (memray) and a call tree of each kind of start")
     return 0
 
 
 def _measure(report: Path, *, quick: bool) -> dict[str, Any]:
-    busy, began = busy_share(), time.monotonic()
-    with Bench.open() as bench:
-        found: dict[str, Any] = {
-            "machine": describe_machine(bench.workspace.server.version),
-            "provisional": f"the machine was {busy:.0%} busy" if busy > BUSY_SHARE else "",
-            "times": {},
-            "memory": {},
-            "memray": {},
-        }
+    busy, began = psutil.cpu_percent(interval=2) / 100, time.monotonic()
+    found: dict[str, Any] = {"times": {}, "memory": {}, "memray": {}, "limited": {}, "holder": {}}
+    found["provisional"] = f"the machine was {busy:.0%} busy" if busy > BUSY_SHARE else ""
+    with ColdStartProfiler.open() as profiler:
+        found["machine"] = describe_machine(profiler.workspace.server.version)
         for kind, rounds in KINDS.items():
             print(f"{kind} ...", flush=True)
             found["times"][kind] = {
-                f"{delay * 1000:g}": measure_phases(
-                    bench, kind, delay_seconds=delay, rounds=1 if quick else rounds
+                f"{delay * 1000:g}": _measure_phases(
+                    profiler, kind, "time", delay_seconds=delay, rounds=1 if quick else rounds
                 )
                 for delay in DELAYS
             }
-            found["memory"][kind] = measure_phases(
-                bench, kind, delay_seconds=0.0, rounds=1, what="memory"
-            )
-            found["memray"][kind] = _run_profilers(bench, kind, report)
+            found["memory"][kind] = _measure_phases(profiler, kind, "memory")
+            found["memray"][kind] = _run_profilers(profiler, kind, report)
         print("processor shares ...", flush=True)
-        found["limited"] = measure_limited(bench, _LIMITED)
-        found["holder"] = {kind: measure_holder(bench, kind) for kind in _LIMITED[1:]}
+        for kind in _KINDS_WITH_LIMITED_CPU:
+            found["limited"][kind] = measure_limited_cpu(profiler, kind)
+            if kind != "current":
+                found["holder"][kind] = measure_holder(profiler, kind)
     return found | {"seconds": time.monotonic() - began}
 
 
-def _run_profilers(bench: Bench, kind: str, report: Path) -> dict[str, int]:
+def _measure_phases(
+    profiler: ColdStartProfiler,
+    kind: str,
+    metric: str,
+    *,
+    delay_seconds: float = 0.0,
+    rounds: int = 1,
+) -> list[dict[str, list[float]]]:
+    """The figures of each phase, for each of several starts; one more fills caches."""
+    with profiler.delay_round_trips(delay_seconds) as variables:
+        command = (*MEASURED, metric)
+        results = [profiler.start(kind, variables, command)[0] for _ in range(rounds + 1)]
+    return [read_figures(one.output) for one in results[1:]]
+
+
+def _run_profilers(profiler: ColdStartProfiler, kind: str, report: Path) -> dict[str, int]:
     """One start under memray, one under pyinstrument; what memray counted."""
     name = kind.replace(" ", "-").replace(",", "")
     memory, calls = (report / f"{name}.{suffix}" for suffix in ("memray.bin", "calls.html"))
-    program = ("-m", "load.profile.measured", "run")
-    with bench.delayed(0.0) as variables:
-        bench.start(kind, variables, ("-m", "memray", "run", "-qfo", str(memory), *program))
-        bench.start(kind, variables, ("-m", "pyinstrument", "-o", str(calls), *program))
+    program = (*MEASURED, "run")
+    with profiler.delay_round_trips(0.0) as variables:
+        profiler.start(kind, variables, ("-m", "memray", "run", "-qfo", str(memory), *program))
+        profiler.start(kind, variables, ("-m", "pyinstrument", "-o", str(calls), *program))
     counted = memray.FileReader(memory).metadata
     return {"allocations": counted.total_allocations, "peak": counted.peak_memory}
 

@@ -13,24 +13,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from load.bench.migrations import Change, small
-from load.bench.output import read_figures
-from load.bench.peers import LAMBDA_MIGRATE
+from load.bench.migrations import MigrationSource, small_migrations
 from load.bench.processes import ProcessResult, Program, run
+from load.bench.tools import LAMBDA_MIGRATE
 from load.bench.workspace import ROLE, Workspace
-from load.profile.relay import Authority, open_relay
+from load.profile.latency_relay import CertificateAuthority, open_relay
 
-__all__ = ["KINDS", "Bench", "limited_cpu", "measure_phases"]
+__all__ = ["KINDS", "LEASE_SECONDS", "MEASURED", "ColdStartProfiler", "limit_cpu"]
 
 LEASE_SECONDS = 5
-_HELD_SECONDS = 2
-_SECRET = "database"  # noqa: S105 - its name
-_MEASURED = ("-m", "load.profile.measured")
+MEASURED = ("-m", "load.profile.measured_process")
+_SECRET_NAME = "database"  # noqa: S105 - its name
+_CREATE_COUNTER = "CREATE SEQUENCE tries; GRANT ALL ON SEQUENCE tries TO PUBLIC"
+_SLOW_SCRIPT = "SELECT pg_sleep(CASE WHEN nextval('tries') = 1 THEN 2 ELSE 0 END)"
 _IS_HOLDING = """
 SELECT 1 FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%pg_sleep(CASE%'
 """
-_COUNT_TRIES = "CREATE SEQUENCE tries; GRANT ALL ON SEQUENCE tries TO PUBLIC"
 
 KINDS: Mapping[str, int] = {
     "current": 7,
@@ -41,8 +40,10 @@ KINDS: Mapping[str, int] = {
 }
 """Each kind of cold start, and how many are measured."""
 
+_Variables = Callable[[str], Mapping[str, str]]
 
-class _Secrets(BaseHTTPRequestHandler):
+
+class _SecretsManager(BaseHTTPRequestHandler):
     """Secrets Manager, as far as one secret that names the role goes."""
 
     protocol_version = "HTTP/1.1"
@@ -51,7 +52,7 @@ class _Secrets(BaseHTTPRequestHandler):
         """Answer GetSecretValue."""
         self.rfile.read(int(self.headers["Content-Length"]))
         secret = json.dumps({"username": ROLE, "password": "unused"})
-        body = json.dumps({"Name": _SECRET, "SecretString": secret}).encode()
+        body = json.dumps({"Name": _SECRET_NAME, "SecretString": secret}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/x-amz-json-1.1")
         self.send_header("Content-Length", str(len(body)))
@@ -62,107 +63,97 @@ class _Secrets(BaseHTTPRequestHandler):
         """Write nothing."""
 
 
-class Bench:
+class ColdStartProfiler:
     """Servers behind relays that delay each round trip."""
 
-    def __init__(self, workspace: Workspace, secrets_port: int, authority: Authority) -> None:
+    def __init__(
+        self, workspace: Workspace, secrets_port: int, authority: CertificateAuthority
+    ) -> None:
         self.workspace = workspace
         self._secrets_port = secrets_port
         self._authority = authority
 
     @classmethod
     @contextmanager
-    def open(cls) -> Iterator[Bench]:
+    def open(cls) -> Iterator[ColdStartProfiler]:
         """All servers running."""
-        secrets = ThreadingHTTPServer(("127.0.0.1", 0), _Secrets)
+        secrets = ThreadingHTTPServer(("127.0.0.1", 0), _SecretsManager)
         Thread(target=secrets.serve_forever, name="secrets", daemon=True).start()
         try:
-            with Workspace() as workspace, Authority.create() as authority:
+            with Workspace.open() as workspace, CertificateAuthority.create() as authority:
                 yield cls(workspace, secrets.server_port, authority)
         finally:
             secrets.shutdown()
             secrets.server_close()
 
     @contextmanager
-    def delayed(self, seconds: float) -> Iterator[Callable[[str], dict[str, str]]]:
+    def delay_round_trips(self, seconds: float) -> Iterator[_Variables]:
         """The variables of a function, by database, when each round trip takes longer."""
         dynamodb = int(self.workspace.dynamodb.endpoint_url.rpartition(":")[2])
-        tls = self._authority.server
+        tls = self._authority.server_context
         with (
             open_relay(dynamodb, tls=tls, delay_seconds=seconds) as lease_port,
             open_relay(self._secrets_port, delay_seconds=seconds) as secret_port,
             open_relay(self.workspace.server.port, delay_seconds=seconds) as database_port,
         ):
-            url = f"postgresql://127.0.0.1:{database_port}"
 
-            def variables(database: str) -> dict[str, str]:
-                found = dict(self.workspace.environment(database))
-                del found["DATABASE_URL"]
-                return found | {
+            def variables(database: str) -> Mapping[str, str]:
+                url = f"postgresql://127.0.0.1:{database_port}/{database}?sslmode=disable"
+                own = {
                     "AWS_CA_BUNDLE": str(self._authority.among_all),
                     "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{lease_port}",
                     "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{secret_port}",
-                    "LAMBDA_MIGRATE_DATABASE_SECRET": _SECRET,
-                    "LAMBDA_MIGRATE_DATABASE_URL": f"{url}/{database}?sslmode=disable",
+                    "LAMBDA_MIGRATE_DATABASE_SECRET": _SECRET_NAME,
+                    "LAMBDA_MIGRATE_DATABASE_URL": url,
                     "LAMBDA_MIGRATE_LEASE_SECONDS": str(LEASE_SECONDS),
                     "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
                 }
+                common = self.workspace.environment(database).items()
+                return {name: v for name, v in common if name != "DATABASE_URL"} | own
 
             yield variables
 
     def start(
         self,
         kind: str,
-        variables: Callable[[str], Mapping[str, str]],
-        command: Sequence[str] = (*_MEASURED, "time"),
-        before: Sequence[str] = (),
-    ) -> ProcessResult:
-        """One cold start of a kind.
+        variables: _Variables,
+        command: Sequence[str] = (*MEASURED, "time"),
+        prefix: Sequence[str] = (),
+    ) -> tuple[ProcessResult, str]:
+        """One cold start of a kind; its result, and its database, which is gone.
 
         Args:
             kind: Of `KINDS`.
             variables: The function's, by database.
             command: What the interpreter runs.
-            before: What the interpreter's command is given to.
+            prefix: What the interpreter's command is given to.
         """
-        database = self.workspace.new_database()
-        environment = variables(database)
+        with self.workspace.new_database() as database:
+            environment = variables(database)
 
-        def program(changes: int, slow: bool = False) -> Program:
-            directory = self._project(changes, slow=slow)
-            return Program((*before, sys.executable, *command), directory, environment)
+            def program(count: int, *, slow: bool = False, measured: bool = True) -> Program:
+                interpreter = (sys.executable, *(command if measured else (*MEASURED, "run")))
+                whole = (*prefix, *interpreter) if measured else interpreter
+                return Program(whole, self._project(count, slow=slow), environment)
 
-        def other(changes: int, *, slow: bool = False) -> Program:
-            plain = (sys.executable, *_MEASURED, "run")
-            return Program(plain, self._project(changes, slow=slow), environment)
-
-        try:
-            if kind == "current":
-                run(other(50))
-                return run(program(50))
-            if kind == "migrating one file":
-                run(other(50))
-                return run(program(51))
             if kind == "migrating 1,000 files":
-                return run(program(1000))
-            run(other(50))
-            self.workspace.query(database, _COUNT_TRIES)
-            with self._holder(other(50, slow=True), killed=kind == "taking over"):
-                return run(program(50, slow=True))
-        finally:
-            self.workspace.drop_database(database)
+                return run(program(1000)), database
+            run(program(50, measured=False))
+            if kind in ("current", "migrating one file"):
+                return run(program(50 if kind == "current" else 51)), database
+            self.workspace.query(database, _CREATE_COUNTER)
+            holder = program(50, slow=True, measured=False)
+            with self._hold_lease(holder, is_killed=kind == "taking over"):
+                return run(program(50, slow=True)), database
 
     def _project(self, count: int, *, slow: bool) -> Path:
-        changes = small(count)
+        migrations = small_migrations(count)
         if slow:
-            sleep = (
-                f"SELECT pg_sleep(CASE WHEN nextval('tries') = 1 THEN {_HELD_SECONDS} ELSE 0 END)"
-            )
-            changes += [Change(count + 1, "slow", (sleep,))]
-        return self.workspace.project(LAMBDA_MIGRATE, f"profile-{count}-{slow}", changes)
+            migrations.append(MigrationSource(count + 1, "slow", (_SLOW_SCRIPT,)))
+        return self.workspace.project(LAMBDA_MIGRATE, migrations, "slow" if slow else "")
 
     @contextmanager
-    def _holder(self, program: Program, *, killed: bool) -> Iterator[None]:
+    def _hold_lease(self, program: Program, *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
         process = subprocess.Popen(
             program.command,
@@ -175,7 +166,7 @@ class Bench:
                 if process.poll() is not None:
                     raise RuntimeError("the holder ended before it migrated")
                 time.sleep(0.01)
-            if killed:
+            if is_killed:
                 process.kill()
             yield
             process.wait(60)
@@ -184,18 +175,8 @@ class Bench:
             process.wait()
 
 
-def measure_phases(
-    bench: Bench, kind: str, *, delay_seconds: float, rounds: int, what: str = "time"
-) -> list[dict[str, list[float]]]:
-    """The figures of each phase, for each of several starts."""
-    with bench.delayed(delay_seconds) as variables:
-        command = (*_MEASURED, what)
-        runs = [bench.start(kind, variables, command) for _ in range(rounds + 1)]
-    return [read_figures(one.output) for one in runs[1:]]
-
-
 @contextmanager
-def limited_cpu(share: float) -> Iterator[Sequence[str]]:
+def limit_cpu(share: float) -> Iterator[Sequence[str]]:
     """A command prefix that gives a process a share of one processor, by the kernel's quota.
 
     Raises:
@@ -203,11 +184,12 @@ def limited_cpu(share: float) -> Iterator[Sequence[str]]:
     """
     period = 20_000
     quota = max(1_000, round(share * period))
-    first = Path("/sys/fs/cgroup/cpu")
-    group = (first if first.is_dir() else Path("/sys/fs/cgroup")) / f"lm-profile-{os.getpid()}"
+    version_1 = Path("/sys/fs/cgroup/cpu")
+    parent = version_1 if version_1.is_dir() else Path("/sys/fs/cgroup")
+    group = parent / f"lm-profile-{os.getpid()}"
     group.mkdir()
     try:
-        if first.is_dir():
+        if version_1.is_dir():
             (group / "cpu.cfs_period_us").write_text(str(period))
             (group / "cpu.cfs_quota_us").write_text(str(quota))
         else:

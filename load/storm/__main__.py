@@ -88,7 +88,7 @@ def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
             state = "FAILED" if one.state == "failed" else one.state
             print(f"  {state:<12}  {one.what}: {one.found}")
         failed += sum(one.state == "failed" for one in results)
-    print(f"{len(scenarios)} storms; {out}/*/report.html")
+    print(f"{len(scenarios)} storms; {out}/*/report.md")
     print(f"FAILED: {failed} verdicts" if failed else "All passed.")
     return 1 if failed else 0
 

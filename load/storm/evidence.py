@@ -13,16 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.local.demo.checks import SchemaCheck, build_rows, read_checks, row_order
+from lambda_migrate.local.demo.checks import SchemaCheck, read_checks
 from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX
 from lambda_migrate.local.demo.servers import read_migrations
-from lambda_migrate.local.demo.timeline import Interval, Row
+from lambda_migrate.local.demo.timeline import Interval
 
 if TYPE_CHECKING:
     from load.storm.host import Host, ObservedInvocation
     from load.storm.scenarios import Scenario
-    from load.storm.testbed import Testbed
 
 __all__ = ["Evidence", "gather_evidence", "max_overlap", "read_sessions", "read_statistics"]
 
@@ -49,7 +47,6 @@ class Evidence:
         scenario: The storm.
         observed: Every invocation that Locust asked for.
         checks: Of each environment, in order.
-        rows: The timeline, one row for each environment.
         effects: How often each migration took effect, counted in the database.
         rollback_effects: The same of down scripts; empty without a rollback.
         attempts: How often the failing migration was tried; None if none fails.
@@ -65,13 +62,11 @@ class Evidence:
         rolled_back: Seconds that the rollback took.
         errors: What else went wrong.
         seconds: How long the storm took, with the start of the servers.
-        clock_offset: Seconds since the epoch when the monotonic clock stood at 0.
     """
 
     scenario: Scenario
     observed: Sequence[ObservedInvocation]
     checks: Mapping[str, Sequence[SchemaCheck]]
-    rows: Sequence[Row] = ()
     effects: Mapping[str, int] = field(default_factory=dict)
     rollback_effects: Mapping[str, int] = field(default_factory=dict)
     attempts: int | None = None
@@ -86,7 +81,6 @@ class Evidence:
     rolled_back: float | None = None
     errors: Sequence[str] = ()
     seconds: float = 0.0
-    clock_offset: float = 0.0
 
     @cached_property
     def cold(self) -> list[ObservedInvocation]:
@@ -166,7 +160,6 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
         scenario=scenario,
         observed=host.observed,
         checks=checks,
-        rows=_build_timeline(testbed, checks, sessions),
         effects=package.effects(server, 1 if scenario.rollback else scenario.versions[-1]),
         rollback_effects=package.rollback_effects(server) if scenario.rollback else {},
         attempts=package.attempts(server),
@@ -181,30 +174,7 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
         rolled_back=host.rolled_back,
         errors=host.errors,
         seconds=seconds,
-        clock_offset=clock_offset,
     )
-
-
-def _build_timeline(
-    testbed: Testbed, checks: Mapping[str, Sequence[SchemaCheck]], sessions: Sequence[Session]
-) -> list[Row]:
-    fences = ((one.name.rpartition(":")[2], one.opened) for one in sessions)
-    connection_times = {int(fence): at for fence, at in fences if fence.isdigit()}
-    rows: list[Row] = []
-    for version, function in testbed.functions.items():
-        own = {
-            name.partition(" ")[2]: found[0]
-            for name, found in checks.items()
-            if found and name.startswith(f"v{version} ")
-        }
-        rows += build_rows(
-            function.timeline(),
-            own,
-            label=f"v{version}",
-            connection_times=connection_times,
-            until=SYSTEM_CLOCK.monotonic(),
-        )
-    return sorted(rows, key=row_order)
 
 
 _LOG_LINE = re.compile(

@@ -2,11 +2,10 @@
 
 In Locust's own process gevent would schedule everything, which hides races.
 
-=============  ===================================  ==================================
-``/cold``                                           starts an environment, invokes it
-``/invoke``    ``kind``, ``subject``, ``version``   an environment that is free
-``/rollback``                                       once the wave's barrier is open
-=============  ===================================  ==================================
+===========  ===================================  ==================================
+``/cold``                                         starts an environment, invokes it
+``/invoke``  ``kind``, ``subject``, ``version``   an environment that is free
+===========  ===================================  ==================================
 """
 
 from __future__ import annotations
@@ -80,14 +79,17 @@ class Host:
     rolled_back: float | None = None
     errors: list[str] = field(default_factory=list)
     _waves: list[_WaveState] = field(default_factory=list)
+    _rollback_wave: _WaveState | None = None
+    _rollback: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
         scenario = self.testbed.scenario
         for number, wave in enumerate(scenario.waves, 1):
-            # An operator who rolls back waits at the same barrier.
-            operators = 1 if scenario.rollback and number == len(scenario.waves) else 0
-            barrier = StartBarrier(wave.environments + operators if wave.simultaneous else 0)
+            # The rollback waits at the barrier of the last wave.
+            rollbacks = 1 if scenario.rollback and number == len(scenario.waves) else 0
+            barrier = StartBarrier(wave.environments + rollbacks if wave.simultaneous else 0)
             self._waves.append(_WaveState(number, wave, barrier))
+        self._rollback_wave = self._waves[-1] if scenario.rollback else None
 
     def prepare(self) -> None:
         """Migrate to the version that is there before the storm, and start its environments."""
@@ -110,8 +112,6 @@ class Host:
             return await self._start_cold()
         if request.path == "/invoke":
             return await self._invoke(body)
-        if request.path == "/rollback":
-            return await self._roll_back()
         return json_response({"error": f"there is no {request.path}"}, status=404)
 
     async def _start_cold(self) -> LocalHTTPResponse:
@@ -125,7 +125,11 @@ class Host:
         event = self.testbed.package.event("cold", current.started)
         barrier = current.barrier if current.wave.simultaneous else None
         submitted = self.testbed.functions[version].submit_cold(event, barrier=barrier)
+        if current.started == 1 and current is self._rollback_wave:
+            self._rollback = asyncio.ensure_future(self._roll_back(current.barrier))
         result = await asyncio.wrap_future(submitted)
+        if self._rollback is not None:
+            await self._rollback  # until then clients go on
         return self._observe(ObservedInvocation("cold", version, current.number, result))
 
     def _end_idle_environments(self) -> None:
@@ -139,14 +143,12 @@ class Host:
         result = await asyncio.wrap_future(self.testbed.functions[version].submit(event))
         return self._observe(ObservedInvocation(kind, version, 0, result))
 
-    async def _roll_back(self) -> LocalHTTPResponse:
-        await asyncio.wrap_future(self._waves[-1].barrier.arrive())
+    async def _roll_back(self, barrier: StartBarrier) -> None:
+        await asyncio.wrap_future(barrier.arrive())
         try:
             self.rolled_back = await asyncio.to_thread(self._run_down_scripts)
         except MigrateError as error:
             self.errors.append(f"the rollback failed: {error}")
-            return json_response({"error": str(error)}, status=500)
-        return json_response({"duration_seconds": self.rolled_back, "failure": ""})
 
     def _run_down_scripts(self) -> float:
         testbed = self.testbed

@@ -1,36 +1,40 @@
-"""A storm's report: all figures as JSON, and a page."""
+"""A storm's report: all figures as JSON, and the verdicts and durations as text."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.demo.checks import Distribution
-from lambda_migrate.local.demo.timeline import Series, clip, render
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 from load.storm.verdicts import Verdict, peak_of
 
-__all__ = ["figures", "machine", "timeline", "write_report"]
+__all__ = ["figures", "machine", "write_report"]
 
-_SECONDS_BEFORE, _SECONDS_AFTER = 3.0, 2.0
 _KINDS = ("cold", "warm", "write", "read")
 
 
 def write_report(evidence: Evidence, verdicts: Sequence[Verdict], out: Path) -> None:
-    """Write ``report.json`` and ``report.html`` into ``out``, beside Locust's own."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write ``report.json`` and ``report.md`` into ``out``, beside Locust's own."""
     text = json.dumps(figures(evidence, verdicts), indent=2, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n")
-    (out / "report.html").write_text(_page(evidence, verdicts))
+    lines = [
+        f"# {evidence.scenario.name}\n",
+        *(f"- {one.state}: {one.what}: {one.found}" for one in verdicts),
+        "\n| | median | 99 in 100 | worst |\n|---|---|---|---|",
+        *(
+            f"| {name.replace('_', ' ')} | {one.median:.3f} | {one.p99:.3f} | {one.worst:.3f} |"
+            for name, one in _distributions(evidence).items()
+        ),
+    ]
+    (out / "report.md").write_text("\n".join(lines) + "\n")
 
 
 def figures(evidence: Evidence, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -56,6 +60,7 @@ def figures(evidence: Evidence, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "memory_megabytes_in_all": round(sum(evidence.memory) + evidence.parent_memory),
         "rolled_back": evidence.rolled_back,
         "locust": {name: list(counts) for name, counts in evidence.locust.items()},
+        **_simulation_input(evidence),
     }
 
 
@@ -83,6 +88,27 @@ def _distributions(evidence: Evidence) -> dict[str, Distribution]:
     return {name: each for name, each in found.items() if each is not None}
 
 
+def _simulation_input(evidence: Evidence) -> dict[str, Any]:
+    """What ``python -m load.simulate --against`` reads; empty unless there was one wave."""
+    committed, checks = evidence.committed, evidence.first_checks
+    if committed is None or evidence.scenario.shape not in ("together", "ramp"):
+        return {}
+    began = {check.environment: check.ended - check.seconds for check in checks}
+    first, holders = min(began.values()), [c for c in checks if c.applied]
+    waited = [check for check in evidence.waiters if check.ended > committed]
+    if not (holders and waited):
+        return {}
+    return {
+        "n": len(checks),
+        "migration_seconds": round(committed - began[holders[-1].environment], 4),
+        "arrivals_seconds": sorted(round(at - first, 4) for at in began.values()),
+        "waits": {
+            "delay_after_commit_seconds": [round(c.ended - committed, 4) for c in waited],
+            "lease_calls": [check.lease_calls for check in waited],
+        },
+    }
+
+
 def machine() -> dict[str, Any]:
     """The machine that it ran on."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -92,66 +118,3 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 24px auto; }
-td { padding: 2px 14px 2px 0; vertical-align: top; }
-.failed { color: #fff; background: #b3261e; }
-svg { max-width: 100%; height: auto; }
-"""
-
-
-def _page(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
-    scenario = evidence.scenario
-    states = "".join(
-        f'<tr class="{one.state}">{_format_cells(one.state, one.what, one.found)}</tr>\n'
-        for one in verdicts
-    )
-    head = _format_cells("seconds, calls, megabytes", "median", "p99", "worst")
-    distributions = "".join(
-        "<tr>"
-        + _format_cells(name, f"{one.median:.3f}", f"{one.p99:.3f}", f"{one.worst:.3f}")
-        + "</tr>\n"
-        for name, one in _distributions(evidence).items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<title>{escape(scenario.name)}</title><style>{_STYLE}</style></head><body>
-<h1>{escape(scenario.name)}</h1>
-<p>{scenario.environments} cold starts ({scenario.processes} processes) against {scenario.engine};
-{len(evidence.waiters)} waited. {evidence.seconds:.0f} s on {os.cpu_count()} CPUs.</p>
-<table>{states}</table>
-{timeline(evidence)}
-<table><tr>{head}</tr>{distributions}</table>
-<p>Locust: <a href="locust.html">report</a>, <a href="locust_stats.csv">csv</a>.
-Everything: <a href="report.json">report.json</a>.</p>
-</body></html>
-"""
-
-
-def _format_cells(*values: str) -> str:
-    return "".join(f"<td>{escape(value)}</td>" for value in values)
-
-
-def timeline(evidence: Evidence) -> str:
-    """The picture of all environments, connections and requests; "" if there were none."""
-    since = min((one.result.started for one in evidence.cold), default=0.0) - _SECONDS_BEFORE
-    until = max((one.result.ended for one in evidence.observed), default=0.0) + _SECONDS_AFTER
-    rows = [row for row in clip(evidence.rows, since, until) if row.spans]
-    if not rows:
-        return ""
-    changes = [(one.opened, 1) for one in evidence.sessions]
-    changes = sorted(changes + [(one.closed, -1) for one in evidence.sessions])
-    open_after = itertools.accumulate(change for _, change in changes)
-    connections = [(at, float(n)) for (at, _), n in zip(changes, open_after, strict=True)]
-    series = [Series("connections of lambda-migrate", connections)]
-    if evidence.rates is not None:
-        first, last = (int((at + evidence.clock_offset) * 10) for at in (since, until))
-        rates = [
-            (tenth / 10 - evidence.clock_offset, 10.0 * sum(evidence.rates.get(tenth, {}).values()))
-            for tenth in range(first, last)
-        ]
-        series.append(Series("DynamoDB requests a second", rates))
-    intervals = [one for one in evidence.intervals if since < one.end and one.start < until]
-    return render(rows, intervals=intervals, series=series)

@@ -69,6 +69,7 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     found = verdicts(evidence)
     assert {one.what for one in found if one.state != "passed"} == set()
     folder = tmp_path / "out" / scenario.name
+    folder.mkdir(parents=True)
     write_report(evidence, found, folder)
     figures = json.loads((folder / "report.json").read_text())
     assert figures["passed"] is True
@@ -79,9 +80,7 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     assert figures["connections"]["in_all"] == 1
     assert 3.0 < figures["connections"]["connection_seconds"] < 60.0
     assert figures["memory_megabytes_of_each"]["count"] == 3
-    page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 1
-    assert "0006_slow" in page
+    assert "- passed: no invocation failed" in (folder / "report.md").read_text()
 
 
 def test_failing_handler_is_found(tmp_path: Path) -> None:

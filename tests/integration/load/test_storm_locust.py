@@ -44,7 +44,7 @@ def test_storm_runs_and_is_reported(tmp_path: Path) -> None:
     assert "All passed." in ran.stdout
     folder = out / "together-4-separate"
     written = {path.name for path in folder.iterdir()}
-    assert {"report.json", "report.html", "locust.html", "locust_stats.csv"} <= written
+    assert {"report.json", "report.md", "locust.html", "locust_stats.csv"} <= written
     figures = json.loads((folder / "report.json").read_text())
     assert figures["locust"]["cold"] == [4, 0]
     assert figures["locust"]["init"] == [4, 0]

@@ -1,41 +1,152 @@
-"""A verdict follows from the figure and its bar alone."""
+"""An outcome follows from the figures and their limit alone; figures are written as measured."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from load.bench.results import Check, Section, Verdict, missed
+from load.bench import waiter_calls
+from load.bench.migrations import small_migrations, storm_migrations
+from load.bench.output import read_figures
+from load.bench.results import (
+    Limit,
+    Section,
+    format_number,
+    format_spread,
+    missed_limits,
+    percentile,
+    ratios,
+)
+from load.bench.storms import most_common_error
+from load.bench.takeovers import TakeoverResult, section_of
+from load.bench.tools import TOOLS, Tool
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"),
-    [(0.1, Verdict.PASS), (0.15, Verdict.PASS), (0.1501, Verdict.MISS), (None, "NOT MEASURED")],
+    ("values", "outcome"),
+    [([0.15], "pass"), ([0.1, 0.15, 9], "pass"), ([0.1501], "miss"), ([], "not measured")],
 )
-def test_a_value_equal_to_its_bar_passes(value: float | None, verdict: str) -> None:
-    assert Check("a ratio", limit=0.15, value=value).verdict == verdict
-
-
-def test_a_bar_of_zero_allows_only_zero() -> None:
-    assert Check("failed", limit=0, value=0).verdict is Verdict.PASS
-    assert Check("failed", limit=0, value=1).verdict is Verdict.MISS
-
-
-def test_a_check_that_was_not_measured_counts_as_missed() -> None:
-    kept, lost, unknown = (Check("it", limit=1, value=value) for value in (1, 2, None))
-    section = Section("key", "Title", [kept, lost, unknown])
-    assert missed([section]) == [lost, unknown]
+def test_the_median_decides(values: Sequence[float], outcome: str) -> None:
+    limit = Limit("a ratio", limit=0.15, values=values)
+    assert limit.outcome == outcome
+    assert missed_limits([Section([limit])]) == ([] if outcome == "pass" else [limit])
 
 
 def test_a_figure_shows_its_range_and_its_unit() -> None:
-    check = Check("it", limit=3, value=2.5, unit="MB", range=(2.0, 3.25))
-    assert check.measured == "2.5 MB (2 to 3.25)"
-    assert check.allowed == "3 MB"
+    limit = Limit("it", limit=3, values=[2.0, 2.5, 3.25], unit="MB")
+    assert (limit.measured, limit.allowed) == ("2.5 (2 to 3.25) MB", "3 MB")
+    assert Limit("it", 8, []).measured == "-"
+    assert format_spread([7, 7]) == "7"
 
 
-def test_a_figure_that_is_missing_is_a_dash() -> None:
-    assert Check("it", limit=8, value=None).measured == "-"
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.01234, "0.0123"), (12.34, "12.3"), (99.96, "100"), (1234.4, "1,234")],
+)
+def test_a_number_has_three_significant_digits(value: float, shown: str) -> None:
+    assert format_number(value) == shown
 
 
-def test_the_json_report_has_the_verdicts() -> None:
-    section = Section("key", "Title", [Check("it", limit=1, value=2)])
-    assert section.as_json()["checks"][0]["verdict"] == "MISS"
+def test_a_ratio_is_taken_within_each_round() -> None:
+    assert ratios([2, 5, 2], [10, 25, 0]) == [0.2, 0.2]
+    with pytest.raises(ValueError, match="zip"):
+        ratios([12], [20, 40])
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0, 1), (1, 1), (50, 50), (99, 99), (99.5, 100), (100, 100)]
+)
+def test_a_percentile_is_one_of_the_values(percent: float, expected: float) -> None:
+    assert percentile(list(range(100, 0, -1)), percent) == expected
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.title)
+def test_a_project_holds_every_statement(tool: Tool, tmp_path: Path) -> None:
+    tool.make_project(tmp_path, storm_migrations(pending=True))
+    text = "".join(path.read_text() for path in tmp_path.rglob("*.*") if path.suffix != ".pyc")
+    for migration in storm_migrations(pending=True):
+        assert all(statement in text for statement in migration.statements)
+
+
+def test_each_pending_migration_of_a_storm_records_its_effect() -> None:
+    before, after = storm_migrations(pending=False), storm_migrations(pending=True)
+    assert after[: len(before)] == before
+    assert [migration.version for migration in after] == list(range(1, 16))
+    for migration in after[len(before) :]:
+        assert f"INSERT INTO effects VALUES ({migration.version})" in migration.statements
+    assert len({migration.stem for migration in small_migrations(1000)}) == 1000
+
+
+def test_errors_that_differ_in_numbers_only_count_as_one() -> None:
+    outputs = [
+        "Traceback\n  File\nLockTimeout: Process 12 has locked\n",
+        "Traceback\n  File\nLockTimeout: Process 13 has locked\n",
+        "pkg.Error: something else\n(Background at: 7)\n",
+    ]
+    assert most_common_error(outputs) == "LockTimeout: Process 12 has locked"
+    assert most_common_error(outputs[2:]) == "pkg.Error: something else"
+    assert most_common_error([]) == ""
+
+
+def test_figures_are_read_from_among_other_output() -> None:
+    assert read_figures('{"level": "INFO"}\n\nBENCH [1, 2]\nmore\n') == [1, 2]
+    with pytest.raises(ValueError, match="no figures"):
+        read_figures("nothing")
+
+
+def _write_report(reports: Path, name: str, environments: int = 1000, **changed: Any) -> None:
+    scenario = {"shape": "together", "waves": [{"environments": environments}]}
+    calls = {"count": environments - 1, "median": 7, "p99": 9, "worst": 15}
+    report = {"passed": True, "scenario": scenario, "dynamodb_calls_of_each_waiter": calls}
+    (reports / name).mkdir(parents=True)
+    (reports / name / "report.json").write_text(json.dumps(report | changed))
+
+
+def test_without_a_large_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
+    _write_report(tmp_path, "small", 100)
+    _write_report(tmp_path, "ramp", scenario={"shape": "ramp", "waves": [{"environments": 1000}]})
+    _write_report(tmp_path, "failing", dynamodb_calls_of_each_waiter=None)
+    [limit] = waiter_calls.measure(tmp_path).limits
+    assert limit.outcome == "not measured"
+    assert "make storm" in limit.note
+
+
+def test_of_several_storms_the_median_counts_and_each_is_named(tmp_path: Path) -> None:
+    for name, median in (("one", 7), ("two", 9), ("three", 8)):
+        calls = {"count": 999, "median": median, "p99": 9, "worst": 15}
+        _write_report(tmp_path, name, dynamodb_calls_of_each_waiter=calls, passed=median != 9)
+    [limit] = waiter_calls.measure(tmp_path).limits
+    assert limit.measured == "8 (7 to 9)"
+    assert all(f"{name}: 999 waited" in limit.note for name in ("one", "two", "three"))
+    assert limit.note.count("failed") == 1
+
+
+def _takeover(seconds: float, **changed: Any) -> TakeoverResult:
+    values: dict[str, Any] = {
+        "acquired": seconds,
+        "started": seconds + 0.5,
+        "served": [seconds + 0.6, seconds + 1.0],
+        "failed": 0,
+        "effects": 1,
+        "calls": [7],
+        "fast_path_calls": 1,
+    }
+    return TakeoverResult(**values | changed)
+
+
+def test_a_takeover_is_reported_in_leases() -> None:
+    section = section_of([_takeover(seconds) for seconds in (5.0, 5.5, 6.0, 7.5, 10.0)])
+    assert section.limits[0].measured == "1.2 (1 to 2) leases"
+    assert missed_limits([section]) == []
+    times, calls = section.tables
+    assert [row[1] for row in times.rows] == ["1", "1.1", "1.2"]
+    assert [row[1] for row in calls.rows] == ["7", "1"]
+
+
+@pytest.mark.parametrize("change", [{"failed": 1}, {"effects": 2}, {"effects": 0}])
+def test_a_waiter_that_failed_or_a_second_effect_misses_its_limit(change: dict[str, Any]) -> None:
+    assert missed_limits([section_of([_takeover(5.5), _takeover(5.5, **change)])])

@@ -9,9 +9,9 @@ from typing import Any
 
 from load.bench.results import Table
 from load.profile.capacity import item_bytes
-from load.profile.measured import PHASES, Meter
+from load.profile.latency_relay import open_relay
+from load.profile.measured_process import PHASES, Meter
 from load.profile.page import write_page
-from load.profile.relay import open_relay
 from load.profile.starts import KINDS
 
 
@@ -23,7 +23,7 @@ def found() -> dict[str, Any]:
         "times": {kind: {delay: [run, run] for delay in ("0", "1", "5")} for kind in KINDS},
         "memory": {kind: [{phase: [2**20, 2**21] for phase in PHASES}] for kind in KINDS},
         "memray": {kind: {"allocations": 1_000, "peak": 2**20} for kind in KINDS},
-        "limited": {"current": {"128": [0.05, 0.7], "1769": [0.05, 0.06]}},
+        "limited": {"current": {"128": 0.7, "512": 0.2, "1769": 0.06}},
         "holder": {"migrating one file": [1, 12, 345]},
         "seconds": 60.0,
     }

@@ -1,4 +1,4 @@
-"""How each peer is set up, as its own documentation says, to apply the same migrations.
+"""How each compared tool is set up, as its own documentation says, to apply the same migrations.
 
 A project is a directory. What runs there takes the database from ``DATABASE_URL``.
 """
@@ -10,25 +10,25 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.postgresql import engines_directory, unpack_npm
-from load.bench.migrations import Change
+from load.bench.migrations import MigrationSource
 
 __all__ = [
     "ALEMBIC",
-    "BY_HAND",
     "DBMATE",
     "DBMATE_VERSION",
     "DJANGO",
+    "HAND_WRITTEN",
     "LAMBDA_MIGRATE",
-    "PEERS",
     "START_BARRIER",
+    "TOOLS",
     "YOYO",
-    "Peer",
+    "Tool",
     "install_dbmate",
 ]
 
@@ -42,54 +42,41 @@ sys.stdin.read()
 _SHELL_START_BARRIER = 'printf . >>"$BENCH_READY"; read _; exec "$@"'
 
 DBMATE_VERSION = "2.36.0"
-_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Tool(NamedTuple):
     """A way to bring a schema up to date.
 
     Attributes:
-        key: Its name in files.
         title: Its name for readers.
-        scheme: What its database URLs begin with.
-        source: Whose advice its set-up follows.
         files: The texts of its project for some migrations, by path.
-        load: Python: what a process does before its first event. "" for a program.
-        act: Python: what brings a database up to date, run in the project's directory.
+        import_code: Python: what a process does before its first event. "" for a program.
+        migrate_code: Python: what brings a database up to date, run in the project's directory.
+        scheme: What its database URLs begin with.
     """
 
-    key: str
     title: str
-    scheme: str
-    source: str
-    files: Callable[[Sequence[Change]], Mapping[str, str]]
-    load: str = ""
-    act: str = ""
+    files: Callable[[Sequence[MigrationSource]], Mapping[str, str]]
+    import_code: str = ""
+    migrate_code: str = ""
+    scheme: str = "postgresql"
 
-    @property
-    def python(self) -> str:
-        """The whole of it as Python code; "" for a program."""
-        return f"{dedent(self.load)}\n{dedent(self.act)}".strip()
+    def command(self, *, barrier: bool = False) -> Sequence[str]:
+        """What brings a database up to date, with or without a start barrier after the imports."""
+        if self.migrate_code:
+            between = START_BARRIER if barrier else ""
+            code = f"{dedent(self.import_code)}\n{between}\n{dedent(self.migrate_code)}"
+            return (sys.executable, "-c", code)
+        program = (str(install_dbmate()), "--migrations-dir", "migrations", "--no-dump-schema")
+        shell = ("sh", "-c", _SHELL_START_BARRIER, "barrier") if barrier else ()
+        return (*shell, *program, "migrate")
 
-    def command(self) -> Sequence[str]:
-        """What brings a database up to date."""
-        return (sys.executable, "-c", self.python) if self.act else _dbmate_command()
-
-    def command_with_barrier(self) -> Sequence[str]:
-        """The same with a gate after loading, so that many can act at the same moment."""
-        if not self.act:
-            return ("sh", "-c", _SHELL_START_BARRIER, "gate", *_dbmate_command())
-        code = f"{dedent(self.load)}\n{START_BARRIER}\n{dedent(self.act)}"
-        return (sys.executable, "-c", code)
-
-    def make(self, home: Path, changes: Sequence[Change]) -> Path:
-        """Write the project, with its bytecode, and return where it is."""
-        for path, text in self.files(changes).items():
+    def make_project(self, home: Path, migrations: Sequence[MigrationSource]) -> None:
+        """Write the project, with its bytecode."""
+        for path, text in self.files(migrations).items():
             (home / path).parent.mkdir(parents=True, exist_ok=True)
             (home / path).write_text(dedent(text).lstrip())
         compileall.compile_dir(home, quiet=2)
-        return home
 
 
 def install_dbmate() -> Path:
@@ -100,7 +87,8 @@ def install_dbmate() -> Path:
     """
     program = engines_directory() / "dbmate" / "dbmate"
     if not program.is_file():
-        machine = _MACHINES.get(platform.machine().lower())
+        machines = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
+        machine = machines.get(platform.machine().lower())
         if machine is None:
             raise ConfigurationError(f"no build of dbmate is known for {platform.machine()}")
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -112,13 +100,10 @@ def install_dbmate() -> Path:
     return program
 
 
-def _dbmate_command() -> Sequence[str]:
-    return (str(install_dbmate()), "--migrations-dir", "migrations", "--no-dump-schema", "migrate")
-
-
-def _before(changes: Sequence[Change]) -> list[tuple[Change, Change | None]]:
-    """Each migration with the one before it."""
-    return list(zip(changes, [None, *changes[:-1]], strict=True))
+def _with_previous(
+    migrations: Sequence[MigrationSource],
+) -> list[tuple[MigrationSource, MigrationSource | None]]:
+    return list(zip(migrations, [None, *migrations[:-1]], strict=True))
 
 
 _ALEMBIC_ENV = """
@@ -136,7 +121,7 @@ with engine.connect() as connection:
 _ALEMBIC_REVISION = """
 from alembic import op
 revision = "{version:04}"
-down_revision = {before!r}
+down_revision = {previous!r}
 
 def upgrade():
     for statement in {statements!r}:
@@ -144,48 +129,38 @@ def upgrade():
 """
 
 
-def _alembic(lock: str) -> Callable[[Sequence[Change]], Mapping[str, str]]:
-    def files(changes: Sequence[Change]) -> Mapping[str, str]:
+def _alembic(title: str, lock: str) -> Tool:
+    def files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
         return {
             "alembic.ini": "[alembic]\nscript_location = %(here)s/alembic\n",
             "alembic/env.py": _ALEMBIC_ENV.format(lock=lock),
         } | {
-            f"alembic/versions/{change.stem}.py": _ALEMBIC_REVISION.format(
-                version=change.version,
-                before=before and f"{before.version:04}",
-                statements=change.statements,
+            f"alembic/versions/{migration.stem}.py": _ALEMBIC_REVISION.format(
+                version=migration.version,
+                previous=previous and f"{previous.version:04}",
+                statements=migration.statements,
             )
-            for change, before in _before(changes)
+            for migration, previous in _with_previous(migrations)
         }
 
-    return files
+    return Tool(
+        title,
+        files,
+        """
+        import psycopg
+        import sqlalchemy.dialects.postgresql.psycopg
+        from alembic import command
+        from alembic.config import Config
+        """,
+        'command.upgrade(Config("alembic.ini"), "head")',
+        "postgresql+psycopg",
+    )
 
 
-_LOAD_ALEMBIC = """
-    import psycopg
-    import sqlalchemy.dialects.postgresql.psycopg
-    from alembic import command
-    from alembic.config import Config
-"""
-_UPGRADE = 'command.upgrade(Config("alembic.ini"), "head")'
-
-ALEMBIC = Peer(
-    "alembic",
-    "Alembic",
-    "postgresql+psycopg",
-    "its generic template, command.upgrade; psycopg 3, no pool",
-    _alembic("pass"),
-    _LOAD_ALEMBIC,
-    _UPGRADE,
-)
-_ALEMBIC_LOCKED = Peer(
-    "alembic-locked",
+ALEMBIC = _alembic("Alembic", "pass")
+_ALEMBIC_LOCKED = _alembic(
     "Alembic, advisory lock in env.py",
-    "postgresql+psycopg",
-    "the same, pg_advisory_xact_lock before run_migrations (sqlalchemy/alembic#633)",
-    _alembic('connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))'),
-    _LOAD_ALEMBIC,
-    _UPGRADE,
+    'connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))',
 )
 
 _DJANGO_SETTINGS = """
@@ -214,23 +189,20 @@ class Migration(migrations.Migration):
 """
 
 
-def _django(changes: Sequence[Change]) -> Mapping[str, str]:
+def _django_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
     packages = {f"shop/{folder}__init__.py": "" for folder in ("", "migrations/")}
     return {"settings.py": _DJANGO_SETTINGS, **packages} | {
-        f"shop/migrations/{change.stem}.py": _DJANGO_MIGRATION.format(
-            dependencies=[("shop", before.stem)] if before else [],
-            statements=list(change.statements),
+        f"shop/migrations/{migration.stem}.py": _DJANGO_MIGRATION.format(
+            dependencies=[("shop", previous.stem)] if previous else [],
+            statements=list(migration.statements),
         )
-        for change, before in _before(changes)
+        for migration, previous in _with_previous(migrations)
     }
 
 
-DJANGO = Peer(
-    "django",
+DJANGO = Tool(
     "Django",
-    "postgresql",
-    "its migrate command by call_command; psycopg 3",
-    _django,
+    _django_files,
     """
     import os
 
@@ -245,20 +217,17 @@ DJANGO = Peer(
 )
 
 
-def _yoyo(changes: Sequence[Change]) -> Mapping[str, str]:
+def _yoyo_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
     return {
-        f"migrations/{change.stem}.sql": (f"-- depends: {before.stem}\n" if before else "")
-        + change.script
-        for change, before in _before(changes)
+        f"migrations/{migration.stem}.sql": (f"-- depends: {previous.stem}\n" if previous else "")
+        + migration.script
+        for migration, previous in _with_previous(migrations)
     }
 
 
-YOYO = Peer(
+YOYO = Tool(
     "yoyo",
-    "yoyo",
-    "postgresql",
-    "its manual, 'Calling Yoyo from Python code': with its lock; psycopg2, SQL files",
-    _yoyo,
+    _yoyo_files,
     """
     import os
     import psycopg2
@@ -274,22 +243,16 @@ YOYO = Peer(
 )
 
 
-def _sql_files(changes: Sequence[Change]) -> dict[str, str]:
+def _sql_files(migrations: Sequence[MigrationSource]) -> dict[str, str]:
     return {
-        f"migrations/{change.stem}.sql": f"-- migrate:up\n{change.script}\n-- migrate:down\n"
-        for change in changes
+        f"migrations/{migration.stem}.sql": f"-- migrate:up\n{migration.script}\n-- migrate:down\n"
+        for migration in migrations
     }
 
 
-DBMATE = Peer(
-    "dbmate",
-    "dbmate",
-    "postgres",
-    "its manual: dbmate migrate, without dumping the schema",
-    _sql_files,
-)
+DBMATE = Tool("dbmate", _sql_files, scheme="postgres")
 
-_BY_HAND_MODULE = """
+_HAND_WRITTEN_MODULE = """
 import os, random, time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -333,25 +296,16 @@ def apply(connection, path):
 """
 
 
-def _by_hand(changes: Sequence[Change]) -> Mapping[str, str]:
-    return _sql_files(changes) | {"by_hand.py": _BY_HAND_MODULE}
+def _hand_written_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
+    return _sql_files(migrations) | {"by_hand.py": _HAND_WRITTEN_MODULE}
 
 
-BY_HAND = Peer(
-    "by-hand",
-    "pg_advisory_lock by hand",
-    "postgresql",
-    "40 lines with pg8000: lock, compare, one transaction for each",
-    _by_hand,
-    "import by_hand",
-    "by_hand.migrate()",
+HAND_WRITTEN = Tool(
+    "pg_advisory_lock by hand", _hand_written_files, "import by_hand", "by_hand.migrate()"
 )
-_BY_HAND_RETRYING = Peer(
-    "by-hand-retrying",
+_HAND_WRITTEN_RETRYING = Tool(
     "the same, retrying to connect with full jitter",
-    "postgresql",
-    "the same, up to 30 attempts to connect, pauses up to 5 s",
-    _by_hand,
+    _hand_written_files,
     "import by_hand",
     "by_hand.migrate(attempts=30)",
 )
@@ -373,18 +327,15 @@ def handler(event, context):
 """
 
 
-def _lambda_migrate_files(changes: Sequence[Change]) -> Mapping[str, str]:
-    return _sql_files(changes) | {"app.py": _LAMBDA_MIGRATE_MODULE}
+def _lambda_migrate_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
+    return _sql_files(migrations) | {"app.py": _LAMBDA_MIGRATE_MODULE}
 
 
-LAMBDA_MIGRATE = Peer(
-    "lambda-migrate",
-    "lambda-migrate",
-    "postgresql",
-    "a decorated handler, called once",
-    _lambda_migrate_files,
-    "import app",
-    "app.handler({}, app.Context())",
+LAMBDA_MIGRATE = Tool(
+    "lambda-migrate", _lambda_migrate_files, "import app", "app.handler({}, app.Context())"
 )
 
-PEERS = (ALEMBIC, _ALEMBIC_LOCKED, DJANGO, YOYO, DBMATE, BY_HAND, _BY_HAND_RETRYING, LAMBDA_MIGRATE)
+TOOLS = (
+    *(ALEMBIC, _ALEMBIC_LOCKED, DJANGO, YOYO, DBMATE, HAND_WRITTEN, _HAND_WRITTEN_RETRYING),
+    LAMBDA_MIGRATE,
+)

@@ -1,4 +1,4 @@
-"""``python -m load.profile.measured time|memory|run``: one cold start that measures its own phases.
+"""``python -m load.profile.measured_process time|memory|run``: a cold start that measures itself.
 
 What runs within a phase belongs to it, except for what belongs to a phase of its own: importing a
 module, for instance, belongs to ``imports`` wherever it happens.
@@ -55,7 +55,7 @@ class Meter:
         self._thread = threading.get_ident()
         self.totals = {phase: [0.0] * len(self._last) for phase in PHASES}
 
-    def _switch(self) -> None:
+    def _end_interval(self) -> None:
         now = self._read()
         total = self.totals[self._stack[-1]]
         for number, (value, last) in enumerate(zip(now, self._last, strict=True)):
@@ -69,17 +69,17 @@ class Meter:
         """Call within a phase; other threads' work counts where the main one is meanwhile."""
         if threading.get_ident() != self._thread:
             return function(*args, **named)
-        self._switch()
+        self._end_interval()
         self._stack.append(phase)
         try:
             return function(*args, **named)
         finally:
-            self._switch()
+            self._end_interval()
             self._stack.pop()
 
     def finish(self) -> dict[str, list[float]]:
         """The counters of each phase."""
-        self._switch()
+        self._end_interval()
         return self.totals
 
 
@@ -92,24 +92,24 @@ def _instrument(meter: Meter) -> None:
         if is_loaded or threading.current_thread() is not threading.main_thread():
             return original(name, *args, **named)
         module = meter.call("imports", original, name, *args, **named)
-        for place in [place for place in waiting if place.partition(":")[0] in sys.modules]:
-            if _wrap(place, meter):
-                del waiting[place]
+        for location in [each for each in waiting if each.partition(":")[0] in sys.modules]:
+            if _wrap(location, meter):
+                del waiting[location]
         return module
 
     builtins.__import__ = measured_import
 
 
-def _wrap(place: str, meter: Meter) -> bool:
+def _wrap(location: str, meter: Meter) -> bool:
     """Wrap one function; False while its module is still being imported."""
-    module, _, path = place.partition(":")
+    module, _, path = location.partition(":")
     owner: Any = sys.modules[module]
     *classes, name = path.split(".")
     if getattr(getattr(owner, "__spec__", None), "_initializing", False):
         return False
     for each in classes:
         owner = getattr(owner, each)
-    function, phase = getattr(owner, name), _FUNCTIONS[place]
+    function, phase = getattr(owner, name), _FUNCTIONS[location]
 
     @functools.wraps(function)
     def wrapper(*args: Any, **named: Any) -> Any:
@@ -134,19 +134,19 @@ def _serve() -> None:
     app.handler({}, app.Context())
 
 
-def main(what: str) -> None:
+def main(metric: str) -> None:
     """Start cold, and print the figures of each phase.
 
     Args:
-        what: ``time``: CPU and wall seconds. ``memory``: bytes that remain allocated, and the peak.
-            ``run``: nothing, for a profiler from outside.
+        metric: ``time``: CPU and wall seconds. ``memory``: bytes that remain allocated, and the
+            peak. ``run``: nothing, for a profiler from outside.
     """
-    if what == "run":
+    if metric == "run":
         _serve()
         return
-    if what == "memory":
+    if metric == "memory":
         tracemalloc.start()
-    meter = Meter(_memory if what == "memory" else _times, peaks=what == "memory")
+    meter = Meter(_memory if metric == "memory" else _times, peaks=metric == "memory")
     _instrument(meter)
     _serve()
     print_figures(meter.finish())

@@ -16,24 +16,22 @@ import trustme
 from lambda_migrate.local.runtime.loopback import HOST
 from load.chaos.relay import Loop
 
-__all__ = ["Authority", "open_relay"]
-
-_CHUNK = 1 << 16
+__all__ = ["CertificateAuthority", "open_relay"]
 
 
-class Authority:
+class CertificateAuthority:
     """A certificate authority made for one run, and the bundles that name it.
 
     Attributes:
-        server: The context of a server on this machine.
+        server_context: The context of a server on this machine.
         only: A bundle with this authority alone.
         among_all: A bundle with all the authorities that botocore ships, and this one.
     """
 
     def __init__(self, directory: Path) -> None:
         authority = trustme.CA()
-        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(HOST, "localhost").configure_cert(self.server)
+        self.server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(HOST, "localhost").configure_cert(self.server_context)
         own = authority.cert_pem.bytes()
         shipped = (Path(botocore.__file__).parent / "cacert.pem").read_bytes()
         self.only, self.among_all = directory / "only.pem", directory / "all.pem"
@@ -42,7 +40,7 @@ class Authority:
 
     @classmethod
     @contextmanager
-    def create(cls) -> Iterator[Authority]:
+    def create(cls) -> Iterator[CertificateAuthority]:
         """One whose bundles are in a temporary directory."""
         with tempfile.TemporaryDirectory(prefix="lm-bench-") as directory:
             yield cls(Path(directory))
@@ -59,9 +57,19 @@ def open_relay(
         tls: Speak TLS to clients.
         delay_seconds: How much longer each round trip takes, that of connecting included.
     """
-    relay = _Relay(port, delay_seconds)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):  # either side has hung up, or the end
+            await _pause(delay_seconds)  # the kernel has answered SYN at once
+            back, forth = await asyncio.open_connection(HOST, port)
+            try:
+                await asyncio.gather(_copy(reader, forth, delay_seconds), _copy(back, writer, 0.0))
+            finally:
+                forth.transport.abort()
+        writer.transport.abort()
+
     with Loop() as loop:
-        server = loop.run(asyncio.start_server(relay.serve, HOST, 0, ssl=tls))
+        server = loop.run(asyncio.start_server(serve, HOST, 0, ssl=tls))
         yield server.sockets[0].getsockname()[1]
 
 
@@ -71,29 +79,12 @@ async def _pause(seconds: float) -> None:
         await asyncio.to_thread(time.sleep, seconds)
 
 
-class _Relay:
-    def __init__(self, port: int, delay_seconds: float) -> None:
-        self._port = port
-        self._delay_seconds = delay_seconds
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError):  # either side has hung up, or the end
-            await _pause(self._delay_seconds)  # the kernel has answered SYN at once
-            back, forth = await asyncio.open_connection(HOST, self._port)
-            try:
-                await asyncio.gather(
-                    self._copy(reader, forth, self._delay_seconds), self._copy(back, writer, 0.0)
-                )
-            finally:
-                forth.transport.abort()
-        writer.transport.abort()
-
-    async def _copy(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
-    ) -> None:
-        while data := await reader.read(_CHUNK):
-            await _pause(seconds)
-            writer.write(data)
-            await writer.drain()
-        with suppress(OSError, NotImplementedError):  # TLS cannot close one direction
-            writer.write_eof()
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_seconds: float
+) -> None:
+    while data := await reader.read(1 << 16):
+        await _pause(delay_seconds)
+        writer.write(data)
+        await writer.drain()
+    with suppress(OSError, NotImplementedError):  # TLS cannot close one direction
+        writer.write_eof()
