@@ -45,7 +45,6 @@ class AnsweredRequest:
     at: float  # seconds since the epoch, of the response
     client: str  # access key
     operation: str  # GetItem, UpdateItem
-    may_be_stale: bool  # an eventually consistent read
     succeeded: bool
 
 
@@ -184,7 +183,6 @@ class DynamoDBRelay:
             time.time(),
             request.client,
             request.operation,
-            request.is_stale_read,
             response.status == 200,
         )
         self.answered_requests.append(answered)
