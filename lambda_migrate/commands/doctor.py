@@ -117,13 +117,11 @@ class _Doctor:
 
     def _check_files(self) -> Finding:
         manifest = self._context.manifest
-        if not manifest:
+        files = [*manifest, *manifest.repeatables]
+        if not files:
             return Finding("files", "ok", f"{self._settings.directory}: none, as allow_empty says")
-        newest = list(manifest)[-1].name
-        count = len(manifest)
-        return Finding(
-            "files", "ok", f"{count} in {self._settings.directory}, the newest is {newest}"
-        )
+        newest = f", the newest is {manifest.migrations[-1].name}" if manifest else ""
+        return Finding("files", "ok", f"{len(files)} in {self._settings.directory}{newest}")
 
     # --- DynamoDB
 

@@ -27,7 +27,8 @@ _DIRECTORY = "migrations"
 """Where a function's migrations are, beside its handler."""
 
 _COUNT_HISTORY = """
-SELECT version, count(*) FROM lambda_migrate.history WHERE state = 'applied' GROUP BY version
+SELECT version, count(*) FROM lambda_migrate.history
+WHERE state = 'applied' AND NOT starts_with(version, 'R') GROUP BY version
 """
 
 

@@ -226,7 +226,9 @@ class SteppedSession(DatabaseSession):
         self._session.record_environment()
 
     def mark_repeatables_stale(self, name: str = "") -> None:
+        fault = self._turn("mark repeatable migrations stale")
         self._session.mark_repeatables_stale(name)
+        self._lose(fault)
 
     def abort(self) -> None:
         self._session.abort()

@@ -40,8 +40,8 @@ __all__ = [
 _HISTORY = """
 SELECT name, extract(epoch FROM started_at)::float8,
        extract(epoch FROM coalesce(applied_at, started_at))::float8
-FROM lambda_migrate.history
-ORDER BY version::numeric
+FROM lambda_migrate.history WHERE NOT starts_with(version, 'R:')
+ORDER BY started_at, version
 """
 
 
