@@ -65,12 +65,13 @@ def test_migrations_roll_back(
     """Each migration applies, rolls back to the schema before it, and applies again."""
     steps = _Steps(lambda_migrate_empty_database, lambda_migrate_options)
     faults = []
+    after = steps.read_schema()
     for migration in steps.migrations:
-        before = steps.read_schema()
+        before = after
         steps.apply(migration)
+        after = applied = steps.read_schema()
         if migration.down is None:
             continue
-        applied = steps.read_schema()
         steps.roll_back(migration)
         if difference := _compare_schemas(before, steps.read_schema()):
             faults.append(
@@ -78,7 +79,8 @@ def test_migrations_roll_back(
                 f"next: complete the down script of {_path(migration)}"
             )
         steps.apply(migration)
-        if difference := _compare_schemas(applied, steps.read_schema()):
+        after = steps.read_schema()
+        if difference := _compare_schemas(applied, after):
             faults.append(
                 f"{migration.name}: applying it again after a rollback makes another schema:\n"
                 f"{difference}\nnext: let its down script ({_path(migration)}) undo all that its "

@@ -38,13 +38,13 @@ def read_rows(connection: Connection, *, without: str) -> Rows:
         without: The schema to leave out: the library's own.
     """
     tables = connection.run(_TABLES.format(without=quote_literal(without)))
-    return {
-        name: [
-            json.loads(row)
-            for (row,) in connection.run(f"SELECT to_jsonb(t)::text FROM ONLY {name} AS t")
-        ]
-        for (name,) in tables
-    }
+    rows: Rows = {name: [] for (name,) in tables}
+    queries = [
+        f"SELECT {quote_literal(name)}, to_jsonb(t)::text FROM ONLY {name} AS t" for name in rows
+    ]
+    for name, row in connection.run(";".join(queries)) if queries else ():
+        rows[name].append(json.loads(row))
+    return rows
 
 
 def count_rows(rows: list[dict[str, Any]], columns: frozenset[str]) -> Counter[str]:

@@ -61,18 +61,19 @@ class ScratchServer:
         """Create an empty database, or a copy of a template."""
         name = f"{_PREFIX}{uuid4().hex[:16]}"
         source = "" if template is None else f' TEMPLATE "{template.name}"'
-        self._run(f'CREATE DATABASE "{name}"{source}')
+        self.execute(f'CREATE DATABASE "{name}"{source}')
         return ScratchDatabase(_replace_database(self._url, name), name)
 
     def make_template(self, database: ScratchDatabase) -> None:
         """Refuse connections to a database from now on: one would prevent copying it."""
-        self._run(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false')
+        self.execute(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false')
 
     def drop(self, database: ScratchDatabase) -> None:
         """Drop a database and end the sessions that use it."""
-        self._run(f'DROP DATABASE IF EXISTS "{database.name}" WITH (FORCE)')
+        self.execute(f'DROP DATABASE IF EXISTS "{database.name}" WITH (FORCE)')
 
-    def _run(self, sql: str) -> None:
+    def execute(self, sql: str) -> None:
+        """Run SQL that concerns the whole server, such as ``CREATE ROLE``."""
         with _connect(self._url) as connection:
             connection.run(sql)
 

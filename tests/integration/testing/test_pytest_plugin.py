@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sandbox import HANDLER, Sandbox, install_plugin
+from tests.unit.docs.pages import DOCS, code_blocks
 
 CHECKS = "from lambda_migrate.testing.migration_checks import *\n"
 ORDERS = """-- migrate:up
@@ -179,7 +180,11 @@ def test_released_files_stay_and_new_ones_follow_them(project: Project) -> None:
 
 def test_a_storm_of_cold_starts_on_a_server_that_the_session_starts(project: Project) -> None:
     project.server = ""
-    project.write("migrations/0001_orders.sql", ORDERS)
+    grant = "SELECT 1;\nGRANT SELECT ON orders TO orders_app;\n-- migrate:down"
+    project.write("migrations/0001_orders.sql", ORDERS.replace("-- migrate:down", grant))
+    page = DOCS / "how-to" / "test-migrations-in-ci.md"
+    [conftest] = [each.text for each in code_blocks(page, "python") if "ROLE" in each.text]
+    project.write("conftest.py", conftest)
     project.write("app.py", HANDLER)
     project.write(
         "tests/test_storm.py",
