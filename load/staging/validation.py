@@ -179,7 +179,9 @@ class _LocalRun:
 
     def _make_operations(self, version: int) -> Operations:
         bed = self.testbed
-        return make_operations(bed.codes[version], bed.variables(), bed.dynamodb, null_observer)
+        return make_operations(
+            bed.code_folders[version], bed.variables(), bed.dynamodb, null_observer
+        )
 
     def _restore(self) -> StepOutcome:
         options = self.options

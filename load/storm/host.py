@@ -153,7 +153,7 @@ class Host:
     def _run_down_scripts(self) -> float:
         testbed = self.testbed
         operations = make_operations(
-            testbed.codes[1], testbed.variables(), testbed.dynamodb, self.rollback_times
+            testbed.code_folders[1], testbed.variables(), testbed.dynamodb, self.rollback_times
         )
         deadline = Deadline.after(_ROLLBACK_SECONDS)
         operations.down(deadline, to=operations.manifest.version)

@@ -65,7 +65,7 @@ class Testbed:
     dynamodb: DynamoDBEndpoint
     clock_offset: float  # seconds since the epoch when the monotonic clock stood at 0
     functions: dict[int, LocalFunction] = field(default_factory=dict)
-    codes: dict[int, Path] = field(default_factory=dict)
+    code_folders: dict[int, Path] = field(default_factory=dict)
 
     def variables(self) -> dict[str, str]:
         """The functions' environment variables."""
@@ -138,7 +138,7 @@ def open_testbed(
         clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
         testbed = Testbed(scenario, package, server, dynamodb, clock_offset)
         for version in scenario.versions:
-            code = testbed.codes[version] = package.deploy(version, home)
+            code = testbed.code_folders[version] = package.deploy(version, home)
             testbed.functions[version] = stack.enter_context(
                 LocalFunction(
                     handler,
