@@ -95,6 +95,33 @@ def test_a_holder_killed_inside_a_transaction_is_followed_by_one_that_goes_on_fr
     assert sandbox.holders() == []
 
 
+def test_a_holder_killed_inside_a_repeatable_migration_leaves_the_text_before_it(
+    sandbox: Sandbox,
+) -> None:
+    texts = {name: f"CREATE OR REPLACE VIEW v AS SELECT '{name}' AS text;" for name in "ab"}
+    old = {"1_counters": COUNTERS, "R__a": texts["a"], "afterEachMigrate": _NOTE}
+    with sandbox.function(sandbox.code(old)) as older:
+        assert older.invoke().ok
+        new = sandbox.code({**old, "R__a": f"{texts['b']} {sleeps_once(120)}"})
+        with sandbox.function(new) as function:
+            doomed = function.submit()
+            until(running(sandbox, "pg_sleep"), what="the repeatable migration sleeps")
+            signal_holder(function, signal.SIGKILL)
+            assert doomed.result().status == "crashed"
+            assert sandbox.query("SELECT text FROM v") == [["a"]]
+            assert function.invoke().ok
+            (end,) = ends(function)
+        assert (end["applied"], sandbox.query("SELECT text FROM v")) == (["R__a"], [["b"]])
+        older.end_idle()
+        assert older.invoke().ok, "older code is served"
+    assert sandbox.query("SELECT text FROM v") == [["b"]]
+    assert sandbox.effects() == {1: 1, 2: 3}, "each commit had its hook"
+    assert sandbox.holders() == []
+
+
+_NOTE = "INSERT INTO effects VALUES (2);"
+
+
 def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_file_ends(
     sandbox: Sandbox,
 ) -> None:

@@ -360,6 +360,15 @@ def test_each_event_without_an_id_is_a_new_request(bench: AdminBench) -> None:
     assert len(bench.log.records) == 2
 
 
+def test_a_repeatable_migration_is_named_in_a_request(bench: AdminBench) -> None:
+    (bench.folder / "R__view.sql").write_text("SELECT 1")
+    assert bench.run("up")["document"]["applied"][-1] == "R__view"
+    repaired = bench.run("repair", version="R__view", yes=True, **{"as": "pending"})
+    assert repaired["document"]["repaired"] == "R__view"
+    assert bench.run("status")["document"]["migrations"][-1]["state"] == "pending"
+    assert bench.run("up")["document"]["applied"] == ["R__view"]
+
+
 def test_an_id_cannot_be_used_for_two_commands(bench: AdminBench) -> None:
     bench.run("up", request="r1", to=1)
     answer = bench.run("up", request="r1", to=2)
