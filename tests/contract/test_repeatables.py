@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.engine import apply, rollback
@@ -314,6 +314,7 @@ RELEASES = [
 ]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, len(RELEASES) - 1), max_size=12))
 def test_whatever_starts_when_the_newest_release_so_far_has_its_texts(starts: list[int]) -> None:
     """Code that was never here, with as many versions as the newest, would count as newer."""
