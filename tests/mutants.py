@@ -629,8 +629,8 @@ MUTANTS = (
     Mutant(
         "a hook begins as the role that the migration set",
         "lambda_migrate/postgresql/combined_script.py",
-        "RESET ROLE;",
-        "RESET IntervalStyle;",
+        "RESET SESSION AUTHORIZATION; RESET ROLE;",
+        "RESET IntervalStyle; RESET IntervalStyle;",
         ("hooks of migrations",),
     ),
     Mutant(
