@@ -29,6 +29,9 @@ _CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200
 
+_ABSENT: Any = object()
+"""An argument that was not passed by position."""
+
 
 @overload
 def migrate_on_cold_start(handler: H, /) -> H: ...
@@ -138,13 +141,19 @@ def _decorate(function: Any, guard: ColdStartGuard, on_not_ready: OnNotReady | N
 
         return generate
 
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call_any(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not guard.is_open:
             error = check(args, kwargs)
             if error is not None:
                 return refuse(args, kwargs, error)
         return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def call(event: Any = _ABSENT, context: Any = _ABSENT, /, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or context is _ABSENT or not guard.is_open:
+            values = (event, context, *args)
+            return call_any(tuple(each for each in values if each is not _ABSENT), kwargs)
+        return function(event, context)  # as Lambda calls; spreading arguments doubles the cost
 
     return call
 

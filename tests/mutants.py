@@ -1586,6 +1586,13 @@ MUTANTS = (
         ("handler kinds",),
     ),
     Mutant(
+        "a call with other arguments than event and context loses them",
+        "lambda_migrate/decorator.py",
+        "if args or kwargs or context is _ABSENT or not guard.is_open:",
+        "if context is _ABSENT or not guard.is_open:",
+        ("handler kinds",),
+    ),
+    Mutant(
         "a client's header sets the deadline outside Lambda",
         "lambda_migrate/http_check.py",
         "        elif is_on_lambda():",

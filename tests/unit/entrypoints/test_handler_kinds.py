@@ -211,6 +211,23 @@ def test_arguments_by_keyword_are_found(make: Any) -> None:
     assert call(handler, event=EVENT, context=Context()) == REFUSED
 
 
+def test_a_first_and_a_later_call_pass_every_argument_on() -> None:
+    @migrate_on_cold_start(runner=FailingRunner(0))
+    def handler(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+    context = Context(30)
+    for args, kwargs in (
+        ((EVENT, context), {}),
+        ((EVENT, context, "more"), {}),
+        ((EVENT, context), {"more": 1}),
+        ((EVENT,), {"context": context}),
+        ((), {"event": EVENT, "context": context}),
+        ((EVENT,), {}),
+    ):
+        assert handler(*args, **kwargs) == handler(*args, **kwargs) == (args, kwargs)
+
+
 @pytest.mark.parametrize("make", SYNCHRONOUS)
 def test_without_a_context_the_position_decides_which_argument_is_the_event(make: Any) -> None:
     handler = make(FailingRunner(1), on_not_ready=respond)
