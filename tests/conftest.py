@@ -84,6 +84,21 @@ QUICK = (
     "tests/integration/postgresql/test_non_transactional.py::test_what_is_declared_idempotent",
     "tests/integration/postgresql/test_non_transactional.py::test_an_index_that_stands_there",
     "tests/integration/postgresql/test_dry_run.py",
+    "tests/integration/postgresql/test_several_statements.py::test_each",
+    "tests/integration/postgresql/test_several_statements.py::test_after_a_failure",
+    "tests/integration/postgresql/test_several_statements.py::test_a_statement",
+    "tests/integration/postgresql/test_several_statements.py::test_settings_apply",
+    "tests/integration/postgresql/test_several_statements.py::test_an_index_is_found",
+    "tests/integration/postgresql/test_hooks.py::test_a_failing_hook",
+    "tests/integration/postgresql/test_fence.py::test_a_stale",
+    "tests/integration/postgresql/test_fence.py::test_an_idle_older",
+    "tests/integration/postgresql/test_fence.py::test_an_older",
+    "tests/integration/postgresql/test_fence.py::test_a_living_older",
+    "tests/integration/postgresql/test_fence.py::test_an_overtaken_holder_declares",
+    "tests/integration/postgresql/test_fence.py::test_our_own_abort",
+    "tests/integration/postgresql/test_takeover_errors.py::test_a_grant",
+    "tests/integration/connection/test_tls.py",
+    "tests/integration/connection/test_connection.py",
 )
 NOT_THE_LIBRARY = (
     # Tests of pages, of local servers, of load/ and of the mutants.
@@ -97,6 +112,14 @@ NOT_QUICK = (
     *NOT_THE_LIBRARY,
     "tests/unit/cli/test_cli_render.py",
     "tests/unit/entrypoints/test_cheap_starts.py",
+    # Together a tenth of the time, and no line that another quick test does not run.
+    "tests/unit/lease/test_dynamodb.py::test_a_repeated_",
+    "tests/unit/lease/test_readiness.py::TestReadiness",
+    "tests/unit/postgresql/test_credentials.py::test_a_secret_in_another_format",
+    "tests/unit/lease/test_fast_client_endpoint.py::test_an_endpoint_setting_is_used_as",
+    "tests/unit/cli/test_cli_reference.py::test_help_names_every_option_within",
+    "tests/unit/entrypoints/test_decorator.py::test_it_stacks_with_powertools",
+    "tests/unit/lease/test_decision.py::test_who_has_just_lost_an_acquisition",
     # Hundreds of cold starts; test_readiness.py tests the same without them.
     "however_many_manifests_came_after[250]",
     "[pg14",
