@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "Deadline", "Random", "SystemClock", "system_random"]
 
@@ -60,7 +60,7 @@ def system_random() -> Random:
     return _SystemRandom()
 
 
-class Deadline(NamedTuple):
+class Deadline:
     """The moment by which everything must end, on a clock's monotonic scale.
 
     Attributes:
@@ -68,8 +68,11 @@ class Deadline(NamedTuple):
         clock: The clock of ``at``.
     """
 
-    at: float
-    clock: Clock
+    __slots__ = ("at", "clock")
+
+    def __init__(self, at: float, clock: Clock) -> None:
+        self.at = at
+        self.clock = clock
 
     @classmethod
     def after(cls, seconds: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:

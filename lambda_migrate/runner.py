@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lambda_migrate.errors import LeaseStoreUnavailable
     from lambda_migrate.lease.record import LeaseState
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.migrations.deferred import DeferredManifest
+    from lambda_migrate.migrations.digest import DeferredManifest
     from lambda_migrate.settings_arguments import SettingsArguments
 
 __all__ = ["MigrationRunner", "Outcome"]

@@ -13,8 +13,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.fast_client.client import FastClient
-from lambda_migrate.migrations.deferred import DeferredManifest
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, read_digest
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.events import CheckFailed
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.migrations.deferred import DeferredManifest
+    from lambda_migrate.migrations.digest import DeferredManifest
 
 __all__ = ["DEFAULT_DEADLINE_SECONDS", "Check", "Outcome"]
 

@@ -1,6 +1,7 @@
 """The digest that names a manifest, and a fast way to compute it without parsing scripts.
 
-The module must stay light, because every cold start imports it.
+Every cold start imports this module, and most need no more of the manifest than its digest:
+`DeferredManifest` reads the scripts only when a migration has to run.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "EMPTY_DIGEST",
     "HOOK_NAMES",
     "MAX_BYTES",
+    "DeferredManifest",
     "add_repeatables",
     "chain_digest",
     "combine_checksums",
@@ -179,6 +182,40 @@ def require_migrations(digest: str, *, allow_empty: bool) -> None:
             "(LAMBDA_MIGRATE_DIRECTORY), or set LAMBDA_MIGRATE_ALLOW_EMPTY=true (argument "
             "allow_empty) if this service starts without any"
         )
+
+
+class DeferredManifest:
+    """A manifest whose digest is known and whose scripts are read only when they are needed.
+
+    Args:
+        digest: The result of `read_digest`.
+        read: Reads the manifest.
+    """
+
+    __slots__ = ("_manifest", "_read", "digest")
+
+    def __init__(self, digest: str, read: Callable[[], Manifest]) -> None:
+        self.digest = digest
+        self._read = read
+        self._manifest: Manifest | None = None
+
+    def load(self) -> Manifest:
+        """The manifest; read once.
+
+        Raises:
+            ManifestError: Files are invalid, or were changed after the digest was read.
+        """
+        if self._manifest is None:
+            manifest = self._read()
+            if manifest.digest != self.digest:
+                from lambda_migrate.errors import ManifestError
+
+                raise ManifestError(
+                    "the migration files were changed while this instance started; deploy them "
+                    "together with the code, and start it again"
+                )
+            self._manifest = manifest
+        return self._manifest
 
 
 class _NeedsFullRead(ValueError):

@@ -2,11 +2,9 @@
 
 ::
 
-    client    sends a request; returns the item, raises "try again later", or declines
-    endpoint  credentials, region and endpoint from the environment, as botocore resolves them
-    sigv4     the signature
-    http      one HTTP/1.1 exchange on a socket, bounded in time and size
-    response  what DynamoDB's response means
+    client   sends a request; returns the item, raises "try again later", or declines
+    request  credentials, region and endpoint, as botocore resolves them, and the signed request
+    http     one HTTP/1.1 exchange on a socket, bounded in time and size, and what it means
 
 The client never decides an unclear case. Where the environment asks for anything unusual (a
 profile, a proxy, FIPS, dual-stack or account-based endpoints) or a response is not what DynamoDB

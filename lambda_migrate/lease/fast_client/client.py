@@ -22,10 +22,8 @@ enough for one call and not for two.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from lambda_migrate._version import __version__
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb_call import (
@@ -33,8 +31,7 @@ from lambda_migrate.lease.dynamodb_call import (
     READ_TIMEOUT_SECONDS,
     ServerClock,
 )
-from lambda_migrate.lease.fast_client.endpoint import resolve_config
-from lambda_migrate.lease.fast_client.sigv4 import sign
+from lambda_migrate.lease.fast_client.request import build_request, resolve_config
 
 if TYPE_CHECKING:
     import ssl
@@ -42,10 +39,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.clock import Clock
-    from lambda_migrate.lease.fast_client.endpoint import ClientConfig, Endpoint
     from lambda_migrate.lease.fast_client.http import HTTPConnection, HTTPResponse
+    from lambda_migrate.lease.fast_client.request import ClientConfig, Endpoint
 
-__all__ = ["MAX_SECONDS_BEFORE_FALLBACK", "FastClient", "build_request"]
+__all__ = ["MAX_SECONDS_BEFORE_FALLBACK", "FastClient"]
 
 MAX_SECONDS_BEFORE_FALLBACK = 0.3
 """boto3 is used for the same call only if this client declined sooner than that, so that both
@@ -98,7 +95,7 @@ class FastClient:
         Raises:
             LeaseStoreUnavailable: DynamoDB is busy, or did not respond.
         """
-        from lambda_migrate.lease.fast_client.response import parse_item
+        from lambda_migrate.lease.fast_client.http import parse_item
 
         return self._call("GetItem", table, target, {"ConsistentRead": consistent}, parse_item)
 
@@ -119,7 +116,7 @@ class FastClient:
             ConditionFailed: The condition did not hold.
             LeaseStoreUnavailable: DynamoDB is busy, or did not respond; it may have updated.
         """
-        from lambda_migrate.lease.fast_client.response import parse_updated_item
+        from lambda_migrate.lease.fast_client.http import parse_updated_item
 
         return self._call("UpdateItem", table, target, update, parse_updated_item)
 
@@ -140,8 +137,7 @@ class FastClient:
         if config is None or not set(table) <= _TABLE_NAME_CHARACTERS:
             self._disable()
             return None
-        from lambda_migrate.lease.fast_client.http import FallbackNeeded, NoResponse
-        from lambda_migrate.lease.fast_client.response import RetryLater
+        from lambda_migrate.lease.fast_client.http import FallbackNeeded, NoResponse, RetryLater
 
         started = self._clock.monotonic()
         problem: Exception
@@ -220,37 +216,3 @@ class FastClient:
             return self._idle_connections.pop()
         except IndexError:
             return None
-
-
-def build_request(
-    config: ClientConfig, operation: str, body: Mapping[str, Any], *, wall_ms: int
-) -> bytes:
-    """The signed HTTP request."""
-    from json import dumps
-
-    content = dumps(body, default=_encode_binary).encode("ascii")
-    signed = {
-        "Host": config.endpoint.authority,
-        "Content-Type": "application/x-amz-json-1.0",
-        "X-Amz-Target": f"DynamoDB_20120810.{operation}",
-        "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ms // 1000)),
-    }
-    if config.credentials.session_token:
-        signed["X-Amz-Security-Token"] = config.credentials.session_token
-    headers = signed | {
-        "Authorization": sign(
-            signed, content, config.credentials, region=config.region, service="dynamodb"
-        ),
-        "Accept-Encoding": "identity",
-        "Content-Length": str(len(content)),
-        "User-Agent": f"lambda-migrate/{__version__}",
-    }
-    lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + content
-
-
-def _encode_binary(value: bytes) -> str:
-    """A binary attribute as JSON holds it."""
-    from binascii import b2a_base64
-
-    return b2a_base64(value, newline=False).decode("ascii")

@@ -45,7 +45,7 @@ import os
 os.environ["LAMBDA_MIGRATE_TABLE"] = "leases"
 os.environ["LAMBDA_MIGRATE_DATABASE_URL"] = "postgresql://app:x@db.example:5432/shop"
 from lambda_migrate import wiring
-from lambda_migrate.migrations.deferred import DeferredManifest
+from lambda_migrate.migrations.digest import DeferredManifest
 from lambda_migrate.runner import MigrationRunner
 wiring.make_manifest = lambda *_: DeferredManifest("d", list)
 MigrationRunner.from_settings()

@@ -27,11 +27,10 @@ from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
 from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES
 from lambda_migrate.lease.fast_client import client as client_module
-from lambda_migrate.lease.fast_client import endpoint as endpoint_module
 from lambda_migrate.lease.fast_client import http
+from lambda_migrate.lease.fast_client import request as request_module
 from lambda_migrate.lease.fast_client.client import FastClient
-from lambda_migrate.lease.fast_client.endpoint import ClientConfig, Endpoint
-from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials
+from lambda_migrate.lease.fast_client.request import AWSCredentials, ClientConfig, Endpoint
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.testing import FakeClock
 from tests.unit.lease.misbehaving_server import (
@@ -816,7 +815,7 @@ def test_no_representation_shows_a_secret() -> None:
         shown = (
             repr(client)
             + repr(vars(client)["_idle_connections"])
-            + repr(endpoint_module.resolve_config(environ(server.url)))
+            + repr(request_module.resolve_config(environ(server.url)))
         )
         client.close()
     assert not any(secret in shown for secret in SECRETS)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.fast_client.client import build_request
-from lambda_migrate.lease.fast_client.endpoint import (
+from lambda_migrate.lease.fast_client.request import (
     IGNORED_VARIABLES,
     ClientConfig,
+    build_request,
     resolve_config,
+    sign,
 )
-from lambda_migrate.lease.fast_client.sigv4 import sign
 from tests.unit.lease import botocore_requests
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "s3cr3t/key+="}

@@ -1,20 +1,33 @@
-"""Credentials, region and endpoint, as botocore resolves them from the same environment.
+"""The request: to which endpoint it goes, by what it is signed, and what it consists of.
 
-Only what the tests compare with botocore is supported. Whatever else could matter (a profile, a
-proxy, another partition, a variable that this module does not know) is left to boto3.
+Credentials, region and endpoint are those that botocore resolves from the same environment. Only
+what the tests compare with botocore is supported. Whatever else could matter (a profile, a proxy,
+another partition, a variable that this module does not know) is left to boto3.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
+import time
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials
+from lambda_migrate._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
-__all__ = ["IGNORED_VARIABLES", "ClientConfig", "Endpoint", "resolve_config"]
+__all__ = [
+    "IGNORED_VARIABLES",
+    "AWSCredentials",
+    "ClientConfig",
+    "Endpoint",
+    "build_request",
+    "resolve_config",
+    "sign",
+]
 
 _SUPPORTED_VARIABLES = frozenset(
     {
@@ -68,6 +81,26 @@ _REGION_PREFIXES = frozenset({"af", "ap", "ca", "eu", "il", "me", "mx", "sa", "u
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
 _DIGITS = frozenset("0123456789")
 _HOST_CHARACTERS = _LETTERS | _DIGITS | {"-"}
+
+
+class AWSCredentials:
+    """An access key. Its representation shows nothing of it.
+
+    Attributes:
+        access_key_id: The public part.
+        secret_access_key: The secret part.
+        session_token: Of temporary credentials, or "".
+    """
+
+    __slots__ = ("access_key_id", "secret_access_key", "session_token")
+
+    def __init__(self, access_key_id: str, secret_access_key: str, session_token: str = "") -> None:
+        self.access_key_id = access_key_id
+        self.secret_access_key = secret_access_key
+        self.session_token = session_token
+
+    def __repr__(self) -> str:
+        return "AWSCredentials()"
 
 
 class Endpoint:
@@ -227,3 +260,80 @@ def _parse_port(text: str, default: int) -> int | None:
         return None
     number = int(digits)
     return number if 0 < number < 65536 and digits[0] != "0" else None
+
+
+def build_request(
+    config: ClientConfig, operation: str, body: Mapping[str, Any], *, wall_ms: int
+) -> bytes:
+    """The signed HTTP request."""
+    from json import dumps
+
+    content = dumps(body, default=_encode_binary).encode("ascii")
+    signed = {
+        "Host": config.endpoint.authority,
+        "Content-Type": "application/x-amz-json-1.0",
+        "X-Amz-Target": f"DynamoDB_20120810.{operation}",
+        "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ms // 1000)),
+    }
+    if config.credentials.session_token:
+        signed["X-Amz-Security-Token"] = config.credentials.session_token
+    headers = signed | {
+        "Authorization": sign(
+            signed, content, config.credentials, region=config.region, service="dynamodb"
+        ),
+        "Accept-Encoding": "identity",
+        "Content-Length": str(len(content)),
+        "User-Agent": f"lambda-migrate/{__version__}",
+    }
+    lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + content
+
+
+def _encode_binary(value: bytes) -> str:
+    """A binary attribute as JSON holds it."""
+    from binascii import b2a_base64
+
+    return b2a_base64(value, newline=False).decode("ascii")
+
+
+_ALGORITHM = "AWS4-HMAC-SHA256"
+
+
+def sign(
+    headers: Mapping[str, str],
+    body: bytes,
+    credentials: AWSCredentials,
+    *,
+    region: str,
+    service: str,
+    method: str = "POST",
+    path: str = "/",
+    query: str = "",
+) -> str:
+    """The ``Authorization`` header of a request, by AWS Signature Version 4.
+
+    Args:
+        headers: All headers to sign, ``X-Amz-Date`` and ``Host`` among them; no name twice.
+        body: The request's body.
+        credentials: What to sign with; the session token must be among ``headers``.
+        region: Region of the service.
+        service: Name of the service.
+        method: In capitals.
+        path: Normalized and percent-encoded.
+        query: Sorted and percent-encoded.
+    """
+    canonical = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
+    names = sorted(canonical)
+    lines = [f"{name}:{canonical[name]}" for name in names]
+    signed = ";".join(names)
+    request = "\n".join([method, path, query, *lines, "", signed, sha256(body).hexdigest()])
+    date = canonical["x-amz-date"]
+    scope = (date[:8], region, service, "aws4_request")
+    text = "\n".join([_ALGORITHM, date, "/".join(scope), sha256(request.encode()).hexdigest()])
+    key = f"AWS4{credentials.secret_access_key}".encode()
+    for term in scope:
+        key = hmac.digest(key, term.encode(), "sha256")
+    return (
+        f"{_ALGORITHM} Credential={credentials.access_key_id}/{'/'.join(scope)}, "
+        f"SignedHeaders={signed}, Signature={hmac.digest(key, text.encode(), 'sha256').hex()}"
+    )
