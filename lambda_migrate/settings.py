@@ -6,7 +6,7 @@ which the documentation and the command line's help show. Every cold start loads
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import LIBPQ_VARIABLES, DatabaseAddress, parse_url
@@ -14,20 +14,14 @@ from lambda_migrate.postgresql.address import LIBPQ_VARIABLES, DatabaseAddress, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Mode = Literal["migrate", "require", "off"]
-OnLeaseStoreUnavailable = Literal["fail", "check"]
-OnFlagsUnavailable = Literal["fail", "ignore"]
-Init = Literal["never", "when-long"]
+    from lambda_migrate.settings_arguments import (
+        Init,
+        Mode,
+        OnFlagsUnavailable,
+        OnLeaseStoreUnavailable,
+    )
 
-__all__ = [
-    "Init",
-    "Mode",
-    "OnFlagsUnavailable",
-    "OnLeaseStoreUnavailable",
-    "SettingDescription",
-    "Settings",
-    "describe_settings",
-]
+__all__ = ["SettingDescription", "Settings", "describe_settings"]
 
 PREFIX = "LAMBDA_MIGRATE_"
 _PREFIXES_OF_OTHER_VARIABLES = (

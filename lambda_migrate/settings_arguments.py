@@ -1,15 +1,18 @@
-"""The type of the keyword arguments that set what `Settings` holds; no cold start loads it."""
+"""The types of the keyword arguments that set what `Settings` holds; no cold start loads them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from lambda_migrate.settings import Init, Mode, OnFlagsUnavailable, OnLeaseStoreUnavailable
+__all__ = ["Init", "Mode", "OnFlagsUnavailable", "OnLeaseStoreUnavailable", "SettingsArguments"]
 
-__all__ = ["SettingsArguments"]
+Mode = Literal["migrate", "require", "off"]
+OnLeaseStoreUnavailable = Literal["fail", "check"]
+OnFlagsUnavailable = Literal["fail", "ignore"]
+Init = Literal["never", "when-long"]
 
 
 class SettingsArguments(TypedDict, total=False):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import FastClient
+from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 

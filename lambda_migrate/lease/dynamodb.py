@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.lease.attempt import Failure, Progress
     from lambda_migrate.lease.boto3_item import Boto3Item
-    from lambda_migrate.lease.fast_client.client import FastClient
+    from lambda_migrate.lease.fast_client import FastClient
     from lambda_migrate.lease.record import DatabaseRecord
     from lambda_migrate.lease.store import Lease
 

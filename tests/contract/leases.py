@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from lambda_migrate.lease.attempt import Failure
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import FastClient
+from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState, join_digests
 from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint

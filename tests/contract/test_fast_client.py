@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import decode
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import FastClient
+from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock

@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
-from lambda_migrate.lease.fast_client.client import FastClient
+from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import (
     AmazonDynamoDBLocal,

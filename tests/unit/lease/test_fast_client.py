@@ -23,14 +23,14 @@ import trustme
 
 from lambda_migrate.clock import Deadline, SystemClock
 from lambda_migrate.errors import LeaseStoreUnavailable
+from lambda_migrate.lease import dynamodb_http as http
+from lambda_migrate.lease import dynamodb_request as request_module
+from lambda_migrate.lease import fast_client as client_module
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
 from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES
-from lambda_migrate.lease.fast_client import client as client_module
-from lambda_migrate.lease.fast_client import http
-from lambda_migrate.lease.fast_client import request as request_module
-from lambda_migrate.lease.fast_client.client import FastClient
-from lambda_migrate.lease.fast_client.request import AWSCredentials, ClientConfig, Endpoint
+from lambda_migrate.lease.dynamodb_request import AWSCredentials, ClientConfig, Endpoint
+from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.testing import FakeClock
 from tests.unit.lease.misbehaving_server import (
@@ -767,7 +767,7 @@ SCRIPT = """
 import os, sys
 before = set(sys.modules)
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import FastClient
+from lambda_migrate.lease.fast_client import FastClient
 table = DynamoDBLeaseTable("leases", "orders", fast_client=FastClient(os.environ))
 assert "socket" not in sys.modules and "json" not in sys.modules
 assert table.read().fence == 7
@@ -792,7 +792,7 @@ def modules_loaded_by_one_read(server: Server, **more: str) -> set[str]:
 def test_a_read_in_a_fresh_process_loads_nothing_heavy() -> None:
     with Server() as server:
         loaded = modules_loaded_by_one_read(server)
-    assert "lambda_migrate.lease.fast_client.http" in loaded
+    assert "lambda_migrate.lease.dynamodb_http" in loaded
     assert not loaded & {*HEAVY_MODULES, "ssl"}
 
 

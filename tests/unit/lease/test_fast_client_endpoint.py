@@ -9,7 +9,7 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.fast_client.request import (
+from lambda_migrate.lease.dynamodb_request import (
     IGNORED_VARIABLES,
     ClientConfig,
     build_request,

@@ -13,7 +13,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.fast_client.request import AWSCredentials, sign
+from lambda_migrate.lease.dynamodb_request import AWSCredentials, sign
 from tests.unit.lease.sigv4_vectors import (
     ACCESS_KEY,
     OUT_OF_SCOPE,

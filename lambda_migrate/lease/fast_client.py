@@ -1,4 +1,9 @@
-"""`FastClient`: reads and updates one item, and declines where it cannot be sure.
+"""`FastClient`: DynamoDB's GetItem and UpdateItem with the standard library alone, without boto3.
+
+`dynamodb_request` makes the signed request, and `dynamodb_http` sends it and reads what comes back.
+The client never decides an unclear case. Where the environment asks for anything unusual (a
+profile, a proxy, FIPS, dual-stack or account-based endpoints) or a response is not what DynamoDB
+sends, it declines, and the same operation is done by boto3 from the beginning.
 
 ::
 
@@ -31,7 +36,7 @@ from lambda_migrate.lease.dynamodb_call import (
     READ_TIMEOUT_SECONDS,
     ServerClock,
 )
-from lambda_migrate.lease.fast_client.request import build_request, resolve_config
+from lambda_migrate.lease.dynamodb_request import build_request, resolve_config
 
 if TYPE_CHECKING:
     import ssl
@@ -39,8 +44,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.clock import Clock
-    from lambda_migrate.lease.fast_client.http import HTTPConnection, HTTPResponse
-    from lambda_migrate.lease.fast_client.request import ClientConfig, Endpoint
+    from lambda_migrate.lease.dynamodb_http import HTTPConnection, HTTPResponse
+    from lambda_migrate.lease.dynamodb_request import ClientConfig, Endpoint
 
 __all__ = ["MAX_SECONDS_BEFORE_FALLBACK", "FastClient"]
 
@@ -95,7 +100,7 @@ class FastClient:
         Raises:
             LeaseStoreUnavailable: DynamoDB is busy, or did not respond.
         """
-        from lambda_migrate.lease.fast_client.http import parse_item
+        from lambda_migrate.lease.dynamodb_http import parse_item
 
         return self._call("GetItem", table, target, {"ConsistentRead": consistent}, parse_item)
 
@@ -116,7 +121,7 @@ class FastClient:
             ConditionFailed: The condition did not hold.
             LeaseStoreUnavailable: DynamoDB is busy, or did not respond; it may have updated.
         """
-        from lambda_migrate.lease.fast_client.http import parse_updated_item
+        from lambda_migrate.lease.dynamodb_http import parse_updated_item
 
         return self._call("UpdateItem", table, target, update, parse_updated_item)
 
@@ -137,7 +142,7 @@ class FastClient:
         if config is None or not set(table) <= _TABLE_NAME_CHARACTERS:
             self._disable()
             return None
-        from lambda_migrate.lease.fast_client.http import FallbackNeeded, NoResponse, RetryLater
+        from lambda_migrate.lease.dynamodb_http import FallbackNeeded, NoResponse, RetryLater
 
         started = self._clock.monotonic()
         problem: Exception
@@ -170,7 +175,7 @@ class FastClient:
         self.close()
 
     def _tls_context(self, config: ClientConfig) -> ssl.SSLContext | None:
-        from lambda_migrate.lease.fast_client.http import create_tls_context
+        from lambda_migrate.lease.dynamodb_http import create_tls_context
 
         if not config.endpoint.is_tls:
             return None
@@ -182,7 +187,7 @@ class FastClient:
         self, endpoint: Endpoint, tls_context: ssl.SSLContext | None, request: bytes
     ) -> HTTPResponse:
         """Send over the idle connection; if that is closed, or there is none, over a new one."""
-        from lambda_migrate.lease.fast_client.http import NoResponse, connect
+        from lambda_migrate.lease.dynamodb_http import NoResponse, connect
 
         deadline = Deadline.after(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, self._clock)
         idle = self._take_idle_connection()
