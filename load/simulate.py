@@ -20,9 +20,7 @@ from load import charts
 from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY, POLICIES, MakePolicy
 from load.simulation.results import SimulationResult, summarize
-from load.simulation.scenario import ALL_AT_ONCE, RAMP, Scenario
-
-__all__ = ["main"]
+from load.simulation.table import Scenario
 
 DEFAULT_POLICY = "the library's"
 MIGRATION_SECONDS = (0.1, 3.0, 60.0, 600.0)
@@ -35,34 +33,12 @@ small. Tests show that this changes nothing for one of them."""
 MAX_SIMULATED_LONG = 200
 """The same in the comparison of policies for migrations of a minute, where each reads often."""
 
-FAILURE_CASES = {
-    "nothing goes wrong": Scenario(),
-    "the holder is killed after 1 s": Scenario(holder_dies_after_seconds=1.0),
-    "the same, clocks differ by up to 0.5 s": Scenario(
-        holder_dies_after_seconds=1.0, clock_error_seconds=0.5
-    ),
-    "the same, clocks differ by up to 60 s": Scenario(
-        holder_dies_after_seconds=1.0, clock_error_seconds=60.0
-    ),
-    "clocks differ by up to 60 s": Scenario(clock_error_seconds=60.0),
-    "replicas lag 0.5 s": Scenario(stale_seconds=0.5),
-    "requests take 50 ms": Scenario(read_seconds=0.05, min_read_seconds=0.02),
-    "the partition serves 100 read, 33 write units": Scenario(
-        partition_read_units=100.0, partition_write_units=33.0
-    ),
-    "waiting ends after 25 s": Scenario(migration_seconds=60.0, wait_seconds=25.0),
-    "10,000 at once": Scenario(environments=10_000),
-    "10,000 at once, the release is tried once": Scenario(environments=10_000, release_tries=1),
-    "100,000 at once": Scenario(environments=100_000),
-    "100,000 at once, 600 s": Scenario(environments=100_000, migration_seconds=600.0),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """One policy in one scenario, and what came of it."""
 
-    name: str  # of the failure case, or of the policy
+    name: str  # of the policy
     parameter: float | None  # of the policy
     scenario: Scenario
     result: SimulationResult
@@ -75,12 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = Path("simulate-report")
     parser.add_argument("--into", type=Path, default=default, help="report folder (%(default)s)")
     options = parser.parse_args(arguments)
-    studies = {
-        "policies": _compare_policies,
-        "sizes and lengths": _vary_sizes_and_lengths,
-        "failure cases": _run_failure_cases,
+    cases = {
+        "policies": _print_study("policies", _compare_policies(options.seed)),
+        "sizes and lengths": _print_study("sizes and lengths", _vary_sizes(options.seed)),
     }
-    cases = {name: _print_study(name, run(options.seed)) for name, run in studies.items()}
     options.into.mkdir(parents=True, exist_ok=True)
     document = {name: [_to_json(case) for case in found] for name, found in cases.items()}
     text = json.dumps({"seed": options.seed, **document}, indent=1, allow_nan=False)
@@ -104,21 +78,13 @@ def _compare_policies(seed: int) -> Iterator[Case]:
                 yield _run(name, scenario, seed, make_policy, parameter)
 
 
-def _vary_sizes_and_lengths(seed: int) -> Iterator[Case]:
+def _vary_sizes(seed: int) -> Iterator[Case]:
     """The library's policy for every size, length and kind of arrival."""
-    for arrival in (RAMP, ALL_AT_ONCE):
+    for is_ramp in (True, False):
         for seconds in MIGRATION_SECONDS:
             for size in STORM_SIZES:
-                scenario = Scenario(size, seconds, arrival=arrival)
+                scenario = Scenario(size, seconds, is_ramp=is_ramp)
                 yield _run(DEFAULT_POLICY, _limit_simulated(scenario, MAX_SIMULATED), seed)
-
-
-def _run_failure_cases(seed: int) -> Iterator[Case]:
-    """The library's policy when something goes wrong."""
-    for name, scenario in FAILURE_CASES.items():
-        repetitions = 4 if scenario.migration_seconds < 100 else 1
-        scenario = _limit_simulated(scenario, MAX_SIMULATED)
-        yield _run(name, scenario, seed, repetitions=repetitions)
 
 
 def _run(
@@ -127,11 +93,9 @@ def _run(
     seed: int,
     make_policy: MakePolicy = LIBRARY,
     parameter: float | None = None,
-    *,
-    repetitions: int = 1,
 ) -> Case:
-    runs = [simulate(scenario, make_policy, seed=seed + n) for n in range(repetitions)]
-    return Case(name, parameter, scenario, summarize(runs))
+    run = simulate(scenario, make_policy, seed=seed)
+    return Case(name, parameter, scenario, summarize([run]))
 
 
 def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
@@ -141,7 +105,7 @@ def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
 # -- output ---------------------------------------------------------------------------------------
 
 _COLUMNS = (
-    f"{'':45} {'':>4} {'starts':>8} {'arrive':>8} {'migration':>9} {'delay':>8} {'99 in 100':>9}"
+    f"{'':25} {'':>4} {'starts':>8} {'arrive':>8} {'migration':>9} {'delay':>8} {'99 in 100':>9}"
     f" {'calls':>6} {'read units':>10} {'peak units/s':>12} {'throttled':>9} {'acquired':>8}"
     f" {'not served':>10} {'dollars':>8}"
 )
@@ -153,9 +117,10 @@ def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
     for case in cases:
         found.append(case)
         scenario, result = case.scenario, case.result
+        arrival = "ramp" if scenario.is_ramp else "at once"
         parameter = "" if case.parameter is None else f"{case.parameter:g}"
         print(
-            f"{case.name:45} {parameter:>4} {scenario.environments:8,} {scenario.arrival:>8}"
+            f"{case.name:25} {parameter:>4} {scenario.environments:8,} {arrival:>8}"
             f" {scenario.migration_seconds:7g} s {result.delay_median:6.2f} s"
             f" {result.delay_p99:7.2f} s {result.calls_median:6g} {result.read_units:10.1f}"
             f" {result.peak_units:12,.0f} {result.throttled:9.0%} {result.mean_acquisitions:8g}"

@@ -12,7 +12,7 @@ from load.profile.starts import ColdStartProfiler, limit_cpu
 from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
 from load.simulation.results import summarize
-from load.simulation.scenario import Scenario
+from load.simulation.table import Scenario
 
 __all__ = ["item_bytes", "measure_holder", "measure_limited_cpu", "partition_table"]
 

@@ -8,34 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Protocol
 
-from lambda_migrate.lease import backoff
+from lambda_migrate.lease.backoff import Backoff, max_delay_after_errors
+from lambda_migrate.lease.record import LeaseState
 
-if TYPE_CHECKING:
-    from lambda_migrate.lease.record import LeaseState
-
-__all__ = ["LIBRARY", "POLICIES", "MakePolicy", "Policy", "exponential", "fixed", "growing"]
+MakePolicy = Callable[[Random], Backoff]
+"""Makes the policy of one waiter."""
 
 
-class Policy(Protocol):
-    """The interface of `lambda_migrate.lease.backoff.Backoff`; one object for each waiter."""
-
-    def delay(
-        self,
-        waited_seconds: float,
-        *,
-        state: LeaseState | None = None,
-        now_ms: int = 0,
-        error_count: int = 0,
-    ) -> float:
-        """Seconds until the next read."""
-
-
-MakePolicy = Callable[[Random], Policy]
-
-
-class _JitteredDelayPolicy:
+class _JitteredDelayPolicy(Backoff):
     """A random share of a bound.
 
     Args:
@@ -53,8 +34,8 @@ class _JitteredDelayPolicy:
         min_share: float = 0.0,
         first_min_share: float | None = None,
     ) -> None:
+        super().__init__(rng)
         self._max_delay_of = max_delay_of
-        self._rng = rng
         self._min_share = min_share
         self._next_min_share = min_share if first_min_share is None else first_min_share
         self._delays = 0
@@ -63,17 +44,17 @@ class _JitteredDelayPolicy:
         self,
         waited_seconds: float,
         *,
-        state: LeaseState | None = None,  # noqa: ARG002 - of the protocol
-        now_ms: int = 0,  # noqa: ARG002 - of the protocol
+        state: LeaseState | None = None,  # noqa: ARG002 - of the base class
+        now_ms: int = 0,  # noqa: ARG002 - of the base class
         error_count: int = 0,
     ) -> float:
-        """See `Policy.delay`."""
+        """See `Backoff.delay`."""
         longest = self._max_delay_of(waited_seconds, self._delays)
         if error_count:
-            longest = max(longest, backoff.max_delay_after_errors(error_count))
+            longest = max(longest, max_delay_after_errors(error_count))
         share, self._next_min_share = self._next_min_share, self._min_share
         self._delays += 1
-        return longest * (share + (1 - share) * self._rng.random())
+        return longest * (share + (1 - share) * self._random.random())
 
 
 def fixed(interval: float) -> MakePolicy:
@@ -95,7 +76,7 @@ def growing(growth: float, *, min_share: float) -> MakePolicy:
     )
 
 
-LIBRARY: MakePolicy = backoff.Backoff
+LIBRARY: MakePolicy = Backoff
 
 _GROWTH_FACTORS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 

@@ -8,15 +8,6 @@ from dataclasses import dataclass
 
 from load.simulation.model import Deployment, SimulatedStart
 
-__all__ = [
-    "READ_DOLLARS",
-    "WRITE_DOLLARS",
-    "SimulationResult",
-    "find_waiters",
-    "quantile",
-    "summarize",
-]
-
 READ_DOLLARS = 0.125e-6
 """A read request unit on demand in us-east-1 since November 2024. Other regions, and tables with
 provisioned capacity: https://aws.amazon.com/dynamodb/pricing/on-demand/."""

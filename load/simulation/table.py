@@ -1,4 +1,4 @@
-"""The lease table as environments meet it: throttled, stale, and used with clocks that differ.
+"""The lease table as environments meet it: throttled, and read from replicas that lag.
 
 The item and its conditions are `InMemoryLeaseTable`, which shares DynamoDB's contract. It lives in
 one partition, which sustains 3,000 read units and 1,000 write units a second, or a mixture of both
@@ -10,23 +10,17 @@ request then takes out of it.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+from simpy import Environment
 
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from random import Random
-
-    from simpy import Environment
-
-    from lambda_migrate.lease.attempt import Progress
-    from lambda_migrate.lease.record import DatabaseRecord, LeaseState
-    from lambda_migrate.lease.store import Lease
-    from load.simulation.scenario import Scenario
-
-__all__ = ["CONSISTENT_UNITS", "EPOCH_MS", "READ_UNITS", "WRITE_UNITS", "LeaseTable", "Partition"]
+from lambda_migrate.lease.record import DatabaseRecord, LeaseState
+from lambda_migrate.lease.store import Lease
 
 EPOCH_MS = 1_700_000_000_000
 
@@ -42,6 +36,25 @@ WRITE_UNITS = 1.0
 """A write of up to 1 KB, whether its condition held or not."""
 
 BUCKET_SECONDS = 1.0
+
+_STALE_SHARE = 1 / 3
+"""Of reads that reach the replica that lags."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What happens in one simulated deployment."""
+
+    environments: int = 1_000  # cold starts
+    migration_seconds: float = 3.0  # of the one long migration, after nine short ones
+    is_ramp: bool = False  # as one function on Lambda: 1,000 at once, then 100 more a second
+    start_spread_seconds: float = 0.3  # between the fastest and the slowest process start
+    read_seconds: float = 0.006  # median of a request, both ways
+    min_read_seconds: float = 0.003  # what is above it is distributed exponentially
+    stale_seconds: float = 0.02  # by how much a replica lags, exponentially distributed
+    partition_read_units: float = 3_000.0  # that one partition serves in a second
+    partition_write_units: float = 1_000.0
+    represented: int = 1  # environments that each simulated one stands for
 
 
 class Partition:
@@ -66,17 +79,15 @@ class Partition:
 
     def serves_read(self, now: float, units: float = READ_UNITS) -> bool:
         """Whether a read is served at ``now``."""
-        if not self._serves(now, units, units * self._seconds_a_read_unit):
-            return False
-        self.read_units += units
-        return True
+        is_served = self._serves(now, units, units * self._seconds_a_read_unit)
+        self.read_units += units * is_served
+        return is_served
 
     def serves_write(self, now: float, units: float = WRITE_UNITS) -> bool:
         """Whether a write is served at ``now``."""
-        if not self._serves(now, units, units * self._seconds_a_write_unit):
-            return False
-        self.write_units += units
-        return True
+        is_served = self._serves(now, units, units * self._seconds_a_write_unit)
+        self.write_units += units * is_served
+        return is_served
 
     def _serves(self, now: float, units: float, seconds: float) -> bool:
         self.requests += 1
@@ -91,17 +102,14 @@ class Partition:
 
 
 class _SimulatedClock:
-    """Simulated time, and a wall clock with the error of the environment that writes."""
-
     def __init__(self, environment: Environment) -> None:
-        self.clock_error_ms = 0
         self._environment = environment
 
     def monotonic(self) -> float:
         return float(self._environment.now)
 
     def wall_ms(self) -> int:
-        return EPOCH_MS + round(self._environment.now * 1000) + self.clock_error_ms
+        return EPOCH_MS + round(self._environment.now * 1000)
 
     def sleep(self, seconds: float) -> None:
         raise NotImplementedError(f"simulated time does not pass by sleeping {seconds} s")
@@ -114,57 +122,51 @@ class LeaseTable:
     """
 
     def __init__(self, environment: Environment, scenario: Scenario, rng: Random) -> None:
-        self.clock = _SimulatedClock(environment)
         self.partition = Partition(
             scenario.partition_read_units / scenario.represented,
             scenario.partition_write_units / scenario.represented,
         )
         self._environment = environment
-        self._item = InMemoryLeaseTable(lease_seconds=scenario.lease_seconds, clock=self.clock)
+        self._item = InMemoryLeaseTable(clock=_SimulatedClock(environment))
         self._holder_units = WRITE_UNITS / scenario.represented  # it stands for itself alone
         self._versions = [(-1.0, self._item.state)]
-        self._stale_share = scenario.stale_share
         self._stale_rate = 1 / scenario.stale_seconds if scenario.stale_seconds else 0.0
         self._rng = rng
 
-    def read(self, *, consistent: bool) -> LeaseState:
+    @property
+    def lease_seconds(self) -> float:
+        """The length of a lease."""
+        return self._item.lease_seconds
+
+    def read(self, *, is_consistent: bool) -> LeaseState:
         """What a read shows: the newest, or, if it is eventually consistent, perhaps the past."""
         now = self._environment.now
-        if not self.partition.serves_read(now, CONSISTENT_UNITS if consistent else READ_UNITS):
+        if not self.partition.serves_read(now, CONSISTENT_UNITS if is_consistent else READ_UNITS):
             raise LeaseStoreUnavailable("throttled")
-        newest = self._versions[-1]
-        is_newest = consistent or not self._stale_rate
-        if is_newest or self._rng.random() >= self._stale_share:
-            return newest[1]
+        is_newest = is_consistent or not self._stale_rate
+        if is_newest or self._rng.random() >= _STALE_SHARE:
+            return self._versions[-1][1]
         shown = now - self._rng.expovariate(self._stale_rate)
         return next(state for at, state in reversed(self._versions) if at <= shown or at < 0)
 
-    def acquire(
-        self, owner: str, clock_error_ms: int, *, expected: LeaseState, is_expired: bool
-    ) -> Lease | LeaseState:
-        """Try to take the lease, by the caller's wall clock."""
-        self._require_capacity(WRITE_UNITS)
-        return self._apply_write(
+    def acquire(self, owner: str, expected: LeaseState, *, is_expired: bool) -> Lease | LeaseState:
+        """Try to take the lease."""
+        return self._write(
+            WRITE_UNITS,
             lambda: self._item.acquire(owner, expected=expected, is_expired=is_expired),
-            clock_error_ms,
         )
 
-    def renew(self, lease: Lease, clock_error_ms: int, progress: Progress | None) -> Lease:
-        """Renew it and publish progress."""
-        self._require_capacity(self._holder_units)
-        return self._apply_write(lambda: self._item.renew(lease, progress), clock_error_ms)
+    def renew(self, lease: Lease) -> Lease:
+        """Renew it."""
+        return self._write(self._holder_units, lambda: self._item.renew(lease))
 
     def store_completion(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """Mark the schema ready, and free the lease."""
-        self._require_capacity(self._holder_units)
-        self._apply_write(lambda: self._item.store_completion(lease, databases), 0)
+        self._write(self._holder_units, lambda: self._item.store_completion(lease, databases))
 
-    def _require_capacity(self, units: float) -> None:
+    def _write(self, units: float, write: Callable[[], T]) -> T:
         if not self.partition.serves_write(self._environment.now, units):
             raise LeaseStoreUnavailable("throttled")
-
-    def _apply_write(self, write: Callable[[], T], clock_error_ms: int) -> T:
-        self.clock.clock_error_ms = clock_error_ms
         answer = write()
         if self._item.state is not self._versions[-1][1]:
             self._versions.append((self._environment.now, self._item.state))

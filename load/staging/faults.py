@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lambda_migrate.clock import Deadline
@@ -24,18 +24,6 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
 from load.storm.packages import HANDLER
 from load.storm.testbed import PRELOADED, TABLE, Testbed
-
-__all__ = [
-    "FAULTS",
-    "NAMESPACE",
-    "SERVICE",
-    "Fault",
-    "FaultResult",
-    "inject_faults",
-    "reached_alarms",
-    "read_metrics",
-    "staging_alarms",
-]
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 """With the alarms."""
@@ -57,6 +45,10 @@ _CREATE_TABLE = (
 )
 _FAILING_MIGRATION = "-- migrate:up\nUPDATE parcels SET colour = 'red';\n-- migrate:down\n"
 _SLOW_MIGRATION = "-- migrate:up\nSELECT pg_sleep(120);\n-- migrate:down\n"
+_SLOW_QUERIES = """
+SELECT 1 FROM pg_stat_activity WHERE datname = current_database()
+AND application_name LIKE 'lambda-migrate:%' AND query LIKE '%pg_sleep%'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +59,7 @@ class Fault:
     expected_alarms: frozenset[str]  # logical ids of those that must be reached, and no others
     inject: Callable[[Service], CloudWatch]  # returns what CloudWatch would know
     runs_alone: bool = False  # slows DynamoDB down, or counts on it, for all others as well
-    lowers_thresholds: bool = False
-    note: str = ""  # what differs from production
-
-    def __str__(self) -> str:
-        """Name and note."""
-        note = "its threshold lowered to 0.9 s" if self.lowers_thresholds else self.note
-        return f"{self.name} ({note})" if note else self.name
+    parameters: Mapping[str, str] = field(default_factory=dict)  # of the template
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +105,25 @@ class Service:
         ) as function:
             yield function
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until the condition holds.
-
-        Raises:
-            ProcessError: It did not within a minute.
-        """
-        deadline = Deadline.after(60)
-        while not condition():
-            if deadline.is_over:
-                raise ProcessError(f"not within 60 s: {what}")
-            time.sleep(0.05)
-
     def wait_until_migrating(self) -> None:
         """Wait until the slow migration runs; see `wait_until`."""
-        query = (
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
-            "AND application_name LIKE 'lambda-migrate:%' AND query LIKE '%pg_sleep%'"
+        wait_until(
+            lambda: bool(self.server.execute(_SLOW_QUERIES, database=self.name)),
+            "the migration runs",
         )
-        self.wait_until(
-            lambda: bool(self.server.execute(query, database=self.name)), "the migration runs"
-        )
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until the condition holds.
+
+    Raises:
+        ProcessError: It did not within a minute.
+    """
+    deadline = Deadline.after(60)
+    while not condition():
+        if deadline.is_over:
+            raise ProcessError(f"not within 60 s: {what}")
+        time.sleep(0.05)
 
 
 def read_metrics(*functions: LocalFunction) -> CloudWatch:
@@ -181,7 +165,7 @@ def _hold_lease(service: Service) -> CloudWatch:
     with service.deploy(_CREATE_TABLE, _SLOW_MIGRATION) as function:
         function.submit()
         service.wait_until_migrating()
-        service.wait_until(
+        wait_until(
             lambda: any(m.name == "LeaseHeldTime" for m in read_metrics(function).metrics()),
             "the holder has reported how long it has held the lease",
         )
@@ -241,16 +225,16 @@ FAULTS = (
     ),
     Fault("the lease holder is killed", frozenset({"LeaseTakeoverAlarm"}), _kill_holder),
     Fault(
-        "a migration takes longer than expected",
+        "a migration takes longer than expected (threshold lowered to 0.9 s)",
         frozenset({"LeaseHeldTimeAlarm"}),
         _hold_lease,
-        lowers_thresholds=True,
+        parameters=_LOW_THRESHOLDS,
     ),
     Fault(
-        "cold starts wait until they give up",
+        "cold starts wait until they give up (threshold lowered to 0.9 s)",
         frozenset({"LeaseWaitTimeAlarm", "NotReadyAlarm"}),
         _give_up_waiting,
-        lowers_thresholds=True,
+        parameters=_LOW_THRESHOLDS,
     ),
     Fault(
         "code is deployed before its schema",
@@ -258,11 +242,10 @@ FAULTS = (
         _invoke_once(_CREATE_TABLE, mode="require", wait_seconds="1"),
     ),
     Fault(
-        "DynamoDB answers slowly for 15 minutes",
+        "DynamoDB answers slowly for 15 minutes (one slow check, repeated twice)",
         frozenset({"ColdStartCheckTimeAlarm"}),
         _slow_down_dynamodb,
         runs_alone=True,
-        note="one slow check, repeated twice, five minutes apart",
     ),
     Fault(
         "the table throttles", frozenset({"TableThrottledAlarm"}), _throttle_table, runs_alone=True
@@ -292,8 +275,7 @@ def _inject(fault: Fault, service: Service) -> FaultResult:
         return FaultResult(fault, error=str(error))
     finally:
         service.server.drop_database(service.name)
-    parameters = _LOW_THRESHOLDS if fault.lowers_thresholds else {}
-    alarms = staging_alarms(service.name, **parameters)
+    alarms = staging_alarms(service.name, **fault.parameters)
     names = frozenset(metric.name for metric in cloudwatch.metrics())
     return FaultResult(fault, reached_alarms(cloudwatch, alarms), names)
 

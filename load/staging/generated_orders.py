@@ -7,15 +7,18 @@ names come in every script, and a few values are very long.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import date
+from itertools import count
 from typing import Any
 
+from lambda_migrate.local.demo.example import get_order, place_order, read_order_id
+from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.postgresql.sql_fragments import quote_literal
-
-__all__ = ["GeneratedOrders"]
+from load.storm.packages import Orders
 
 _FIRST_CUSTOMER = 2
 """Id of the first customer; 1 is the guest that the example's first migration makes."""
@@ -132,6 +135,30 @@ class GeneratedOrders:
                 f"(SELECT greatest(max(id), 1) FROM {table}))"
             )
         connection.run("ANALYZE")
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedOrdersPackage(Orders):
+    """The example, whose clients are customers of `generated`, one after another."""
+
+    generated: GeneratedOrders = field(kw_only=True)
+    _customer_numbers: Iterator[int] = field(default_factory=count, compare=False, repr=False)
+
+    def event(self, kind: str, subject: int) -> Any:
+        """See `Package.event`."""
+        if kind == "read":
+            return get_order(subject)
+        event = place_order()
+        email = self.generated.email(next(self._customer_numbers))
+        return {**event, "body": json.dumps({**json.loads(event["body"]), "email": email})}
+
+    def read_confirmed_orders(self, results: Iterable[InvocationResult]) -> list[int]:
+        """Ids of the orders that were confirmed to a client."""
+        return [
+            read_order_id(result)
+            for result in results
+            if isinstance(result.payload, dict) and result.payload.get("statusCode") == 201
+        ]
 
 
 def _array(texts: Iterable[str]) -> str:

@@ -13,83 +13,75 @@ from matplotlib.figure import Figure
 
 from lambda_migrate.local.demo.results import is_served
 from load import charts
-from load.staging.validation import Validation
-from load.staging.verdicts import CLIENTS, decide
+from load.staging.verdicts import CLIENTS, Decision, Limits, StepResult, decide
 from load.storm.evidence import Evidence
 from load.storm.report import machine
-
-__all__ = ["format_step", "write_report"]
 
 _STATES = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
 
 
-def write_report(found: Validation, out: Path, *, seconds: float, command: str) -> Path:
-    """Write the files into ``out``; returns the one for people.
+def write_report(
+    steps: Sequence[StepResult],
+    storms: Mapping[str, Evidence],
+    limits: Limits,
+    out: Path,
+    *,
+    command: str,
+) -> Decision:
+    """Write the files into ``out``, and decide.
 
     Args:
-        found: What the validation found.
+        steps: What each step found.
+        storms: Evidence of the deployment and the rollback, as far as they were run.
+        limits: What is accepted.
         out: The folder.
-        seconds: How long all of it took.
-        command: How to repeat it.
+        command: How to repeat the validation.
     """
     out.mkdir(parents=True, exist_ok=True)
-    decision = decide(found.steps)
+    decision = decide(steps)
     document = {
         "decision": decision.label,
         "reasons": list(decision.reasons),
         "not_measured": list(decision.not_measured),
-        "release": found.name,
-        "pending": list(found.pending),
-        "limits": asdict(found.options.limits),
+        "limits": asdict(limits),
         "command": command,
-        "seconds": round(seconds, 1),
         "machine": machine(),
-        "steps": [
-            {
-                "name": step.name,
-                "seconds": round(step.seconds, 2),
-                "verdicts": [asdict(one) for one in step.verdicts],
-                **step.facts,
-            }
-            for step in found.steps
-        ],
+        "steps": [asdict(step) for step in steps],
     }
     (out / "report.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    storms = {name: storm for name, storm in found.storms.items() if _client_requests(storm)}
-    path = out / "report.md"
-    path.write_text("\n".join(_format_report(document, has_picture=bool(storms))) + "\n")
-    if storms:
-        _draw_traffic(storms, out / "traffic.svg")
-    return path
+    drawn = {name: storm for name, storm in storms.items() if _client_requests(storm)}
+    lines = _format_report(document, steps, has_picture=bool(drawn))
+    (out / "report.md").write_text("\n".join(lines) + "\n")
+    if drawn:
+        _draw_traffic(drawn, out / "traffic.svg")
+    return decision
 
 
-def format_step(name: str, seconds: float, verdicts: Sequence[Mapping[str, str]]) -> str:
+def format_step(step: StepResult) -> str:
     """A step as text: its time, then one line for each verdict."""
-    widest = max((len(one["what"]) for one in verdicts), default=0)
+    widest = max((len(one.what) for one in step.verdicts), default=0)
     lines = [
-        f"          {_STATES[one['state']]}  {one['what']:<{widest}}  {one['found']}"
-        for one in verdicts
+        f"          {_STATES[one.state]}  {one.what:<{widest}}  {one.found}"
+        for one in step.verdicts
     ]
-    return "\n".join([f"{seconds:6.1f} s  {name}", *lines])
+    return "\n".join([f"{step.seconds:6.1f} s  {step.name}", *lines])
 
 
-def _format_report(document: Mapping[str, Any], *, has_picture: bool) -> Iterator[str]:
-    yield f"# {document['decision'].upper()}: {document['release']}\n"
+def _format_report(
+    document: Mapping[str, Any], steps: Sequence[StepResult], *, has_picture: bool
+) -> Iterator[str]:
+    yield f"# {document['decision'].upper()}: examples/orders, version 1 to 2\n"
     yield from (f"- {reason}" for reason in document["reasons"])
-    limits = ", ".join(
-        f"{name.replace('_', ' ')} {value:g}" for name, value in document["limits"].items()
-    )
-    yield f"\nLimits: {limits}.\n"
-    yield "```text"
-    for step in document["steps"]:
-        yield format_step(step["name"], step["seconds"], step["verdicts"])
+    limits = [f"{name.replace('_', ' ')} {n:g}" for name, n in document["limits"].items()]
+    yield f"\nLimits: {', '.join(limits)}.\n\n```text"
+    yield from (format_step(step) for step in steps)
     yield "```\n"
     if has_picture:
         yield "## Requests of clients\n\n![Each request, as high as it took long](traffic.svg)\n"
     ran = document["machine"]
     yield (
-        f"{ran['cpus']} CPUs, {ran['memory_gigabytes']} GB, Python {ran['python']}, "
-        f"{document['seconds']:.0f} s. Repeat it: `{document['command']}`"
+        f"{ran['cpus']} CPUs, {ran['memory_gigabytes']} GB, Python {ran['python']}. "
+        f"Repeat it: `{document['command']}`"
     )
 
 

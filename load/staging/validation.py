@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.engine.operations import Operations
+from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.events import null_observer
+from lambda_migrate.local.demo.example import VERSIONS
 from lambda_migrate.local.demo.servers import make_operations
-from load.staging.checks import Answer, Check, Phase, run_checks
+from lambda_migrate.local.runtime.process import ProcessError
+from lambda_migrate.migrations.source import read_manifest
 from load.staging.database import (
-    compare_tables,
     connect,
     copy_tables,
-    make_runner,
-    read_schema_objects,
-    restore,
+    find_changed_rows,
+    find_schema_differences,
+    read_schema,
 )
 from load.staging.faults import (
     NAMESPACE,
@@ -31,28 +34,22 @@ from load.staging.faults import (
     read_metrics,
     staging_alarms,
 )
-from load.staging.generated_orders import GeneratedOrders
-from load.staging.release import Release
-from load.staging.steps import Step, StepOutcome, StepResult, run_steps
+from load.staging.generated_orders import GeneratedOrdersPackage
 from load.staging.verdicts import (
     Limits,
-    verdict_of_alarms,
-    verdict_of_checks,
+    StepResult,
     verdict_of_log_lines,
     verdict_of_orders,
     verdict_of_schema,
     verdicts_of_dry_run,
     verdicts_of_faults,
-    verdicts_of_rows,
     verdicts_of_storm,
 )
 from load.storm.__main__ import run_on_testbed
 from load.storm.evidence import Evidence
-from load.storm.scenarios import Processes, Scenario, Wave
+from load.storm.scenarios import Scenario, Wave
 from load.storm.testbed import Testbed, open_testbed
 from load.storm.verdicts import Verdict, judge
-
-__all__ = ["Options", "Validation", "validate"]
 
 _POSTGRESQL_SETTINGS = {
     "shared_buffers": "256MB",
@@ -65,66 +62,56 @@ _POSTGRESQL_SETTINGS = {
 _OPERATION_SECONDS = 900.0
 """Lambda's longest timeout."""
 
+_COUNT_ORPHANS = """
+SELECT count(*) FROM orders o LEFT JOIN customers c ON c.id = o.customer_id WHERE c.id IS NULL
+"""
+
+_COUNT_WRONG_TOTALS = """
+SELECT count(*) FROM orders
+WHERE created_at < current_date AND total_cents IS DISTINCT FROM quantity::bigint * unit_cents
+"""
+"""Clients of version 1 place orders without a total all the time; so only until yesterday."""
+
+_COUNT_WRONG_POINTS = (
+    "SELECT count(*) FROM customers WHERE created_at < current_date AND points <> 1"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a release is validated."""
+    """How the release is validated."""
 
     environments: int = 40  # cold starts of each storm
     clients: int = 6  # that use the old version meanwhile
-    processes: Processes = "separate"
     limits: Limits = field(default_factory=Limits)
-    generated: GeneratedOrders | None = None  # data of the example; None for another function
-    dump: Path | None = None  # schema and data, restored before the old version's migrations
-    checks: tuple[Check, ...] = ()
-    may_change: frozenset[str] = frozenset()  # columns as table.column
 
 
-@dataclass
-class Validation:
-    """What was found; the steps fill it."""
-
-    name: str
-    options: Options
-    pending: tuple[str, ...] = ()
-    steps: tuple[StepResult, ...] = ()
-    storms: dict[str, Evidence] = field(default_factory=dict)
-
-
-def validate(
-    release: Release,
-    options: Options,
-    out: Path,
-    *,
-    on_step: Callable[[StepResult], object] = lambda _: None,
-    last: str = "",
-) -> Validation:
-    """Validate a release, from an empty database; everything that was started is ended.
+@contextmanager
+def open_validation(
+    package: GeneratedOrdersPackage, options: Options, out: Path
+) -> Iterator[Validation]:
+    """A validation on an empty database; everything that was started is ended.
 
     Args:
-        release: The old and the new code.
+        package: Both versions, and the data.
         options: How.
         out: The folder for the storms' reports.
-        on_step: Called with the result of each step.
-        last: The name of the step after which to end; "" for all of them.
 
     Raises:
-        ConfigurationError: The machine has too little memory, or something cannot be read.
-        ProcessError: A server did not start, or Locust failed.
+        ConfigurationError: The machine has too little memory, or something is not installed.
+        ProcessError: A server did not start.
     """
     with (
         tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
         open_testbed(
             _make_scenario("deployment", options),
-            release,
+            package,
             Path(home),
             tuning=_POSTGRESQL_SETTINGS,
         ) as testbed,
-        connect(testbed.server, release.database) as connection,
+        connect(testbed.server, package.database) as connection,
     ):
-        run = _LocalRun(release, options, testbed, connection, out, Path(home))
-        run.found.steps = tuple(run_steps(run.steps(), on_step, last=last))
-        return run.found
+        yield Validation(package, options, testbed, connection, out, Path(home))
 
 
 def _make_scenario(name: str, options: Options) -> Scenario:
@@ -138,152 +125,178 @@ def _make_scenario(name: str, options: Options) -> Scenario:
         ready=2 if is_rollback else 1,
         clients=options.clients,
         rollback=is_rollback,
-        processes=options.processes,
+        processes="forked",
         settings={"POWERTOOLS_METRICS_NAMESPACE": NAMESPACE, "POWERTOOLS_SERVICE_NAME": SERVICE},
     )
 
 
-class _LocalRun:
-    """The steps, and what they hand to one another."""
+class Validation:
+    """The steps, and what they hand to one another. See `open_validation`."""
 
     def __init__(
         self,
-        release: Release,
+        package: GeneratedOrdersPackage,
         options: Options,
         testbed: Testbed,
         connection: Any,
         out: Path,
         home: Path,
     ) -> None:
-        self.release = release
-        self.options = options
-        self.testbed = testbed
-        self.connection = connection
-        self.query = make_runner(connection)
-        self.out = out
-        self.home = home
-        self.found = Validation(release.name, options, tuple(m.name for m in release.pending))
-        self.answers: dict[Phase, Mapping[str, Answer]] = {}
+        self.storms: dict[str, Evidence] = {}
+        self._package = package
+        self._options = options
+        self._testbed = testbed
+        self._connection = connection
+        self._out = out
+        self._home = home
+        self._facts: dict[str, Any] = {}
+        self._is_pointless = False
+        """Whether a step has made those after it meaningless."""
 
-    def steps(self) -> list[Step]:
-        return [
-            ("restore the data", self._restore),
-            ("plan", self._plan),
-            ("dry run", self._dry_run),
-            ("deploy under traffic", self._deploy),
-            ("check the data", lambda: StepOutcome(self._check_data("after"))),
-            ("roll back under traffic", self._roll_back),
-            ("check the data again", self._check_data_again),
-            ("alarms", self._check_alarms),
-        ]
+    def run(self, *, last: str = "") -> Iterator[StepResult]:
+        """Run the steps in order, as far as the one that is named ``last``.
+
+        Raises:
+            ConfigurationError: Something cannot be read, or is not installed.
+        """
+        steps: Mapping[str, Callable[[], Sequence[Verdict]]] = {
+            "restore the data": self._restore,
+            "plan": self._plan,
+            "dry run": self._dry_run,
+            "deploy under traffic": self._deploy,
+            "check the data": self._check_data,
+            "roll back under traffic": self._roll_back,
+            "check the data again": self._check_data_again,
+            "alarms": self._check_alarms,
+        }
+        stopped_by = ""
+        for name, step in steps.items():
+            if stopped_by:
+                not_run = Verdict("not run", "not measured", f"after {stopped_by!r}")
+                yield StepResult(name, 0.0, [not_run])
+            else:
+                yield self._run_step(name, step)
+                stopped_by = name if self._is_pointless else ""
+            if name == last:
+                return
+
+    def _run_step(self, name: str, step: Callable[[], Sequence[Verdict]]) -> StepResult:
+        self._facts = {}
+        began = time.monotonic()
+        try:
+            verdicts = step()
+        except ConfigurationError:
+            raise
+        except (MigrateError, ProcessError) as error:
+            verdicts = [Verdict("the step completed", "failed", str(error))]
+            self._is_pointless = True
+        return StepResult(name, time.monotonic() - began, verdicts, self._facts)
+
+    def _query(self, sql: str) -> list[list[Any]]:
+        return self._connection.run(sql) or []
 
     def _make_operations(self, version: int) -> Operations:
-        bed = self.testbed
+        bed = self._testbed
         return make_operations(
             bed.code_folders[version], bed.variables(), bed.dynamodb, null_observer
         )
 
-    def _restore(self) -> StepOutcome:
-        options = self.options
-        if options.dump is not None:
-            restore(self.testbed.server, self.release.database, options.dump)
-        migrated = self._make_operations(1).up(Deadline.after(_OPERATION_SECONDS))
-        if options.generated is not None:
-            options.generated.fill(self.connection)
-        self.query("VACUUM (ANALYZE)")
-        self.copies = copy_tables(self.query)
-        self.schema_before = read_schema_objects(self.query)
-        self.answers["before"] = run_checks(self.query, options.checks, "before")
-        rows = sum(copy.rows for copy in self.copies)
-        verdicts = [
-            judge("there is data", rows > 0, f"{rows:,} rows in {len(self.copies)} tables"),
-            verdict_of_checks(options.checks, self.answers, "before"),
-        ]
-        tables = {copy.table: copy.rows for copy in self.copies}
-        return StepOutcome(verdicts, {"migrated": list(migrated), "tables": tables})
+    # --- the steps
 
-    def _plan(self) -> StepOutcome:
-        problems, names = self.release.problems(), list(self.found.pending)
-        found = "; ".join(problems) or ", ".join(names)
-        irreversible = [m.name for m in self.release.pending if m.down is None]
-        has_down = ", ".join(irreversible) or f"{len(names)} of {len(names)}"
-        verdicts = [
-            judge("the new migrations follow the old ones", not problems, found),
-            judge("each has a down script", not irreversible, has_down),
+    def _restore(self) -> list[Verdict]:
+        self._make_operations(1).up(Deadline.after(_OPERATION_SECONDS))
+        self._package.generated.fill(self._connection)
+        self._query("VACUUM (ANALYZE)")
+        self._copies = copy_tables(self._query)
+        self._schema_before = read_schema(self._testbed.server, self._package.database)
+        rows = sum(copy.rows for copy in self._copies)
+        self._facts["tables"] = {copy.table: copy.rows for copy in self._copies}
+        return [
+            judge("there is data", rows > 0, f"{rows:,} rows in {len(self._copies)} tables"),
+            self._check_count("orders without a customer", _COUNT_ORPHANS),
         ]
-        return StepOutcome(verdicts, is_last=bool(problems))
 
-    def _dry_run(self) -> StepOutcome:
+    def _plan(self) -> list[Verdict]:
+        manifest = read_manifest(str(self._package.example.directory / "migrations"))
+        pending = [migration for migration in manifest if migration.version > VERSIONS[1]]
+        self._facts["pending"] = [migration.name for migration in pending]
+        irreversible = [migration.name for migration in pending if migration.down is None]
+        found = ", ".join(irreversible) or f"{len(pending)} of {len(pending)}"
+        return [judge("each has a down script", bool(pending) and not irreversible, found)]
+
+    def _dry_run(self) -> list[Verdict]:
         result = self._make_operations(2).dry_run(Deadline.after(_OPERATION_SECONDS))
         assert result is not None  # noqa: S101 - None is for users who do not confirm
-        document = build_dry_run_document(result)
+        document = self._facts["dry_run"] = build_dry_run_document(result)
         # What it wrote and rolled back is still in the tables' files, and would slow down the rest.
-        self.query("VACUUM (ANALYZE)")
-        verdicts = list(verdicts_of_dry_run(document, self.options.limits))
-        return StepOutcome(verdicts, {"dry_run": document}, is_last=document["error"] is not None)
+        self._query("VACUUM (ANALYZE)")
+        self._is_pointless = document["error"] is not None
+        return list(verdicts_of_dry_run(document, self._options.limits))
 
-    def _deploy(self) -> StepOutcome:
+    def _deploy(self) -> list[Verdict]:
         evidence, verdicts = self._run_storm("deployment")
-        return StepOutcome(verdicts, is_last=any(n != 1 for n in evidence.effects.values()))
+        self._is_pointless = any(count != 1 for count in evidence.effects.values())
+        return verdicts
 
-    def _roll_back(self) -> StepOutcome:
+    def _roll_back(self) -> list[Verdict]:
         evidence, verdicts = self._run_storm("rollback")
         if evidence.rolled_back is not None:
             verdicts.insert(0, judge("rollback", True, f"{evidence.rolled_back:.2f} s"))
-        return StepOutcome(verdicts)
+        return verdicts
 
     def _run_storm(self, name: str) -> tuple[Evidence, list[Verdict]]:
         """Run a storm on the database that stays."""
         began = time.monotonic()
-        out = self.out / name
-        scenario = _make_scenario(name, self.options)
-        evidence = run_on_testbed(replace(self.testbed, scenario=scenario), out)
-        for function in self.testbed.functions.values():
+        scenario = _make_scenario(name, self._options)
+        evidence = run_on_testbed(replace(self._testbed, scenario=scenario), self._out / name)
+        for function in self._testbed.functions.values():
             function.end_idle()
         # Connections of the restore and the dry run are not the storm's.
         sessions = [one for one in evidence.sessions if one.opened >= began]
-        evidence = self.found.storms[name] = replace(evidence, sessions=sessions)
-        counts_effects = self.release.example is not None
-        verdicts = verdicts_of_storm(evidence, self.options.limits, counts_effects=counts_effects)
+        evidence = self.storms[name] = replace(evidence, sessions=sessions)
+        verdicts = list(verdicts_of_storm(evidence, self._options.limits))
         return evidence, [*verdicts, verdict_of_log_lines(evidence)]
 
-    def _check_data_again(self) -> StepOutcome:
-        verdicts = self._check_data("rolled-back")
-        verdicts.append(verdict_of_schema(self.schema_before, read_schema_objects(self.query)))
-        return StepOutcome(verdicts)
-
-    def _check_data(self, phase: Phase) -> list[Verdict]:
-        options = self.options
-        self.answers[phase] = run_checks(self.query, options.checks, phase)
-        verdicts = [
-            *verdicts_of_rows(compare_tables(self.query, self.copies), options.may_change),
-            verdict_of_checks(options.checks, self.answers, phase),
+    def _check_data(self) -> list[Verdict]:
+        return [
+            *self._check_rows(),
+            self._check_count("orders whose total is wrong", _COUNT_WRONG_TOTALS),
+            self._check_count("customers without their one point", _COUNT_WRONG_POINTS),
         ]
-        results = [one.result for storm in self.found.storms.values() for one in storm.observed]
-        confirmed = self.release.confirmed_orders(results)
-        if confirmed:
-            query = "SELECT count(*) FROM orders WHERE id = ANY (:ids)"
-            [[count]] = self.connection.run(query, ids=confirmed)
-            verdicts.append(verdict_of_orders(confirmed, int(count)))
-        return verdicts
 
-    def _check_alarms(self) -> StepOutcome:
+    def _check_data_again(self) -> list[Verdict]:
+        schema = read_schema(self._testbed.server, self._package.database)
+        differences = find_schema_differences(self._schema_before, schema)
+        return [*self._check_rows(), verdict_of_schema(differences, len(schema))]
+
+    def _check_rows(self) -> list[Verdict]:
+        changed = list(find_changed_rows(self._query, self._copies))
+        rows = sum(copy.rows for copy in self._copies)
+        kept = f"all {rows:,} in {len(self._copies)} tables are there, with all values"
+        results = [one.result for storm in self.storms.values() for one in storm.observed]
+        confirmed = self._package.read_confirmed_orders(results)
+        query = "SELECT count(*) FROM orders WHERE id = ANY (:ids)"
+        [[count]] = self._connection.run(query, ids=confirmed)
+        return [
+            judge("existing rows", not changed, "; ".join(changed) or kept),
+            verdict_of_orders(len(confirmed), int(count)),
+            self._check_count("orders without a customer", _COUNT_ORPHANS),
+        ]
+
+    def _check_count(self, what: str, query: str) -> Verdict:
+        [[count]] = self._query(query)
+        return judge(what, count == 0, f"{count:,}")
+
+    def _check_alarms(self) -> list[Verdict]:
         """Which alarms are reached by the release, and by each fault."""
-        alarms = staging_alarms(self.release.database)
-        own = read_metrics(*self.testbed.functions.values())
-        results = inject_faults(self.testbed, self.home)
-        emitted = {metric.name for metric in own.metrics()}.union(*(one.metrics for one in results))
-        # Metrics that AWS itself emits are not ours to check.
-        read_by_alarms = {
-            name: frozenset(
-                query.metric.name
-                for query in alarm.queries.values()
-                if query.metric is not None and not query.metric.namespace.startswith("AWS/")
-            )
-            for name, alarm in alarms.items()
-        }
-        verdicts = [
-            verdict_of_alarms(reached_alarms(own, alarms), len(alarms)),
-            *verdicts_of_faults(results, read_by_alarms, frozenset(emitted)),
+        alarms = staging_alarms(self._package.database)
+        own = read_metrics(*self._testbed.functions.values())
+        reached = reached_alarms(own, alarms)
+        found = ", ".join(sorted(reached)) or f"none of {len(alarms)} alarms"
+        results = inject_faults(self._testbed, self._home)
+        emitted = {metric.name for metric in own.metrics()}
+        emitted.update(*(one.metrics for one in results))
+        return [
+            judge("alarms reached by this release", not reached, found),
+            *verdicts_of_faults(results, alarms, emitted),
         ]
-        return StepOutcome(verdicts)

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lambda_migrate.local.demo.results import is_served
-from load.staging.checks import Answer, Check, Phase, wrong_answers
-from load.staging.database import TableComparison, schema_differences
+from load.emulators.cloudwatch import Alarm
 from load.staging.faults import FaultResult
-from load.staging.steps import StepResult
 from load.storm.evidence import Evidence
 from load.storm.verdicts import Verdict, judge
 from load.storm.verdicts import verdicts as storm_verdicts
-
-__all__ = [
-    "Decision",
-    "Limits",
-    "decide",
-    "verdict_of_alarms",
-    "verdict_of_checks",
-    "verdict_of_log_lines",
-    "verdict_of_orders",
-    "verdict_of_schema",
-    "verdicts_of_dry_run",
-    "verdicts_of_faults",
-    "verdicts_of_rows",
-    "verdicts_of_storm",
-]
 
 CLIENTS = ("write", "read")
 """Kinds of requests that the old version's clients send."""
@@ -42,6 +25,16 @@ class Limits:
     request_seconds: float = 5.0  # of a client's slowest request
     failed_requests: int = 0  # of clients and cold starts
     wait_seconds: float = 29.0  # of a cold start; API Gateway gives up after 29
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step that has run, or was skipped."""
+
+    name: str
+    seconds: float
+    verdicts: Sequence[Verdict]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +103,9 @@ def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator
 _REPLACED_VERDICT = "no invocation failed"
 """The storms' own verdict, for which there is a limit here."""
 
-_VERDICTS_FROM_HISTORY = {
-    "each migration took effect once": "each migration is in the history",
-    "each down script took effect once": "each was removed from the history",
-}
 
-
-def verdicts_of_storm(
-    evidence: Evidence, limits: Limits, *, counts_effects: bool = True
-) -> Iterator[Verdict]:
-    """What a storm must show, within the limits.
-
-    Args:
-        evidence: Of the storm.
-        limits: What is accepted.
-        counts_effects: Whether the migrations' effects are counted in tables, as the example's
-            are; of other releases only the history is known.
-    """
+def verdicts_of_storm(evidence: Evidence, limits: Limits) -> Iterator[Verdict]:
+    """What a storm must show, within the limits."""
     failed = [one.result for one in evidence.observed if not is_served(one.result)]
     kinds = "; ".join(sorted({one.error_type or one.status for one in failed}))
     found = f"{len(failed)} of {len(evidence.observed)} (limit {limits.failed_requests})"
@@ -143,12 +122,7 @@ def verdicts_of_storm(
     waited = max((check.waited for check in evidence.first_checks), default=float("inf"))
     found = f"{waited:.2f} s (limit {limits.wait_seconds:g} s)"
     yield judge("longest wait of a cold start", waited <= limits.wait_seconds, found)
-    for one in storm_verdicts(evidence):
-        if one.what in _VERDICTS_FROM_HISTORY and not counts_effects:
-            what = _VERDICTS_FROM_HISTORY[one.what]
-            yield Verdict(what, one.state, one.found.partition(",")[0])
-        elif one.what != _REPLACED_VERDICT:
-            yield one
+    yield from (one for one in storm_verdicts(evidence) if one.what != _REPLACED_VERDICT)
 
 
 def verdict_of_log_lines(evidence: Evidence) -> Verdict:
@@ -160,75 +134,30 @@ def verdict_of_log_lines(evidence: Evidence) -> Verdict:
 # -- data -----------------------------------------------------------------------------------------
 
 
-def verdicts_of_rows(
-    tables: Sequence[TableComparison], may_change: frozenset[str]
-) -> Iterator[Verdict]:
-    """Whether all rows and values from before are there.
-
-    Args:
-        tables: All of them.
-        may_change: Columns, as ``table.column``, that may change or be dropped.
-    """
-    lost, wrong = [], []
-    for table in tables:
-        examples = f" (such as {', '.join(table.examples)})" if table.examples else ""
-        if table.lost:
-            lost.append(f"{table.lost:,} of {table.rows:,} in {table.table}{examples}")
-        changes = {column: f" in {n:,} rows{examples}" for column, n in table.changed.items()}
-        changes |= dict.fromkeys(table.dropped, " was dropped")
-        names = {f"{table.table}.{column}": how for column, how in changes.items()}
-        wrong += [name + how for name, how in names.items() if name not in may_change]
-    kept = f"all {sum(table.rows for table in tables):,} in {len(tables)} tables are there"
-    yield judge("existing rows", not lost, f"lost: {', '.join(lost)}" if lost else kept)
-    yield judge("existing values", not wrong, "; ".join(wrong) or "none has changed")
+def verdict_of_schema(differences: Sequence[str], lines: int) -> Verdict:
+    """Whether the schema is the same, line by line of pg_dump's output."""
+    more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+    found = "; ".join(differences[:3]) + more or f"the same {lines} lines of pg_dump --schema-only"
+    return judge("the schema is as before", not differences, found)
 
 
-def verdict_of_checks(
-    checks: Sequence[Check], answers: Mapping[Phase, Mapping[str, Answer]], phase: Phase
-) -> Verdict:
-    """Whether a team's own checks have the right answers in a phase."""
-    what = "the team's own checks"
-    count = len(answers.get(phase, {}))
-    if not count:
-        return Verdict(what, "not measured", "none runs in this phase")
-    wrong = list(wrong_answers(checks, answers, phase))
-    return judge(what, not wrong, "; ".join(wrong) or f"{count} of {count} hold")
-
-
-def verdict_of_schema(before: frozenset[str], now: frozenset[str]) -> Verdict:
-    """Whether the schema is the same, column by column and index by index."""
-    lines = list(schema_differences(before, now))
-    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-    same = f"the same {len(now)} columns, indexes and constraints"
-    return judge("the schema is as before", not lines, "; ".join(lines[:3]) + more or same)
-
-
-def verdict_of_orders(confirmed: Sequence[int], count: int) -> Verdict:
-    """Whether each order that was confirmed to a client is in the database."""
-    what = "orders confirmed to clients"
-    if not confirmed:
-        return Verdict(what, "not measured", "this release takes no orders")
-    found = f"{count} of {len(confirmed)} are in the database"
-    return judge(what, count == len(confirmed), found)
+def verdict_of_orders(confirmed: int, found: int) -> Verdict:
+    """Whether there are orders that were confirmed to clients, and each is in the database."""
+    is_held = found == confirmed > 0
+    return judge("orders confirmed to clients", is_held, f"{found} of {confirmed} are there")
 
 
 # -- alarms ---------------------------------------------------------------------------------------
 
 
-def verdict_of_alarms(reached: frozenset[str], count: int) -> Verdict:
-    """Whether the release itself reaches no alarm."""
-    found = ", ".join(sorted(reached)) or f"none of {count} alarms"
-    return judge("alarms reached by this release", not reached, found)
-
-
 def verdicts_of_faults(
-    results: Sequence[FaultResult], alarms: Mapping[str, frozenset[str]], emitted: frozenset[str]
+    results: Sequence[FaultResult], alarms: Mapping[str, Alarm], emitted: Set[str]
 ) -> Iterator[Verdict]:
     """Whether each alarm is reached by its fault, and by no other.
 
     Args:
         results: What came of each fault.
-        alarms: Of the template: names of the metrics that each reads.
+        alarms: Of the template.
         emitted: Names of all metrics that were emitted, faults included.
     """
     expected = {name for one in results for name in one.fault.expected_alarms}
@@ -239,7 +168,14 @@ def verdicts_of_faults(
         if others:
             what = f"{one.fault.name}: no other alarm"
             yield Verdict(what, "failed", f"{', '.join(others)} as well")
-    missing = sorted({m for metrics in alarms.values() for m in metrics} - emitted)
+    read = {
+        query.metric.name
+        for alarm in alarms.values()
+        for query in alarm.queries.values()
+        # Metrics that AWS itself emits are not ours to check.
+        if query.metric is not None and not query.metric.namespace.startswith("AWS/")
+    }
+    missing = sorted(read - emitted)
     found = f"missing: {', '.join(missing)}" if missing else f"all of {len(alarms)} alarms"
     yield judge("every metric of an alarm was emitted", not missing, found)
 
@@ -257,5 +193,5 @@ def _verdict_of_alarm(
     if errors:
         return Verdict(what, "failed", "; ".join(errors))
     silent = [one.fault.name for one in own if name not in one.reached_alarms]
-    found = "; ".join(str(one.fault) for one in own)
+    found = "; ".join(one.fault.name for one in own)
     return judge(what, not silent, f"not when {'; '.join(silent)}" if silent else found)

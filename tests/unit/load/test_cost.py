@@ -14,7 +14,7 @@ from lambda_migrate.events import CheckFinished
 from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
 from load.simulation.results import READ_DOLLARS, WRITE_DOLLARS, summarize
-from load.simulation.scenario import Scenario
+from load.simulation.table import Scenario
 
 PAGE = (Path(__file__).parents[3] / "docs" / "explanation" / "cost-per-deployment.md").read_text()
 ROW = re.compile(
