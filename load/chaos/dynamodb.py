@@ -12,8 +12,8 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,13 +25,16 @@ from lambda_migrate.local.runtime.plain_http import (
 )
 from load.chaos.relay import SIGNAL_SECONDS, Loop, RecordFault
 
-__all__ = ["AnsweredRequest", "DynamoDBRelay"]
-
 _STALE_SECONDS = 6.0
 """How old an eventually consistent read may be here; the library never serves on one."""
 
 _SLOW_SECONDS = (0.05, 1.4)
 """How late a response comes while DynamoDB is slow: also later than the client waits."""
+
+_ERRORS = {
+    "dynamodb-error": (500, "InternalServerError"),
+    "dynamodb-throttled": (400, "ProvisionedThroughputExceededException"),
+}
 
 _HOLDER_ATTRIBUTES = ("owner", "lease_until", "lease_ms", "progress")
 
@@ -39,37 +42,20 @@ Item = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredRequest:
-    """A request that was answered."""
-
-    at: float  # seconds since the epoch, of the response
-    client: str  # access key
-    operation: str  # GetItem, UpdateItem
-    succeeded: bool
-
-
-@dataclass(frozen=True)
 class _LeaseRequest:
     """A request, as far as the faults depend on it."""
 
-    http: LocalHTTPRequest
+    operation: str  # GetItem, UpdateItem
+    arguments: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
 
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        arguments: dict[str, Any] = json.loads(self.http.body or b"{}")
-        return arguments
-
-    @property
-    def operation(self) -> str:
-        return self.http.headers.get("x-amz-target", "").rpartition(".")[2]
+    @classmethod
+    def read(cls, http: LocalHTTPRequest) -> _LeaseRequest:
+        operation = http.headers.get("x-amz-target", "").rpartition(".")[2]
+        return cls(operation, json.loads(http.body or b"{}"), dict(http.headers))
 
     @property
-    def is_acquisition(self) -> bool:
-        return self.operation == "UpdateItem" and "ADD fence" in self.arguments["UpdateExpression"]
-
-    @property
-    def is_stale_read(self) -> bool:
-        """Whether it may be answered with the past."""
+    def may_be_stale(self) -> bool:
         return self.operation == "GetItem" and not self.arguments.get("ConsistentRead")
 
     @property
@@ -78,22 +64,11 @@ class _LeaseRequest:
         values = self.arguments.get("ExpressionAttributeValues", {})
         return str(values.get(":owner", values.get(":own_owner", {})).get("S", ""))
 
-    @property
-    def client(self) -> str:
-        """The access key that it is signed with."""
-        signed = self.http.headers.get("authorization", "")
-        return signed.partition("Credential=")[2].partition("/")[0]
-
-    def rewrite(self, operation: str, arguments: dict[str, Any]) -> _LeaseRequest:
-        """Another request of the same client; the engine does not check signatures."""
-        target = self.http.headers["x-amz-target"].replace(self.operation, operation)
-        headers = {**self.http.headers, "x-amz-target": target}
-        body = json.dumps(arguments).encode()
-        return _LeaseRequest(LocalHTTPRequest("POST", "/", body, headers))
-
 
 class DynamoDBRelay:
     """Stands between the environments and a DynamoDB engine.
+
+    Faults are armed in any thread: each is an element that is appended to a list.
 
     Args:
         loop: Where it runs.
@@ -106,18 +81,16 @@ class DynamoDBRelay:
         self, loop: Loop, engine: str, record_fault: RecordFault, *, rng: random.Random
     ) -> None:
         self.url = ""
-        self.answered_requests: list[AnsweredRequest] = []
         self.written: list[str] = []
-        """Bodies of all writes, to be searched for secrets."""
-        parts = urlsplit(engine)
-        self._engine = (parts.hostname, parts.port)
+        """All writes, to be searched for secrets."""
+        self._engine = urlsplit(engine).netloc
         self._loop = loop
         self._record_fault = record_fault
         self._rng = rng
         self._active: list[tuple[str, float, float]] = []  # kind, until when, probability
         self._double_grants: list[str] = []
+        self._reads_shown_free: list[str] = []
         self._on_write: list[Callable[[str], None]] = []
-        self._reads_shown_free = 0
         self._items: list[tuple[float, Item | None]] = [(0.0, None)]  # since when, the item
         self._writing = asyncio.Lock()
         self._server = HttpServer(self._answer)
@@ -135,108 +108,81 @@ class DynamoDBRelay:
         item = self._items[-1][1]
         return item["owner"]["S"] if item is not None and "owner" in item else None
 
-    # --- faults; each is called in any thread
-
     def inject(self, kind: str, seconds: float, probability: float) -> None:
         """Apply a fault for so long, to each request with this probability."""
-        until = time.monotonic() + seconds
-        self._loop.call(lambda: self._active.append((kind, until, probability)))
+        self._active.append((kind, time.monotonic() + seconds, probability))
 
     def grant_twice(self, kind: str) -> None:
         """Grant the lease twice at the next opportunity.
 
         The next read shows the lease as free, as a replica may, so that its sender asks for it.
         """
-
-        def add() -> None:
-            self._double_grants.append(kind)
-            self._reads_shown_free += 1
-
-        self._loop.call(add)
+        self._double_grants.append(kind)
+        self._reads_shown_free.append(kind)
 
     def on_next_write(self, callback: Callable[[str], None]) -> None:
         """Call back with the owner when the next write is done, before its response."""
-        self._loop.call(lambda: self._on_write.append(callback))
+        self._on_write.append(callback)
 
     def lose_item(self) -> None:
         """Record that the item was deleted, past this relay."""
-        self._loop.call(lambda: self._items.append((time.monotonic(), None)))
+        self._items.append((time.monotonic(), None))
 
     def clear_faults(self) -> None:
         """End and disarm all faults."""
-
-        def clear() -> None:
-            self._active.clear()
-            self._double_grants.clear()
-            self._on_write.clear()
-            self._reads_shown_free = 0
-
-        self._loop.call(clear)
+        for armed in (self._active, self._double_grants, self._reads_shown_free, self._on_write):
+            armed.clear()
 
     # --- serving
 
     async def _answer(self, http: LocalHTTPRequest) -> LocalHTTPResponse:
         """Respond, or raise ConnectionError to close the connection instead."""
-        request = _LeaseRequest(http)
-        response = await self._respond(request, self._choose_fault(request))
-        answered = AnsweredRequest(
-            time.time(),
-            request.client,
-            request.operation,
-            response.status == 200,
-        )
-        self.answered_requests.append(answered)
-        return response
-
-    async def _respond(self, request: _LeaseRequest, fault: str | None) -> LocalHTTPResponse:
-        if fault == "dynamodb-error":
-            return _error_response(500, "InternalServerError")
-        if fault == "dynamodb-throttled":
-            return _error_response(400, "ProvisionedThroughputExceededException")
+        request = _LeaseRequest.read(http)
+        fault = self._choose_fault(request)
+        if fault in _ERRORS:
+            status, code = _ERRORS[fault]
+            kind = f"com.amazonaws.dynamodb.v20120810#{code}"
+            return json_response({"__type": kind, "message": "a fault"}, status=status)
         if fault == "dynamodb-unreached":
             raise ConnectionError(fault)
         if fault == "dynamodb-stale":
             moment = time.monotonic() - self._rng.uniform(0, _STALE_SECONDS)
             item = next(item for since, item in reversed(self._items) if since <= moment)
             return json_response({} if item is None else {"Item": item})
-        if fault == "dynamodb-slow" and self._rng.random() < 0.5:
-            await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
-            fault = None
+        slow_seconds = self._rng.uniform(*_SLOW_SECONDS) if fault == "dynamodb-slow" else 0.0
+        is_request_slow = self._rng.random() < 0.5  # or its response
+        await asyncio.sleep(slow_seconds * is_request_slow)
         response = await self._forward(request)
-        if fault == "dynamodb-slow":
-            await asyncio.sleep(self._rng.uniform(*_SLOW_SECONDS))
+        await asyncio.sleep(slow_seconds * (not is_request_slow))
         if fault == "dynamodb-unanswered":
             raise ConnectionError(fault)
         return response
 
-    def _choose_fault(self, request: _LeaseRequest) -> str | None:
-        now = time.monotonic()
-        self._active = [each for each in self._active if each[1] > now]
-        for kind, _, probability in self._active:
-            if kind == "dynamodb-stale" and not request.is_stale_read:
-                continue
-            if self._rng.random() < probability:
+    def _choose_fault(self, request: _LeaseRequest) -> str:
+        for kind, until, probability in list(self._active):
+            is_hit = request.may_be_stale or kind != "dynamodb-stale"
+            if is_hit and time.monotonic() < until and self._rng.random() < probability:
                 self._record_fault(kind, request.operation)
                 return kind
-        return None
+        return ""
 
     async def _forward(self, request: _LeaseRequest) -> LocalHTTPResponse:
         if request.operation == "UpdateItem":
             # One at a time, so that what is remembered of the item has the engine's own order.
             async with self._writing:
                 return await self._write(request)
-        if self._reads_shown_free and request.is_stale_read and self.owner is not None:
-            self._reads_shown_free -= 1
+        if self._reads_shown_free and request.may_be_stale and self.owner is not None:
+            self._reads_shown_free.pop()
             item = self._items[-1][1] or {}
-            return json_response(
-                {"Item": {k: v for k, v in item.items() if k not in _HOLDER_ATTRIBUTES}}
-            )
+            shown = {name: item[name] for name in item if name not in _HOLDER_ATTRIBUTES}
+            return json_response({"Item": shown})
         return await self._ask_engine(request)
 
     async def _write(self, request: _LeaseRequest) -> LocalHTTPResponse:
-        self.written.append(request.http.body.decode())
+        self.written.append(json.dumps(request.arguments))
+        is_acquisition = "ADD fence" in request.arguments["UpdateExpression"]
         is_held = self.owner not in (None, request.owner)
-        if request.is_acquisition and self._double_grants and is_held:
+        if is_acquisition and self._double_grants and is_held:
             kind = self._double_grants.pop()
             self._record_fault(kind, "")
             if kind != "granted-twice-stolen":
@@ -245,7 +191,7 @@ class DynamoDBRelay:
         response = await self._ask_engine(request)
         if response.status == 200:
             key = {name: request.arguments[name] for name in ("TableName", "Key")}
-            read = request.rewrite("GetItem", {**key, "ConsistentRead": True})
+            read = _LeaseRequest("GetItem", {**key, "ConsistentRead": True}, request.headers)
             item = json.loads((await self._ask_engine(read)).body).get("Item")
             self._items.append((time.monotonic(), item))
             if self._on_write:
@@ -266,21 +212,22 @@ class DynamoDBRelay:
         return json_response({"Attributes": item})
 
     async def _ask_engine(self, request: _LeaseRequest) -> LocalHTTPResponse:
-        """Each request has a connection of its own: moto announces that it closes them."""
-        body = request.http.body
-        headers = {**request.http.headers, "content-length": str(len(body)), "connection": "close"}
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        reader, writer = await asyncio.open_connection(*self._engine)
+        return await asyncio.to_thread(self._ask_engine_and_wait, request)
+
+    def _ask_engine_and_wait(self, request: _LeaseRequest) -> LocalHTTPResponse:
+        """The engine does not check signatures, so that a request may have changed."""
+        prefix = request.headers["x-amz-target"].rpartition(".")[0]
+        headers = {**request.headers, "x-amz-target": f"{prefix}.{request.operation}"}
+        headers = {name: headers[name] for name in headers if name != "content-length"}
+        connection = HTTPConnection(self._engine, timeout=30)
         try:
-            writer.write(f"POST / HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
-            status, _, rest = (await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")
-            pairs = (line.partition(":") for line in rest.splitlines() if line)
-            found = {name.lower(): value.strip() for name, _, value in pairs}
-            content = await reader.readexactly(int(found["content-length"]))
+            connection.request("POST", "/", json.dumps(request.arguments), headers)
+            response = connection.getresponse()
+            own = ("connection", "content-length")
+            kept = {name: value for name, value in response.getheaders() if name.lower() not in own}
+            return LocalHTTPResponse(response.status, response.read(), kept)
         finally:
-            writer.transport.abort()
-        kept = {k: v for k, v in found.items() if k not in ("connection", "content-length")}
-        return LocalHTTPResponse(int(status.split()[1]), content, kept)
+            connection.close()
 
 
 def _drop_condition(request: _LeaseRequest) -> _LeaseRequest:
@@ -290,9 +237,4 @@ def _drop_condition(request: _LeaseRequest) -> _LeaseRequest:
     condition += " OR attribute_not_exists(#any)"
     names = {**arguments["ExpressionAttributeNames"], "#any": "target"}
     changed = {"ConditionExpression": condition, "ExpressionAttributeNames": names}
-    return request.rewrite(request.operation, {**arguments, **changed})
-
-
-def _error_response(status: int, code: str) -> LocalHTTPResponse:
-    kind = f"com.amazonaws.dynamodb.v20120810#{code}"
-    return json_response({"__type": kind, "message": "a fault"}, status=status)
+    return _LeaseRequest(request.operation, {**arguments, **changed}, request.headers)

@@ -7,15 +7,6 @@ from typing import Any
 
 from load.chaos.schedule import Schedule
 
-__all__ = [
-    "ChaosEvidence",
-    "ChaosResult",
-    "ColdStartResult",
-    "FinalState",
-    "Observation",
-    "ProcessRecord",
-]
-
 
 @dataclass(frozen=True)
 class Observation:

@@ -8,8 +8,6 @@ from typing import Any
 from load.chaos.evidence import ChaosEvidence, ChaosResult, Observation, ProcessRecord
 from load.chaos.migrations import index_name, migrations_of
 
-__all__ = ["INVARIANTS", "check_invariants", "violated_invariants"]
-
 
 def check_invariants(evidence: ChaosEvidence) -> ChaosResult:
     """The evidence with its verdict."""

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from load.chaos.schedule import MigrationSpec, Schedule
 
-__all__ = ["index_name", "migrations_of", "write_migrations"]
-
 CODE_VERSIONS = ("old", "new", "fixed", "probe")
 """Code versions: ``probe`` is the newest one with one more migration, which is never applied before
 the end."""

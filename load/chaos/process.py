@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lambda_migrate.events import Event
     from lambda_migrate.migrations import Manifest
 
-__all__ = ["run"]
-
 EmitEvent = Callable[[dict[str, Any]], None]
 
 _MESSAGE_CHARACTERS = 600
@@ -56,10 +54,10 @@ def run(job: dict[str, Any]) -> None:
 class _ShiftedClock:
     """A clock whose wall time is wrong, and jumps once; its monotonic time is the real one."""
 
-    def __init__(self, offset: float, *, jumps_after: float, jump: float) -> None:
-        self._offset_ms = round(offset * 1000)
-        self._jumps_at = time.monotonic() + jumps_after
-        self._jump_ms = round(jump * 1000)
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._offset_ms = round(1000 * float(job.get("clock_offset", 0.0)))
+        self._jumps_at = time.monotonic() + float(job.get("clock_jumps_after", 0.0))
+        self._jump_ms = round(1000 * float(job.get("clock_jump", 0.0)))
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -93,7 +91,7 @@ class _Context:
 def _run_environment(job: dict[str, Any], emit: EmitEvent) -> None:
     is_handler = job["entry_point"] == "handler"
     invoke = _make_handler() if is_handler else _make_runner(job)
-    for number in range(job["invocations"]):
+    for number in range(job.get("invocations", 1)):
         ends = time.monotonic() + job["timeout"]
         emit({"event": "invoked", "ends": ends})
         try:
@@ -152,10 +150,7 @@ def _make_target(job: dict[str, Any], observe: Callable[[Event], None]) -> tuple
     settings = Settings.load(os.environ)
     # Shorter than users may set it: otherwise every takeover would take the round's whole time.
     settings = settings.replace(lease_seconds=job["lease_seconds"])
-    clock = _ShiftedClock(
-        job["clock_offset"], jumps_after=job["clock_jumps_after"], jump=job["clock_jump"]
-    )
-    target = make_target(settings, observer=_Observer(observe), clock=clock)
+    target = make_target(settings, observer=_Observer(observe), clock=_ShiftedClock(job))
     return make_manifest(settings, os.environ), target
 
 

@@ -1,7 +1,6 @@
 """The network between the environments and PostgreSQL, with faults.
 
-Bytes are carried by tasks of an event loop in a thread of its own (`Loop`); everything that changes
-a relay runs in that loop, too, so there is nothing to lock.
+Bytes are carried by tasks of an event loop in a thread of its own (`Loop`).
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lambda_migrate.local.runtime.loopback import HOST
-
-__all__ = ["SIGNAL_SECONDS", "Loop", "PostgreSQLRelay", "RecordFault"]
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 16
@@ -106,7 +103,8 @@ class PostgreSQLRelay:
         async def close() -> None:
             assert self._server is not None  # noqa: S101 - it was entered
             self._server.close()
-            self._cut_all()
+            for link in list(self._links):
+                link.cut()
             await asyncio.sleep(0)
 
         self._loop.run(close())
@@ -118,7 +116,10 @@ class PostgreSQLRelay:
 
         def begin() -> None:
             self._refusing += 1
-            self._cut_all()
+            if self._links:
+                self._record_fault("postgresql-refused", f"{len(self._links)} connections")
+            for link in list(self._links):
+                link.cut()
             self._loop.loop.call_later(seconds, end)
 
         def end() -> None:
@@ -148,33 +149,22 @@ class PostgreSQLRelay:
 
     def lose_response_to_next(self, what: str) -> None:
         """Break the connection between the next ``commit``, or ``takeover``, and its response."""
-        self._loop.call(lambda: self._unanswered.append(what))
+        self._unanswered.append(what)
 
     def delay_next_commit(self, seconds: float) -> None:
         """Deliver the next COMMIT so much later."""
-        self._loop.call(lambda: self._late.append(seconds))
+        self._late.append(seconds)
 
     def on_next_commit(self, callback: Callable[[], None]) -> None:
         """Call back when the next COMMIT was sent, before its response arrives."""
-        self._loop.call(lambda: self._on_commit.append(callback))
+        self._on_commit.append(callback)
 
     def clear_faults(self) -> None:
         """Disarm all faults."""
-
-        def clear() -> None:
-            self._unanswered.clear()
-            self._late.clear()
-            self._on_commit.clear()
-
-        self._loop.call(clear)
+        for armed in (self._unanswered, self._late, self._on_commit):
+            armed.clear()
 
     # --- carrying
-
-    def _cut_all(self) -> None:
-        if self._links:
-            self._record_fault("postgresql-refused", f"{len(self._links)} connections")
-        for link in list(self._links):
-            link.cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link()
@@ -210,16 +200,12 @@ class PostgreSQLRelay:
             writer.write(data)
             await writer.drain()
             if what == "commit" and self._on_commit:
-                self._after_commit(link)
+                link.passes.clear()  # the response waits until the signal has arrived
+                self._loop.loop.call_later(SIGNAL_SECONDS, link.passes.set)
+                self._on_commit.pop()()
         await link.passes.wait()
         with contextlib.suppress(OSError, NotImplementedError):
             writer.write_eof()
-
-    def _after_commit(self, link: _Link) -> None:
-        """Hold back the response until the signal has arrived."""
-        link.passes.clear()
-        self._loop.loop.call_later(SIGNAL_SECONDS, link.passes.set)
-        self._on_commit.pop()()
 
     async def _before_commit(self, link: _Link, what: str) -> None:
         if self._late and what == "commit":

@@ -16,20 +16,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pg8000.native
 
-from lambda_migrate.local.runtime.fork_client import ForkedProcess, ForkServer
-from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from lambda_migrate.local.runtime.fork_client import ForkedProcess
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.evidence import ChaosEvidence, ColdStartResult, Observation, ProcessRecord
 from load.chaos.migrations import write_migrations
-from load.chaos.relay import Loop, PostgreSQLRelay
+from load.chaos.relay import PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Fault, Schedule
-from load.chaos.state_reader import SECRETS, TABLE, StateReader, find_secrets
+from load.chaos.state_reader import SECRETS, TABLE, StateReader
 
-__all__ = ["ChaosRun"]
+if TYPE_CHECKING:
+    from load.chaos.worker import Worker
 
 _KILL_LATE_SECONDS = 0.3
 """Lambda's own kill comes slightly after the deadline."""
@@ -50,10 +50,7 @@ class ChaosRun:
 
     Args:
         schedule: What happens.
-        server: PostgreSQL, with a database for this run.
-        fork_server: Where its processes come from.
-        loop: Where the relays run.
-        engine_url: The DynamoDB engine.
+        worker: The servers, with a database for this run.
         state: The run's database and item, past every fault.
         folder: For its logs and migration files.
         stack: Ends everything afterwards.
@@ -62,28 +59,24 @@ class ChaosRun:
     def __init__(
         self,
         schedule: Schedule,
-        *,
-        server: LocalPostgreSQL,
-        fork_server: ForkServer,
-        loop: Loop,
-        engine_url: str,
+        worker: Worker,
         state: StateReader,
         folder: Path,
         stack: contextlib.ExitStack,
     ) -> None:
         self._schedule = schedule
-        self._server = server
-        self._fork_server = fork_server
+        self._server = worker.server
+        self._fork_server = worker.fork_server
         self._state = state
         self._folder = folder
         self._evidence = ChaosEvidence(schedule)
         self._directories = write_migrations(schedule, folder)
-        rng = random.Random(schedule.seed)  # noqa: S311 - repeatable on purpose
         self._postgresql = stack.enter_context(
-            PostgreSQLRelay(loop, server.socket, self._record_fault)
+            PostgreSQLRelay(worker.loop, worker.server.socket, self._record_fault)
         )
+        rng = random.Random(schedule.seed)  # noqa: S311 - repeatable on purpose
         self._dynamodb = stack.enter_context(
-            DynamoDBRelay(loop, engine_url, self._record_fault, rng=rng)
+            DynamoDBRelay(worker.loop, worker.engine.endpoint_url, self._record_fault, rng=rng)
         )
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -213,10 +206,6 @@ class ChaosRun:
             "name": name,
             "role": role,
             "timeout": timeout,
-            "invocations": 1,
-            "clock_offset": 0.0,
-            "clock_jumps_after": 0.0,
-            "clock_jump": 0.0,
             **more,
             "entry_point": self._schedule.entry_point,
             "lease_seconds": self._schedule.lease_seconds,
@@ -472,7 +461,10 @@ class ChaosRun:
         logs = sorted(self._folder.glob("*.log"))
         texts = {path.name: path.read_text(errors="replace") for path in logs}
         texts["the lease table"] = "\n".join(self._dynamodb.written)
-        texts["events"] = "\n".join(
-            json.dumps(event) for record in self._records.values() for event in record.events
-        )
-        return find_secrets(texts)
+        texts["events"] = json.dumps([record.events for record in self._records.values()])
+        return [
+            f"{what} in {name}"
+            for name, text in texts.items()
+            for what, secret in SECRETS.items()
+            if secret in text
+        ]

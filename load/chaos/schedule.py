@@ -11,19 +11,6 @@ import random
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-__all__ = [
-    "HOLDER",
-    "KINDS",
-    "ExecutionEnvironment",
-    "Fault",
-    "MigrationSpec",
-    "Rollback",
-    "Schedule",
-    "from_json",
-    "generate",
-    "to_json",
-]
-
 _WEIGHTS = {
     "kill": 5,
     "kill-at-commit": 2,  # while a COMMIT is on its way

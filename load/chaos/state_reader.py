@@ -1,4 +1,4 @@
-"""Reads database, lease item and logs, past every fault."""
+"""Reads database and lease item, past every fault."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.evidence import FinalState
 
-__all__ = ["SECRETS", "TABLE", "StateReader", "find_secrets"]
-
 TABLE = "lambda-migrate"
 
 SECRETS = {
@@ -20,10 +18,9 @@ SECRETS = {
 }
 """Recognisable values of what must never be written anywhere."""
 
-_LIBRARY_CONNECTIONS = (
-    "FROM pg_stat_activity WHERE datname = current_database()"
-    " AND application_name LIKE 'lambda-migrate%'"
-)
+_LIBRARY_CONNECTIONS = """
+    FROM pg_stat_activity WHERE datname = current_database()
+    AND application_name LIKE 'lambda-migrate%'"""
 
 _INDEXES = """
     SELECT c.relname::text, i.indisvalid FROM pg_index i
@@ -96,13 +93,3 @@ class StateReader:
 
     def _has_table(self, table: str) -> bool:
         return bool(self.query(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0])
-
-
-def find_secrets(texts: dict[str, str]) -> list[str]:
-    """Which of `SECRETS` are in which of these texts, which are by name."""
-    return [
-        f"{what} in {name}"
-        for name, text in texts.items()
-        for what, secret in SECRETS.items()
-        if secret in text
-    ]

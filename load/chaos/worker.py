@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import queue
@@ -11,10 +10,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
 
 from lambda_migrate.local.runtime.fork_client import ForkServer
-from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.evidence import ChaosEvidence, ChaosResult
 from load.chaos.invariants import check_invariants
@@ -23,14 +23,24 @@ from load.chaos.run import ChaosRun
 from load.chaos.schedule import Schedule
 from load.chaos.state_reader import TABLE, StateReader
 
-__all__ = ["Worker", "Workers"]
-
 _POSTGRESQL_SETTINGS = {
     # A server that is restarted in immediate mode forgets nothing that it has acknowledged.
     "synchronous_commit": "on",
     "track_commit_timestamp": "on",
     "max_connections": "60",
 }
+
+_PRELOADED = (
+    "boto3",
+    "pg8000.native",
+    "lambda_migrate.aws.telemetry",
+    "lambda_migrate.engine.operations",
+    "lambda_migrate.postgresql.driver",
+    "lambda_migrate.postgresql.non_transactional",
+    "lambda_migrate.wiring",
+    "load.chaos.process",
+)
+"""What every process of a round needs, so that all share it."""
 
 _run_numbers = itertools.count(1)
 
@@ -44,21 +54,20 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._stack = contextlib.ExitStack()
-        self._workers: list[Worker] = []
+        self._stack = ExitStack()
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def __enter__(self) -> Workers:
-        with contextlib.ExitStack() as stack:
+        with self._stack:
             # PostgreSQL's own account must be able to pass through.
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lm-chaos-")))
-            loop = stack.enter_context(Loop())
-            engine: DynamoDBEndpoint = stack.enter_context(LocalDynamoDB())
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lm-chaos-"))
+            loop = self._stack.enter_context(Loop())
+            engine = self._stack.enter_context(LocalDynamoDB())
             engine.create_table(TABLE)
-            self._workers = [
-                stack.enter_context(Worker(folder / f"worker-{number}", loop, engine))
-                for number in range(self._count)
-            ]
-            self._stack = stack.pop_all()
+            for number in range(self._count):
+                worker = Worker(Path(folder) / f"worker-{number}", loop, engine)
+                self._idle.put(self._stack.enter_context(worker))
+            self._stack = self._stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,23 +75,19 @@ class Workers:
 
     def run(self, schedules: Iterable[Schedule]) -> Iterator[ChaosResult]:
         """Run them all and check the invariants; results come as they are ready."""
-        idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in self._workers:
-            idle.put(worker)
-
-        def run_one(schedule: Schedule) -> ChaosResult:
-            worker = idle.get()
-            try:
-                return check_invariants(worker.run(schedule))
-            finally:
-                idle.put(worker)
-
-        pool = ThreadPoolExecutor(len(self._workers))
+        pool = ThreadPoolExecutor(self._count)
         try:
-            for done in as_completed([pool.submit(run_one, each) for each in schedules]):
+            for done in as_completed([pool.submit(self._run_one, each) for each in schedules]):
                 yield done.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _run_one(self, schedule: Schedule) -> ChaosResult:
+        worker = self._idle.get()
+        try:
+            return check_invariants(worker.run(schedule))
+        finally:
+            self._idle.put(worker)
 
 
 class Worker:
@@ -94,18 +99,15 @@ class Worker:
         engine: The DynamoDB engine, with `TABLE`.
     """
 
-    def __init__(self, folder: Path, loop: Loop, engine: DynamoDBEndpoint) -> None:
+    def __init__(self, folder: Path, loop: Loop, engine: LocalDynamoDB) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
         self.loop = loop
         self.engine = engine
-        self.client = engine.client()
         self.server = LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS)
-        self.fork_server = ForkServer(
-            sys.executable,
-            modules=[str(Path(__file__).with_name("preloaded_modules.py"))],
-            log=folder / "fork-server.log",
-        )
+        log = folder / "fork-server.log"
+        self.fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=log)
+        self._folder = folder
+        self._client = engine.client()
 
     def __enter__(self) -> Worker:
         self.server.start()
@@ -119,7 +121,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.fork_server.stop()
         self.server.close()
-        self.client.close()
+        self._client.close()
 
     def run(
         self,
@@ -135,20 +137,11 @@ class Worker:
                 with the database and a log: tests do something wrong there, which must be found.
         """
         name = f"round_{schedule.seed}_{next(_run_numbers)}"
-        folder = self.folder / name
+        folder = self._folder / name
         folder.mkdir()
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             self.server.create_database(name)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(self.server.drop_database, name)
-            run = ChaosRun(
-                schedule,
-                server=self.server,
-                fork_server=self.fork_server,
-                loop=self.loop,
-                engine_url=self.engine.endpoint_url,
-                state=StateReader(self.server, self.client, name),
-                folder=folder,
-                stack=stack,
-            )
-            return run.execute(before_final_state)
+            state = StateReader(self.server, self._client, name)
+            return ChaosRun(schedule, self, state, folder, stack).execute(before_final_state)

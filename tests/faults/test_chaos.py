@@ -12,6 +12,7 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
+from load.chaos.__main__ import write_report
 from load.chaos.evidence import (
     ChaosEvidence,
     ChaosResult,
@@ -21,18 +22,15 @@ from load.chaos.evidence import (
 )
 from load.chaos.invariants import INVARIANTS, check_invariants, violated_invariants
 from load.chaos.relay import Loop
-from load.chaos.report import write_report
 from load.chaos.schedule import (
     KINDS,
     ExecutionEnvironment,
-    Fault,
     MigrationSpec,
     Schedule,
     from_json,
     generate,
     to_json,
 )
-from load.chaos.shrink import shrink
 from load.chaos.state_reader import SECRETS, TABLE, StateReader
 from load.chaos.worker import Worker, Workers
 
@@ -90,6 +88,8 @@ def test_report_counts_rounds_and_shows_failed_ones(
     assert "| deadlines kept | 1 |" in text
     assert text.count("## Seed") == 1
     assert len(json.loads((tmp_path / "results.json").read_text())) == len(results) + 1
+    kept = (tmp_path / "failures" / f"{first.schedule.seed}.json").read_text()
+    assert from_json(kept) == first.schedule
 
 
 # --- schedules
@@ -100,23 +100,6 @@ def test_same_seed_makes_same_schedule(seed: int) -> None:
     assert generate(seed) == generate(seed)
     assert from_json(to_json(generate(seed))) == generate(seed)
     assert generate(seed) != generate(seed + 1)
-
-
-def test_shrink_keeps_only_what_the_failure_needs() -> None:
-    needed = Fault("commit-unanswered", at=1.0)
-    doomed = Fault("kill", at=2.0, target="2")
-    schedule = replace(generate(5), faults=(Fault("kill", at=0.5, target="0"), needed, doomed))
-
-    def still_fails(candidate: Schedule) -> bool:
-        aimed = [fault for fault in candidate.faults if fault.kind == "kill"]
-        return needed in candidate.faults and any(
-            candidate.environments[int(fault.target)] == schedule.environments[2] for fault in aimed
-        )
-
-    small = shrink(schedule, still_fails, tries=100)
-    assert small.faults == (needed, replace(doomed, target="0"))
-    assert small.environments == (schedule.environments[2],)
-    assert (small.has_traffic, small.rollback) == (False, None)
 
 
 # --- the invariants can fail: something is done wrong by hand in a round where nothing went wrong
