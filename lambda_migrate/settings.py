@@ -207,8 +207,9 @@ class Settings:
     environment: str = _setting(
         "",
         _TEXT,
-        "Name of the environment, for example `staging`. The first run that succeeds stamps the "
-        "database with it; a function of another environment is refused.",
+        "Name of the environment, for example `staging`. The first run that commits a migration, "
+        "or succeeds without one, stamps the database with it; a function of another environment "
+        "is refused.",
     )
     directory: str = _setting(
         "migrations",

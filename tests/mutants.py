@@ -949,6 +949,20 @@ MUTANTS = (
         ("engine",),
     ),
     Mutant(
+        "only a run that succeeds stamps the database",
+        "lambda_migrate/engine/apply.py",
+        "if position == 1:  # a later",
+        "if position == 0:  # a later",
+        ("engine",),
+    ),
+    Mutant(
+        "a repeatable migration's name counts as a version",
+        "lambda_migrate/engine/operations.py",
+        "if isinstance(version, RepeatableVersion):\n            raise",
+        "if version == -1:\n            raise",
+        ("repeatables",),
+    ),
+    Mutant(
         "a waiter serves on a reading that may be old",
         "lambda_migrate/engine/decider.py",
         "            if not self._needs_confirmation:\n                return decision\n",

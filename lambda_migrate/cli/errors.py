@@ -123,10 +123,19 @@ def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> lis
     if isinstance(error, MigrationFailed) and error.migration:
         count = len(committed_migrations)
         migrations = "1 migration" if count == 1 else f"{count} migrations"
-        stay = f"; {migrations} before it {'stays' if count == 1 else 'stay'} applied"
-        return [
-            "it was rolled back; fix the migration and run the command again" + stay * bool(count)
-        ]
+        is_rollback = "(stored down script)" in str(error)
+        is_partly_committed = "those before it are committed" in str(error)
+        state = "rolled back" if is_rollback else "applied"
+        stay = f"; {migrations} before it {'stays' if count == 1 else 'stay'} {state}"
+        fix = "fix the migration and run the command again"
+        if is_rollback:
+            fix = (
+                "correct the down script in the file, accept it with `lambda-migrate repair "
+                "VERSION --as edited`, and run the command again"
+            )
+        elif not is_partly_committed:
+            fix = f"it was rolled back; {fix}"
+        return [fix + stay * bool(count)]
     if isinstance(error, LeaseStoreUnavailable):
         return [
             "check AWS_REGION and that this machine reaches DynamoDB; then run the command again"

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lambda_migrate.cli.invocation import CommandInvocation
 from lambda_migrate.cli.options import add_local_command
+from lambda_migrate.commands.documents import build_version
 from lambda_migrate.commands.registry import Option
 from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import ConfigurationError
@@ -45,7 +46,7 @@ def _new(invocation: CommandInvocation, *, name: str, no_transaction: bool) -> i
     path = write_migration(Path(directory), name, now=now, transactional=not no_transaction)
     version = parse_version(find_version(path.name) or "")
     invocation.terminal.show_result(
-        {"path": str(path), "name": path.stem, "version": version},
+        {"path": str(path), "name": path.stem, "version": build_version(version)},
         Text.assemble("created ", (str(path), "bold")),
         "write your SQL in it; `lambda-migrate plan` shows what `up` will do",
     )

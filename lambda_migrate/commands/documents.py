@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.attempt import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.migrations import Divergence, Manifest
+    from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "build_flags_document",
@@ -26,11 +27,14 @@ __all__ = [
     "build_plan_document",
     "build_status_document",
     "build_verify_document",
+    "build_version",
     "format_iso",
     "format_notice",
     "parse_entries",
 ]
 
+
+_MAX_EXACT_INTEGER = 2**53
 
 MAX_STATEMENTS_SHOWN = 3
 """How many statements of a migration are quoted; the others are only counted."""
@@ -81,8 +85,17 @@ def build_status_document(
     }
 
 
+def build_version(version: Version) -> int | str:
+    """A version in JSON: text if a double, which many readers use, could not hold the number."""
+    return version if isinstance(version, int) and version < _MAX_EXACT_INTEGER else str(version)
+
+
 def _build_entry(entry: StatusEntry) -> dict[str, Any]:
-    return {**asdict(entry), "state": entry.state.replace(" ", "_")}
+    return {
+        **asdict(entry),
+        "version": build_version(entry.version),
+        "state": entry.state.replace(" ", "_"),
+    }
 
 
 def parse_entries(document: Mapping[str, Any]) -> list[StatusEntry]:
@@ -101,7 +114,7 @@ def parse_entries(document: Mapping[str, Any]) -> list[StatusEntry]:
 
 def _build_divergence(divergence: Divergence) -> dict[str, Any]:
     return {
-        "version": divergence.version,
+        "version": build_version(divergence.version),
         "name": divergence.name,
         "kind": divergence.kind.replace("-", "_"),
         "advice": divergence.advice,
@@ -227,7 +240,7 @@ def build_verify_document(
 
 def _build_migration(migration: PlannedMigration) -> dict[str, Any]:
     return {
-        "version": migration.version,
+        "version": build_version(migration.version),
         "name": migration.name,
         "path": migration.path,
         "transactional": migration.transactional,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.commands.documents import build_version
 from lambda_migrate.commands.dry_run_advice import advise
 from lambda_migrate.commands.errors import build_error_document
 from lambda_migrate.commands.prompt import Question
@@ -78,7 +79,7 @@ def build_dry_run_document(result: DryRunResult) -> dict[str, Any]:
 def _build_step(step: DryRunStep) -> dict[str, Any]:
     effects = step.effects
     return {
-        "version": step.version,
+        "version": build_version(step.version),
         "name": step.name,
         "outcome": step.outcome,
         "reason": step.reason,

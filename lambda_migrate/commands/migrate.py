@@ -143,7 +143,7 @@ def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Ite
         return
     kept = [each for each in manifest if each.version < again[0].version]
     names = again[0].name if len(again) == 1 else f"{again[0].name} and {len(again) - 1} more"
-    functions = f"functions that have the migration files of {context.settings.directory}"
+    functions = f"functions with the same files as {context.settings.directory}"
     deploy = f"code that ends at {kept[-1].name}" if kept else "code without these migrations"
     if mode == "require" or plan.plan_afterwards.divergences:
         yield f"{functions} do not start without {names}: deploy {deploy} first"

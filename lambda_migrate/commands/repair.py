@@ -123,12 +123,15 @@ def _resolve(
             f"--as {declared!r} for version {version}: write one of "
             f"{', '.join(_CONSEQUENCES_BY_STATE)}"
         )
-    name = _find_name(context, version, must_be_in_doubt=declared == "pending" and not force)
+    name, completed = _find_name(
+        context, version, must_be_in_doubt=declared == "pending" and not force
+    )
     question = Question(
         command="repair",
         text=f"record {name} as {declared}?",
         heading=consequence.format(name=name, database=context.location["database"]),
         location=context.location,
+        notes=[_format_completed(completed)] if completed else [],
     )
     if not context.prompter.confirm(question):
         return _make_declined_result(context)
@@ -150,15 +153,25 @@ _CONSEQUENCES_BY_STATE = {
 }
 
 
-def _find_name(context: CommandContext, version: Version, *, must_be_in_doubt: bool) -> str:
+def _format_completed(count: int) -> str:
+    return (
+        f"the answer is for the whole script; {count} of its statements "
+        f"{'has' if count == 1 else 'have'} taken effect"
+    )
+
+
+def _find_name(
+    context: CommandContext, version: Version, *, must_be_in_doubt: bool
+) -> tuple[str, int]:
+    """The migration's name, and how many statements are complete if it was interrupted."""
     operations = context.operations
     history = operations.target.database.read_history(context.deadline)
     row = find_row(history, version)
     migration = operations.manifest.get(version)
     if row is not None:
         require_in_doubt(row, force=not must_be_in_doubt)
-        return row.name
-    return migration.name if migration is not None else f"version {version}"
+        return row.name, row.completed_statements if row.is_in_doubt else 0
+    return (migration.name if migration is not None else f"version {version}"), 0
 
 
 def _stamp_environment(context: CommandContext) -> CommandResult:

@@ -28,7 +28,7 @@ from lambda_migrate.lease.readiness import (
 )
 from lambda_migrate.migrations import make_plan
 from lambda_migrate.migrations.baseline import require_no_tool_history
-from lambda_migrate.migrations.history import is_versioned
+from lambda_migrate.migrations.history import RowState, is_versioned
 from lambda_migrate.migrations.repeatable import find_satisfied_digests, make_set_row
 from lambda_migrate.migrations.version import RepeatableVersion
 
@@ -133,7 +133,12 @@ class _ApplyLoop:
         if plan.in_doubt:
             self._resolve_in_doubt(plan)
             # Only now can the resolved rows be compared with their files.
+            in_doubt = plan.in_doubt
             plan, history = self._read_plan()
+            applied = {row.version for row in plan.applied}
+            for row in in_doubt:
+                if row.state is RowState.STARTED and row.version in applied:
+                    on_applied(row.name)
         require_valid_scripts(plan)
         for position, migration in enumerate(plan.pending, 1):
             self._apply(migration, position=position, total=len(plan.pending))
@@ -188,6 +193,8 @@ class _ApplyLoop:
         target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
         with lease_session.report_notices(self._fenced_session, migration.name):
             milliseconds = self._run_up_script(migration)
+            if position == 1:  # a later one may fail, and the database is this environment's now
+                self._fenced_session.record_environment()
             target.observer.observe(
                 MigrationApplied(target.name, migration.name, position, total, milliseconds / 1000)
             )
@@ -310,7 +317,8 @@ def record_completion(
 ) -> None:
     """Publish every manifest that the history satisfies, and give the lease back.
 
-    First, the database is stamped with the environment: only work that succeeded does that.
+    First, the database is stamped with the environment, unless a migration did that: only work
+    that succeeded does.
 
     Args:
         lease_session: The lease.

@@ -494,8 +494,8 @@ class Operations:
     ) -> str:
         is_repeatable = isinstance(version, RepeatableVersion)
         if row is None or row.state is RowState.STALE:
-            what = f"{version}" if is_repeatable else f"version {version}"
-            raise ConfigurationError(f"{what} is pending already: it has no history row")
+            name = self._find_migration(version).name
+            raise ConfigurationError(f"{name} is pending already: it has no history row")
         require_in_doubt(row, force=force)
         withdraw_readiness(lease_session, fenced_session, lowest=version)
         fenced_session.mark_repeatables_stale(row.name if is_repeatable else "")
@@ -609,6 +609,10 @@ class Operations:
 
     def _require_file(self, version: Version | None) -> None:
         self._require_migrations()
+        if isinstance(version, RepeatableVersion):
+            raise ConfigurationError(
+                f"{version} is repeatable and has no version: name a versioned migration"
+            )
         if version is not None:
             self._find_migration(version)
 
@@ -618,6 +622,8 @@ class Operations:
 
     def _find_migration(self, version: Version) -> Migration:
         migration = self.manifest.get(version)
+        if migration is None and isinstance(version, RepeatableVersion):
+            raise ConfigurationError(f"there is no migration file {version}.sql")
         if migration is None:
             versions = [str(migration.version) for migration in self.manifest]
             # The newest versions are the useful ones; a message with thousands is not readable.

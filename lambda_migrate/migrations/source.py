@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.errors import ManifestError, escape_text
 from lambda_migrate.migrations.digest import (
     EMPTY_DIGEST,
+    HOOK_NAMES,
     MAX_BYTES,
     compute_checksum,
     find_version,
@@ -51,6 +52,8 @@ __all__ = ["parse_migration", "read_manifest"]
 
 _PACKAGE = "package:"
 _MISSING_SEPARATOR = re.compile(r"([0-9]+(?:\.[0-9]+)*)(.+\.sql)")
+_ALMOST_REPEATABLE = re.compile(r"[Rr]_+")
+_ALMOST_HOOK = re.compile(r"(?i)(before|after)[a-z]*(migrate|__)")
 _REFUSED_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]""")  # no Windows file name, or shell syntax
 _MARKER = re.compile(r"--[ \t]*migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
 # Every line that may be meant as a marker, in the spelling of dbmate or of another tool.
@@ -214,6 +217,10 @@ def _check_name(filename: str) -> Iterator[str]:
     elif version is None:
         match = _MISSING_SEPARATOR.fullmatch(filename)
         suggestion = f"{match[1]}_{match[2]}" if match and match[2].isprintable() else ""
+        if _ALMOST_REPEATABLE.match(filename):
+            suggestion = "R__<name>.sql, or to <version>_<name>.sql"
+        elif _ALMOST_HOOK.match(filename):
+            suggestion = f"<version>_<name>.sql; hooks are {', '.join(HOOK_NAMES)}"
         yield (
             "not a migration's name; rename it to "
             + (suggestion or "<version>_<name>.sql, as in 0001_it.sql")

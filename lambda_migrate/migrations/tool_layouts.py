@@ -31,7 +31,7 @@ _TOOL_LAYOUTS = tuple(
         ("diesel", r"(?:.*/)?[^/]+/up\.sql"),
         ("sqitch", r"(?:.*/)?(?:sqitch\.plan|deploy/.+\.sql)"),
         ("drizzle", r"(?:.*/)?meta/_journal\.json"),
-        ("Flyway", r"(?:.*/)?(?:[VUB]\d[\d._]*|R)__.+\.sql"),
+        ("Flyway", r"(?:.*/)?[VUB]\d[\d._]*__.+\.sql"),
         ("golang-migrate or sqlx", r"(?:.*/)?\d+_.+\.(?:up|down)\.sql"),
         ("Liquibase", r"(?:.*/)?[\w.-]*change-?log[\w.-]*\.(?:xml|ya?ml|json)"),
         ("Alembic", r"(?:.*/)?(?:script\.py\.mako|versions/[^/]+\.py)"),

@@ -163,10 +163,13 @@ def resolve_in_doubt(
     """Complete or undo a row in doubt; see `FencedSession.resolve_in_doubt`."""
     is_rollback = row.state is RowState.ROLLING_BACK
     script = _require_script(row.down if is_rollback else row.up, name=row.name)
+    path = row.name
+    if file is not None and not is_rollback and file[0].checksum == row.checksum:
+        script, path = file[0].up, file[0].path or row.name  # the row does not know its line
     if _has_several_statements(script):
         steps = _split_steps(script)
         run = _StepsRunner(
-            connection, steps, row.version, row.name, row.name, deadline, is_rollback=is_rollback
+            connection, steps, row.version, row.name, path, deadline, is_rollback=is_rollback
         )
         run.resume(row, file)
         return
@@ -174,7 +177,7 @@ def resolve_in_doubt(
         connection,
         script,
         name=row.name,
-        path=row.name,
+        path=path,
         deadline=deadline,
         version=row.version,
         is_rollback=is_rollback,
@@ -341,13 +344,25 @@ class _StepsRunner:
 
     def _run_from(self, first: int) -> int:
         for position in range(first, len(self._steps)):
-            if self._steps[position].script.transactional:
-                self._run_in_transaction(position)
-            else:
-                self._run_outside(position)
+            try:
+                if self._steps[position].script.transactional:
+                    self._run_in_transaction(position)
+                else:
+                    self._run_outside(position)
+            except MigrationFailed as failure:
+                if position > 0 and not isinstance(failure, RepairRequired):
+                    self._add_committed_statements(failure, position)
+                raise
         if self._is_rollback:
             return int(self._write(f"{self._queries.delete_rows([self._version])} RETURNING 0")[0])
         return int(self._write(self._queries.mark_applied(self._version))[0])
+
+    def _add_committed_statements(self, failure: MigrationFailed, count: int) -> None:
+        failure.detail = (
+            f"{failure.detail or failure.summary}\n  statement {count + 1} of {len(self._steps)}: "
+            "those before it are committed, and the next run continues with it"
+        )
+        failure.args = (failure.detail,)
 
     def _run_in_transaction(self, position: int) -> None:
         """Commit the statement together with the number of statements that are complete."""
@@ -415,8 +430,8 @@ class _StepsRunner:
             is_rollback=self._is_rollback,
             object_ids=object_ids,
             settings=step.settings,
-            place=f"statement {position + 1} of {len(self._steps)}, line {step.script.line} "
-            "(those before it are committed)",
+            place=f"statement {position + 1} of {len(self._steps)}, line {step.script.line}"
+            + " (those before it are committed)" * (position > 0),
         )
 
 
@@ -571,7 +586,12 @@ class _NonTransactionalStatement:
         place = f"{self._place}: " if self._place else ""
         cause = place + cause
         applied, pending = f"`{self._repair} applied`", f"`{self._repair} pending`"
-        if self._is_rollback:
+        if self._place:  # the answer is for all statements
+            done, undone = (pending, applied) if self._is_rollback else (applied, pending)
+            advice = (
+                f"finish the whole script by hand, then {done}; or undo all of it, then {undone}"
+            )
+        elif self._is_rollback:
             advice = f"if it took effect, {pending}; if the migration is still in place, {applied}"
         else:
             advice = f"if it took effect, {applied}; to run it again, {pending}"

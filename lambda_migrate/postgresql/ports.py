@@ -277,7 +277,7 @@ class FencedSession(DatabaseSession, Protocol):
         """Delete history rows without running anything; their migrations are pending again."""
 
     def record_environment(self) -> None:
-        """Stamp the database with the grant's environment, once everything else has succeeded."""
+        """Stamp the database with the grant's environment, once something has succeeded."""
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """Make repeatable migrations pending again, and delete the set rows; see `repeatable`.

@@ -146,6 +146,16 @@ def test_an_earlier_text_comes_back_when_it_is_asked_for(service: Service) -> No
     assert service.has(a="1", b="1"), "the other text is the older one now"
 
 
+def test_the_name_of_a_repeatable_migration_is_no_version(service: Service) -> None:
+    operations, name = service.operations(release(1, a="1")), RepeatableVersion("R__a")
+    with pytest.raises(ConfigurationError, match="R__a is repeatable and has no version"):
+        operations.up(soon(), to=name)
+    with pytest.raises(ConfigurationError, match="R__a is repeatable and has no version"):
+        operations.baseline(name, soon())
+    with pytest.raises(ConfigurationError, match=r"no migration file R__z\.sql"):
+        operations.repair(RepeatableVersion("R__z"), soon(), declared_state="pending")
+
+
 def test_repair_records_a_text_without_running_it(service: Service) -> None:
     code = release(1, a="1")
     service.start(release(1))

@@ -140,6 +140,7 @@ class Bench(ServerURL):
         with self.holder(fence, **changes) as session:
             for one in migrations:
                 session.apply(one, f"digest-{one.version}", soon())
+            session.record_environment()
 
     def history(self) -> list[HistoryRow]:
         return self.database().read_history(soon())

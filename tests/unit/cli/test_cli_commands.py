@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -519,6 +520,28 @@ def test_repair_as_pending_removes_the_row(run: Run) -> None:
     assert run(*command)[0] == 2
     assert run_json(run, *command, "--yes")[1]["repaired"] == "0003_index"
     assert run_json(run, "status")[1]["migrations"][2]["state"] == "pending"
+
+
+def test_repair_says_what_an_answer_is_for_in_a_script_of_several_statements(
+    run: Run, database: InMemoryDatabase, folder: Path
+) -> None:
+    run("up", "--to", "2")
+    manifest = read_manifest(folder)
+    last = manifest.migrations[2]
+    database.leave_in_doubt(last, manifest.digest, took_effect=None)
+    rows = database._rows
+    rows[last.version] = replace(rows[last.version], completed_statements=2)
+    err = join_lines(run("repair", "3", "--as", "applied")[2])
+    assert "the answer is for the whole script; 2 of its statements have taken effect" in err
+
+
+@pytest.mark.parametrize(("version", "in_json"), [(2**53 - 1, 2**53 - 1), (2**53, str(2**53))])
+def test_a_version_that_a_double_cannot_hold_is_text_in_json(
+    run: Run, folder: Path, version: int, in_json: int | str
+) -> None:
+    (folder / f"{version}_long.sql").write_text("-- migrate:up\nSELECT 1\n")
+    assert run_json(run, "plan")[1]["pending"][-1]["version"] == in_json
+    assert run_json(run, "status")[1]["migrations"][-1]["version"] == in_json
 
 
 def test_repair_resolves_a_migration_in_doubt(

@@ -186,6 +186,22 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("detail", "advice"),
+    [
+        ("m failed: no", "it was rolled back; fix the migration and run the command again; 1 "),
+        ("m failed: no\n  statement 2 of 2: those before it are committed", "fix the migration"),
+        ("m failed: no\n  m (stored down script):3", "correct the down script in the file"),
+    ],
+)
+def test_the_advice_after_a_failure_fits_what_was_committed(detail: str, advice: str) -> None:
+    error = MigrationFailed("no", migration="m", detail=detail)
+    lines = render_lines(render_error(error, committed_migrations=["a"], width=200), width=200)
+    assert lines[-1].startswith(f"next: {advice}")
+    state = "rolled back" if "down script" in detail else "applied"
+    assert lines[-1].rstrip().endswith(f"1 migration before it stays {state}")
+
+
+@pytest.mark.parametrize(
     ("error", "first"),
     [
         (ConfigurationError("set it"), "error: set it"),

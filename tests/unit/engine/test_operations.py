@@ -545,7 +545,7 @@ def test_an_edited_file_can_be_accepted(fakes: Fakes) -> None:
     [
         (9, "applied", "no migration file of version 9"),
         (9, "edited", "no migration file of version 9"),
-        (9, "pending", "version 9 is pending already"),
+        (9, "pending", "no migration file of version 9"),
         (3, "edited", "0003_m was never applied"),
         (2, "edited", "0002_m is in doubt .*declare it applied or pending"),
         (2, "done", "'done' is not an outcome of version 2: write one of applied, pending, edited"),
@@ -567,12 +567,21 @@ def test_an_invalid_repair_is_refused_and_releases_the_lease(
 # --- the environment
 
 
-def test_only_a_command_that_succeeds_stamps_the_database(fakes: Fakes) -> None:
+@pytest.mark.parametrize(("failing", "environment"), [(1, ""), (2, "production")])
+def test_the_first_command_that_commits_a_migration_stamps_the_database(
+    fakes: Fakes, failing: int, environment: str
+) -> None:
     fakes.environment = "production"
-    fakes.database.fail_on(2, boom())
+    fakes.database.fail_on(failing, boom())
     with pytest.raises(MigrationFailed):
         fakes.operations(V3).up(fakes.deadline())
-    assert (fakes.database.effects, fakes.database.environment) == (["0001_m"], "")
+    assert len(fakes.database.effects) == failing - 1
+    assert fakes.database.environment == environment
+
+
+def test_a_command_without_a_pending_migration_stamps_the_database(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.environment = "production"
     fakes.operations(V1).up(fakes.deadline())
     assert fakes.database.environment == "production"
 

@@ -220,7 +220,11 @@ def test_its_text_and_its_name_are_in_the_digest() -> None:
         ("R__a.sql", "-- migrate:up\nSELECT 1\n-- migrate:down\nSELECT 2", "3: only a versioned"),
         ("R__a.sql", "-- migrate:up transaction:false\nVACUUM", "1: only a versioned"),
         ("R__a.sql", "-- Migrate:Up\nSELECT 1", "looks like a marker"),
-        ("R_a.sql", "SELECT 1", "not a migration's name"),
+        ("R_a.sql", "SELECT 1", "not a migration's name; rename it to R__<name>.sql"),
+        ("r__a.sql", "SELECT 1", "rename it to R__<name>.sql"),
+        ("aftermigrate.sql", "SELECT 1", "hooks are beforeMigrate, afterEachMigrate, afterMigrate"),
+        ("afterMigrate__grants.sql", "SELECT 1", "hooks are beforeMigrate"),
+        ("beforeEachMigrate.sql", "SELECT 1", "hooks are beforeMigrate"),
     ],
 )
 def test_what_a_repeatable_migration_cannot_be(filename: str, text: str, fault: str) -> None:
