@@ -11,37 +11,23 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
-from load.bench import (
-    fast_path,
-    many_migrations,
-    storms,
-    takeovers,
-    waiter_calls,
-    warm_invocations,
-)
+from load.bench import calls, fast_path, many_migrations, storms, takeovers
 from load.bench.processes import MeasurementFailed
-from load.bench.report import Report, describe_machine, write_docs, write_json
+from load.bench.report import Report, describe_machine, describe_other_work, write_report
 from load.bench.results import Limit, Section, missed_limits
 from load.bench.tools import install_dbmate
 from load.bench.workspace import Workspace
 
-__all__ = ["BUSY_SHARE", "main"]
-
 ROOT = Path(__file__).parents[2]
-
-BUSY_SHARE = 0.1
-"""Above this share of the processors' time, something else was running."""
 
 BENCHMARKS: Mapping[str, Callable[[Workspace, bool], Section]] = {
     "storms": lambda at, quick: storms.measure(at, sizes={30: 1} if quick else {100: 3, 300: 1}),
     "takeovers": lambda at, quick: takeovers.measure(at, kills=10 if quick else 100),
-    "calls": lambda _at, _quick: waiter_calls.measure(ROOT / "storm-report"),
+    "calls": lambda _at, _quick: calls.read_waiter_calls(ROOT / "storm-report"),
     "fast-path": lambda at, quick: fast_path.measure(at, rounds=5 if quick else 20),
-    "warm": lambda at, quick: warm_invocations.measure(at, processes=2 if quick else 5),
+    "warm": lambda at, quick: calls.measure_warm_calls(at, processes=2 if quick else 5),
     "thousand": lambda at, quick: many_migrations.measure(
         at, count=200 if quick else 1000, rounds=1 if quick else 3
     ),
@@ -65,15 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = _measure(only, quick=options.quick)
     except ConfigurationError as error:
         parser.exit(2, f"{error}\n")
-    print(write_json(report, options.report))
-    if not options.quick and not options.only:
-        print(write_docs(report, ROOT / "docs"))
+    is_whole = not options.quick and not options.only
+    write_report(report, options.report, ROOT / "docs" if is_whole else None)
     return 1 if missed_limits(report.sections.values()) else 0
 
 
 def _measure(names: Sequence[str], *, quick: bool) -> Report:
     """Measure; where a measured process fails, the other rows are measured all the same."""
-    busy = psutil.cpu_percent(interval=2) / 100
+    provisional = describe_other_work()
     sections: dict[str, Section] = {}
     install_dbmate()
     install_dynalite(report=lambda _: None)
@@ -87,15 +72,14 @@ def _measure(names: Sequence[str], *, quick: bool) -> Report:
                 print(error, file=sys.stderr)
                 sections[name] = Section([Limit(name, 0, [], note=str(error).splitlines()[0])])
             _print_section(sections[name])
-    is_busy = busy > BUSY_SHARE
-    note = f"the machine was {busy:.0%} busy with other work when it began" if is_busy else ""
-    return Report(sections, machine, note)
+    return Report(sections, machine, provisional)
 
 
 def _print_section(section: Section) -> None:
     for limit in section.limits:
         print(f"  {limit.outcome:12} {limit.measured} of {limit.allowed}: {limit.what}")
-        print(f"  {'':12} {limit.note}" if limit.note else "", end="\n" if limit.note else "")
+        if limit.note:
+            print(f"  {'':12} {limit.note}")
     for table in section.tables:
         for row in (table.header, *table.rows):
             print("  " + " | ".join(row), flush=True)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["LONG_SECONDS", "MigrationSource", "small_migrations", "storm_migrations"]
-
-LONG_SECONDS = 3.0
-"""How long the long one of `storm_migrations` takes."""
+LONG_SECONDS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class MigrationSource:
+class MigrationSource(NamedTuple):
     """One migration, for any tool."""
 
     version: int
@@ -45,35 +41,14 @@ def storm_migrations(*, pending: bool) -> list[MigrationSource]:
 
     Each of the ten records its effect. Two add to a balance: a second time, that does not fail.
     """
-    applied = [
-        MigrationSource(number, name, (statement,))
-        for number, (name, statement) in enumerate(_APPLIED, 1)
-    ]
-    if not pending:
-        return applied
-    return applied + [
-        MigrationSource(number, name, (statement, f"INSERT INTO effects VALUES ({number})"))  # noqa: S608 - a number
-        for number, (name, statement) in enumerate(_PENDING, len(_APPLIED) + 1)
-    ]
-
-
-_APPLIED = (
-    ("effects", "CREATE TABLE effects (migration integer NOT NULL)"),
-    ("accounts", "CREATE TABLE accounts AS SELECT 1 AS id, 0 AS balance"),
-    ("customers", "CREATE TABLE customers (id bigint PRIMARY KEY, email text)"),
-    ("orders", "CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint)"),
-    ("orders_by_customer", "CREATE INDEX orders_by_customer ON orders (customer)"),
-)
-
-_PENDING = (
-    ("credit", "UPDATE accounts SET balance = balance + 1 WHERE id = 1"),
-    ("add_total", "ALTER TABLE orders ADD COLUMN total bigint NOT NULL DEFAULT 0"),
-    ("items", "CREATE TABLE items (id bigint PRIMARY KEY, name text)"),
-    ("items_by_name", "CREATE INDEX items_by_name ON items (name)"),
-    ("long", f"SELECT pg_sleep({LONG_SECONDS:g})"),
-    ("first_item", "INSERT INTO items VALUES (1, 'tea')"),
-    ("invoices", "CREATE TABLE invoices (id bigint PRIMARY KEY, number text)"),
-    ("add_paid", "ALTER TABLE invoices ADD COLUMN paid boolean NOT NULL DEFAULT false"),
-    ("unpaid", "CREATE INDEX unpaid ON invoices (id) WHERE NOT paid"),
-    ("credit_again", "UPDATE accounts SET balance = balance + 1 WHERE id = 1"),
-)
+    statements = {1: "CREATE TABLE effects (migration integer NOT NULL)"}
+    statements[2] = "CREATE TABLE accounts AS SELECT 0 AS balance"
+    statements[6] = statements[15] = "UPDATE accounts SET balance = balance + 1"
+    statements[10] = f"SELECT pg_sleep({LONG_SECONDS})"
+    migrations = []
+    for version in range(1, 16 if pending else 6):
+        table = f"CREATE TABLE storm_{version} (id bigint PRIMARY KEY, name text)"
+        effect = f"INSERT INTO effects VALUES ({version})"  # noqa: S608 - a number
+        both = (statements.get(version, table), *([effect] if version > 5 else []))
+        migrations.append(MigrationSource(version, f"step_{version}", both))
+    return migrations

@@ -1,10 +1,9 @@
-"""The report: bench.json, and docs/reference/benchmarks.md with its pictures."""
+"""The report: bench.json, and docs/reference/benchmarks.md."""
 
 from __future__ import annotations
 
 import json
 import platform
-import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,15 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-from matplotlib.figure import Figure
 
-from load import charts
-from load.bench.results import Section, Table, format_number
+from load.bench.results import Section, Table
 from load.bench.tools import DBMATE_VERSION
 
-__all__ = ["Report", "describe_machine", "markdown_table", "write_docs", "write_json"]
+_BUSY_SHARE = 0.1
+"""Above this share of the processors' time, something else was running."""
 
-_OWN_COLOUR, _OTHERS_COLOUR = "#d9480f", "#8aa4c8"
 _LIBRARIES = (
     *("boto3", "awslambdaric", "aws-lambda-powertools", "pg8000", "Alembic", "SQLAlchemy"),
     *("Django", "yoyo-migrations", "psycopg", "psycopg2-binary"),
@@ -41,6 +38,13 @@ class Report:
     sections: Mapping[str, Section]
     machine: Mapping[str, str]
     provisional: str = ""
+
+
+def describe_other_work() -> str:
+    """Why figures that are measured now may be off, or ""."""
+    busy = psutil.cpu_percent(interval=2) / 100
+    is_busy = busy > _BUSY_SHARE
+    return f"the machine was {busy:.0%} busy with other work when it began" if is_busy else ""
 
 
 def describe_machine(postgresql: str) -> dict[str, str]:
@@ -65,45 +69,32 @@ def describe_machine(postgresql: str) -> dict[str, str]:
     }
 
 
-def write_json(report: Report, directory: Path) -> Path:
-    """``bench.json``; returns its path."""
+def write_report(report: Report, directory: Path, docs: Path | None) -> None:
+    """``bench.json``, and in ``docs`` the page, from the template beside this module."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "bench.json"
     document = asdict(report)
+    tables = {}
     for name, section in report.sections.items():
         outcomes = [limit.outcome for limit in section.limits]
         document["sections"][name]["outcomes"] = outcomes
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    return path
-
-
-def write_docs(report: Report, docs: Path) -> Path:
-    """``reference/benchmarks.md``, from the template beside this module; returns its path."""
-    tables = {}
-    for name, section in report.sections.items():
         notes = [f"- {limit.what}: {limit.note}\n" for limit in section.limits if limit.note]
         text = "".join(map(markdown_table, section.tables)) + "".join(notes)
         tables[name.replace("-", "_")] = text.strip()
-        if section.bars:
-            _draw_bars(section.bars, docs / "images" / f"benchmarks-{name}.svg")
+    (directory / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
+    if docs is None:
+        return
     limits = [limit for section in report.sections.values() for limit in section.limits]
     header = ("", "measured", "at most", "")
     rows = [(each.what, each.measured, each.allowed, each.outcome) for each in limits]
-    page = docs / "reference" / "benchmarks.md"
-    page.write_text(
-        Path(__file__)
-        .with_name("benchmarks.md")
-        .read_text()
-        .format(
-            provisional=f"> **Provisional**: {report.provisional}.\n\n"
-            if report.provisional
-            else "",
-            limits=markdown_table(Table(header, rows)).strip(),
-            machine="\n".join(f"- {name}: {text}" for name, text in report.machine.items()),
-            **tables,
-        )
+    template = Path(__file__).with_name("benchmarks.md").read_text()
+    provisional = f"> **Provisional**: {report.provisional}.\n\n" if report.provisional else ""
+    page = template.format(
+        provisional=provisional,
+        limits=markdown_table(Table(header, rows)).strip(),
+        machine="\n".join(f"- {name}: {text}" for name, text in report.machine.items()),
+        **tables,
     )
-    return page
+    (docs / "reference" / "benchmarks.md").write_text(page)
 
 
 def markdown_table(table: Table) -> str:
@@ -111,23 +102,9 @@ def markdown_table(table: Table) -> str:
     rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
-    lines = [
-        "| " + " | ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)) + " |\n"
-        for row in rows
-    ]
+    lines = [_format_row(row, widths) for row in rows]
     return "".join(lines) + "\n"
 
 
-def _draw_bars(bars: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Horizontal bars: the median, and a line from the least to the most."""
-    with charts.style():
-        figure = Figure(figsize=(9, 1 + 0.32 * len(bars)), layout="constrained")
-        axes = figure.subplots()
-        for label, values in bars.items():
-            median = statistics.median(values)
-            colour = _OWN_COLOUR if label.startswith("lambda-migrate") else _OTHERS_COLOUR
-            errors = [[median - min(values)], [max(values) - median]]
-            axes.barh(label, median, xerr=errors, color=colour, height=0.6)
-            axes.annotate(f"  {format_number(median)}", (max(values), label), va="center")
-        axes.invert_yaxis()
-        charts.save(figure, path)
+def _format_row(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "| " + " | ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)) + " |\n"

@@ -8,17 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = [
-    "Limit",
-    "Section",
-    "Table",
-    "format_number",
-    "format_spread",
-    "missed_limits",
-    "percentile",
-    "ratios",
-]
-
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """The ratio of two things in each round, so that drift between rounds cancels out."""
@@ -32,9 +21,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def format_number(value: float) -> str:
     """Three significant digits: ``1,234``, ``12.3``, ``0.012``."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+    return f"{value:,.0f}" if value == 0 or abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def format_spread(values: Sequence[float]) -> str:
@@ -90,18 +77,10 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What was measured for one row.
-
-    Attributes:
-        limits: Figures with a limit.
-        tables: Figures without one.
-        bars: A chart: values of several runs by label.
-        data: Raw figures, for the JSON report.
-    """
+    """What was measured for one row: figures with a limit, without one, and raw (for the JSON)."""
 
     limits: Sequence[Limit]
     tables: Sequence[Table] = ()
-    bars: Mapping[str, Sequence[float]] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
 
 

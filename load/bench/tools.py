@@ -11,26 +11,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from textwrap import dedent
 from typing import NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.postgresql import engines_directory, unpack_npm
 from load.bench.migrations import MigrationSource
-
-__all__ = [
-    "ALEMBIC",
-    "DBMATE",
-    "DBMATE_VERSION",
-    "DJANGO",
-    "HAND_WRITTEN",
-    "LAMBDA_MIGRATE",
-    "START_BARRIER",
-    "TOOLS",
-    "YOYO",
-    "Tool",
-    "install_dbmate",
-]
 
 START_BARRIER = """
 import os, sys
@@ -52,21 +37,18 @@ class Tool(NamedTuple):
         files: The texts of its project for some migrations, by path.
         import_code: Python: what a process does before its first event. "" for a program.
         migrate_code: Python: what brings a database up to date, run in the project's directory.
-        scheme: What its database URLs begin with.
     """
 
     title: str
     files: Callable[[Sequence[MigrationSource]], Mapping[str, str]]
     import_code: str = ""
     migrate_code: str = ""
-    scheme: str = "postgresql"
 
     def command(self, *, barrier: bool = False) -> Sequence[str]:
         """What brings a database up to date, with or without a start barrier after the imports."""
         if self.migrate_code:
             between = START_BARRIER if barrier else ""
-            code = f"{dedent(self.import_code)}\n{between}\n{dedent(self.migrate_code)}"
-            return (sys.executable, "-c", code)
+            return (sys.executable, "-c", self.import_code + between + self.migrate_code)
         program = (str(install_dbmate()), "--migrations-dir", "migrations", "--no-dump-schema")
         shell = ("sh", "-c", _SHELL_START_BARRIER, "barrier") if barrier else ()
         return (*shell, *program, "migrate")
@@ -75,7 +57,7 @@ class Tool(NamedTuple):
         """Write the project, with its bytecode."""
         for path, text in self.files(migrations).items():
             (home / path).parent.mkdir(parents=True, exist_ok=True)
-            (home / path).write_text(dedent(text).lstrip())
+            (home / path).write_text(text.lstrip())
         compileall.compile_dir(home, quiet=2)
 
 
@@ -109,18 +91,17 @@ def _with_previous(
 _ALEMBIC_ENV = """
 import os
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import create_engine, pool
 
-engine = create_engine(os.environ["DATABASE_URL"], poolclass=pool.NullPool)
-with engine.connect() as connection:
+url = os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+psycopg:")
+with create_engine(url, poolclass=pool.NullPool).connect() as connection:
     context.configure(connection=connection, target_metadata=None)
     with context.begin_transaction():
-        {lock}
         context.run_migrations()
 """
 _ALEMBIC_REVISION = """
 from alembic import op
-revision = "{version:04}"
+revision = {version!r}
 down_revision = {previous!r}
 
 def upgrade():
@@ -129,38 +110,28 @@ def upgrade():
 """
 
 
-def _alembic(title: str, lock: str) -> Tool:
-    def files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
-        return {
-            "alembic.ini": "[alembic]\nscript_location = %(here)s/alembic\n",
-            "alembic/env.py": _ALEMBIC_ENV.format(lock=lock),
-        } | {
-            f"alembic/versions/{migration.stem}.py": _ALEMBIC_REVISION.format(
-                version=migration.version,
-                previous=previous and f"{previous.version:04}",
-                statements=migration.statements,
-            )
-            for migration, previous in _with_previous(migrations)
-        }
-
-    return Tool(
-        title,
-        files,
-        """
-        import psycopg
-        import sqlalchemy.dialects.postgresql.psycopg
-        from alembic import command
-        from alembic.config import Config
-        """,
-        'command.upgrade(Config("alembic.ini"), "head")',
-        "postgresql+psycopg",
-    )
+def _alembic_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
+    config = "[alembic]\nscript_location = %(here)s/alembic\n"
+    return {"alembic.ini": config, "alembic/env.py": _ALEMBIC_ENV} | {
+        f"alembic/versions/{migration.stem}.py": _ALEMBIC_REVISION.format(
+            version=migration.stem,
+            previous=previous and previous.stem,
+            statements=migration.statements,
+        )
+        for migration, previous in _with_previous(migrations)
+    }
 
 
-ALEMBIC = _alembic("Alembic", "pass")
-_ALEMBIC_LOCKED = _alembic(
-    "Alembic, advisory lock in env.py",
-    'connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))',
+ALEMBIC = Tool(
+    "Alembic",
+    _alembic_files,
+    """
+import psycopg
+import sqlalchemy.dialects.postgresql.psycopg
+from alembic import command
+from alembic.config import Config
+""",
+    'command.upgrade(Config("alembic.ini"), "head")',
 )
 
 _DJANGO_SETTINGS = """
@@ -200,19 +171,19 @@ def _django_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
     }
 
 
-DJANGO = Tool(
+_DJANGO = Tool(
     "Django",
     _django_files,
     """
-    import os
+import os
 
-    os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
-    import django
-    from django.core.management import call_command
-    from django.core.management.commands import migrate
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+import django
+from django.core.management import call_command
+from django.core.management.commands import migrate
 
-    django.setup()
-    """,
+django.setup()
+""",
     'call_command("migrate", interactive=False, verbosity=0)',
 )
 
@@ -229,17 +200,17 @@ YOYO = Tool(
     "yoyo",
     _yoyo_files,
     """
-    import os
-    import psycopg2
-    from yoyo import get_backend, read_migrations
-    from yoyo.backends.core import postgresql
-    """,
+import os
+import psycopg2
+from yoyo import get_backend, read_migrations
+from yoyo.backends.core import postgresql
+""",
     """
-    backend = get_backend(os.environ["DATABASE_URL"])
-    migrations = read_migrations("migrations")
-    with backend.lock():
-        backend.apply_migrations(backend.to_apply(migrations))
-    """,
+backend = get_backend(os.environ["DATABASE_URL"])
+migrations = read_migrations("migrations")
+with backend.lock():
+    backend.apply_migrations(backend.to_apply(migrations))
+""",
 )
 
 
@@ -250,64 +221,33 @@ def _sql_files(migrations: Sequence[MigrationSource]) -> dict[str, str]:
     }
 
 
-DBMATE = Tool("dbmate", _sql_files, scheme="postgres")
+DBMATE = Tool("dbmate", _sql_files)
 
-_HAND_WRITTEN_MODULE = """
-import os, random, time
+_HAND_WRITTEN = Tool(
+    "pg_advisory_lock by hand",
+    _sql_files,
+    """
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 import pg8000.native
-
-def connect(attempts):
-    url = urlsplit(os.environ["DATABASE_URL"])
-    for attempt in range(attempts):
-        try:
-            return pg8000.native.Connection(
-                url.username, host=url.hostname, port=url.port, database=url.path[1:]
-            )
-        except (pg8000.native.DatabaseError, pg8000.native.InterfaceError, OSError):
-            if attempt == attempts - 1:
-                raise
-            time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))
-
-def migrate(attempts=1):
-    connection = connect(attempts)
-    connection.run("SELECT pg_advisory_lock(4711)")
-    try:
-        connection.run("CREATE TABLE IF NOT EXISTS versions (version text PRIMARY KEY)")
-        applied = {row[0] for row in connection.run("SELECT version FROM versions")}
-        for path in sorted(Path("migrations").glob("*.sql")):
-            if path.stem not in applied:
-                apply(connection, path)
-    finally:
-        connection.run("SELECT pg_advisory_unlock(4711)")
-        connection.close()
-
-def apply(connection, path):
-    script = path.read_text().partition("-- migrate:up")[2].partition("-- migrate:down")[0]
-    connection.run("BEGIN")
-    try:
-        connection.run(script)
+""",
+    """
+url = urlsplit(os.environ["DATABASE_URL"])
+connection = pg8000.native.Connection(
+    url.username, host=url.hostname, port=url.port, database=url.path[1:]
+)
+connection.run("SELECT pg_advisory_lock(4711)")
+connection.run("CREATE TABLE IF NOT EXISTS versions (version text PRIMARY KEY)")
+applied = {row[0] for row in connection.run("SELECT version FROM versions")}
+for path in sorted(Path("migrations").glob("*.sql")):
+    if path.stem not in applied:
+        connection.run("BEGIN")
+        connection.run(path.read_text().partition("-- migrate:down")[0])
         connection.run("INSERT INTO versions VALUES (:version)", version=path.stem)
         connection.run("COMMIT")
-    except Exception:
-        connection.run("ROLLBACK")
-        raise
-"""
-
-
-def _hand_written_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
-    return _sql_files(migrations) | {"by_hand.py": _HAND_WRITTEN_MODULE}
-
-
-HAND_WRITTEN = Tool(
-    "pg_advisory_lock by hand", _hand_written_files, "import by_hand", "by_hand.migrate()"
-)
-_HAND_WRITTEN_RETRYING = Tool(
-    "the same, retrying to connect with full jitter",
-    _hand_written_files,
-    "import by_hand",
-    "by_hand.migrate(attempts=30)",
+connection.close()
+""",
 )
 
 _LAMBDA_MIGRATE_MODULE = """
@@ -326,16 +266,14 @@ def handler(event, context):
     return time.time()
 """
 
-
-def _lambda_migrate_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
-    return _sql_files(migrations) | {"app.py": _LAMBDA_MIGRATE_MODULE}
-
-
 LAMBDA_MIGRATE = Tool(
-    "lambda-migrate", _lambda_migrate_files, "import app", "app.handler({}, app.Context())"
+    "lambda-migrate",
+    lambda migrations: {**_sql_files(migrations), "app.py": _LAMBDA_MIGRATE_MODULE},
+    "import app\n",
+    "app.handler({}, app.Context())",
 )
 
-TOOLS = (
-    *(ALEMBIC, _ALEMBIC_LOCKED, DJANGO, YOYO, DBMATE, HAND_WRITTEN, _HAND_WRITTEN_RETRYING),
-    LAMBDA_MIGRATE,
-)
+TOOLS = {
+    tool.title: tool for tool in (ALEMBIC, _DJANGO, YOYO, DBMATE, _HAND_WRITTEN, LAMBDA_MIGRATE)
+}
+"""By their titles."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import tempfile
@@ -19,8 +20,6 @@ from load.bench.migrations import MigrationSource
 from load.bench.processes import Program
 from load.bench.tools import Tool
 
-__all__ = ["ROLE", "TABLE", "Workspace"]
-
 ROLE = "app"
 """Not a superuser: the last three connections are not for it, so that they can be counted."""
 
@@ -34,7 +33,7 @@ class Workspace:
         self.server = server
         self.dynamodb = dynamodb
         self._home = home
-        self._databases = 0
+        self._numbers = itertools.count(1)
         self._creating = threading.Lock()
 
     @classmethod
@@ -50,35 +49,18 @@ class Workspace:
             api.create_table(TABLE)
             yield cls(Path(home), server, api)
 
-    def create_database(self) -> str:
-        """Create an empty database that belongs to the role, and return its name."""
-        with self._creating:
-            self._databases += 1
-            name = f"bench_{self._databases}"
-            self.server.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
-        return name
-
     @contextmanager
     def new_database(self) -> Iterator[str]:
-        """The name of a new database that is dropped in the end; hundreds would fill the disk."""
-        name = self.create_database()
+        """The name of a new database of the role; dropped in the end, as hundreds fill the disk."""
+        with self._creating:
+            name = f"bench_{next(self._numbers)}"
+            self.server.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
         yield name
         self.server.drop_database(name)
 
     def query(self, database: str, sql: str) -> list[list[Any]]:
         """Rows of one statement, as the superuser."""
         return self.server.execute(sql, database)
-
-    def sessions(self, database: str) -> tuple[int, float]:
-        """How many connections were ever made to a database, and their seconds altogether.
-
-        Those still open are not counted.
-        """
-        [[count, seconds]] = self.server.execute(
-            "SELECT sessions, session_time / 1000 FROM pg_stat_database WHERE datname = :name",
-            name=database,
-        )
-        return int(count), float(seconds)
 
     @contextmanager
     def sample(self, sql: str, **parameters: object) -> Iterator[list[Any]]:
@@ -113,21 +95,19 @@ class Workspace:
         self, tool: Tool, project: Path, database: str, command: Sequence[str] | None = None
     ) -> Program:
         """What runs a tool's project against a database; or another command in its place."""
-        environment = self.environment(database, scheme=tool.scheme)
-        return Program(command or tool.command(), project, environment)
+        return Program(command or tool.command(), project, self.environment(database))
 
-    def environment(self, database: str, *, scheme: str = "postgresql") -> Mapping[str, str]:
+    def environment(self, database: str) -> Mapping[str, str]:
         """Every variable of a measured process: few of this shell's.
 
         PYTHONDONTWRITEBYTECODE would have everything compiled each time.
         """
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        query = "?sslmode=disable" if scheme == "postgres" else ""  # Go's driver insists on TLS
-        url = f"{scheme}://{ROLE}@127.0.0.1:{self.server.port}/{database}{query}"
         return {
             **kept,
             **self.dynamodb.environment(),
-            "DATABASE_URL": url,
+            "DATABASE_URL": f"postgresql://{ROLE}@127.0.0.1:{self.server.port}/{database}",
+            "PGSSLMODE": "disable",  # dbmate's driver insists on TLS otherwise
             "AWS_LAMBDA_FUNCTION_NAME": "bench",
             "LAMBDA_MIGRATE_TABLE": TABLE,
             "LAMBDA_MIGRATE_TARGET": database,

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import memray
-import psutil
 
 from lambda_migrate.local.servers.dynamodb import install_dynalite
-from load.bench.__main__ import BUSY_SHARE
-from load.bench.output import read_figures
-from load.bench.report import describe_machine
+from load.bench.processes import read_figures
+from load.bench.report import describe_machine, describe_other_work
 from load.profile.capacity import measure_holder, measure_limited_cpu, partition_table
 from load.profile.page import write_page
 from load.profile.starts import KINDS, MEASURED, ColdStartProfiler, limit_cpu
@@ -47,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(report: Path, *, quick: bool) -> dict[str, Any]:
-    busy, began = psutil.cpu_percent(interval=2) / 100, time.monotonic()
+    provisional, began = describe_other_work(), time.monotonic()
     found: dict[str, Any] = {"times": {}, "memory": {}, "memray": {}, "limited": {}, "holder": {}}
-    found["provisional"] = f"the machine was {busy:.0%} busy" if busy > BUSY_SHARE else ""
+    found["provisional"] = provisional
     with ColdStartProfiler.open() as profiler:
         found["machine"] = describe_machine(profiler.workspace.server.version)
         for kind, rounds in KINDS.items():

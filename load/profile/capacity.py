@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from load.bench.output import read_figures
+from load.bench.processes import read_figures
 from load.bench.results import Table, format_number
 from load.bench.workspace import TABLE
 from load.profile.starts import ColdStartProfiler, limit_cpu
@@ -13,8 +13,6 @@ from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
 from load.simulation.results import summarize
 from load.simulation.table import Scenario
-
-__all__ = ["item_bytes", "measure_holder", "measure_limited_cpu", "partition_table"]
 
 COLD_STARTS = (100, 1_000, 1_500, 2_000, 10_000)
 MEMORY_SIZES = (128, 512, 1_769)

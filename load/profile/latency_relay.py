@@ -16,8 +16,6 @@ import trustme
 from lambda_migrate.local.runtime.loopback import HOST
 from load.chaos.relay import Loop
 
-__all__ = ["CertificateAuthority", "open_relay"]
-
 
 class CertificateAuthority:
     """A certificate authority made for one run, and the bundles that name it.

@@ -17,9 +17,7 @@ from typing import Any
 
 import awslambdaric.bootstrap  # noqa: F401 - Lambda has imported it before the handler's module
 
-from load.bench.output import print_figures
-
-__all__ = ["PHASES", "Meter", "main"]
+from load.bench.processes import print_figures
 
 _FUNCTIONS = {
     "ssl:create_default_context": "TLS",

@@ -15,8 +15,6 @@ from load.bench.results import Table, format_number, format_spread
 from load.profile.measured_process import PHASES
 from load.profile.starts import LEASE_SECONDS
 
-__all__ = ["write_page"]
-
 _CPU, _WALL = 0, 1
 _MB = 2**20
 _MANY = "migrating 1,000 files"

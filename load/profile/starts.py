@@ -19,8 +19,6 @@ from load.bench.tools import LAMBDA_MIGRATE
 from load.bench.workspace import ROLE, Workspace
 from load.profile.latency_relay import CertificateAuthority, open_relay
 
-__all__ = ["KINDS", "LEASE_SECONDS", "MEASURED", "ColdStartProfiler", "limit_cpu"]
-
 LEASE_SECONDS = 5
 MEASURED = ("-m", "load.profile.measured_process")
 _SECRET_NAME = "database"  # noqa: S105 - its name

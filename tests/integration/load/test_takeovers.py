@@ -15,6 +15,3 @@ def test_the_migration_of_a_killed_holder_takes_effect_once_and_all_waiters_serv
     [kill] = section.data["kills"]
     assert (kill["failed"], kill["effects"], len(kill["served"])) == (0, 1, WAITERS)
     assert 0 < kill["started"] <= max(kill["served"])
-    assert len(kill["calls"]) == WAITERS - 1
-    assert all(kill["calls"])
-    assert kill["fast_path_calls"] == 1

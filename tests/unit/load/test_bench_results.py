@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from load.bench import waiter_calls
+from load.bench.calls import read_waiter_calls
 from load.bench.migrations import small_migrations, storm_migrations
-from load.bench.output import read_figures
+from load.bench.processes import read_figures
 from load.bench.results import (
     Limit,
     Section,
@@ -21,7 +21,7 @@ from load.bench.results import (
     percentile,
     ratios,
 )
-from load.bench.storms import most_common_error
+from load.bench.storms import last_error
 from load.bench.takeovers import TakeoverResult, section_of
 from load.bench.tools import TOOLS, Tool
 
@@ -64,7 +64,7 @@ def test_a_percentile_is_one_of_the_values(percent: float, expected: float) -> N
     assert percentile(list(range(100, 0, -1)), percent) == expected
 
 
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.title)
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS.keys())
 def test_a_project_holds_every_statement(tool: Tool, tmp_path: Path) -> None:
     tool.make_project(tmp_path, storm_migrations(pending=True))
     text = "".join(path.read_text() for path in tmp_path.rglob("*.*") if path.suffix != ".pyc")
@@ -81,15 +81,12 @@ def test_each_pending_migration_of_a_storm_records_its_effect() -> None:
     assert len({migration.stem for migration in small_migrations(1000)}) == 1000
 
 
-def test_errors_that_differ_in_numbers_only_count_as_one() -> None:
-    outputs = [
-        "Traceback\n  File\nLockTimeout: Process 12 has locked\n",
-        "Traceback\n  File\nLockTimeout: Process 13 has locked\n",
-        "pkg.Error: something else\n(Background at: 7)\n",
-    ]
-    assert most_common_error(outputs) == "LockTimeout: Process 12 has locked"
-    assert most_common_error(outputs[2:]) == "pkg.Error: something else"
-    assert most_common_error([]) == ""
+def test_the_last_line_that_is_an_error_is_reported() -> None:
+    assert last_error("Traceback\n  File\npkg.Error: something\n(Background at: 7)\n") == (
+        "pkg.Error: something"
+    )
+    assert last_error("sh: not found\n\n") == "sh: not found"
+    assert last_error("") == "no output"
 
 
 def test_figures_are_read_from_among_other_output() -> None:
@@ -98,19 +95,19 @@ def test_figures_are_read_from_among_other_output() -> None:
         read_figures("nothing")
 
 
-def _write_report(reports: Path, name: str, environments: int = 1000, **changed: Any) -> None:
-    scenario = {"shape": "together", "waves": [{"environments": environments}]}
-    calls = {"count": environments - 1, "median": 7, "p99": 9, "worst": 15}
-    report = {"passed": True, "scenario": scenario, "dynamodb_calls_of_each_waiter": calls}
-    (reports / name).mkdir(parents=True)
-    (reports / name / "report.json").write_text(json.dumps(report | changed))
+def _write_report(reports: Path, folder: str, **changed: Any) -> None:
+    calls = {"count": 999, "median": 7, "p99": 9, "worst": 15}
+    report = {"passed": True, "dynamodb_calls_of_each_waiter": calls}
+    (reports / folder).mkdir(parents=True)
+    (reports / folder / "report.json").write_text(json.dumps(report | changed))
 
 
 def test_without_a_large_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
-    _write_report(tmp_path, "small", 100)
-    _write_report(tmp_path, "ramp", scenario={"shape": "ramp", "waves": [{"environments": 1000}]})
-    _write_report(tmp_path, "failing", dynamodb_calls_of_each_waiter=None)
-    [limit] = waiter_calls.measure(tmp_path).limits
+    _write_report(tmp_path, "together-100")
+    _write_report(tmp_path, "ramp-1000")
+    (tmp_path / "together-1000").mkdir()
+    (tmp_path / "together-1000" / "report.json").write_text('{"passed": false}')
+    [limit] = read_waiter_calls(tmp_path).limits
     assert limit.outcome == "not measured"
     assert "make storm" in limit.note
 
@@ -118,10 +115,11 @@ def test_without_a_large_storm_the_calls_are_not_measured(tmp_path: Path) -> Non
 def test_of_several_storms_the_median_counts_and_each_is_named(tmp_path: Path) -> None:
     for name, median in (("one", 7), ("two", 9), ("three", 8)):
         calls = {"count": 999, "median": median, "p99": 9, "worst": 15}
-        _write_report(tmp_path, name, dynamodb_calls_of_each_waiter=calls, passed=median != 9)
-    [limit] = waiter_calls.measure(tmp_path).limits
+        folder = f"{name}/together-1000"
+        _write_report(tmp_path, folder, dynamodb_calls_of_each_waiter=calls, passed=median != 9)
+    [limit] = read_waiter_calls(tmp_path).limits
     assert limit.measured == "8 (7 to 9)"
-    assert all(f"{name}: 999 waited" in limit.note for name in ("one", "two", "three"))
+    assert all(f"{n}/together-1000: 999 waited" in limit.note for n in ("one", "two", "three"))
     assert limit.note.count("failed") == 1
 
 
@@ -132,8 +130,6 @@ def _takeover(seconds: float, **changed: Any) -> TakeoverResult:
         "served": [seconds + 0.6, seconds + 1.0],
         "failed": 0,
         "effects": 1,
-        "calls": [7],
-        "fast_path_calls": 1,
     }
     return TakeoverResult(**values | changed)
 
@@ -142,9 +138,8 @@ def test_a_takeover_is_reported_in_leases() -> None:
     section = section_of([_takeover(seconds) for seconds in (5.0, 5.5, 6.0, 7.5, 10.0)])
     assert section.limits[0].measured == "1.2 (1 to 2) leases"
     assert missed_limits([section]) == []
-    times, calls = section.tables
+    [times] = section.tables
     assert [row[1] for row in times.rows] == ["1", "1.1", "1.2"]
-    assert [row[1] for row in calls.rows] == ["7", "1"]
 
 
 @pytest.mark.parametrize("change", [{"failed": 1}, {"effects": 2}, {"effects": 0}])

@@ -1,28 +1,27 @@
-"""A warm invocation through the decorator, against one that only passes the call on."""
+"""What a call costs: a warm invocation, and a waiting environment's calls to DynamoDB."""
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import timeit
+from pathlib import Path
 from typing import Any
 
 from load.bench.migrations import small_migrations
-from load.bench.output import print_figures, read_figures
-from load.bench.processes import run
+from load.bench.processes import print_figures, read_figures, run
 from load.bench.results import Limit, Section, Table, format_spread, percentile, ratios
 from load.bench.tools import LAMBDA_MIGRATE
 from load.bench.workspace import Workspace
 
-__all__ = ["measure", "time_calls"]
-
 _CALLS = 5_000
 _ROUNDS = 200
-_PROGRAM = "import app; from load.bench.warm_invocations import time_calls; time_calls(app)"
+_PROGRAM = "import app; from load.bench.calls import time_calls; time_calls(app)"
 
 
-def measure(workspace: Workspace, *, processes: int) -> Section:
-    """Pairs of short repetitions in several processes."""
+def measure_warm_calls(workspace: Workspace, *, processes: int) -> Section:
+    """A call through the decorator beside one that is only passed on, in several processes."""
     project = workspace.project(LAMBDA_MIGRATE, small_migrations(50))
     command = (sys.executable, "-c", _PROGRAM)
     with workspace.new_database() as database:
@@ -32,11 +31,7 @@ def measure(workspace: Workspace, *, processes: int) -> Section:
     nanoseconds = {name: [value for one in runs for value in one[name]] for name in runs[0]}
     what = "a call through the decorator / through one that only calls it"
     rows = [(name, format_spread(values)) for name, values in nanoseconds.items()]
-    return Section(
-        [Limit(what, 2, factors)],
-        [Table(("a call", "ns"), rows)],
-        data={"nanoseconds": nanoseconds},
-    )
+    return Section([Limit(what, 2, factors)], [Table(("a call", "ns"), rows)], nanoseconds)
 
 
 def time_calls(app: Any) -> None:
@@ -48,16 +43,7 @@ def time_calls(app: Any) -> None:
     def pass_on(event: Any, context: Any) -> Any:
         return bare(event, context)
 
-    @functools.wraps(bare)
-    def pass_on_any(*args: Any, **kwargs: Any) -> Any:
-        return bare(*args, **kwargs)
-
-    calls = {
-        "bare": bare,
-        "passed on": pass_on,
-        "passed on, with any arguments": pass_on_any,
-        "decorated": app.handler,
-    }
+    calls = {"bare": bare, "passed on": pass_on, "decorated": app.handler}
     measured: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_ROUNDS):
         for name, call in calls.items():
@@ -65,3 +51,23 @@ def time_calls(app: Any) -> None:
             seconds = timeit.timeit("call(event, None)", globals=names, number=_CALLS)
             measured[name].append(seconds / _CALLS * 1e9)
     print_figures(measured)
+
+
+def read_waiter_calls(reports: Path) -> Section:
+    """Read what `make storm` reported of 1,000 environments; nothing runs here."""
+    what = "DynamoDB calls of a waiting environment, 1,000 at once, in the median"
+    medians, notes = [], []
+    for path in sorted(reports.rglob("together-1000*/report.json")):
+        report = json.loads(path.read_text())
+        calls = report.get("dynamodb_calls_of_each_waiter")
+        if calls is None:
+            continue
+        medians.append(calls["median"])
+        failed = "" if report["passed"] else ", and the storm failed in other respects"
+        notes.append(
+            f"{path.parent.relative_to(reports)}: {calls['count']:,} waited, "
+            f"{calls['median']:g} calls in the median, {calls['worst']:g} at most{failed}"
+        )
+    if not notes:
+        notes = ["there is no report of 1,000 environments: run `make storm` first"]
+    return Section([Limit(what, 8, medians, note="; ".join(notes))])
