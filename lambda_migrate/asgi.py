@@ -86,7 +86,7 @@ class MigrateMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI calls an application."""
         check = self._check
-        if self._health_path and scope.get("path") == self._health_path and scope["type"] == "http":
+        if self._health_path and scope["type"] == "http" and self._is_health_check(scope):
             await _respond(send, 200, check.describe_status())
             return
         if self._guard.is_open or scope["type"] == "lifespan":
@@ -102,6 +102,10 @@ class MigrateMiddleware:
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
         else:
             await _respond_unavailable(send, error)
+
+    def _is_health_check(self, scope: Scope) -> bool:
+        # With a root path, servers and adapters disagree on whether the path contains it.
+        return scope["path"] in (self._health_path, scope.get("root_path", "") + self._health_path)
 
 
 async def _respond_unavailable(send: Send, error: MigrateError) -> None:

@@ -8,14 +8,36 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import Deadline
+from lambda_migrate.guard import call_in_forked_processes
 
 if TYPE_CHECKING:
     from lambda_migrate.errors import MigrationFailed, NotReady
     from lambda_migrate.guard import ColdStartGuard
 
-    Check = Future[NotReady | MigrationFailed | None]
-
 __all__ = ["BackgroundCheck"]
+
+_MIN_EXTRA_SECONDS = 1.0
+"""A request with that much more time than a check had makes another check after it."""
+
+
+class _Check(Future["NotReady | MigrationFailed | None"]):
+    """A check that runs, or its result.
+
+    Args:
+        deadline: The deadline of the request that started it.
+    """
+
+    def __init__(self, deadline: Deadline | None) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def ended_early(self, deadline: Deadline | None) -> bool:
+        """Whether it might have succeeded with the time that there is until ``deadline``."""
+        from lambda_migrate.errors import NotReady
+
+        if deadline is None or self._deadline is None or not isinstance(self.result(), NotReady):
+            return False
+        return self._deadline.at + _MIN_EXTRA_SECONDS < deadline.at
 
 
 class BackgroundCheck:
@@ -23,7 +45,8 @@ class BackgroundCheck:
 
     The first request that finds the guard closed starts a check, which ends before that request's
     deadline. The requests that come meanwhile wait for the same check, each until its own deadline,
-    and hold no thread of an event loop's pool.
+    and hold no thread of an event loop's pool. If it ended because its own request had less time,
+    they start another one.
 
     Args:
         guard: What is opened.
@@ -31,10 +54,14 @@ class BackgroundCheck:
 
     def __init__(self, guard: ColdStartGuard) -> None:
         self.guard = guard
-        self._lock = threading.Lock()
-        self._check: Check | None = None
+        self._forget_check()
+        call_in_forked_processes(self._forget_check)
 
-    def start(self, context: object) -> tuple[Check, bool]:
+    def _forget_check(self) -> None:
+        self._lock = threading.Lock()
+        self._check: _Check | None = None
+
+    def start(self, context: object) -> tuple[_Check, bool]:
         """Start a check unless one is running; return it, and whether it was started.
 
         Args:
@@ -43,7 +70,7 @@ class BackgroundCheck:
         with self._lock:
             is_new = self._check is None or self._check.done()
             if is_new:
-                self._check = Future()
+                self._check = _Check(Deadline.from_context(context))
                 threading.Thread(
                     target=self._run,
                     args=(self._check, context),
@@ -53,7 +80,7 @@ class BackgroundCheck:
             assert self._check is not None  # noqa: S101 - for mypy
             return self._check, is_new
 
-    def _run(self, check: Check, context: object) -> None:
+    def _run(self, check: _Check, context: object) -> None:
         try:
             check.set_result(self.guard.check(context))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
@@ -74,20 +101,31 @@ class BackgroundCheck:
         Raises:
             ConfigurationError: As `ColdStartGuard.check`.
         """
-        check, is_own = self.start(context)
-        wait([check], timeout=self._limit_wait(context, seconds, is_own=is_own))
-        return check.result() if check.done() else _make_timeout_error()
+        deadline = Deadline.from_context(context)
+        while True:
+            check, is_own = self.start(context)
+            wait([check], timeout=self._limit_wait(context, seconds, is_own=is_own))
+            if not check.done():
+                return _make_timeout_error()
+            if is_own or not check.ended_early(deadline):
+                return check.result()
 
     async def wait_async(
         self, context: object, *, seconds: float | None = None
     ) -> NotReady | MigrationFailed | None:
         """As `wait`, without blocking the event loop."""
-        check, is_own = self.start(context)
-        waiting = asyncio.wrap_future(check)
-        waiting.add_done_callback(lambda done: done.exception())  # asyncio logs unread exceptions
-        limit = self._limit_wait(context, seconds, is_own=is_own)
-        await asyncio.wait([waiting], timeout=limit)
-        return check.result() if check.done() else _make_timeout_error()
+        _require_asyncio()
+        deadline = Deadline.from_context(context)
+        while True:
+            check, is_own = self.start(context)
+            waiting = asyncio.wrap_future(check)
+            waiting.add_done_callback(lambda done: done.exception())  # asyncio logs unread ones
+            limit = self._limit_wait(context, seconds, is_own=is_own)
+            await asyncio.wait([waiting], timeout=limit)
+            if not check.done():
+                return _make_timeout_error()
+            if is_own or not check.ended_early(deadline):
+                return check.result()
 
     def _limit_wait(self, context: object, seconds: float | None, *, is_own: bool) -> float | None:
         """How long to wait.
@@ -99,6 +137,18 @@ class BackgroundCheck:
         if deadline is None:
             return seconds
         return deadline.remaining() if is_own else self.guard.limit_wait(context)
+
+
+def _require_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        from lambda_migrate.errors import ConfigurationError
+
+        raise ConfigurationError(
+            "the check needs asyncio's event loop, and this server runs another one: choose a "
+            "worker for asyncio (Hypercorn: --worker-class asyncio)"
+        ) from None
 
 
 def _make_timeout_error() -> NotReady:

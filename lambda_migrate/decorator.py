@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from lambda_migrate.guard import ColdStartGuard, has_deadline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator
 
     from typing_extensions import Unpack
 
@@ -57,7 +57,8 @@ def migrate_on_cold_start(
     """Migrate the database to this code's schema before the first event is handled.
 
     Without arguments, every setting is read from the environment; an argument takes precedence
-    over its environment variable:
+    over its environment variable, except that ``LAMBDA_MIGRATE_MODE=off`` always switches the check
+    off:
 
         @migrate_on_cold_start
         def handler(event, context): ...
@@ -132,12 +133,12 @@ def _decorate(function: Any, guard: ColdStartGuard, on_not_ready: OnNotReady | N
     if flags & _CO_GENERATOR:
 
         @functools.wraps(function)
-        def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             error = None if guard.is_open else check(args, kwargs)
             if error is not None:
                 yield refuse(args, kwargs, error)
-                return
-            yield from function(*args, **kwargs)
+                return None
+            return (yield from function(*args, **kwargs))
 
         return generate
 
@@ -182,8 +183,12 @@ def _decorate_async(
                 if is_refused:
                     yield response
                     return
-            async for item in function(*args, **kwargs):
-                yield item
+            items = function(*args, **kwargs)
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                await items.aclose()
 
         return generate
 
@@ -210,8 +215,12 @@ def _code_flags(function: Any) -> int:
 
 def _is_method(function: Any) -> bool:
     """Whether ``function`` was defined in a class, with an instance before event and context."""
+    if hasattr(function, "__self__"):
+        return False
+    while hasattr(function, "__wrapped__"):  # another decorator's `functools.wraps`
+        function = function.__wrapped__
     code = getattr(function, "__code__", None)
-    if code is None or hasattr(function, "__self__") or code.co_argcount < 3:
+    if code is None or code.co_argcount < 3:
         return False
     owner = getattr(function, "__qualname__", "").rpartition(".")[0]
     return bool(owner) and not owner.endswith("<locals>")
@@ -222,12 +231,12 @@ def _find_invocation(
 ) -> tuple[Any, Any]:
     """The event and the context among a handler's arguments.
 
-    The context is the argument that knows a remaining time; an event never does. Without one, as in
-    a unit test, the position decides.
+    The context is the last argument that knows a remaining time. Without one, as in a unit test,
+    the position decides.
     """
-    for index, value in enumerate(args):
-        if index > 0 and has_deadline(value):
-            return args[index - 1], value
+    for index in range(len(args) - 1, 0, -1):
+        if has_deadline(args[index]):
+            return args[index - 1], args[index]
     values = args[int(is_method) :]
     event = values[0] if values else kwargs.get("event")
     for value in kwargs.values():

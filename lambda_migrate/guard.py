@@ -10,12 +10,20 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lambda_migrate.clock import Deadline
     from lambda_migrate.errors import MigrationFailed, NotReady
     from lambda_migrate.runner import MigrationRunner, Outcome
     from lambda_migrate.settings_arguments import SettingsArguments
 
-__all__ = ["LONG_INIT_TYPES", "ColdStartGuard", "has_deadline", "is_on_lambda"]
+__all__ = [
+    "LONG_INIT_TYPES",
+    "ColdStartGuard",
+    "call_in_forked_processes",
+    "has_deadline",
+    "is_on_lambda",
+]
 
 MANAGED_INSTANCES = "lambda-managed-instances"
 
@@ -24,6 +32,9 @@ LONG_INIT_TYPES = frozenset({"provisioned-concurrency", "snap-start", MANAGED_IN
 10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle")."""
 
 _INIT_SECONDS = 125.0
+
+_TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
+"""Lambda's runtime sets it for each invocation; it is not set during initialization."""
 
 _OUTCOME_UNCHECKED = "UNCHECKED"
 """``Outcome.UNCHECKED``, whose module is not loaded yet."""
@@ -37,6 +48,12 @@ def is_on_lambda() -> bool:
 def has_deadline(context: object) -> bool:
     """Whether ``context`` is a Lambda context, which knows the invocation's deadline."""
     return hasattr(context, "get_remaining_time_in_millis")
+
+
+def call_in_forked_processes(function: Callable[[], None]) -> None:
+    """Call ``function`` in each process that this one forks; threads do not survive a fork."""
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=function)
 
 
 class ColdStartGuard:
@@ -59,6 +76,7 @@ class ColdStartGuard:
         self._runner = runner
         self._settings = settings
         self._lock = threading.Lock()
+        call_in_forked_processes(self._forget_check)
         if runner is not None and settings.keys() - {"init"}:
             names = ", ".join(sorted(settings.keys() - {"init"}))
             raise TypeError(
@@ -69,6 +87,11 @@ class ColdStartGuard:
             from lambda_migrate.settings import Settings
 
             Settings.check_arguments(**settings)
+
+    def _forget_check(self) -> None:
+        """Forget a check of the parent process, with its lock and its connections."""
+        self._lock = threading.Lock()
+        self._runner = self._own_runner
 
     def check(self, context: object) -> NotReady | MigrationFailed | None:
         """Open, if the schema is ready or can be made so before the invocation's deadline.
@@ -130,7 +153,7 @@ class ColdStartGuard:
         """Check; return whether the result holds for later invocations."""
         from lambda_migrate.clock import Deadline
 
-        runner = self._get_runner(context)
+        runner = self._get_runner()
         if is_on_lambda() and not has_deadline(context):
             from lambda_migrate.errors import ConfigurationError
 
@@ -150,11 +173,16 @@ class ColdStartGuard:
         return ensure_once(runner, deadline, request_id=request_id)
 
     def is_switched_off(self) -> bool:
-        """Whether the mode is ``off``; this works even if other settings are wrong."""
-        mode = self._settings.get("mode") or os.environ.get("LAMBDA_MIGRATE_MODE", "")
-        return self._own_runner is None and str(mode).strip().lower() == "off"
+        """Whether the mode is ``off``, as argument or variable, whatever the other settings are.
 
-    def _get_runner(self, context: object) -> MigrationRunner:
+        The variable switches off a handler with another mode as argument too: in a unit test, and
+        in an emergency.
+        """
+        modes = self._settings.get("mode"), os.environ.get("LAMBDA_MIGRATE_MODE")
+        is_off = any(str(mode).strip().lower() == "off" for mode in modes)
+        return self._own_runner is None and is_off
+
+    def _get_runner(self) -> MigrationRunner:
         """The runner, created on the first invocation.
 
         A configuration error is logged like every other failed check: in one structured line.
@@ -170,7 +198,7 @@ class ColdStartGuard:
                 )
             except ConfigurationError as error:
                 report_check_failure(error, target_name=str(self._settings.get("target") or ""))
-                if is_on_lambda() or has_deadline(context):
+                if is_on_lambda():
                     raise
                 raise ConfigurationError(
                     (*error.faults, _UNIT_TEST_ADVICE), heading=_NO_SETTINGS
@@ -182,6 +210,8 @@ class ColdStartGuard:
 
         An error is logged, and the first invocation checks again, so that it can raise it.
         """
+        if _TRACE_VARIABLE in os.environ:
+            return  # Starlette creates middlewares during the first request, which has a deadline
         kind = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
         if kind == "snap-start":
             from snapshot_restore_py import register_after_restore
@@ -196,7 +226,7 @@ class ColdStartGuard:
         if self.is_switched_off():
             return
         try:
-            runner = self._get_runner(None)
+            runner = self._get_runner()
             deadline = Deadline.after(_INIT_SECONDS, runner.target.clock)
             self.is_open = self._run(runner, deadline, "") != _OUTCOME_UNCHECKED
         except MigrateError:
@@ -210,7 +240,5 @@ class ColdStartGuard:
             self._own_runner.forget_result()
 
 
-_NO_SETTINGS = "the handler was called without a Lambda context and without usable settings:"
-_UNIT_TEST_ADVICE = (
-    "in a unit test, set LAMBDA_MIGRATE_MODE=off: the decorator then only calls the handler"
-)
+_NO_SETTINGS = "called outside Lambda, without usable settings:"
+_UNIT_TEST_ADVICE = "in a unit test, set LAMBDA_MIGRATE_MODE=off: nothing is checked then"

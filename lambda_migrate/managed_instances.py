@@ -13,6 +13,7 @@ time. Whatever fails here, the process makes a check of its own.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from hashlib import sha256
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
@@ -44,11 +45,13 @@ def ensure_once(
         return runner.ensure(deadline, request_id=request_id)
     try:
         _lock(file, runner, deadline)
-        if os.pread(file, len(_READY), 0) == _READY:
-            return Outcome.UP_TO_DATE
+        with suppress(OSError):
+            if os.pread(file, len(_READY), 0) == _READY:
+                return Outcome.UP_TO_DATE
         outcome = runner.ensure(deadline, request_id=request_id)
         if outcome is not Outcome.UNCHECKED:
-            os.pwrite(file, _READY, 0)
+            with suppress(OSError):  # the disk is full: the next process checks again
+                os.pwrite(file, _READY, 0)
         return outcome
     finally:
         os.close(file)  # unlocks it, as the end of the process does
@@ -63,7 +66,7 @@ def _open_file(runner: MigrationRunner) -> int | None:
         name = sha256("\0".join(parts).encode()).hexdigest()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(os.path.join(gettempdir(), f"lambda-migrate-{name}"), flags, 0o600)  # noqa: PTH118 - as in `digest`
-    except OSError:
+    except (OSError, IndexError):  # /tmp cannot be written, or /proc is hidden or another one
         return None
 
 
@@ -98,5 +101,7 @@ def _lock(file: int, runner: MigrationRunner, deadline: Deadline | None) -> None
                     "still checking it"
                 ) from None
             clock.sleep(_POLL_INTERVAL_SECONDS)
+        except OSError:
+            return  # files cannot be locked here
         else:
             return

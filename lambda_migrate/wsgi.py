@@ -84,7 +84,7 @@ class MigrateMiddleware:
         """Serve one request, as WSGI calls an application."""
         check = self._check
         if self._health_path and environ.get("PATH_INFO") == self._health_path:
-            return _respond(start_response, "200 OK", check.describe_status())
+            return _respond(environ, start_response, "200 OK", check.describe_status())
         if self._guard.is_open:
             return self.app(environ, start_response)
         passed_on = next((environ[key] for key in _CONTEXT_KEYS if key in environ), None)
@@ -93,13 +93,18 @@ class MigrateMiddleware:
         if error is None:
             return self.app(environ, start_response)
         header = ("Retry-After", retry_after(error))
-        return _respond(start_response, "503 Service Unavailable", UNAVAILABLE_BODY, header)
+        status = "503 Service Unavailable"
+        return _respond(environ, start_response, status, UNAVAILABLE_BODY, header)
 
 
 def _respond(
-    start_response: StartResponse, status: str, body: str, *headers: tuple[str, str]
+    environ: Environ,
+    start_response: StartResponse,
+    status: str,
+    body: str,
+    *headers: tuple[str, str],
 ) -> Iterable[bytes]:
     content = body.encode()
     own = ("Content-Type", "application/json"), ("Content-Length", str(len(content)))
     start_response(status, [*own, *headers])
-    return [content]
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [content]

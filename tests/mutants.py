@@ -1607,6 +1607,27 @@ MUTANTS = (
         ("handler kinds",),
     ),
     Mutant(
+        "a request with more time gets the error of a check with less",
+        "lambda_migrate/background_check.py",
+        "return self._deadline.at + _MIN_EXTRA_SECONDS < deadline.at",
+        "return False",
+        ("handler kinds",),
+    ),
+    Mutant(
+        "a forked process waits for a check of its parent",
+        "lambda_migrate/guard.py",
+        "call_in_forked_processes(self._forget_check)",
+        "pass",
+        ("handler kinds",),
+    ),
+    Mutant(
+        "a middleware that is created during a request takes the time of initialization",
+        "lambda_migrate/guard.py",
+        "if _TRACE_VARIABLE in os.environ:",
+        "if False:",
+        ("middleware",),
+    ),
+    Mutant(
         "a client's header sets the deadline outside Lambda",
         "lambda_migrate/http_check.py",
         "        elif is_on_lambda():",

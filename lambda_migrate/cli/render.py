@@ -526,7 +526,8 @@ def render_findings(document: Mapping[str, Any]) -> list[RenderableType]:
         status = Text(finding["status"], style=_FINDING_STYLES[finding["status"]])
         grid.add_row(status, finding["check"], Text(escape_text(result)))
         if finding["advice"]:
-            grid.add_row("", "", Text("next: " + escape_text(finding["advice"]), style="dim"))
+            advice = escape_text(finding["advice"], kept_characters="\n")
+            grid.add_row("", "", Text("next: " + advice, style="dim"))
     counts = Counter(finding["status"] for finding in document["checks"])
     failed, warnings = counts["failed"], counts["warning"]
     summary = "ready for cold starts" if not failed else format_count(failed, "check") + " failed"

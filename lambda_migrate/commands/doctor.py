@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.guard import is_on_lambda
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
+from lambda_migrate.migrations.plan import make_plan
 from lambda_migrate.postgresql.ports import require_environment
 
 if TYPE_CHECKING:
@@ -78,14 +79,16 @@ class _Doctor:
         yield from self._check_lease_table()
         yield from self._check_database()
 
-    def _attempt(self, check: str, run: Callable[[], Finding]) -> Finding:
-        clock = self._context.clock
-        began = clock.monotonic()
+    def _attempt(self, check: str, run: Callable[[], Finding], *, network: str = "") -> Finding:
+        """Run a check; ``network`` is the advice if a server did not respond."""
+        began = self._context.clock.monotonic()
         try:
             return run()
         except MigrateError as error:
-            took = round((clock.monotonic() - began) * 1000)
-            return Finding(check, "failed", *_split_advice(str(error)), milliseconds=took)
+            result, advice = _split_advice(str(error))
+            if network and not advice:
+                advice = _SERVER_ADVICE if _has_server_responded(error) else network
+            return Finding(check, "failed", result, advice, milliseconds=self._took(began))
 
     def _took(self, began: float) -> int:
         return round((self._context.clock.monotonic() - began) * 1000)
@@ -130,7 +133,7 @@ class _Doctor:
         if not self._settings.table:
             yield from (Finding(check, "skipped", "no lease table is set") for check in checks)
             return
-        read = self._attempt(checks[0], self._check_read)
+        read = self._attempt(checks[0], self._check_read, network=_DYNAMODB_ADVICE)
         yield read
         if read.status == "failed":
             yield from (Finding(check, "skipped", "it cannot be read") for check in checks[1:])
@@ -209,10 +212,7 @@ class _Doctor:
             result = f"PostgreSQL {report.server_version} as {report.user}"
             return Finding("connection", "ok", result, milliseconds=self._took(began))
 
-        connection = self._attempt("connection", connect)
-        if not reports and not connection.advice:
-            connection = replace(connection, advice=_NETWORK_ADVICE)
-        yield connection
+        yield self._attempt("connection", connect, network=_DATABASE_ADVICE)
         if not reports:
             for check in _DATABASE_CHECKS[1:]:
                 yield Finding(check, "skipped", "there is no connection")
@@ -283,7 +283,23 @@ class _Doctor:
             require_environment(inspection.fence.environment, self._settings.environment)
         elif not inspection.history:
             return self._check_first_use(database)
+        contradictions = self._find_contradictions(inspection)
+        if contradictions:
+            result = f"history and files contradict each other: {', '.join(contradictions)}"
+            advice = "run `lambda-migrate status`, which says what to do about each"
+            return Finding("schema", "failed", result, advice)
         return Finding("schema", "ok", self._describe_history(inspection))
+
+    def _find_contradictions(self, inspection: DatabaseInspection) -> list[str]:
+        """The names of the migrations because of which a cold start fails."""
+        try:
+            manifest = self._context.manifest
+        except MigrateError:
+            return []  # as the check of the files says
+        out_of_order = self._settings.allow_out_of_order
+        plan = make_plan(manifest, inspection.history, allow_out_of_order=out_of_order)
+        names = [each.name for each in plan.divergences]
+        return names + [row.name for row in plan.in_doubt]
 
     def _check_first_use(self, database: Database) -> Finding:
         tools = [
@@ -307,9 +323,14 @@ class _Doctor:
         return f"{applied} {noun} in {self._settings.schema}{newest}"
 
 
-_NETWORK_ADVICE = (
+_DYNAMODB_ADVICE = (
+    "check the region; in a VPC without a NAT gateway DynamoDB needs a gateway endpoint in the "
+    "subnets' route tables, and the security group must allow HTTPS to it"
+)
+_DATABASE_ADVICE = (
     "check host and port, and that the database's security group accepts connections from here"
 )
+_SERVER_ADVICE = "the server responded: check database, user, password and LAMBDA_MIGRATE_SSLMODE"
 _DATABASE_CHECKS = ("connection", "TLS", "pooler", "connections", "role", "schema")
 
 
@@ -331,6 +352,10 @@ def _check_headroom(report: ConnectionReport) -> Finding:
         advice = "lambda-migrate needs one; raise max_connections, or use a pooler for the service"
         return Finding("connections", "warning", used, advice)
     return Finding("connections", "ok", used)
+
+
+def _has_server_responded(error: MigrateError) -> bool:
+    return getattr(error.__cause__, "server_responded", False)
 
 
 def _split_advice(message: str) -> tuple[str, str]:

@@ -63,8 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
     value = config.getini("lambda_migrate_handlers")
     if value not in ("off", "on"):
         raise pytest.UsageError(f"lambda_migrate_handlers is {value!r}: write off or on")
-    if value == "off":
-        os.environ.setdefault("LAMBDA_MIGRATE_MODE", "off")
+    if value == "off" and not os.environ.get("LAMBDA_MIGRATE_MODE"):
+        os.environ["LAMBDA_MIGRATE_MODE"] = "off"
 
 
 @dataclass(frozen=True)

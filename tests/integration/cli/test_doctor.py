@@ -49,6 +49,9 @@ class Doctor:
             timeout=60,
         )
 
+    def change_file(self, name: str, text: str) -> None:
+        (self._folder / "migrations" / f"{name}.sql").write_text(text)
+
     def url_of(self, role: str) -> str:
         """The URL of the database for a role without a password."""
         address = parse_url(self._sandbox.url)
@@ -98,6 +101,12 @@ def test_what_is_not_set_is_named_and_the_rest_skipped(doctor: Doctor) -> None:
             "connection",
             "Connection refused",
             "security group",
+        ),
+        (
+            {"AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1"},
+            "lease table: read",
+            "DynamoDB did not answer",
+            "gateway endpoint",
         ),
     ],
 )
@@ -158,6 +167,21 @@ def test_the_environment_of_the_database_is_compared(doctor: Doctor) -> None:
     code, checks = doctor.run(LAMBDA_MIGRATE_ENVIRONMENT="production")
     assert (code, checks["schema"]["status"]) == (1, "failed")
     assert "belongs to environment 'staging'" in checks["schema"]["result"]
+
+
+def test_a_refused_login_is_not_a_fault_of_the_network(sandbox: Sandbox, doctor: Doctor) -> None:
+    nobody = doctor.url_of(f"{sandbox.name}_nobody")
+    _, checks = doctor.run(LAMBDA_MIGRATE_DATABASE_URL=nobody)
+    assert checks["connection"]["status"] == "failed"
+    assert "check database, user, password" in checks["connection"]["advice"]
+
+
+def test_files_that_contradict_the_history_are_named(doctor: Doctor) -> None:
+    doctor.run_command("up")
+    doctor.change_file("0001_counters", "-- migrate:up\nSELECT 1;\n")
+    code, checks = doctor.run()
+    assert (code, checks["schema"]["status"]) == (1, "failed")
+    assert "0001_counters" in checks["schema"]["result"]
 
 
 def test_a_pooler_is_a_warning(sandbox: Sandbox, doctor: Doctor) -> None:

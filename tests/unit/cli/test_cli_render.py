@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from lambda_migrate.cli.errors import render_error
-from lambda_migrate.cli.render import render_plan, render_question, render_status
+from lambda_migrate.cli.render import render_findings, render_plan, render_question, render_status
 from lambda_migrate.cli.times import format_duration, format_time_until
 from lambda_migrate.commands.documents import build_plan_document, build_status_document
 from lambda_migrate.commands.preview import build_preview
@@ -241,6 +241,13 @@ def test_times_are_formatted_relative_to_now() -> None:
 
 
 # --- questions of baseline
+
+
+def test_a_policy_in_the_advice_of_doctor_keeps_its_lines() -> None:
+    finding = {"check": "role", "status": "failed", "result": "no", "milliseconds": None}
+    document = {"checks": [{**finding, "advice": 'add:\n  {"Effect": "Allow"}'}]}
+    lines = [line.strip() for line in render_lines(render_findings(document), width=80)]
+    assert lines[1:3] == ["next: add:", '{"Effect": "Allow"}']
 
 
 def test_a_long_comparison_shows_the_differences_and_the_newest_versions() -> None:

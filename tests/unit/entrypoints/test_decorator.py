@@ -647,6 +647,7 @@ def test_no_hook_is_registered_without_snapshots(
 def test_faults_of_settings_are_one_line_and_one_error_that_lists_them_all(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
     monkeypatch.setenv("LAMBDA_MIGRATE_LEASE_SECONDS", "soon")
     monkeypatch.setenv("LAMBDA_MIGRATE_MODE", "sometimes")
     guarded = migrate_on_cold_start(served)  # as bare as it gets

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -125,6 +127,23 @@ def instance(runner: MigrationRunner, **options: Any) -> Callable[..., Any]:
     return migrate_on_cold_start(runner=runner, **options)(Orders())
 
 
+def method_below_another_decorator(runner: MigrationRunner, **options: Any) -> Callable[..., Any]:
+    def pass_on(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call_function(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return call_function
+
+    class Orders:
+        @migrate_on_cold_start(runner=runner, **options)
+        @pass_on
+        def handle(self, event: Any, context: Any) -> Any:
+            return "served", event
+
+    return Orders().handle
+
+
 def bound_method(runner: MigrationRunner, **options: Any) -> Callable[..., Any]:
     class Orders:
         def handle(self, event: Any, context: Any) -> Any:
@@ -176,6 +195,7 @@ SYNCHRONOUS = [
     static_method,
     static_method_inside,
     call_method,
+    method_below_another_decorator,
     instance,
     bound_method,
     partial,
@@ -285,6 +305,62 @@ def test_a_cancelled_invocation_does_not_cancel_the_check_of_the_others() -> Non
     assert len(runner.remaining) == 1
 
 
+def test_an_invocation_with_more_time_checks_again_after_the_check_of_one_with_less() -> None:
+    may_finish = threading.Event()
+
+    class WaitingRunner(FailingRunner):
+        def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
+            assert may_finish.wait(20)
+            return super().ensure(deadline, request_id=request_id)
+
+    async def run_both() -> Any:
+        tasks = [asyncio.create_task(handler(EVENT, Context(seconds))) for seconds in (20, 60)]
+        await asyncio.sleep(0)  # both wait for the check of the first
+        may_finish.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    runner = WaitingRunner(1)
+    handler = coroutine(runner)
+    refused, served = asyncio.run(run_both())
+    assert isinstance(refused, NotReady)
+    assert served == ("served", EVENT)
+    assert runner.remaining == [20, 60]
+
+
+@pytest.mark.parametrize("make", [function, coroutine])
+def test_a_process_forked_during_a_check_makes_its_own(make: Any) -> None:
+    may_finish = threading.Event()
+    began = threading.Event()
+
+    class WaitingRunner(FailingRunner):
+        def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
+            began.set()
+            assert os.getpid() != parent or may_finish.wait(20)
+            return super().ensure(deadline, request_id=request_id)
+
+    parent = os.getpid()
+    handler = make(WaitingRunner(0))
+    first = threading.Thread(target=call, args=(handler, EVENT, Context()))
+    first.start()
+    assert began.wait(20)
+    child = os.fork()
+    if child == 0:
+        served = False
+        try:
+            served = call(handler, EVENT, Context(3)) == ("served", EVENT)
+        finally:
+            os._exit(not served)
+    status = os.waitpid(child, 0)[1]
+    may_finish.set()
+    first.join()
+    assert status == 0
+
+
+def test_an_event_loop_that_is_not_asyncios_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="needs asyncio's event loop"):
+        coroutine(FailingRunner(0))(EVENT, Context()).send(None)
+
+
 def test_an_error_of_the_check_is_raised_from_a_coroutine_function() -> None:
     with pytest.raises(NotReady, match="not yet"):
         call(coroutine(FailingRunner(1)), EVENT, Context())
@@ -299,6 +375,39 @@ def test_a_generator_function_stays_one_and_yields_the_response() -> None:
     assert inspect.isgeneratorfunction(handler)
     assert list(handler(EVENT, Context())) == ["503"]
     assert list(handler(EVENT, Context())) == ["a", "b"]
+
+
+def test_a_generators_return_value_is_kept() -> None:
+    @migrate_on_cold_start(runner=FailingRunner(0))
+    def handler(event: Any, context: Any) -> Generator[str, None, str]:
+        yield "a"
+        return "done"
+
+    items = handler(EVENT, Context())
+    assert next(items) == "a"
+    with pytest.raises(StopIteration) as stopped:
+        next(items)
+    assert stopped.value.value == "done"
+
+
+def test_closing_an_asynchronous_generator_closes_the_handlers() -> None:
+    closed = []
+
+    @migrate_on_cold_start(runner=FailingRunner(0))
+    async def handler(event: Any, context: Any) -> AsyncGenerator[str, None]:
+        try:
+            yield "a"
+            yield "b"
+        finally:
+            closed.append("closed")
+
+    async def stop_early() -> None:
+        items = handler(EVENT, Context())
+        assert await items.__anext__() == "a"
+        await items.aclose()
+        assert closed == ["closed"]
+
+    asyncio.run(stop_early())
 
 
 def test_an_asynchronous_generator_function_stays_one_and_yields_the_response() -> None:
@@ -326,6 +435,17 @@ def test_stacked_decorators_check_one_database_each(fakes: Fakes) -> None:
     assert handler(EVENT, Context()) == REFUSED
     assert handler(EVENT, Context()) == ("served", EVENT)
     assert [len(orders.remaining), len(invoices.remaining)] == [1, 2]
+
+
+def test_an_event_with_a_remaining_time_is_not_taken_for_the_context() -> None:
+    class Event(dict[str, Any]):
+        def get_remaining_time_in_millis(self) -> int:
+            return 1
+
+    runner = FailingRunner(1)
+    event = Event(EVENT)
+    assert method(runner, on_not_ready=respond)(event, Context(30)) == REFUSED
+    assert runner.remaining == [30]
 
 
 # --- refused when decorating
@@ -365,13 +485,25 @@ def test_arguments_that_cannot_be_used_are_refused_when_decorating(
 # --- without a context
 
 
-def test_a_unit_test_without_context_and_settings_is_told_what_to_set() -> None:
+def test_the_variable_switches_off_a_handler_with_another_mode_as_argument(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @migrate_on_cold_start(mode="require")
+    def handler(event: Any, context: Any) -> Any:
+        return "served"
+
+    monkeypatch.setenv("LAMBDA_MIGRATE_MODE", "off")
+    assert handler(EVENT, None) == "served"
+
+
+@pytest.mark.parametrize("context", [None, MagicMock()])
+def test_a_unit_test_without_settings_is_told_what_to_set(context: Any) -> None:
     @migrate_on_cold_start
     def handler(event: Any, context: Any) -> Any: ...
 
     with pytest.raises(ConfigurationError, match="LAMBDA_MIGRATE_MODE=off") as caught:
-        handler(EVENT, None)
-    assert "without a Lambda context" in str(caught.value)
+        handler(EVENT, context)
+    assert "outside Lambda" in str(caught.value)
 
 
 def test_on_lambda_a_handler_needs_its_context(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,6 +218,31 @@ def test_on_lambda_the_health_path_starts_no_check(
     assert runner.deadlines == []
 
 
+@pytest.mark.parametrize("path", ["/health", "/api/health"])
+def test_the_health_path_is_found_below_a_root_path(path: str) -> None:
+    client = Client("asgi", Runner(), health_path="/health")
+    scope = {"type": "http", "path": path, "root_path": "/api", "headers": []}
+    sent = asyncio.run(client.send(scope))
+    assert "status" in json.loads(sent[1]["body"])
+
+
+def test_a_head_request_gets_no_body() -> None:
+    middleware = wsgi.MigrateMiddleware(_serve_wsgi, runner=Runner(failures=1))
+    assert list(middleware({"REQUEST_METHOD": "HEAD"}, lambda *_: None)) == []
+
+
+def test_a_middleware_made_during_an_invocation_leaves_the_check_to_the_request(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
+    runner = Runner()
+    Client(kind, runner, init="when-long")
+    assert [remaining for remaining, _ in runner.deadlines] == [125]
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-0-0")
+    Client(kind, runner, init="when-long").get(context=Context(20))
+    assert [remaining for remaining, _ in runner.deadlines] == [125, 20]
+
+
 def test_128_concurrent_requests_make_one_check() -> None:
     runner = Runner()
     client = Client("asgi", runner)
