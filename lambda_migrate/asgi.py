@@ -48,7 +48,7 @@ class MigrateMiddleware:
 
     The server listens at once. The first request starts one check, however many come; requests wait
     for it, each until the deadline of its Lambda invocation or for ``max_wait_seconds``. Once the
-    schema is ready, a request costs one attribute more.
+    schema is ready, a request costs one attribute lookup more.
 
     The check is not made at the lifespan's start: Mangum runs the lifespan in every invocation, and
     a server does not listen before it.

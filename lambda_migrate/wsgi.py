@@ -48,7 +48,7 @@ class MigrateMiddleware:
 
     The server listens at once. The first request starts one check, however many threads serve;
     requests wait for it, each until the deadline of its Lambda invocation or for
-    ``max_wait_seconds``. Once the schema is ready, a request costs one attribute more.
+    ``max_wait_seconds``. Once the schema is ready, a request costs one attribute lookup more.
 
     Args:
         app: The WSGI application.
