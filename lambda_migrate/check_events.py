@@ -14,7 +14,7 @@ __all__ = [
     "Event",
     "Observer",
     "WaitingForLease",
-    "guard_observer",
+    "catch_observer_errors",
     "null_observer",
 ]
 
@@ -109,7 +109,7 @@ class _NullObserver:
 null_observer: Observer = _NullObserver()
 
 
-def guard_observer(observer: Observer) -> Observer:
+def catch_observer_errors(observer: Observer) -> Observer:
     """Wrap ``observer`` so that its exceptions are logged and ignored.
 
     Only the first exception is logged, without its message, which may contain secrets. In the main
@@ -117,12 +117,12 @@ def guard_observer(observer: Observer) -> Observer:
     """
     return (
         observer
-        if isinstance(observer, (_GuardedObserver, _NullObserver))
-        else _GuardedObserver(observer)
+        if isinstance(observer, (_ErrorCatchingObserver, _NullObserver))
+        else _ErrorCatchingObserver(observer)
     )
 
 
-class _GuardedObserver:
+class _ErrorCatchingObserver:
     def __init__(self, inner: Observer) -> None:
         self.inner = inner
         self._has_failed = False
@@ -130,7 +130,7 @@ class _GuardedObserver:
     def observe(self, event: Event) -> None:
         try:
             self.inner.observe(event)
-        except Exception as error:  # noqa: BLE001 - any exception: see `guard_observer`
+        except Exception as error:  # noqa: BLE001 - any exception: see `catch_observer_errors`
             self._report(error)
         except BaseException as error:
             if current_thread() is main_thread():

@@ -70,7 +70,7 @@ def migrate_on_cold_start(
     The first invocation of an execution environment checks the schema, within its own deadline;
     later ones cost a function call. The handler keeps its name, its signature and its kind: it may
     be a function, a method, a callable object, a coroutine function (the check then runs in a
-    thread, so that the event loop goes on) or a generator function. The decorator can be combined
+    thread, so the event loop is not blocked) or a generator function. The decorator can be combined
     with others, and with itself: one for each database.
 
     Args:

@@ -13,7 +13,7 @@ from lambda_migrate.check_events import (
     Event,
     Observer,
     WaitingForLease,
-    guard_observer,
+    catch_observer_errors,
     null_observer,
 )
 
@@ -35,7 +35,7 @@ __all__ = [
     "RenewalFailed",
     "TargetShared",
     "WaitingForLease",
-    "guard_observer",
+    "catch_observer_errors",
     "null_observer",
 ]
 

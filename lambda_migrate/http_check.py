@@ -80,7 +80,7 @@ class HttpCheck:
 
         Returns:
             What is known of it, with a deadline at most `max_wait_seconds` from now. None outside
-            Lambda, where a check ends with no request's deadline and goes on after a 503.
+            Lambda, where a check ends with no request's deadline and continues after a 503.
         """
         latest = self._wall_seconds() + self.max_wait_seconds
         if has_deadline(context):

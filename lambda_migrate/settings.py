@@ -84,8 +84,8 @@ def _setting(default: Any, setting_type: _SettingType, description: str) -> Any:
 def _read_text(value: object) -> str:
     if not isinstance(value, str):
         raise _InvalidValue("write a text")
-    if not value.isprintable():  # half a surrogate pair is not, either
-        raise _InvalidValue("write a text without NUL, control or invisible characters")
+    if not value.isprintable():  # an unpaired surrogate is not, either
+        raise _InvalidValue("write text without NUL, control or invisible characters")
     return value
 
 
@@ -240,8 +240,8 @@ class Settings:
     safety_margin_seconds: float = _setting(
         2.0,
         _seconds(0),
-        "Time kept free before the invocation's deadline, to cancel the migration and give the "
-        "lease back.",
+        "Time kept free before the invocation's deadline, to cancel the migration and "
+        "release the lease.",
     )
     schema: str = _setting(
         "lambda_migrate", _SCHEMA, "PostgreSQL schema of the history and the fence."
@@ -449,7 +449,7 @@ class Settings:
             other = "database_iam" if self.database_iam else "database_secret"
             faults.append(
                 f"{_label('database_url')} holds a password, and {_label(other)} is another way "
-                "to log in: take one of them out"
+                "to log in: remove one of them"
             )
         if not address.user and not self.database_secret:
             faults.append(
@@ -567,7 +567,7 @@ def _describe_unknown_name(kind: str, name: str, known: list[str]) -> str:
     import difflib  # not at import: needed only for wrong settings
 
     close = difflib.get_close_matches(name, known, n=1)
-    advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+    advice = f"did you mean {close[0]}?" if close else f"valid names: {', '.join(sorted(known))}"
     return f"lambda-migrate has no {kind} {name}: {advice}"
 
 

@@ -203,9 +203,9 @@ def report_check_failure(error: MigrateError, *, target_name: str = "") -> None:
         error: Why it failed.
         target_name: The setting, if it was an argument; by default the environment variable.
     """
-    from lambda_migrate.events import CheckFailed, guard_observer
+    from lambda_migrate.events import CheckFailed, catch_observer_errors
 
-    guard_observer(default_observer()).observe(
+    catch_observer_errors(default_observer()).observe(
         CheckFailed(
             target=target_name or os.environ.get("LAMBDA_MIGRATE_TARGET") or "default",
             digest="",

@@ -41,9 +41,9 @@ class OrdersStack(Stack):
                 vpc=vpc,
             )
             if name == "Api":
-                migrations.protect(function)
+                migrations.add_to(function)
             else:
-                migrations.protect_admin(function)
+                migrations.add_to_admin_function(function)
 
 
 if __name__ == "__main__":

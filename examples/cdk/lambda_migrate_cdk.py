@@ -4,7 +4,7 @@
         self, "Migrations", target="orders", environment="production",
         database_url="postgresql://db.example.com:5432/orders", database_secret=secret,
     )
-    migrations.protect(function)
+    migrations.add_to(function)
 
 Copy this file into your application.
 """
@@ -120,7 +120,7 @@ class ColdStartMigrations(Construct):
         if alarm_topic is not None:
             self._create_alarms(alarm_topic, service or target, namespace)
 
-    def protect(self, function: lambda_.Function, *, mode: str = "migrate") -> None:
+    def add_to(self, function: lambda_.Function, *, mode: str = "migrate") -> None:
         """Give a function the settings and the least permissions.
 
         Args:
@@ -137,8 +137,8 @@ class ColdStartMigrations(Construct):
         if mode == "migrate":
             self._allow_secret(function)
 
-    def protect_admin(self, function: lambda_.Function) -> None:
-        """As `protect`, for a function with the handler `ADMIN_HANDLER`, which runs commands."""
+    def add_to_admin_function(self, function: lambda_.Function) -> None:
+        """As `add_to`, for a function with the handler `ADMIN_HANDLER`, which runs commands."""
         for name, value in self._variables.items():
             function.add_environment(name, value)
         self._allow_lease(function, [self.target, f"{self.target}/requests"], may_write=True)

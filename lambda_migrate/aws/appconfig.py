@@ -152,9 +152,8 @@ class AppConfigFlags:
             except ConnectionRefusedError:
                 if self._port:
                     raise _FlagsReadError(
-                        f"no process listens on port {self._port}, where the AppConfig extension "
-                        "should be by AWS_APPCONFIG_EXTENSION_HTTP_PORT; add its layer, or remove "
-                        "the variable"
+                        "AWS_APPCONFIG_EXTENSION_HTTP_PORT is set, but no AppConfig extension "
+                        f"listens on port {self._port}; add its layer, or remove the variable"
                     ) from None
                 self._uses_api = True
         return self._read_from_api()

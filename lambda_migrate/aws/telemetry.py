@@ -235,7 +235,7 @@ def _make_log_fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[
 # --- the same without Powertools
 
 _LEVELS = ("POWERTOOLS_LOG_LEVEL", "LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL")
-_FORMAT_NEUTRAL_PREFIXES = (
+_PREFIXES_UNRELATED_TO_FORMAT = (
     "POWERTOOLS_SERVICE_NAME",
     "POWERTOOLS_METRICS_NAMESPACE",
     "POWERTOOLS_LOG_LEVEL",
@@ -250,7 +250,7 @@ def _has_default_format(environ: Mapping[str, str]) -> bool:
     """Whether no variable sets another log level or format, or disables the output."""
     levels = {environ.get(name, "").upper() for name in _LEVELS}
     return levels <= {"", "INFO"} and not any(
-        name.startswith("POWERTOOLS_") and not name.startswith(_FORMAT_NEUTRAL_PREFIXES)
+        name.startswith("POWERTOOLS_") and not name.startswith(_PREFIXES_UNRELATED_TO_FORMAT)
         for name in environ
     )
 

@@ -56,7 +56,7 @@ def _show_findings(
 
 
 @add_target_command("wait")
-def _show_answer(
+def _show_wait(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> Sequence[RenderableType]:
     duration = format_duration(document["seconds"])

@@ -187,7 +187,7 @@ class CommandInvocation:
             question = Question(**question)
             if not self.confirm(question):
                 return CommandResult({**question.location, "confirmed": False}, EXIT_FAILED)
-            confirmation = str(response["error"]["mark"])
+            confirmation = str(response["error"]["confirmation"])
             request = replace(request, confirmation=confirmation, request_id=str(uuid.uuid4()))
             with self.reporter.show_waiting_for(function, request.command.name):
                 response = remote.run(request)
@@ -198,7 +198,7 @@ class CommandInvocation:
 
     def _show_notes(self, function: str, response: Mapping[str, Any]) -> None:
         """Show what the response has besides its document."""
-        self.reporter.show_remote_progress(response.get("told", ()))
+        self.reporter.show_remote_progress(response.get("progress", ()))
         body = response.get("document", response.get("error", {}))
         self.reporter.show_remote_notices(body.get("notices", ()))
         library = response.get("library")

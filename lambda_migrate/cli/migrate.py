@@ -34,7 +34,7 @@ def _show_applied(
 def _show_rolled_back(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> list[Text]:
-    count = len(document["reverted"])
+    count = len(document["rolled_back"])
     text = f"rolled back {format_count(count, 'migration')}" if count else "nothing to roll back"
     warnings = [Text(f"warning: {each}", style="yellow") for each in document["warnings"]]
     return [Text(text, style="green"), *warnings]

@@ -1,4 +1,4 @@
-"""Writes a new migration file that is valid as it is."""
+"""Writes a new migration file that is valid without changes."""
 
 from __future__ import annotations
 

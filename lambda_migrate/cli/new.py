@@ -19,7 +19,7 @@ from lambda_migrate.migrations.version import parse_version
 
 @add_local_command(
     "new",
-    "Create a migration file that is valid as it is.",
+    "Create a migration file from a template.",
     usage="NAME",
     options=(
         Option(

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["ProgressReporter"]
 
 _APPLIED, _ROLLED_BACK, _RAN, _FAILED = "applied", "rolled back", "ran", "failed"
-_LABELS = {"reverted": _ROLLED_BACK}
-"""What the admin function's response names differently."""
 
 
 class _ProgressBar(Protocol):
@@ -89,11 +87,11 @@ class ProgressReporter:
         """Show the progress that the function recorded in its response."""
         for each in steps:
             if "migration" in each:
-                style = "bold red" if each.get("what") == "failed" else "green"
-                label = str(each.get("what", ""))
+                style = "bold red" if each.get("action") == "failed" else "green"
+                label = str(each.get("action", ""))
                 seconds = float(each.get("seconds", 0))
                 name = str(each["migration"])
-                self._show_line(_LABELS.get(label, label), name, seconds, style=style)
+                self._show_line(label, name, seconds, style=style)
             elif "owner" in each:
                 self._show_takeover(str(each["owner"]))
 

@@ -465,22 +465,22 @@ def render_question(question: Question, *, now_ms: int) -> Group:
 
 def _render_comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     """Render another tool's history next to ours: all differences, and the newest of the rest."""
-    different = [n for n, each in enumerate(comparisons) if each["here"] != "recorded"][
+    different = [n for n, each in enumerate(comparisons) if each["state"] != "recorded"][
         :_MAX_LISTED
     ]
-    same = [n for n, each in enumerate(comparisons) if each["here"] == "recorded"]
+    same = [n for n, each in enumerate(comparisons) if each["state"] == "recorded"]
     chosen = sorted({*different, *same[max(0, len(same) - _MAX_LISTED + len(different)) :]})
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for title in ("version", "file", "there", "here"):
         table.add_column(title, overflow="ellipsis", no_wrap=True)
     for n in chosen:
         each = comparisons[n]
-        style = "" if each["here"] == "recorded" else "yellow"
+        style = "" if each["state"] == "recorded" else "yellow"
         table.add_row(
             escape_text(each["version"]),
             escape_text(each["file"]) or "-",
-            each["theirs"],
-            _HISTORY_STATE_LABELS[each["here"]],
+            each["tool_state"],
+            _HISTORY_STATE_LABELS[each["state"]],
             style=style,
         )
     left_out = len(comparisons) - len(chosen)

@@ -25,10 +25,10 @@ def _show_baseline(
 ) -> list[RenderableType]:
     other = document["from"]
     source = f", as in {other['tool']}'s history" if other is not None else ""
-    count = format_count(len(document["declared"]), "migration")
+    count = format_count(len(document["marked_as_applied"]), "migration")
     text = f"marked {count} as applied{source}; nothing was run"
     shown: list[RenderableType] = [Text(text, style="green")]
-    unknown = [each["version"] for each in document["compared"] if each["here"] == "no file"]
+    unknown = [each["version"] for each in document["compared"] if each["state"] == "no file"]
     if unknown:
         versions = escape_text(", ".join(unknown))
         shown.append(Text(f"versions without a migration file: {versions}", style="yellow"))

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Format", "Terminal", "format_json"]
 
-_CUT_TEXT = re.compile("[^\n]{2}…")
+_TRUNCATED_TEXT = re.compile("[^\n]{2}…")
 """Where a text was cut to the width; three dots take the place of two more characters."""
 
-_UNBOUNDED = 10_000
+_UNLIMITED_WIDTH = 10_000
 """Columns of a file or a pipe, so that its lines are not wrapped."""
 
 
@@ -144,14 +144,14 @@ class _Escaped:
             else:
                 text = escape_text(segment.text, kept_characters=TEXT_WHITESPACE)
                 if not is_encodable("…", console.encoding):
-                    text = _CUT_TEXT.sub("...", text)
+                    text = _TRUNCATED_TEXT.sub("...", text)
                 yield Segment(text, segment.style)
 
 
 def _make_console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
     if not console.is_terminal:
-        console.width = _UNBOUNDED
+        console.width = _UNLIMITED_WIDTH
     return console
 
 

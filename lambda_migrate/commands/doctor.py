@@ -90,7 +90,7 @@ class _Doctor:
                 advice = _SERVER_ADVICE if _has_server_responded(error) else network
             return Finding(check, "failed", result, advice, milliseconds=self._took(began))
 
-    def _took(self, began: float) -> int:
+    def _elapsed_ms(self, began: float) -> int:
         return round((self._context.clock.monotonic() - began) * 1000)
 
     # --- settings and files
@@ -149,7 +149,7 @@ class _Doctor:
             "lease table: read",
             "ok",
             f"{self._settings.table}: the lease is {held}",
-            milliseconds=self._took(began),
+            milliseconds=self._elapsed_ms(began),
         )
 
     def _check_write(self) -> Finding:
@@ -168,7 +168,7 @@ class _Doctor:
                 names={"#owner": "owner", "#target": "target"},
             )
         except ConditionFailed:
-            return Finding(check, "ok", "permitted", milliseconds=self._took(began))
+            return Finding(check, "ok", "permitted", milliseconds=self._elapsed_ms(began))
         except MigrateError as error:
             if self._settings.mode == "require":
                 advice = "in mode require another function has to record that the schema is ready"
@@ -210,7 +210,7 @@ class _Doctor:
             report = check_connection(database, seconds)
             reports.append(report)
             result = f"PostgreSQL {report.server_version} as {report.user}"
-            return Finding("connection", "ok", result, milliseconds=self._took(began))
+            return Finding("connection", "ok", result, milliseconds=self._elapsed_ms(began))
 
         yield self._attempt("connection", connect, network=_DATABASE_ADVICE)
         if not reports:

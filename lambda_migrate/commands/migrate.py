@@ -119,7 +119,7 @@ def down(
     return CommandResult(
         {
             **context.location,
-            "reverted": list(rolled_back),
+            "rolled_back": list(rolled_back),
             "warnings": warnings,
             "notices": context.notices,
         }

@@ -179,13 +179,13 @@ _COMMANDS = (
     Command(
         "doctor",
         doctor,
-        "Check settings, permissions, network and database from here; changes nothing.",
+        "Check settings, permissions, network and database; change nothing.",
         examples=("doctor", "--function orders-admin doctor"),
     ),
     Command(
         "wait",
         wait,
-        "Wait until the database answers, at most for the timeout.",
+        "Wait until the database responds, at most until the timeout.",
         examples=("wait --timeout 60",),
         settings=("database_url",),
     ),
@@ -270,7 +270,7 @@ _COMMANDS = (
                 "Record the outcome of a migration in doubt (applied, pending), or accept a "
                 "changed file (edited).",
                 choices=("applied", "pending", "edited"),
-                parameter_name="declared",
+                parameter_name="declared_state",
             ),
             Option(
                 "force",

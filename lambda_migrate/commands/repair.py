@@ -42,12 +42,12 @@ def baseline(
     preview = operations.preview_baseline(version, context.deadline, **options)
     if preview.migrations and not context.prompter.confirm(_build_question(context, preview)):
         return _make_declined_result(context)
-    declared = operations.baseline(version, context.deadline, expected=preview, **options)
+    marked = operations.baseline(version, context.deadline, expected=preview, **options)
     other = preview.tool_history
     return CommandResult(
         {
             **context.location,
-            "declared": list(declared),
+            "marked_as_applied": list(marked),
             "from": None if other is None else {"tool": other.tool, "table": other.table},
             "compared": [asdict(each) for each in preview.compared],
             "gaps": list(preview.gaps),
@@ -89,7 +89,7 @@ def repair(
     context: CommandContext,
     version: Version | None = None,
     *,
-    declared: str | None = None,
+    declared_state: str | None = None,
     force: bool = False,
     environment: str | None = None,
 ) -> CommandResult:
@@ -98,37 +98,38 @@ def repair(
     Args:
         context: The target.
         version: The version to resolve.
-        declared: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to accept a
+        declared_state: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to accept a
             changed file.
         force: Remove the row of a migration that is not in doubt as well.
         environment: If given, and neither of the two: stamp the database with the environment of
             the context's settings, which is this one.
     """
-    if version is None and declared is None and environment is not None:
-        return _stamp_environment(context)
-    if version is None or declared is None:
+    if version is None and declared_state is None and environment is not None:
+        return _record_environment(context)
+    if version is None or declared_state is None:
         raise ConfigurationError(
-            "nothing to repair is named: write `repair VERSION --as applied|pending|edited`, or "
-            "`repair --environment NAME` to stamp the database anew"
+            "`repair` needs a version or an environment: write `repair VERSION --as "
+            "applied|pending|edited`, or `repair --environment NAME` to stamp the database with "
+            "another one"
         )
-    return _resolve(context, version, declared, force=force)
+    return _resolve(context, version, declared_state, force=force)
 
 
 def _resolve(
-    context: CommandContext, version: Version, declared: str, *, force: bool
+    context: CommandContext, version: Version, declared_state: str, *, force: bool
 ) -> CommandResult:
-    consequence = _CONSEQUENCES_BY_STATE.get(declared)
+    consequence = _CONSEQUENCES_BY_STATE.get(declared_state)
     if consequence is None:
         raise ConfigurationError(
-            f"--as {declared!r} for version {version}: write one of "
+            f"--as {declared_state!r} for version {version}: write one of "
             f"{', '.join(_CONSEQUENCES_BY_STATE)}"
         )
     name, completed = _find_name(
-        context, version, must_be_in_doubt=declared == "pending" and not force
+        context, version, must_be_in_doubt=declared_state == "pending" and not force
     )
     question = Question(
         command="repair",
-        text=f"record {name} as {declared}?",
+        text=f"record {name} as {declared_state}?",
         heading=consequence.format(name=name, database=context.location["database"]),
         location=context.location,
         notes=[_format_completed(completed)] if completed else [],
@@ -136,9 +137,9 @@ def _resolve(
     if not context.prompter.confirm(question):
         return _make_declined_result(context)
     repaired = context.operations.repair(
-        version, context.deadline, declared_state=declared, force=force
+        version, context.deadline, declared_state=declared_state, force=force
     )
-    return CommandResult({**context.location, "repaired": repaired, "as": declared})
+    return CommandResult({**context.location, "repaired": repaired, "as": declared_state})
 
 
 _CONSEQUENCES_BY_STATE = {
@@ -174,10 +175,10 @@ def _find_name(
     return (migration.name if migration is not None else f"version {version}"), 0
 
 
-def _stamp_environment(context: CommandContext) -> CommandResult:
+def _record_environment(context: CommandContext) -> CommandResult:
     environment = context.settings.environment
     if not environment:
-        raise ConfigurationError("no environment is named: write `repair --environment NAME`")
+        raise ConfigurationError("`repair` needs an environment: write `repair --environment NAME`")
     database = context.location["database"]
     question = Question(
         command="repair",

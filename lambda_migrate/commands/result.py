@@ -27,7 +27,7 @@ EXIT_CODES = {
     EXIT_DONE: "done",
     EXIT_FAILED: (
         "failed: a migration, a connection, or a contradiction that `plan` or `verify` found; or "
-        "you answered a question with no"
+        "you declined a confirmation"
     ),
     EXIT_USAGE_ERROR: (
         "wrong usage or configuration: correct the command or a setting before you run it again"
@@ -57,5 +57,5 @@ class CommandResult:
 
     @property
     def was_declined(self) -> bool:
-        """Whether the user answered the command's question with no, so that nothing changed."""
+        """Whether the user declined the confirmation, so that nothing changed."""
         return self.document.get("confirmed") is False

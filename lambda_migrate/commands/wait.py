@@ -26,7 +26,7 @@ def wait(context: CommandContext) -> CommandResult:
 
     Raises:
         ConfigurationError: It refuses, and waiting will not change that: a wrong password.
-        DatabaseUnavailable: It did not answer before the deadline.
+        DatabaseUnavailable: It did not respond before the deadline.
     """
     from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
     from lambda_migrate.wiring import make_connect
@@ -50,7 +50,8 @@ def wait(context: CommandContext) -> CommandResult:
         waited = context.clock.monotonic() - started
         if deadline.is_over:
             raise DatabaseUnavailable(
-                f"the database did not answer within {waited:.0f} s ({attempts} attempts): {reason}"
+                f"the database did not respond within {waited:.0f} s ({attempts} attempts): "
+                f"{reason}"
             )
         context.prompter.report_waiting(reason, seconds=waited)
         context.clock.sleep(min(_PAUSE_SECONDS, deadline.remaining()))

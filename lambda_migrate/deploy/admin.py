@@ -3,7 +3,7 @@
 ``lambda-migrate --function NAME`` invokes it; so may a pipeline, or a user with the AWS tools::
 
     {"command": "up", "options": {"to": 3}}
-    -> {"exit_code": 0, "document": {...}, "told": [...], "library": "1.0", "request": "..."}
+    -> {"exit_code": 0, "document": {...}, "progress": [...], "library": "1.0", "request": "..."}
     -> {"exit_code": 1, "error": {...}, ...}
 
 Documents, errors and exit codes are those of ``--format json``. The function has no trigger: every
@@ -47,7 +47,7 @@ from lambda_migrate.events import (
     MigrationDryRun,
     MigrationNotice,
     MigrationRolledBack,
-    guard_observer,
+    catch_observer_errors,
 )
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import default_observer
@@ -101,7 +101,7 @@ class AdminFunction:
     ) -> None:
         self._environ = environ
         self._make_log = make_log or self._make_default_log
-        self._observer = guard_observer(observer or default_observer())
+        self._observer = catch_observer_errors(observer or default_observer())
         self._clock = clock
 
     def handle(self, event: Any, context: Any) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _run_command(
     request: CommandRequest, command_context: CommandContext, progress: _ProgressObserver
 ) -> dict[str, Any]:
     result = request.command.run(command_context, **request.call_arguments)
-    return {"exit_code": result.exit_code, "document": result.document, "told": progress.steps}
+    return {"exit_code": result.exit_code, "document": result.document, "progress": progress.steps}
 
 
 def _remove_details(value: Any) -> Any:
@@ -318,7 +318,7 @@ def _build_failure(
         "committed": progress.committed_migrations,
         "notices": progress.notices,
     }
-    return {"exit_code": code, "error": error, "told": progress.steps}
+    return {"exit_code": code, "error": error, "progress": progress.steps}
 
 
 def _report_interrupted(
@@ -389,7 +389,10 @@ class _ConfirmationRequired(ConfigurationError):
     """The command needs a confirmation that the event does not contain."""
 
     def __init__(self, question: Question) -> None:
-        self.facts = {"question": asdict(question), "mark": compute_confirmation_token(question)}
+        self.facts = {
+            "question": asdict(question),
+            "confirmation": compute_confirmation_token(question),
+        }
         option = question.option or "yes"
         super().__init__(
             f"{question.heading} {_format_names(question)}To confirm, send a new request with "
@@ -448,7 +451,7 @@ class _ProgressObserver:
             self.applied_migrations.append(event.migration)
             self._record_committed("applied", event)
         elif isinstance(event, MigrationRolledBack):
-            self._record_committed("reverted", event)
+            self._record_committed("rolled back", event)
         elif isinstance(event, MigrationDryRun):
             self._record_action("ran", event.migration, event.seconds)
         elif isinstance(event, MigrationAttemptFailed):
@@ -456,11 +459,11 @@ class _ProgressObserver:
         elif isinstance(event, MigrationNotice):
             self.notices.append(format_notice(event))
         elif isinstance(event, LeaseTakenOver):
-            self.steps.append({"what": "took over", "owner": event.previous_owner})
+            self.steps.append({"action": "took over", "owner": event.previous_owner})
 
     def _record_committed(self, action: str, event: MigrationApplied | MigrationRolledBack) -> None:
         self.committed_migrations.append(event.migration)
         self._record_action(action, event.migration, event.seconds)
 
     def _record_action(self, action: str, migration: str, seconds: float) -> None:
-        self.steps.append({"what": action, "migration": migration, "seconds": round(seconds, 3)})
+        self.steps.append({"action": action, "migration": migration, "seconds": round(seconds, 3)})

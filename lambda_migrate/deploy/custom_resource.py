@@ -21,7 +21,7 @@ of the function that migrates (``!Ref MigratorFunction.Version`` in SAM, or a nu
 that only increases). Lambda never reuses a version number, so a lower one is a rollback. The
 resource responds ``FAILED`` only if ``Version`` increased. Code older than the schema is served, so
 a rollback has nothing to migrate; ``Reason`` and ``Data`` say what the schema lacks, and each cold
-start still checks for itself.
+start still makes its own check.
 
 ``PhysicalResourceId`` never changes, so no update makes CloudFormation delete anything. In every
 response to a ``Create`` or an ``Update``, ``Data`` has ``Outcome`` (``UP_TO_DATE``, ``MIGRATED``,
@@ -219,10 +219,10 @@ def _format_reason(request: CustomResourceRequest, result: HookResult, *, failed
     if failed or not result.has_failed:
         return str(result)
     if request.direction is DeploymentDirection.BACK:
-        return f"{result}. This does not block a rollback; each cold start checks for itself"
+        return f"{result}. This does not block a rollback; each cold start makes its own check"
     return (
         f"{result}. Version did not increase, so this may be a rollback and is not blocked; each "
-        "cold start checks for itself"
+        "cold start makes its own check"
     )
 
 

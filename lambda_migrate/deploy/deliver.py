@@ -96,14 +96,16 @@ def run_with_deadline(work: Callable[[], T], deadline: Deadline) -> T:
         WorkTimeout: It did not end in time; its thread keeps running.
     """
     future: Future[T] = Future()
-    threading.Thread(target=_run_into, args=(future, work), name="hook", daemon=True).start()
+    threading.Thread(
+        target=_run_and_set_result, args=(future, work), name="hook", daemon=True
+    ).start()
     wait([future], timeout=deadline.remaining())
     if not future.done():
         raise WorkTimeout
     return future.result()
 
 
-def _run_into(future: Future[T], work: Callable[[], T]) -> None:
+def _run_and_set_result(future: Future[T], work: Callable[[], T]) -> None:
     try:
         future.set_result(work())
     except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread

@@ -13,7 +13,7 @@ __all__ = ["MAX_RESPONSE_BYTES", "truncate_response"]
 MAX_RESPONSE_BYTES = 6_000_000
 """Lambda refuses responses of more than 6,291,556 bytes."""
 
-_KEPT_FROM_THE_END = ("applied", "declared", "migrations", "reverted", "told")
+_KEEP_LAST_ELEMENTS = ("applied", "marked_as_applied", "migrations", "progress", "rolled_back")
 _MIN_LENGTH = 20
 
 
@@ -67,5 +67,5 @@ def _list_parts(parent: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
 def _halve(parent: dict[str, Any], key: str) -> int:
     whole = parent[key]
     kept = len(whole) // 2
-    parent[key] = whole[-kept:] if key in _KEPT_FROM_THE_END else whole[:kept]
+    parent[key] = whole[-kept:] if key in _KEEP_LAST_ELEMENTS else whole[:kept]
     return len(whole) - kept

@@ -29,7 +29,7 @@ from lambda_migrate.lease.readiness import (
 from lambda_migrate.migrations import make_plan
 from lambda_migrate.migrations.baseline import require_no_tool_history
 from lambda_migrate.migrations.history import RowState, is_versioned
-from lambda_migrate.migrations.repeatable import find_satisfied_digests, make_set_row
+from lambda_migrate.migrations.repeatable import find_satisfied_digests, make_manifest_row
 from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ __all__ = [
     "ApplyResult",
     "apply_pending",
     "make_plan_for",
-    "name_application",
     "record_completion",
     "require_no_divergence",
     "require_valid_scripts",
+    "with_application_version",
     "withdraw_readiness",
 ]
 
@@ -83,7 +83,7 @@ def apply_pending(
     Args:
         lease_session: The lease.
         fenced_session: The database under its fencing token.
-        manifest: What is to be satisfied.
+        manifest: The manifest that the database must satisfy.
         on_applied: Called with the name of each migration once it is committed.
         refuse_after_process_kills: Refuse to start a migration during which `_MAX_PROCESS_KILLS`
             holders in a row were killed.
@@ -147,15 +147,15 @@ class _ApplyLoop:
             history = self._fenced_session.read_history()
             plan = make_plan_for(self._lease_session, history, self._manifest)
         if not plan.is_current:
-            raise _missing_from_history(plan)
+            raise _make_missing_rows_error(plan)
         if self._manifest.digest not in find_satisfied_digests(history):
             history = self._record_repeatables()
         return ApplyResult(tuple(history), digests_before_migration)
 
     def _record_repeatables(self) -> list[HistoryRow]:
         """Record that the database satisfies the manifest; see `repeatable`."""
-        set_row = make_set_row(self._manifest)
-        self._fenced_session.record_applied([(set_row, self._manifest.digest)], baseline=False)
+        manifest_row = make_manifest_row(self._manifest)
+        self._fenced_session.record_applied([(manifest_row, self._manifest.digest)], baseline=False)
         return self._fenced_session.read_history()
 
     def _read_plan(self) -> tuple[Plan, list[HistoryRow]]:
@@ -203,7 +203,7 @@ class _ApplyLoop:
         lease_session = self._lease_session
         target, clock = lease_session.target, lease_session.target.clock
         digest = self._manifest.digest_at(migration.version)
-        migration = name_application(migration, self._manifest, lease_session)
+        migration = with_application_version(migration, self._manifest, lease_session)
         began, left = clock.monotonic(), lease_session.deadline.remaining()
         try:
             with lease_session.explain_abort(migration.name):
@@ -244,7 +244,7 @@ class _ApplyLoop:
         self._lease_session.publish_progress(Progress(name, 0, total, now_ms, attempts=kills + 1))
 
 
-def name_application(
+def with_application_version(
     migration: Migration, manifest: Manifest, lease_session: LeaseSession
 ) -> Migration:
     """Give a repeatable migration the version of the history row of this application."""
@@ -256,7 +256,7 @@ def name_application(
     return replace(migration, version=version)
 
 
-def _missing_from_history(plan: Plan) -> DatabaseUnavailable:
+def _make_missing_rows_error(plan: Plan) -> DatabaseUnavailable:
     names = ", ".join(migration.name for migration in plan.pending[:5])
     return DatabaseUnavailable(
         f"the history no longer has what was just committed ({names}), as after a failover to a "
@@ -315,7 +315,7 @@ def record_completion(
     is_resync: bool = False,
     keep_failures: bool = False,
 ) -> None:
-    """Publish every manifest that the history satisfies, and give the lease back.
+    """Publish every manifest that the history satisfies, and release the lease.
 
     First, the database is stamped with the environment, unless a migration did that: only work
     that succeeded does.

@@ -1,7 +1,7 @@
 """One check: the first reading of the item, and the event that reports the result.
 
 Most cold starts find the schema ready and need nothing else, so this module imports next to
-nothing. `cold_start` goes on from a reading that does not show a ready schema.
+nothing. `cold_start` continues from a reading that does not show a ready schema.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ class ColdStart:
             return LeaseState()
 
     def _decide_after_acquiring(self, lease: Lease) -> Decision | None:
-        """Give the lease back if the item as acquired no longer calls for a migration.
+        """Release the lease if the item as acquired no longer calls for a migration.
 
         The reading before it may be from before the last holder completed.
         """

@@ -43,7 +43,7 @@ _MAX_FENCE_RAISES = 5
 
 _INITIAL_DELAY_SECONDS = 0.2
 _MAX_DELAY_SECONDS = 1.0
-"""Between two attempts to give the lease back."""
+"""Between two attempts to release the lease."""
 
 _RESERVED_SECONDS = 0.2
 """Kept free at the invocation's end, so that the error reaches the caller before the timeout."""
@@ -241,7 +241,7 @@ class LeaseSession:
     def store_completion(
         self, databases: Mapping[str, DatabaseRecord], failures: Sequence[Failure] = ()
     ) -> None:
-        """Store what the database satisfies, and give the lease back."""
+        """Store what the database satisfies, and release the lease."""
         try:
             self._release_after(
                 lambda lease: self.target.store.store_completion(lease, databases, failures)
@@ -253,11 +253,11 @@ class LeaseSession:
             ) from None
 
     def store_inspection(self, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Store the result of an inspection, and give the lease back."""
+        """Store the result of an inspection, and release the lease."""
         self._release_after(lambda lease: self.target.store.store_inspection(lease, databases))
 
     def record_failure(self, manifest: Manifest, error: MigrateError) -> None:
-        """Store the failure of ``manifest`` and give the lease back; see `store_failure`.
+        """Store the failure of ``manifest`` and release the lease; see `store_failure`.
 
         Other instances then fail at once, and none tries again before the pause is over. ``error``
         is given the number of attempts and the time of the next one.
@@ -282,7 +282,7 @@ class LeaseSession:
         )
 
     def store_failure(self, failure: Failure) -> None:
-        """Store ``failure`` and give the lease back; errors of the lease table are ignored.
+        """Store ``failure`` and release the lease; errors of the lease table are ignored.
 
         If the lease could not be renewed, the migration is not at fault and nothing is stored:
         instances that can reach the table need not pause.
@@ -294,7 +294,7 @@ class LeaseSession:
             self._release_after(lambda lease: self.target.store.store_failure(lease, failure))
 
     def release(self) -> None:
-        """Give the lease back. If the lease table cannot be reached, it expires by itself."""
+        """Release the lease. If the lease table cannot be reached, it expires by itself."""
         with suppress(MigrateError):
             self._release_after(self.target.store.release)
 
@@ -335,7 +335,7 @@ class LeaseSession:
             run_with_timeout(max(left - _RESERVED_SECONDS, _RESERVED_SECONDS / 2), write)
         except TimeLimitExceeded:
             raise LeaseStoreUnavailable(
-                "DynamoDB did not answer before the invocation's end; the lease expires by itself"
+                "DynamoDB did not respond before the invocation's end; the lease expires by itself"
             ) from None
 
     def _take_over(self) -> FencedSession:

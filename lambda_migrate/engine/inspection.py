@@ -57,11 +57,11 @@ class ReadinessInspection:
 def inspect_database(
     target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
 ) -> ReadinessInspection:
-    """Inspect the database, publish the result, and give the lease back.
+    """Inspect the database, publish the result, and release the lease.
 
     Raises:
         LeaseLost: The lease expired first.
-        LeaseStoreUnavailable: It could not be given back, and expires by itself.
+        LeaseStoreUnavailable: It could not be released, and expires by itself.
         ConfigurationError: For example, the role may not read the history; recorded for this
             address, with a pause.
         DatabaseUnavailable: PostgreSQL did not respond.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import (
     apply_pending,
-    name_application,
     record_completion,
     require_no_divergence,
     require_valid_scripts,
+    with_application_version,
     withdraw_readiness,
 )
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
@@ -178,7 +178,7 @@ class Operations:
         """Run what `up` would apply in one transaction, measure it, and roll it back.
 
         The lease is held meanwhile, so that starting functions wait without a connection, and the
-        fence row is locked against processes without a lease. The lease is given back as it was:
+        fence row is locked against processes without a lease. The lease is released unchanged:
         neither a failure nor a digest is recorded. No other holder's backend is ended.
 
         Args:
@@ -524,7 +524,7 @@ class Operations:
             raise ConfigurationError(
                 f"{migration.name} is in doubt ({row.state.value}): declare it applied or pending"
             )
-        application = name_application(migration, self.manifest, lease_session)
+        application = with_application_version(migration, self.manifest, lease_session)
         fenced_session.record_applied(
             [(application, self.manifest.digest_at(version))], baseline=False
         )

@@ -21,7 +21,7 @@ __all__ = ["roll_back"]
 def roll_back(
     lease_session: LeaseSession, fenced_session: FencedSession, rows: tuple[HistoryRow, ...]
 ) -> tuple[str, ...]:
-    """Run the stored down scripts of ``rows`` in order, and give the lease back.
+    """Run the stored down scripts of ``rows`` in order, and release the lease.
 
     The code versions that need them are marked as no longer ready before the first script runs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from lambda_migrate.check_events import guard_observer, null_observer
+from lambda_migrate.check_events import catch_observer_errors, null_observer
 from lambda_migrate.clock import SYSTEM_CLOCK, system_random
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Target:
         self.policy = Policy() if policy is None else policy
         self.clock = clock
         self.random = random or system_random()
-        self.observer = guard_observer(observer)  # here, so that no caller has to
+        self.observer = catch_observer_errors(observer)  # here, so that no caller has to
         self.flags = flags
         self.has_lease_table = has_lease_table
 

@@ -171,7 +171,7 @@ class Boto3Item:
             )
         except TimeLimitExceeded:
             raise LeaseStoreUnavailable(
-                f"DynamoDB did not answer for table {self._table!r} within "
+                f"DynamoDB did not respond for table {self._table!r} within "
                 f"{CALL_TIMEOUT_SECONDS:.1f} s, including name resolution"
             ) from None
         self._update_server_clock(response)
@@ -227,7 +227,7 @@ class Boto3Item:
         if is_configuration_error(error):
             return ConfigurationError(f"DynamoDB, table {self._table!r}: {error}")
         return LeaseStoreUnavailable(
-            f"DynamoDB did not answer for table {self._table!r}: {type(error).__name__}: {error}"
+            f"DynamoDB did not respond for table {self._table!r}: {type(error).__name__}: {error}"
         )
 
 

@@ -205,7 +205,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
                 names={"#format": "format"},
             )
         except ConditionFailed as failed:
-            state = self._read_state_after(failed)
+            state = self._read_state_after_failure(failed)
             if state.owner != owner:
                 return state
             # Our own write, whose response was lost. The lease counts from then, not from now.
@@ -306,7 +306,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
         try:
             self._update(changes, _IS_OWN_LEASE, {**values, **_own_lease_values(lease)})
         except ConditionFailed as failed:
-            state = self._read_state_after(failed)
+            state = self._read_state_after_failure(failed)
             if state.owner is None and state.fence == lease.fence and has_result(state):
                 return
             raise self._lost_lease(lease, state) from None
@@ -315,7 +315,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
         try:
             self._update(changes, _IS_OWN_LEASE, {**values, **_own_lease_values(lease)})
         except ConditionFailed as failed:
-            raise self._lost_lease(lease, self._read_state_after(failed)) from None
+            raise self._lost_lease(lease, self._read_state_after_failure(failed)) from None
 
     def _lost_lease(self, lease: Lease, state: LeaseState) -> LeaseLost:
         holder = f"{state.owner} holds it" if state.owner else "no process holds it now"
@@ -327,7 +327,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
             "this instance stops, the next invocation will continue"
         )
 
-    def _read_state_after(self, failed: ConditionFailed) -> LeaseState:
+    def _read_state_after_failure(self, failed: ConditionFailed) -> LeaseState:
         if failed.item is None:
             return self.read(consistent=True)
         return decode(failed.item, target=self.target)

@@ -17,7 +17,7 @@ DynamoDB is known to be there if it has responded to this process before, or if 
 endpoint: boto3 would then wait for the same endpoint once more. Otherwise the missing response may
 be this client's own mistake, and boto3 is used.
 
-An update that got no usable response may have been done. It is repeated all the same, over another
+An update that got no usable response may have been done. It is repeated anyway, over another
 connection or by boto3: the condition of each of our updates lets it recognize its own result.
 
 A client that has declined once is disabled: boto3 is loaded by then, and one call must not become
@@ -158,7 +158,9 @@ class FastClient:
         except RetryLater as error:
             raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {error}") from None
         except NoResponse as error:
-            problem = LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {error}")
+            problem = LeaseStoreUnavailable(
+                f"DynamoDB did not respond for table {table!r}: {error}"
+            )
             if self._has_responded or config.endpoint.is_configured:
                 raise problem from None
         except FallbackNeeded as error:

@@ -67,7 +67,7 @@ class Waiter:
 
         Raises:
             NotReady: The deadline has passed.
-            LeaseStoreUnavailable: The store did not answer at the end.
+            LeaseStoreUnavailable: The store did not respond at the end.
         """
         self._note_store_response(state)
         self._error_count = error_count

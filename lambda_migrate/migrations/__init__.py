@@ -1,4 +1,4 @@
-"""What is to be applied: migration files, their manifest, and the plan against a history.
+"""What to apply: migration files, their manifest, and the plan against a history.
 
 A *migration* is one versioned change with an up and, perhaps, a down script (`migration`). `source`
 reads them from a directory, a package or a zip into a *manifest* (`manifest`), and its *digest*

@@ -134,14 +134,14 @@ class ComparedVersion:
     Attributes:
         version: As the other tool writes it; the file's version if it does not have it.
         file: The migration's name; "" if there is no file.
-        theirs: ``applied``, ``failed``, ``rolled back``, or ``not applied``.
-        here: ``recorded`` (by this baseline), ``recorded before``, ``pending`` or ``no file``.
+        tool_state: ``applied``, ``failed``, ``rolled back``, or ``not applied``.
+        state: ``recorded`` (by this baseline), ``recorded before``, ``pending`` or ``no file``.
     """
 
     version: str
     file: str
-    theirs: str
-    here: str
+    tool_state: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Baseline:
     def gaps(self) -> tuple[str, ...]:
         """Names of the migrations that stay pending below the highest one recorded."""
         below = {migration.name for migration in self.manifest}
-        return tuple(c.file for c in self.compared if c.here == "pending" and c.file in below)
+        return tuple(c.file for c in self.compared if c.state == "pending" and c.file in below)
 
 
 def choose_baseline(
@@ -328,7 +328,7 @@ def _baseline_from(
             comparison.label_of(m),
             m.name,
             comparison.state_of(m.version),
-            here="recorded before"
+            state="recorded before"
             if m.version in there
             else ("recorded" if m.version in now else "pending"),
         )
@@ -396,7 +396,7 @@ def _require_no_contradiction(
         raise ConfigurationError(
             f"{tool_history}, and that contradicts version {version}: "
             f"{_join_limited(contradictions)}. `lambda-migrate baseline` without a version records "
-            f"exactly what was applied; to record everything up to {version} all the same, add "
+            f"exactly what was applied; to record everything up to {version} anyway, add "
             "--ignore-other-history"
         )
 

@@ -28,7 +28,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (
             r"\b(?:setval|nextval)\s*\(",
-            "a sequence is moved by name: it keeps its new value",
+            "a sequence is advanced by name: it keeps its new value",
         ),
         (
             r"\bpg_(?:terminate|cancel)_backend\s*\(",

@@ -18,7 +18,7 @@ class Script:
     Attributes:
         sql: The text between its marker and the next one, sent to PostgreSQL unchanged.
         line: The line of the file on which ``sql`` begins, from 1.
-        transactional: False for ``transaction:false``: each statement for itself, outside a
+        transactional: False for ``transaction:false``: each statement separately, outside a
             transaction if it needs that.
         idempotent: True for ``idempotent:true``: running its statement again after a run that
             failed or was interrupted does no harm.

@@ -16,7 +16,7 @@ the text created. Rows are ordered by their fencing tokens; each holder applies 
 
 The digest of a manifest covers its repeatable migrations, and later rows do not show which sets of
 them there were. So each manifest that the database has satisfied gets a row of its own, its
-*set row*; `find_satisfied_digests` derives from these what is ready.
+*manifest row*; `find_satisfied_digests` derives from these what is ready.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 __all__ = [
     "RepeatablePlan",
     "find_satisfied_digests",
-    "make_set_row",
+    "make_manifest_row",
     "plan_repeatables",
 ]
 
-_SET_PREFIX = "R:"
+_MANIFEST_ROW_PREFIX = "R:"
 
 
 class RepeatablePlan(NamedTuple):
@@ -65,7 +65,9 @@ def plan_repeatables(
     rows = sorted(history, key=lambda row: row.fence)
     by_name: dict[str, list[HistoryRow]] = {}
     for row in rows:
-        if isinstance(row.version, RepeatableVersion) and not row.version.startswith(_SET_PREFIX):
+        if isinstance(row.version, RepeatableVersion) and not row.version.startswith(
+            _MANIFEST_ROW_PREFIX
+        ):
             by_name.setdefault(row.version.name, []).append(row)
     pending: list[Migration] = []
     applied: list[HistoryRow] = []
@@ -94,11 +96,11 @@ def _is_pending(
     return all(row.checksum != migration.checksum for row in rows)
 
 
-def make_set_row(manifest: Manifest) -> Migration:
+def make_manifest_row(manifest: Manifest) -> Migration:
     """What is recorded as applied once the database satisfies a manifest with repeatables."""
     checksum = manifest.repeatables_checksum
     return Migration(
-        version=RepeatableVersion(f"{_SET_PREFIX}{manifest.version}:{checksum}"),
+        version=RepeatableVersion(f"{_MANIFEST_ROW_PREFIX}{manifest.version}:{checksum}"),
         name=f"repeatable migrations at version {manifest.version}",
         up=Script(""),
         down=None,
@@ -114,7 +116,9 @@ def find_satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
     """
     checksums: dict[str, list[str]] = {}
     for row in sorted(history, key=lambda row: row.fence):
-        if isinstance(row.version, RepeatableVersion) and row.version.startswith(_SET_PREFIX):
+        if isinstance(row.version, RepeatableVersion) and row.version.startswith(
+            _MANIFEST_ROW_PREFIX
+        ):
             checksums.setdefault(str(row.version.last_version), []).append(row.checksum)
     chain = EMPTY_DIGEST
     digests = [chain, *(add_repeatables(chain, each) for each in checksums.get("-1", ()))]

@@ -81,7 +81,7 @@ def _require_in_history(version: Version, history: Sequence[HistoryRow], *, opti
         hidden = len(history) - len(known)
         shown = ", ".join([f"{hidden} older ones"] * bool(hidden) + known) or "none"
         raise ConfigurationError(
-            f"{option} {version}: no such version was applied; applied are {shown}"
+            f"{option} {version}: no such version was applied; applied versions: {shown}"
         )
 
 

@@ -64,8 +64,9 @@ def explain_missing_migrations(location: str, folder: Traversable, *, in_package
     tool = detect_tool(paths)
     looks = f"; this looks like {'an' if tool[:1] in 'AE' else 'a'} {tool} layout" if tool else ""
     return (
-        f"there are no migrations in {escape_text(location)}: looked for "
-        f"<version>_<name>.sql directly in it, found {_describe_contents(paths)}{looks}. "
+        f"there are no migrations in {escape_text(location)}: lambda-migrate "
+        f"looks for <version>_<name>.sql directly in it, and found {_describe_contents(paths)}"
+        f"{looks}. "
         f"{_advice(paths, tool=tool, in_package=in_package)} A service that starts without "
         "migrations sets LAMBDA_MIGRATE_ALLOW_EMPTY=true"
     )

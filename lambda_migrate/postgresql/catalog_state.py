@@ -137,8 +137,8 @@ class CatalogInspector:
                 return CatalogFinding(CatalogState.ABSENT, (), conflict, DUPLICATE_TABLE)
             if not is_valid:
                 conflict = (
-                    f"an INVALID index {name} stands in the way, left by something else; DROP "
-                    f"INDEX CONCURRENTLY {name}, then run again"
+                    f"an INVALID index {name} is in the way, and lambda-migrate did not create it; "
+                    f"DROP INDEX CONCURRENTLY {name}, then run again"
                 )
                 return CatalogFinding(CatalogState.INVALID, (), conflict, DUPLICATE_TABLE)
             return self._check_index_of_same_name(object_id, name)

@@ -240,7 +240,7 @@ class _ConnectAttempt:
             ("database name", self.address.database),
         ):
             if _FORBIDDEN_CHARACTERS.search(text):
-                reason = f"the {what} contains a NUL or half a surrogate pair; correct it"
+                reason = f"the {what} contains a NUL or an unpaired surrogate; correct it"
                 raise self._connect_error(reason, permanent=True)
 
     def _open_socket(self) -> socket.socket:
@@ -443,11 +443,11 @@ class Connection:
         Raises:
             PostgresError: A statement was refused, or COMMIT met a failed transaction.
             ConnectionLost: Whether it took effect is unknown.
-            ValueError: The SQL contains a NUL or half a surrogate pair, which PostgreSQL cannot
+            ValueError: The SQL contains a NUL or an unpaired surrogate, which PostgreSQL cannot
                 read. Nothing was sent.
         """
         _require_no_forbidden_characters(sql)
-        if not self._driver.speaks_utf8 and self.status != "failed":
+        if not self._driver.uses_utf8 and self.status != "failed":
             self._send("SET client_encoding TO 'UTF8'", timeout)
         return self._send(sql, timeout, keep_rows)
 

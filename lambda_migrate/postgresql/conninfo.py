@@ -23,7 +23,7 @@ _KEYWORD = re.compile(
     r"(?=\s|$)"
 )
 
-_HARMLESS = (
+_IGNORED_WITH_REASON = (
     (
         "lambda-migrate derives its timeouts from the deadline",
         "statement_timeout lock_timeout idle_in_transaction_session_timeout socket_timeout "
@@ -52,7 +52,7 @@ _HARMLESS = (
     ("GSSAPI is not used", "krbsrvname gssdelegation gsslib"),
 )
 IGNORED_PARAMETERS: Mapping[str, str] = {
-    name: reason for reason, names in _HARMLESS for name in names.split()
+    name: reason for reason, names in _IGNORED_WITH_REASON for name in names.split()
 }
 """Parameters that are ignored whatever their value, and why that is harmless."""
 
@@ -134,7 +134,7 @@ def translate_parameter(
         return _set_search_path(fields, key, value)
     if key not in IGNORED_PARAMETERS and value not in _IGNORED_VALUES.get(key, ()):
         supported = ", ".join(sorted(SUPPORTED_PARAMETERS))
-        advice = _ADVICE.get(key, f"remove it; supported are {supported}")
+        advice = _ADVICE.get(key, f"remove it; supported parameters: {supported}")
         faults.append(f"parameter {key!r} is not supported: {advice}")
     return {}
 

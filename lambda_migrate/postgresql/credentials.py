@@ -313,7 +313,7 @@ class SecretCredentials:
 
     def _timeout_error(self, seconds: float, kind: str = "") -> DatabaseUnavailable:
         return DatabaseUnavailable(
-            f"Secrets Manager did not answer within {seconds:.1f} s for the secret {self._secret}"
+            f"Secrets Manager did not respond within {seconds:.1f} s for the secret {self._secret}"
             f"{f' ({kind})' if kind else ''}; in a VPC without a NAT gateway it needs an interface "
             "endpoint for secretsmanager, whose security group admits the function"
         )

@@ -148,7 +148,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
             length -= _CHUNK_BYTES
 
     @property
-    def speaks_utf8(self) -> bool:
+    def uses_utf8(self) -> bool:
         """Whether the session's encoding is still UTF-8; a script may change it."""
         return bool(self.parameter_statuses.get("client_encoding", "UTF8").upper() == "UTF8")
 

@@ -781,7 +781,7 @@ def read_fence_row(row: list[Any]) -> FenceRow:
         environment=fields["environment"],
         identity=fields["identity"],
         confirmed_system_id=fields["system"],
-        live_system_id=row[1],
+        current_system_id=row[1],
     )
 
 

@@ -51,7 +51,7 @@ from lambda_migrate.postgresql.catalog_state import (
 from lambda_migrate.postgresql.combined_script import CombinedScript, ScriptPart
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.error_report import make_migration_failed
-from lambda_migrate.postgresql.queries import Progress
+from lambda_migrate.postgresql.queries import ScriptProgress
 from lambda_migrate.postgresql.transactional import (
     CANCEL_TOLERANCE_SECONDS,
     MAX_CONNECTION_LOSSES,
@@ -289,7 +289,7 @@ class _StepsRunner:
     def apply(self, migration: Migration, digest: str) -> int:
         """Run an up script from its first statement on; returns milliseconds."""
         started = self._queries.insert_started(
-            migration, digest, self._connection.grant, progress=Progress(0)
+            migration, digest, self._connection.grant, progress=ScriptProgress(0)
         )
         if self._write(started) != [True]:
             raise already_applied_error(migration)
@@ -298,7 +298,7 @@ class _StepsRunner:
     def roll_back(self) -> int:
         """Run a down script from its first statement on; returns milliseconds."""
         began = self._deadline.clock.monotonic()
-        intent = self._queries.mark_rolling_back(self._version, progress=Progress(0))
+        intent = self._queries.mark_rolling_back(self._version, progress=ScriptProgress(0))
         self._write(f"{intent} RETURNING 0")
         self._run_from(0)
         return round((self._deadline.clock.monotonic() - began) * 1000)
@@ -319,9 +319,9 @@ class _StepsRunner:
                     "statement took effect"
                 )
             completed += took_effect
-            self._write(self._queries.record_progress(self._version, Progress(completed)))
+            self._write(self._queries.record_progress(self._version, ScriptProgress(completed)))
         if completed == 0:
-            self._write(self._clear())
+            self._write(self._clear_intent())
             return
         if file is not None and not self._is_rollback and file[0].checksum != row.checksum:
             self._continue_by_file(*file, completed=completed)
@@ -348,7 +348,7 @@ class _StepsRunner:
                 if self._steps[position].script.transactional:
                     self._run_in_transaction(position)
                 else:
-                    self._run_outside(position)
+                    self._run_outside_transaction(position)
             except MigrationFailed as failure:
                 if position > 0 and not isinstance(failure, RepairRequired):
                     self._add_committed_statements(failure, position)
@@ -366,7 +366,7 @@ class _StepsRunner:
 
     def _run_in_transaction(self, position: int) -> None:
         """Commit the statement together with the number of statements that are complete."""
-        step, after = self._steps[position], Progress(position + 1)
+        step, after = self._steps[position], ScriptProgress(position + 1)
 
         def read_duration_if_committed() -> int | None:
             rows = self._connection.read(self._queries.read_row(self._version), self._deadline)
@@ -388,26 +388,26 @@ class _StepsRunner:
             raise
         except MigrationFailed:
             if position == 0:
-                self._write(self._clear())
+                self._write(self._clear_intent())
             raise
 
-    def _run_outside(self, position: int) -> None:
+    def _run_outside_transaction(self, position: int) -> None:
         """Announce the statement by the intent row, run it, and record it."""
         statement = self._statement(position)
-        before, after = Progress(position), Progress(position + 1)
+        before, after = ScriptProgress(position), ScriptProgress(position + 1)
         try:
             object_ids = statement.check_before_start()
         except MigrationFailed:
             if position == 0:
-                self._write(self._clear())
+                self._write(self._clear_intent())
             raise
-        during = Progress(position, object_ids)
+        during = ScriptProgress(position, object_ids)
         statement.write(self._queries.record_progress(self._version, during))
         clear = self._queries.record_progress(self._version, before)
-        statement.run(clear_intent=self._clear() if position == 0 else clear)
+        statement.run(clear_intent=self._clear_intent() if position == 0 else clear)
         statement.write(self._queries.record_progress(self._version, after))
 
-    def _clear(self) -> str:
+    def _clear_intent(self) -> str:
         """SQL that removes the intent of a script of which nothing took effect."""
         if self._is_rollback:
             return self._queries.restore_applied(self._version) + " RETURNING 0"
@@ -430,7 +430,7 @@ class _StepsRunner:
             is_rollback=self._is_rollback,
             object_ids=object_ids,
             settings=step.settings,
-            place=f"statement {position + 1} of {len(self._steps)}, line {step.script.line}"
+            location=f"statement {position + 1} of {len(self._steps)}, line {step.script.line}"
             + " (those before it are committed)" * (position > 0),
         )
 
@@ -450,13 +450,13 @@ class _NonTransactionalStatement:
         is_rollback: bool = False,
         object_ids: tuple[int, ...] | None = None,
         settings: tuple[str, ...] = (),
-        place: str = "",
+        location: str = "",
     ) -> None:
         self._connection = connection
         self._script = script
         self._settings = settings
         self._search_path = _make_local_search_path(settings)
-        self._place = place
+        self._location = location
         self._name = name
         self._path = path
         self._deadline = deadline
@@ -583,10 +583,10 @@ class _NonTransactionalStatement:
         self, cause: str, *, sqlstate: str = "", detail: str = ""
     ) -> RepairRequired:
         """The error for an outcome that cannot be determined, with what to do."""
-        place = f"{self._place}: " if self._place else ""
-        cause = place + cause
+        location = f"{self._location}: " if self._location else ""
+        cause = location + cause
         applied, pending = f"`{self._repair} applied`", f"`{self._repair} pending`"
-        if self._place:  # the answer is for all statements
+        if self._location:  # the answer is for all statements
             done, undone = (pending, applied) if self._is_rollback else (applied, pending)
             advice = (
                 f"finish the whole script by hand, then {done}; or undo all of it, then {undone}"
@@ -601,7 +601,7 @@ class _NonTransactionalStatement:
             migration=self._name,
             sqlstate=sqlstate,
             detail=detail
-            and f"{detail}\n  {place}part of it may be committed\n  next: {next_step}",
+            and f"{detail}\n  {location}part of it may be committed\n  next: {next_step}",
         )
 
     def _check_after_loss(self, connection_lost: ConnectionLost, clear_intent: str) -> bool:

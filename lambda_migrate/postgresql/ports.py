@@ -70,7 +70,7 @@ class FenceRow:
         environment: The environment that the database belongs to.
         identity: The database's UUID, created with the row.
         confirmed_system_id: Cluster and database for which the identity was last confirmed, or "".
-        live_system_id: The current cluster and database; without the cluster if the role may not
+        current_system_id: The current cluster and database; without the cluster if the role may not
             read its identifier.
     """
 
@@ -79,19 +79,19 @@ class FenceRow:
     environment: str
     identity: str
     confirmed_system_id: str = ""
-    live_system_id: str = ""
+    current_system_id: str = ""
 
     @property
     def is_database_copy(self) -> bool:
         """Whether the row came here with a dump, a template or a restore into another cluster."""
-        confirmed, live = self.confirmed_system_id.split("/"), self.live_system_id.split("/")
+        confirmed, live = self.confirmed_system_id.split("/"), self.current_system_id.split("/")
         return any(a and b and a != b for a, b in zip(confirmed, live, strict=False))
 
     @property
     def system_id_to_store(self) -> str:
         """The live system; the stored cluster, if the role may not read its identifier."""
         stored, _, _ = self.confirmed_system_id.partition("/")
-        live, _, database = self.live_system_id.partition("/")
+        live, _, database = self.current_system_id.partition("/")
         return f"{live or ('' if self.is_database_copy else stored)}/{database}"
 
 
@@ -111,7 +111,8 @@ def require_environment(recorded_environment: str, environment: str) -> None:
     raise ConfigurationError(
         f"this database belongs to environment {recorded_environment!r}, this function names "
         f"{named}; correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={recorded_environment}. "
-        "If the database is a copy that changed hands, run `lambda-migrate repair --environment`"
+        "If the database is a copy that now belongs to another environment, run "
+        "`lambda-migrate repair --environment`"
     )
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.ports import FenceRow, LeaseGrant
     from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
-__all__ = ["LAYOUT", "Progress", "Queries", "SchemaProbe", "ScriptQuery", "parse_down_script"]
+__all__ = ["LAYOUT", "Queries", "SchemaProbe", "ScriptProgress", "ScriptQuery", "parse_down_script"]
 
 LAYOUT = 2
 """The layout of the lambda-migrate tables that this version reads and writes."""
@@ -533,7 +533,7 @@ class Queries:
         grant: LeaseGrant,
         *,
         object_ids: Sequence[int] | None = None,
-        progress: Progress | None = None,
+        progress: ScriptProgress | None = None,
     ) -> str:
         """Insert the intent row of a non-transactional migration; returns a row if it is in place.
 
@@ -553,7 +553,7 @@ class Queries:
                 ({_WRITTEN_COLUMNS}, state, started_at, up, up_idempotent, found)
             VALUES ({_row_values(migration, digest, grant)}, 'started', clock_timestamp(),
                     {quote_literal(up.sql)}, {quote_literal(up.idempotent)},
-                    {_found_literal(object_ids, progress)})
+                    {_progress_literal(object_ids, progress)})
             ON CONFLICT (version) DO UPDATE SET state = 'started'
             WHERE history.state = 'started' AND history.fence = {quote_literal(grant.fence)}
               AND history.owner = {quote_literal(grant.owner)}
@@ -580,7 +580,7 @@ class Queries:
         where = f"WHERE version = {_version_literal(migration.version)} AND state = 'started'"
         return f"UPDATE {self._history} SET {changes} {where} RETURNING 0"
 
-    def record_progress(self, version: Version, progress: Progress) -> str:
+    def record_progress(self, version: Version, progress: ScriptProgress) -> str:
         """Record how far a script of several statements has come."""
         return (
             f"UPDATE {self._history} SET found = {quote_literal(str(progress))}"
@@ -588,7 +588,7 @@ class Queries:
         )
 
     def record_progress_in_script(
-        self, version: Version, progress: Progress, *, is_rollback: bool
+        self, version: Version, progress: ScriptProgress, *, is_rollback: bool
     ) -> str:
         """`record_progress` in the transaction of a statement, which locked the fence."""
         state = self._state_if_fence_locked("reverting" if is_rollback else "started")
@@ -602,12 +602,12 @@ class Queries:
         version: Version,
         *,
         object_ids: Sequence[int] | None = None,
-        progress: Progress | None = None,
+        progress: ScriptProgress | None = None,
     ) -> str:
         """Turn a row into the intent to run its down script; see `insert_started`."""
         return f"""
             UPDATE {self._history}
-            SET state = 'reverting', found = {_found_literal(object_ids, progress)}
+            SET state = 'reverting', found = {_progress_literal(object_ids, progress)}
             WHERE version = {_version_literal(version)}"""
 
     def restore_applied(self, version: Version) -> str:
@@ -779,14 +779,14 @@ _ISOLATION_PREFIX = "-- lambda-migrate isolation:"
 """The first line of a stored down script whose marker asks for an isolation level."""
 
 
-def _found_literal(object_ids: Sequence[int] | None, progress: Progress | None) -> str:
+def _progress_literal(object_ids: Sequence[int] | None, progress: ScriptProgress | None) -> str:
     """What the column ``found`` stores; NULL if nothing was read."""
     if progress is not None:
         return quote_literal(str(progress))
     return quote_literal(None if object_ids is None else " ".join(map(str, object_ids)))
 
 
-class Progress(NamedTuple):
+class ScriptProgress(NamedTuple):
     """How far a script has come, as the column ``found`` stores it.
 
     Attributes:
@@ -804,7 +804,7 @@ class Progress(NamedTuple):
         return f"in {self.completed}: {' '.join(map(str, self.object_ids))}"
 
     @classmethod
-    def parse(cls, found: str | None) -> Progress:
+    def parse(cls, found: str | None) -> ScriptProgress:
         """Parse a row's column; a script of one statement stores only the objects."""
         where, _, object_ids = (found or "").rpartition(":")
         if where.startswith("in "):

@@ -15,7 +15,7 @@ from lambda_migrate.postgresql.non_transactional import (
     roll_back_non_transactional,
 )
 from lambda_migrate.postgresql.ports import DatabaseSession, Notice
-from lambda_migrate.postgresql.queries import Progress, parse_down_script
+from lambda_migrate.postgresql.queries import ScriptProgress, parse_down_script
 from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _parse_history_row(row: list[Any]) -> HistoryRow:
     up = None
     if row[11] is not None:
         up = Script(row[11], transactional=False, idempotent=row[16] is True)
-    progress = Progress.parse(row[17])
+    progress = ScriptProgress.parse(row[17])
     return HistoryRow(
         version=_parse_version(row[0]),
         name=row[1],

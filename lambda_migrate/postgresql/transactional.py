@@ -72,7 +72,7 @@ def _find_forbidden_characters(script: Script, *, path: str) -> list[str]:
     if match is None:
         return []
     line = script.line + script.sql.count("\n", 0, match.start())
-    what = "a NUL" if match[0] == "\0" else "half a surrogate pair"
+    what = "a NUL" if match[0] == "\0" else "an unpaired surrogate"
     return [f"{path}:{line}: {what} at offset {match.start()}, which PostgreSQL cannot store"]
 
 

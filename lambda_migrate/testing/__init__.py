@@ -1,4 +1,4 @@
-"""For users' tests: fakes, and the plugin of pytest.
+"""For users' tests: fakes, and the pytest plugin.
 
 The fakes are a clock, randomness, a lease table, a database and feature flags::
 

@@ -147,7 +147,7 @@ def lambda_migrate_empty_database(
     lambda_migrate_server: ScratchServer,
 ) -> Iterator[ScratchDatabase]:
     """A new, empty database."""
-    yield from _lend(lambda_migrate_server)
+    yield from _create_and_drop(lambda_migrate_server)
 
 
 @pytest.fixture(scope="session")
@@ -191,10 +191,10 @@ def migrated_database(
 
     They are applied once in a session; each test gets a copy.
     """
-    yield from _lend(lambda_migrate_server, lambda_migrate_template)
+    yield from _create_and_drop(lambda_migrate_server, lambda_migrate_template)
 
 
-def _lend(
+def _create_and_drop(
     server: ScratchServer, template: ScratchDatabase | None = None
 ) -> Iterator[ScratchDatabase]:
     database = server.create(template=template)

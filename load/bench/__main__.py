@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(names: Sequence[str], *, quick: bool) -> Report:
-    """Measure; where a measured process fails, the other rows are measured all the same."""
+    """Measure; where a measured process fails, the other rows are measured anyway."""
     provisional = describe_other_work()
     sections: dict[str, Section] = {}
     install_dbmate()

@@ -67,7 +67,7 @@ class FinalState:
     """All indexes of migrations, and whether they are valid."""
     connections: list[str] = field(default_factory=list)
     """Of lambda-migrate, still open."""
-    lingering: list[str] = field(default_factory=list)
+    leftover_connections: list[str] = field(default_factory=list)
     """The same one lease after the last environment had ended."""
     owner: str | None = None
     lease_expires_in: float = 0.0

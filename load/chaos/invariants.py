@@ -67,8 +67,8 @@ def _no_connections(evidence: ChaosEvidence) -> Iterator[str]:
         yield f"still open: {connection}"
 
 
-def _no_lingering(evidence: ChaosEvidence) -> Iterator[str]:
-    for connection in evidence.state.lingering:
+def _no_leftover_connections(evidence: ChaosEvidence) -> Iterator[str]:
+    for connection in evidence.state.leftover_connections:
         yield f"open one lease after the last process had ended: {connection}"
 
 
@@ -161,7 +161,7 @@ _NO_SUCH_VERSION = "no such version"
 """Part of what a rollback reports that comes before the migration."""
 
 
-def _ends_are_explained(evidence: ChaosEvidence) -> Iterator[str]:
+def _exits_are_explained(evidence: ChaosEvidence) -> Iterator[str]:
     """A process ends by itself, perhaps with an error that fits the faults, or is killed."""
     for process in evidence.processes:
         if process.exit_code not in (0, None) and not process.killed:
@@ -195,12 +195,12 @@ INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
     "applied once between rollbacks": _up_and_down_alternate,
     "no INVALID index": _indexes_are_valid,
     "no connection left": _no_connections,
-    "no connection one lease later": _no_lingering,
+    "no connection one lease later": _no_leftover_connections,
     "no lease past its time": _no_lease,
     "no secret anywhere": _no_secret,
     "cold start afterwards": _cold_starts_succeed,
     "served on its schema": _served_on_current_schema,
-    "explained ends": _ends_are_explained,
+    "explained ends": _exits_are_explained,
     "deadlines kept": _deadlines_are_kept,
 }
 """Every invariant by the name that the report, the docs and the tests use."""

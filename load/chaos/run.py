@@ -111,13 +111,16 @@ class ChaosRun:
         self._postgresql.clear_faults()
         self._dynamodb.clear_faults()
         self._signal("traffic", signal.SIGKILL)
-        lingering = self._wait_for_connections(self._schedule.lease_seconds + 1.0)
+        leftover_connections = self._wait_for_connections(self._schedule.lease_seconds + 1.0)
         self._start_cold_afterwards()
         before_final_state(self._state, self._log("fresh probe"))
         connections = self._wait_for_connections(1.5)
         evidence = self._evidence
         evidence.state = self._state.read_state()
-        evidence.state.lingering, evidence.state.connections = lingering, connections
+        evidence.state.leftover_connections, evidence.state.connections = (
+            leftover_connections,
+            connections,
+        )
         evidence.state.secrets = self._find_secrets()
         evidence.processes = [one for one in self._records.values() if one.name != "traffic"]
         for record in evidence.processes:

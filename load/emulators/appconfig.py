@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["BEHAVIOURS", "LocalAppConfig"]
 
 BEHAVIOURS = ("answers", "fails", "hangs", "dribbles", "garbage")
-"""It answers; with status 500; never; one byte at a time, for ever; or with invalid JSON."""
+"""It answers; with status 500; never; one byte at a time, without end; or with invalid JSON."""
 
 ALL_AT_ONCE_STRATEGY = "AppConfig.AllAtOnce"
 """The one deployment strategy that is supported; it is AppConfig's own."""

@@ -1,4 +1,4 @@
-"""The kinds of cold start: each is set up anew, and measured in a process of its own."""
+"""The kinds of cold start: each is set up separately, and measured in its own process."""
 
 from __future__ import annotations
 

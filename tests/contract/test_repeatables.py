@@ -266,7 +266,7 @@ def test_a_holder_killed_before_it_records_the_set_has_nothing_applied_again(
 ) -> None:
     code = release(1, a="1")
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "make_set_row", _killed)
+        patch.setattr(apply, "make_manifest_row", _killed)
         with pytest.raises(RuntimeError, match="killed"):
             service.start(code)
     assert service.has(a="1")

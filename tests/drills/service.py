@@ -105,8 +105,10 @@ class HttpFunction(LocalFunction):
         event = REQUEST if event is None else event
         return super().submit(event, wait=wait, request_id=request_id)
 
-    def storm(self, n: int, event: Any = None, *, together: bool = True) -> list[InvocationResult]:
-        return super().storm(n, REQUEST if event is None else event, together=together)
+    def storm(
+        self, n: int, event: Any = None, *, simultaneous: bool = True
+    ) -> list[InvocationResult]:
+        return super().storm(n, REQUEST if event is None else event, simultaneous=simultaneous)
 
 
 _names = itertools.count(1)

@@ -289,7 +289,7 @@ def test_outliving_the_deadline_is_found_unless_frozen(quiet: ChaosEvidence) -> 
 
 
 def test_connection_that_outlives_the_lease_is_found(quiet: ChaosEvidence) -> None:
-    state = replace(quiet.state, lingering=["lambda-migrate:x:1 active SELECT pg_sleep"])
+    state = replace(quiet.state, leftover_connections=["lambda-migrate:x:1 active SELECT pg_sleep"])
     assert only(replace(quiet, state=state)) == "no connection one lease later"
 
 

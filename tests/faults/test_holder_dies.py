@@ -172,7 +172,7 @@ def test_a_holder_killed_between_its_last_commit_and_the_table_leaves_work_to_no
         until(lambda: _is_applied(sandbox, 2), what="2 is committed")
         signal_holder(function, signal.SIGKILL)
         assert doomed.result().status == "crashed"
-    assert sandbox.item().owner is not None, "nobody gave the lease back"
+    assert sandbox.item().owner is not None, "no process released the lease"
     with sandbox.function(sandbox.code(migrations)) as function:
         assert function.invoke().ok
         (end,) = ends(function)

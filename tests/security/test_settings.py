@@ -103,5 +103,5 @@ def test_an_ambiguous_login_is_not_sent(what: str, login: dict[str, str]) -> Non
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert caught.value.permanent
-    assert f"the {what} contains a NUL or half a surrogate pair" in str(caught.value)
+    assert f"the {what} contains a NUL or an unpaired surrogate" in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))

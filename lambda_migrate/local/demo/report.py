@@ -25,7 +25,7 @@ SUMMARY = "summary.json"
 TIMELINE = "timeline.svg"
 
 _SECONDS_BEFORE_FIRST_CHECK = 1.0  # how much of the loading of a version the timeline shows
-_SHORTEST_FOLD_SECONDS = 2.0
+_SHORTEST_GAP_SECONDS = 2.0
 
 
 def summarize(demo: DemoResult) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _rollback(rollback: Rollback | None) -> dict[str, Any] | None:
     if rollback is None:
         return None
     return {
-        "reverted": list(rollback.rolled_back),
+        "rolled_back": list(rollback.rolled_back),
         "seconds": round(rollback.seconds, 3),
         "taken_back": dict(rollback.rollback_counts),
         "cold_start_after": [check.outcome for check in rollback.cold_start.checks.values()],
@@ -225,7 +225,7 @@ def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
     return render(
         rows,
         intervals=intervals,
-        folds=list(_find_folds(rows)),
+        gaps=list(_find_gaps(rows)),
         series=[
             Series(
                 "connections of lambda-migrate", [(s.at, s.library_connections) for s in samples]
@@ -240,7 +240,7 @@ def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
     )
 
 
-def _find_folds(rows: Sequence[Row]) -> Iterator[Interval]:
+def _find_gaps(rows: Sequence[Row]) -> Iterator[Interval]:
     """The times in which this machine does nothing but start the environments of a version."""
     for _, members in itertools.groupby(rows, key=lambda row: row.group):
         own = list(members)
@@ -248,7 +248,7 @@ def _find_folds(rows: Sequence[Row]) -> Iterator[Interval]:
         start = min((span.start for span in spans), default=0.0) + _SECONDS_BEFORE_FIRST_CHECK / 2
         checks = [span.start for span in spans if span.phase != "starting"]
         end = min(checks, default=0.0) - _SECONDS_BEFORE_FIRST_CHECK
-        if end - start >= _SHORTEST_FOLD_SECONDS:
+        if end - start >= _SHORTEST_GAP_SECONDS:
             label = f"{end - start:.0f} s in which this machine starts {len(own)} environments"
             yield Interval(label, start, end)
 

@@ -85,7 +85,7 @@ class DemoResult:
 
 
 def is_served(result: InvocationResult) -> bool:
-    """Whether the handler returned, and did not answer with a server error."""
+    """Whether the handler returned, and did not respond with a server error."""
     payload = result.payload if isinstance(result.payload, dict) else {}
     return result.ok and int(payload.get("statusCode", 200)) < 500
 

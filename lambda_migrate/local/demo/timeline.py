@@ -36,7 +36,7 @@ _WIDTH = 9.6  # inches, as all lengths below; 72 SVG units each
 _SERIES_HEIGHT = 0.7
 _LABEL_LINES = 6
 _LABELLED_ROWS = 24  # up to so many rows are labelled
-_FOLD_WIDTH = 0.03  # of the time that is not folded away
+_GAP_WIDTH = 0.03  # of the time that is not folded away
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +109,25 @@ class Series:
 
 
 class _TimeScale:
-    """Maps times to the time axis, on which each fold takes little room.
+    """Maps times to the time axis, on which each gap takes little room.
 
     Args:
-        folds: What to fold away.
+        gaps: What to leave out of the axis.
         first: The first time.
         last: The last time.
     """
 
-    def __init__(self, folds: Sequence[Interval], first: float, last: float) -> None:
-        self._folds = sorted(folds, key=lambda fold: fold.start)
-        hidden = sum(fold.end - fold.start for fold in folds)
-        self._width = _FOLD_WIDTH * (last - first - hidden)
+    def __init__(self, gaps: Sequence[Interval], first: float, last: float) -> None:
+        self._gaps = sorted(gaps, key=lambda gap: gap.start)
+        hidden = sum(gap.end - gap.start for gap in gaps)
+        self._width = _GAP_WIDTH * (last - first - hidden)
 
     def map(self, time: float) -> float:
         """Where ``time`` is on the axis."""
         hidden = 0.0
-        for fold in self._folds:
-            length = fold.end - fold.start
-            share = min(1.0, max(0.0, (time - fold.start) / length))
+        for gap in self._gaps:
+            length = gap.end - gap.start
+            share = min(1.0, max(0.0, (time - gap.start) / length))
             hidden += share * (length - self._width)
         return time - hidden
 
@@ -145,16 +145,16 @@ class _TimeScale:
         return replace(series, points=[(self.map(at), value) for at, value in series.points])
 
     def hides(self, time: float) -> bool:
-        """Whether a time is inside a fold, or so near that its label would overlap it."""
+        """Whether a time is inside a gap, or so near that its label would overlap it."""
         edge = self._width / 2
-        return any(fold.start - edge < time < fold.end + edge for fold in self._folds)
+        return any(gap.start - edge < time < gap.end + edge for gap in self._gaps)
 
 
 def render(
     rows: Sequence[Row],
     *,
     intervals: Sequence[Interval] = (),
-    folds: Sequence[Interval] = (),
+    gaps: Sequence[Interval] = (),
     series: Sequence[Series] = (),
     title: str = "",
     subtitle: str = "",
@@ -164,7 +164,7 @@ def render(
     Args:
         rows: The environments.
         intervals: Migrations, labelled above the rows.
-        folds: Times that are folded away, each with its reason.
+        gaps: Times to leave out of the axis, each with its reason.
         series: Each an area chart below, on the same time axis.
         title: The chart's title.
         subtitle: Text below the title.
@@ -179,11 +179,11 @@ def render(
     last = max(
         *(span.end for span in spans), *(interval.end for interval in intervals), first + 1e-3
     )
-    scale = _TimeScale(folds, first, last)
+    scale = _TimeScale(gaps, first, last)
     rows = list(map(scale.map_row, rows))
-    intervals, folds = (
+    intervals, gaps = (
         list(map(scale.map_interval, intervals)),
-        list(map(scale.map_interval, folds)),
+        list(map(scale.map_interval, gaps)),
     )
     series = list(map(scale.map_series, series))
     subtitle = textwrap.fill(subtitle, 120)
@@ -210,7 +210,7 @@ def render(
         _draw_rows(chart, rows, heights[1])
         _draw_intervals(chart, intervals)
         for axes in (chart, *below):
-            _draw_folds(axes, folds, is_labelled=axes is chart)
+            _draw_gaps(axes, gaps, is_labelled=axes is chart)
         for axes, values in zip(below, series, strict=True):
             _draw_series(axes, values)
         figure.savefig(output, format="svg", metadata={"Date": None, "Title": title or "Timeline"})
@@ -294,17 +294,17 @@ def _label_groups(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yticks(middles, labels, rotation=90, va="center", ma="center")
 
 
-def _draw_folds(axes: Axes, folds: Sequence[Interval], *, is_labelled: bool) -> None:
-    """Cover each fold, and say in the chart what is folded away."""
-    for fold in folds:
-        axes.axvspan(fold.start, fold.end, facecolor=_PAPER, edgecolor="none", zorder=3)
-        for edge in (fold.start, fold.end):
+def _draw_gaps(axes: Axes, gaps: Sequence[Interval], *, is_labelled: bool) -> None:
+    """Cover each gap, and say in the chart what is left out."""
+    for gap in gaps:
+        axes.axvspan(gap.start, gap.end, facecolor=_PAPER, edgecolor="none", zorder=3)
+        for edge in (gap.start, gap.end):
             axes.axvline(edge, color=_SECONDARY_TEXT, linewidth=0.8, linestyle="--", zorder=3)
         if is_labelled:
             axes.text(
-                (fold.start + fold.end) / 2,
+                (gap.start + gap.end) / 2,
                 0.5,
-                fold.label,
+                gap.label,
                 transform=axes.get_xaxis_transform(),
                 rotation=90,
                 ha="center",

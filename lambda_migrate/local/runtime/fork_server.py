@@ -6,7 +6,7 @@ function. For each request it forks: the child takes its own session, variables,
 import path, and then does what ``python -m awslambdaric`` does, or calls the function that the
 request names. From there on it is a process like any other, with connections and memory of its own.
 
-Unlike fresh interpreters, forked ones share the seed of ``hash()``. `random` seeds itself anew.
+Unlike fresh interpreters, forked ones share the seed of ``hash()``. `random` seeds itself again.
 
 It is run by its path and in isolation, so it imports the standard library only.
 """

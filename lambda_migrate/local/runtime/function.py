@@ -220,16 +220,18 @@ class LocalFunction:
         """
         return self._run(self._invoke(_encode(event), wait, request_id))
 
-    def storm(self, n: int, event: Any = None, *, together: bool = True) -> list[InvocationResult]:
+    def storm(
+        self, n: int, event: Any = None, *, simultaneous: bool = True
+    ) -> list[InvocationResult]:
         """Start ``n`` new environments and invoke each once.
 
         Args:
             n: Number of environments; the concurrency limit must allow them.
             event: A JSON value, the same for all.
-            together: Load all first and then invoke them at the same time. If False, invoke each
-                as soon as it is loaded, as Lambda does.
+            simultaneous: Load all first and then invoke them at the same time. If False, invoke
+                each as soon as it is loaded, as Lambda does.
         """
-        return self._run(self._run_storm(n, _encode(event), together)).result()
+        return self._run(self._run_storm(n, _encode(event), simultaneous)).result()
 
     def start_environments(self, n: int) -> list[str]:
         """Start ``n`` environments and return their ids when all wait for an invocation.
@@ -347,8 +349,8 @@ class LocalFunction:
         if mark_busy and environment.state == "idle":
             environment.state = "busy"
 
-    async def _run_storm(self, n: int, body: bytes, together: bool) -> list[InvocationResult]:
-        if together:
+    async def _run_storm(self, n: int, body: bytes, simultaneous: bool) -> list[InvocationResult]:
+        if simultaneous:
             started = await self._start(n, mark_busy=True)
             return list(await asyncio.gather(*(self._deliver(one, body) for one in started)))
         return list(await asyncio.gather(*(self._start_and_deliver(body) for _ in range(n))))

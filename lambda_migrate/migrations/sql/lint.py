@@ -174,8 +174,8 @@ def _check_statement(statement: Statement, *, transactional: bool) -> Iterator[s
     fault = rule(TokenCursor(statement.text)) if rule else ""
     if rule is _check_transaction_control and fault and not transactional:
         fault = (
-            f"{_find_transaction_control(TokenCursor(statement.text))} has no place here: each "
-            "statement of a transaction:false script is committed for itself; remove it"
+            f"{_find_transaction_control(TokenCursor(statement.text))} is not allowed here: each "
+            "statement of a transaction:false script is committed separately; remove it"
         )
     if fault:
         yield fault
@@ -187,7 +187,7 @@ def _non_transactional_fault(command: str, *, is_only_statement: bool) -> str:
         return f"{command} cannot run inside a transaction; {mark}"
     return (
         f"{command} cannot run inside a transaction; move it into a file of its own and {mark}, or "
-        "write it on this one: each statement is then committed for itself"
+        "write it on this one: each statement is then committed separately"
     )
 
 
@@ -371,10 +371,10 @@ def _find_non_transactional(statement: Statement) -> str:
         return "DETACH PARTITION CONCURRENTLY" if " DETACH PARTITION" in words else ""
     if words.startswith("ALTER DATABASE") and words.count(" SET TABLESPACE"):
         return "ALTER DATABASE ... SET TABLESPACE"
-    return "CLUSTER of every table" if _is_cluster_of_all(TokenCursor(statement.text)) else ""
+    return "CLUSTER of every table" if _clusters_all_tables(TokenCursor(statement.text)) else ""
 
 
-def _is_cluster_of_all(cursor: TokenCursor) -> bool:
+def _clusters_all_tables(cursor: TokenCursor) -> bool:
     if not cursor.accept("CLUSTER"):
         return False
     cursor.accept_options()

@@ -76,7 +76,7 @@ def test_reports_match_the_database_and_nothing_happens_twice(sandbox: Sandbox, 
             reported = (
                 error["committed"]
                 if isinstance(error, dict)
-                else response.get("applied", response.get("reverted"))
+                else response.get("applied", response.get("rolled_back"))
             )
             assert isinstance(reported, list), response
             where = f"seed {seed}, {command}: {code}, {response}"

@@ -174,8 +174,8 @@ def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) ->
     assert code == 2
     assert "0003_three" in err
     assert "--yes" in err
-    assert vpc.run_json("down", "--steps", "1", "--yes")[1]["reverted"] == ["0003_three"]
-    assert vpc.run_json("baseline", "3", "--yes")[1]["declared"] == ["0003_three"]
+    assert vpc.run_json("down", "--steps", "1", "--yes")[1]["rolled_back"] == ["0003_three"]
+    assert vpc.run_json("baseline", "3", "--yes")[1]["marked_as_applied"] == ["0003_three"]
     assert sandbox.effects() == {1: 1, 2: 1}
     code, document = vpc.run_json("repair", "3", "--as", "pending", "--force", "--yes")
     assert (code, document["repaired"]) == (0, "0003_three")
@@ -233,7 +233,7 @@ def test_a_down_whose_response_is_lost_rolls_back_once(vpc: Vpc) -> None:
     vpc.run("up")
     vpc.api.drop_responses(2)
     code, document = vpc.run_json("down", "--steps", "1", "--yes")
-    assert (code, document["reverted"]) == (0, ["0003_three"])
+    assert (code, document["rolled_back"]) == (0, ["0003_three"])
     assert vpc.sandbox.effects() == {1: 1, 2: 1}
     assert len({each.request_id for each in vpc.api.calls[1:]}) == 3
 
@@ -432,4 +432,4 @@ def test_the_event_of_the_page_is_valid(vpc: Vpc) -> None:
     assert response["document"]["applied"] == list(MIGRATIONS)
     (example,) = re.findall(r'```json\n(\{"exit_code".*?)```', PAGE.read_text(), re.DOTALL)
     assert set(response) == set(json.loads(example))
-    assert set(response["told"][0]) == set(json.loads(example)["told"][0])
+    assert set(response["progress"][0]) == set(json.loads(example)["progress"][0])

@@ -131,7 +131,7 @@ def test_every_step_from_new_to_down(bench: Bench) -> None:
     assert bench.answer("verify")[1]["agree"] is True
     assert bench.run("down", "--steps", "1")[0] == 2
     code, document = bench.answer("down", "--steps", "1", "--yes")
-    assert (code, document["reverted"]) == (0, ["30000101000000_second"])
+    assert (code, document["rolled_back"]) == (0, ["30000101000000_second"])
     assert bench.rows("SELECT to_regclass('second')") == [[None]]
 
 
@@ -143,7 +143,7 @@ def test_wait_ends_when_the_database_answers_and_at_once_if_it_never_will(
     nowhere = f"postgresql://postgres@/x?host={tmp_path}"
     code, out, err = bench.run("wait", "--database-url", nowhere, "--timeout", "0.2")
     assert (code, out.count("waiting: cannot connect")) == (1, 1)
-    assert "the database did not answer within" in err
+    assert "the database did not respond within" in err
     unknown = bench.server.url("does_not_exist")
     code, document = bench.answer("wait", "--database-url", unknown, "--timeout", "60")
     assert (code, document["error"]["kind"]) == (2, "ConfigurationError")
@@ -197,7 +197,7 @@ def test_baseline_repair_and_lease_on_the_real_thing(bench: Bench) -> None:
     bench.rows("CREATE TABLE a (id int)")
     assert bench.run("up")[0] == 1
     assert "42P07" in bench.answer("status")[1]["lease"]["failure"]["sqlstate"]
-    assert bench.answer("baseline", "1", "--yes")[1]["declared"] == ["1_a"]
+    assert bench.answer("baseline", "1", "--yes")[1]["marked_as_applied"] == ["1_a"]
     assert bench.answer("repair", "1", "--as", "pending", "--yes")[0] == 2
     assert bench.answer("repair", "1", "--as", "pending", "--force", "--yes")[0] == 0
     assert bench.answer("repair", "1", "--as", "applied", "--yes")[0] == 0

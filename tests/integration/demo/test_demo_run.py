@@ -84,7 +84,7 @@ def test_every_migration_took_effect_once_and_version_2_was_rolled_back(
 ) -> None:
     assert len(summary["effects"]) == 7
     assert set(summary["effects"].values()) == {1}
-    assert summary["rollback"]["reverted"] == sorted(summary["effects"])[:3:-1]
+    assert summary["rollback"]["rolled_back"] == sorted(summary["effects"])[:3:-1]
     assert set(summary["rollback"]["taken_back"].values()) == {1}
     assert summary["rollback"]["cold_start_after"] == ["UP_TO_DATE"]
 

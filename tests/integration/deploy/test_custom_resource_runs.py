@@ -117,7 +117,7 @@ def test_a_migration_longer_than_the_deadline_is_cancelled_and_gets_a_response(
     assert "3_slow" in response["Reason"]
     assert sandbox.effects() == {1: 1, 2: 1}, "what was committed stays"
     assert sandbox.holders() == [], "nothing of it runs on"
-    assert sandbox.item().owner is None, "the lease was given back"
+    assert sandbox.item().owner is None, "the lease was released"
 
 
 _HANGS = {

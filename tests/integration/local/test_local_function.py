@@ -162,11 +162,11 @@ def test_busy_environments_scale_out_up_to_the_limit_and_then_throttle(make: Mak
     assert (waited.ok, waited.cold) == (True, False)
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_each_environment_of_a_storm_is_cold_once(make: Make, together: bool) -> None:
+@pytest.mark.parametrize("simultaneous", [True, False])
+def test_each_environment_of_a_storm_is_cold_once(make: Make, simultaneous: bool) -> None:
     with make("probe.handler", name="a storm") as function:
         function.invoke({})
-        results = function.storm(20, {"sleep": 0.5}, together=together)
+        results = function.storm(20, {"sleep": 0.5}, simultaneous=simultaneous)
         timeline = function.timeline()
         keys = {one.access_key for one in function.environments()}
     assert all(one.ok and one.cold for one in results)
@@ -176,7 +176,7 @@ def test_each_environment_of_a_storm_is_cold_once(make: Make, together: bool) ->
     ready = [one.at for one in timeline if one.phase == "ready"]
     invoked = [one.at for one in timeline if one.phase == "invoked"][1:]
     assert len(ready) == 21
-    assert (max(ready) <= min(invoked)) is together
+    assert (max(ready) <= min(invoked)) is simultaneous
 
 
 def test_more_environments_than_the_limit_are_an_error(make: Make) -> None:

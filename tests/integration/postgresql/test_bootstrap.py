@@ -246,7 +246,7 @@ def test_a_server_whose_identifier_function_fails_is_migrated(
     assert bench.versions() == [1, 2]
     fence = bench.database().inspect(soon()).fence
     assert fence is not None
-    assert fence.live_system_id.startswith("/")
+    assert fence.current_system_id.startswith("/")
 
 
 def test_no_schema_reads_as_no_history(each_bench: Bench) -> None:

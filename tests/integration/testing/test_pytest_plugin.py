@@ -1,4 +1,4 @@
-"""The plugin of pytest, in projects of users: pytest runs in a process of its own."""
+"""The pytest plugin, in projects of users: pytest runs in a process of its own."""
 
 from __future__ import annotations
 

@@ -375,7 +375,7 @@ def test_down_without_a_terminal_needs_yes(run: Run, database: InMemoryDatabase)
     assert "--yes" in err
     assert database.rolled_back == []
     code, document = run_json(run, "down", "--steps", "1", "--yes")
-    assert (code, document["reverted"]) == (0, ["0003_index"])
+    assert (code, document["rolled_back"]) == (0, ["0003_index"])
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_down_rolls_back_what_its_options_select(
     run: Run, choice: tuple[str, ...], reverted: list[str]
 ) -> None:
     run("up")
-    assert run_json(run, "down", *choice, "--yes")[1]["reverted"] == reverted
+    assert run_json(run, "down", *choice, "--yes")[1]["rolled_back"] == reverted
 
 
 @pytest.mark.parametrize("choice", [(), ("--to", "1", "--steps", "1"), ("--to", "77")])
@@ -430,7 +430,7 @@ def test_a_question_is_answered_at_the_terminal(
 def test_baseline_runs_nothing(run: Run, database: InMemoryDatabase) -> None:
     assert run("baseline", "2")[0] == 2
     code, document = run_json(run, "baseline", "2", "--yes")
-    assert (code, document["declared"]) == (0, ["0001_orders", "0002_status"])
+    assert (code, document["marked_as_applied"]) == (0, ["0001_orders", "0002_status"])
     assert database.effects == []
     assert [row["baseline"] for row in run_json(run, "status")[1]["migrations"]] == [
         True,

@@ -287,9 +287,9 @@ def test_harmless_or_unproven_locks_get_no_advice(
 # --- output
 
 
-def render_lines(rehearsed: DryRunResult, *, width: int = 120, show_all: bool = False) -> list[str]:
+def render_lines(result: DryRunResult, *, width: int = 120, show_all: bool = False) -> list[str]:
     console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
-    document = {**PLACE, "dry_run": build_dry_run_document(rehearsed)}
+    document = {**PLACE, "dry_run": build_dry_run_document(result)}
     for view in render_dry_run(document, width=width, show_all=show_all):
         console.print(view)
     assert isinstance(console.file, io.StringIO)

@@ -398,7 +398,7 @@ def test_a_lost_response_is_requested_again_with_the_same_id(
     run("up")
     aws.lost = [fault, fault]
     code, found = document(run, "down", "--steps", "1", "--yes")
-    assert (code, found["reverted"]) == (0, ["0003_index"])
+    assert (code, found["rolled_back"]) == (0, ["0003_index"])
     assert database.rolled_back == ["0003_index"]
     assert len({each["request"] for each in aws.events[1:]}) == 1
     assert len(aws.events) == 4
@@ -583,7 +583,7 @@ def test_a_command_runs_at_most_once_whatever_happens_to_the_calls(
     answer = json.loads(out)
     assert database.rolled_back in ([], ["0003_index"]), err
     if code == 0:
-        assert answer["reverted"] == ["0003_index"] == database.rolled_back
+        assert answer["rolled_back"] == ["0003_index"] == database.rolled_back
     elif answer["error"]["kind"] == "Interrupted":
         assert answer["error"]["committed"] == database.rolled_back
 

@@ -255,8 +255,8 @@ def test_a_long_comparison_shows_the_differences_and_the_newest_versions() -> No
         {
             "version": str(n),
             "file": f"{n}_m",
-            "theirs": "applied",
-            "here": "pending" if n == 3 else "recorded",
+            "tool_state": "applied",
+            "state": "pending" if n == 3 else "recorded",
         }
         for n in range(1, 101)
     ]

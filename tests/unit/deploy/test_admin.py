@@ -88,12 +88,14 @@ def test_every_command_returns_the_json_of_the_command_line(bench: AdminBench) -
     assert [each["version"] for each in bench.run("plan", to=2)["document"]["pending"]] == [1, 2]
     up = bench.run("up", to=2)
     assert (up["exit_code"], up["document"]["applied"]) == (0, ["0001_orders", "0002_status"])
-    assert [each["what"] for each in up["told"]] == ["applied", "applied"]
+    assert [each["action"] for each in up["progress"]] == ["applied", "applied"]
     assert bench.run("up")["document"]["applied"] == ["0003_index"]
     assert bench.run("verify")["document"]["agree"] is True
     assert bench.run("verify", resync=True)["document"]["resynced"] is True
-    assert bench.run("down", steps=1, yes=True)["document"]["reverted"] == ["0003_index"]
-    assert bench.run("baseline", version=3, yes=True)["document"]["declared"] == ["0003_index"]
+    assert bench.run("down", steps=1, yes=True)["document"]["rolled_back"] == ["0003_index"]
+    assert bench.run("baseline", version=3, yes=True)["document"]["marked_as_applied"] == [
+        "0003_index"
+    ]
     repaired = bench.run("repair", version=3, force=True, yes=True, **{"as": "pending"})
     assert repaired["document"]["repaired"] == "0003_index"
     assert bench.run("repair", environment="staging", yes=True)["document"]["stamped"] == "staging"
@@ -124,10 +126,10 @@ def test_every_response_has_the_library_version_and_the_request_id(bench: AdminB
 def test_a_dry_run_runs_once_per_request_and_leaves_nothing(bench: AdminBench) -> None:
     asked = bench.run("plan", dry_run=True)
     assert (asked["exit_code"], asked["error"]["question"]["command"]) == (2, "plan --dry-run")
-    done = bench.run("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
+    done = bench.run("plan", dry_run=True, yes=asked["error"]["confirmation"], request="dry-run")
     found = done["document"]["dry_run"]
     assert (done["exit_code"], found["outcome"], len(found["migrations"])) == (0, "passed", 3)
-    again = bench.run("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
+    again = bench.run("plan", dry_run=True, yes=asked["error"]["confirmation"], request="dry-run")
     assert again["document"] == done["document"]
     assert (bench.database.effects, bench.store.state.owner) == ([], None)
     assert bench.store.state.fence == 1
@@ -141,7 +143,7 @@ def test_a_dry_run_in_production_needs_its_option_or_its_mark(
     assert (refused["exit_code"], bench.store.state.fence) == (2, 0)
     assert '"in_production": true' in refused["error"]["message"]
     assert refused["error"]["question"]["required_word"] == "production"
-    assert bench.run("plan", dry_run=True, yes=refused["error"]["mark"])["exit_code"] == 0
+    assert bench.run("plan", dry_run=True, yes=refused["error"]["confirmation"])["exit_code"] == 0
     assert bench.run("plan", dry_run=True, yes=True, in_production=True)["exit_code"] == 0
     assert bench.run("plan", dry_run=True, in_production=True)["exit_code"] == 2
 
@@ -152,7 +154,7 @@ def test_a_failed_migration_is_a_response_with_what_was_committed(bench: AdminBe
     assert answer["exit_code"] == 1
     assert answer["error"]["sqlstate"] == "42601"
     assert answer["error"]["committed"] == ["0001_orders"]
-    assert [each["what"] for each in answer["told"]] == ["applied", "failed"]
+    assert [each["action"] for each in answer["progress"]] == ["applied", "failed"]
 
 
 def test_up_returns_four_while_another_process_holds_the_lease(bench: AdminBench) -> None:
@@ -208,7 +210,7 @@ def test_every_command_ends_with_one_event(bench: AdminBench) -> None:
         ({"command": "baseline", "options": {"yes": True}}, "`lambda-migrate baseline VERSION`"),
         ({"command": "baseline", "options": {"version": "0x3"}}, "write a version"),
         ({"command": "repair", "options": {"version": 1, "as": "odd"}}, "write one of applied"),
-        ({"command": "repair", "options": {}}, "nothing to repair is named"),
+        ({"command": "repair", "options": {}}, "`repair` needs a version or an environment"),
         ({"command": "up", "request": 7}, '"request"'),
         ({"command": "up", "request": "a b"}, '"request"'),
         ({"command": "up", "ended": "x"}, '"ended"'),
@@ -288,8 +290,8 @@ def test_destructive_commands_need_yes_and_say_what_they_would_do(bench: AdminBe
 
 def test_a_mark_confirms_only_its_question(bench: AdminBench) -> None:
     bench.run("up")
-    mark = bench.run("down", steps=1)["error"]["mark"]
-    assert bench.run("down", steps=1, yes=mark)["document"]["reverted"] == ["0003_index"]
+    mark = bench.run("down", steps=1)["error"]["confirmation"]
+    assert bench.run("down", steps=1, yes=mark)["document"]["rolled_back"] == ["0003_index"]
     answer = bench.run("down", steps=1, yes=mark)
     assert answer["exit_code"] == 4
     assert "try again" in answer["error"]["message"]

@@ -140,7 +140,7 @@ class FakeTable(InMemoryLeaseTable):
         self.log.append(name)
         if self.is_down:
             self.request_count += 1
-            raise LeaseStoreUnavailable("DynamoDB did not answer")
+            raise LeaseStoreUnavailable("DynamoDB did not respond")
         self.before.pop(name, lambda: None)()
         answer = act()
         self.after.pop(name, lambda: None)()

@@ -166,7 +166,7 @@ def test_the_heartbeat_ends_with_the_work(fakes: Fakes) -> None:
 # --- a lease that cannot be renewed, though no other process took it
 
 EXPIRED = ConfigurationError("ExpiredTokenException: the security token is expired")
-AWAY = LeaseStoreUnavailable("DynamoDB did not answer")
+AWAY = LeaseStoreUnavailable("DynamoDB did not respond")
 
 
 def refuses_to_renew(fakes: Fakes, error: MigrateError) -> Callable[[], None]:

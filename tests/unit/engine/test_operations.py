@@ -311,7 +311,7 @@ def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_
 def test_a_withdrawal_without_a_response_rolls_nothing_back(fakes: Fakes) -> None:
     fakes.migrated(V2)
     fakes.table.after["withdraw_readiness"] = raises(
-        LeaseStoreUnavailable("DynamoDB did not answer")
+        LeaseStoreUnavailable("DynamoDB did not respond")
     )
     with pytest.raises(LeaseStoreUnavailable):
         fakes.operations(V2).down(fakes.deadline(), steps=1)

@@ -44,8 +44,8 @@ def test_the_newest_is_rolled_back_first(choice: dict[str, int], chosen: list[in
         ({"to": 1, "steps": 1, "only": 1}, "one of --to, --steps and --only"),
         ({"steps": 0}, "--steps 0: write a number from 1"),
         ({"steps": -3}, "--steps -3: write a number from 1"),
-        ({"to": 4}, "--to 4: no such version was applied; applied are 1, 2, 3, 10"),
-        ({"only": 4}, "--only 4: no such version was applied; applied are 1, 2, 3, 10"),
+        ({"to": 4}, "--to 4: no such version was applied; applied versions: 1, 2, 3, 10"),
+        ({"only": 4}, "--only 4: no such version was applied; applied versions: 1, 2, 3, 10"),
         ({"only": 0}, "--only 0: no such version"),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, int], fault: 
 def test_nothing_applied_has_nothing_to_take_back() -> None:
     assert choose_rollback([], steps=3) == ()
     assert choose_rollback([], to=0) == ()
-    with pytest.raises(ConfigurationError, match="applied are none"):
+    with pytest.raises(ConfigurationError, match="applied versions: none"):
         choose_rollback([], only=1)
 
 

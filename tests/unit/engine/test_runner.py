@@ -299,7 +299,7 @@ def test_a_lease_that_cannot_be_given_back_at_once_is_no_reason_not_to_serve(
 ) -> None:
     lease = fakes.held_by("slow", seconds=-5)
     fakes.table.before["acquire"] = lambda: fakes.finish(lease, V2)
-    fakes.table.before["release"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
+    fakes.table.before["release"] = raises(LeaseStoreUnavailable("DynamoDB did not respond"))
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
 
 

@@ -237,7 +237,7 @@ def test_each_read_from_the_api_is_a_new_session(
 def test_a_missing_extension_is_reported(deadline: Deadline) -> None:
     port = find_free_port()
     flags = AppConfigFlags(PROFILE, CONTEXT, port=str(port))
-    assert f"no process listens on port {port}" in refused(flags, deadline)
+    assert f"no AppConfig extension listens on port {port}" in refused(flags, deadline)
 
 
 @pytest.mark.parametrize("port", ["http", "0", "99999", "\uff11"])

@@ -191,7 +191,7 @@ def test_a_call_of_boto3_that_hangs_is_given_up(
 ) -> None:
     monkeypatch.setattr("lambda_migrate.lease.boto3_item.CALL_TIMEOUT_SECONDS", 0.1)
     client = HangingClient()
-    with pytest.raises(LeaseStoreUnavailable, match=f"did not answer for table '{TABLE}' within"):
+    with pytest.raises(LeaseStoreUnavailable, match=f"did not respond for table '{TABLE}' within"):
         table_with(client).read()
     client.may_end.set()
 

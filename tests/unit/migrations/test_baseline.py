@@ -126,7 +126,7 @@ def test_exactly_what_was_applied_is_recorded_and_a_gap_stays_pending() -> None:
     chosen = choose(dbmate(1, 3))
     assert names(chosen) == ["0001_a", "0003_c"]
     assert chosen.gaps == ("0002_b",)
-    assert [(c.version, c.file, c.theirs, c.here) for c in chosen.compared] == [
+    assert [(c.version, c.file, c.tool_state, c.state) for c in chosen.compared] == [
         ("0001", "0001_a", "applied", "recorded"),
         ("2", "0002_b", "not applied", "pending"),
         ("0003", "0003_c", "applied", "recorded"),
@@ -146,7 +146,7 @@ def test_what_was_rolled_back_there_stays_pending() -> None:
 def test_rows_of_ours_stay_as_they_are() -> None:
     chosen = choose(dbmate(1, 2), history=[row(1)])
     assert names(chosen) == ["0002_b"]
-    assert chosen.compared[0].here == "recorded before"
+    assert chosen.compared[0].state == "recorded before"
 
 
 def test_a_tool_that_keeps_only_the_last_version_has_all_before_it() -> None:
@@ -172,7 +172,7 @@ def test_what_has_no_file_here_is_listed() -> None:
     )
     chosen = choose(other)
     assert names(chosen) == ["0001_a"]
-    assert [(c.version, c.file, c.here) for c in chosen.compared[-2:]] == [
+    assert [(c.version, c.file, c.state) for c in chosen.compared[-2:]] == [
         ("1.7 x", "", "no file"),
         ("0", "", "no file"),
     ]

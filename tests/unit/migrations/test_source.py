@@ -278,7 +278,7 @@ def test_a_folder_without_migrations_is_explained(
         (tmp_path / name).touch()
     [fault] = faults_of(tmp_path)
     assert fault.startswith(f"there are no migrations in {tmp_path}: ")
-    assert "looked for <version>_<name>.sql" in fault
+    assert "looks for <version>_<name>.sql" in fault
     assert re.search(said, fault), fault
     assert ("Adopt an existing database" in fault) == ("layout" in said)
     assert fault.endswith("LAMBDA_MIGRATE_ALLOW_EMPTY=true")

@@ -223,7 +223,7 @@ def test_transaction_control_is_refused(sql: str, transactional: bool) -> None:
         sql = f"BEGIN; SELECT 1; {sql}"
     fault = faults_of(f"-- x\n{sql};", transactional=transactional, line=5)[-1]
     assert fault.startswith("f.sql:6: ")
-    where = "lambda-migrate's own transaction" if transactional else "is committed for itself"
+    where = "lambda-migrate's own transaction" if transactional else "is committed separately"
     assert f"{where}; remove it" in fault
 
 

@@ -278,7 +278,7 @@ def test_a_silent_secrets_manager_is_named_when_the_time_is_over(
     with mock_aws_off(), pytest.raises(DatabaseUnavailable) as caught:
         SecretCredentials("orders", client=client).address(seconds=0.2)
     told = str(caught.value)
-    assert told.startswith("Secrets Manager did not answer within 0.2 s for the secret orders; ")
+    assert told.startswith("Secrets Manager did not respond within 0.2 s for the secret orders; ")
     assert "interface endpoint" in told
 
 
@@ -301,7 +301,7 @@ def test_a_secret_is_readable_again_after_a_read_that_was_given_up() -> None:
 
 def test_the_kind_of_a_timeout_is_reported() -> None:
     error = ReadTimeoutError(endpoint_url="https://secretsmanager")
-    with pytest.raises(DatabaseUnavailable, match=r"did not answer .* \(ReadTimeoutError\)"):
+    with pytest.raises(DatabaseUnavailable, match=r"did not respond .* \(ReadTimeoutError\)"):
         SecretCredentials("arn:db", client=Refusing(error)).address()
 
 
@@ -507,7 +507,7 @@ def test_a_secret_that_falls_silent_while_it_is_rotated_hides_no_refused_login()
         return Rotation.opened(rotation, address)
 
     with pytest.raises(
-        DatabaseUnavailable, match=r"^refused; then, Secrets Manager did not answer"
+        DatabaseUnavailable, match=r"^refused; then, Secrets Manager did not respond"
     ):
         open_connection(credentials, "t", 9, connect_to=opened, clock=rotation.clock, random=RANDOM)
 
