@@ -169,11 +169,11 @@ def verdicts_of_faults(
             what = f"{one.fault.name}: no other alarm"
             yield Verdict(what, "failed", f"{', '.join(others)} as well")
     read = {
-        query.metric.name
+        metric.name
         for alarm in alarms.values()
-        for query in alarm.queries.values()
+        for metric in alarm.metrics
         # Metrics that AWS itself emits are not ours to check.
-        if query.metric is not None and not query.metric.namespace.startswith("AWS/")
+        if not metric.namespace.startswith("AWS/")
     }
     missing = sorted(read - emitted)
     found = f"missing: {', '.join(missing)}" if missing else f"all of {len(alarms)} alarms"

@@ -14,7 +14,7 @@ from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.engine.dry_run import FAILED, RAN, SKIPPED, DryRunResult, DryRunStep
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
-from load.emulators.cloudwatch import Alarm, CloudWatch, Metric, Query
+from load.emulators.cloudwatch import Alarm, CloudWatch, Metric
 from load.staging.faults import FAULTS, Fault, FaultResult
 from load.staging.report import write_report
 from load.staging.verdicts import (
@@ -181,8 +181,8 @@ FAULT = Fault("it breaks", frozenset({"BrokenAlarm"}), _never)
 
 
 def alarm(name: str, metric: str) -> Alarm:
-    queries = {"m1": Query("m1", Metric("Orders", metric), "Sum")}
-    return Alarm(name, queries, "m1", 60, 1, 1, "GreaterThanThreshold", 0.0)
+    metrics = (Metric("Orders", metric),)
+    return Alarm(name, metrics, "Sum", 60, 1, "GreaterThanThreshold", 0.0)
 
 
 ALARMS = {"BrokenAlarm": alarm("BrokenAlarm", "Broken")}

@@ -12,15 +12,7 @@ from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import CheckFinished, MigrationApplied
 from lambda_migrate.local.servers.dynamodb import ThrottledRequest
-from load.emulators.cloudwatch import (
-    Alarm,
-    CloudWatch,
-    Metric,
-    Query,
-    State,
-    evaluate_alarm,
-    read_alarms,
-)
+from load.emulators.cloudwatch import Alarm, CloudWatch, Metric, is_alarming, read_alarms
 
 NOON = 1_790_000_040.0
 """A full minute."""
@@ -29,18 +21,13 @@ FAILED = Metric.of("Orders", "MigrationFailed", service="orders", target="orders
 
 ALARM = Alarm(
     name="FailedAlarm",
-    queries={"m1": Query("m1", FAILED, "Sum")},
-    result_query="m1",
+    metrics=(FAILED,),
+    statistic="Sum",
     period=60,
     evaluation_periods=1,
-    datapoints_to_alarm=1,
     comparison="GreaterThanOrEqualToThreshold",
     threshold=1.0,
-    treat_missing_data="notBreaching",
 )
-
-OK, BAD, NO_DATA = State.OK, State.ALARM, State.INSUFFICIENT_DATA
-KEPT = State.INSUFFICIENT_DATA
 
 
 def emf(metric: Metric, *values: float, at: float = NOON) -> str:
@@ -95,97 +82,51 @@ def test_another_dimension_is_another_metric() -> None:
     cloudwatch = CloudWatch()
     cloudwatch.read(emf(FAILED, 1.0))
     assert cloudwatch.values(Metric.of("Orders", "MigrationFailed", target="orders-db")) == []
-    assert not cloudwatch.has_reached(
-        replace(ALARM, queries={"m1": Query("m1", Metric.of("Orders", "MigrationFailed"), "Sum")})
-    )
+    other = Metric.of("Orders", "MigrationFailed")
+    assert not cloudwatch.has_reached(replace(ALARM, metrics=(other,)))
 
 
 @pytest.mark.parametrize(
     ("statistic", "value"),
-    [
-        ("Sum", 5050.0),
-        ("Average", 50.5),
-        ("Minimum", 1.0),
-        ("Maximum", 100.0),
-        ("SampleCount", 100.0),
-        ("p50", 50.0),
-        ("p99", 99.0),
-        ("p99.9", 100.0),
-        ("p100", 100.0),
-    ],
+    [("Sum", 5050.0), ("Maximum", 100.0), ("p50", 50.0), ("p99", 99.0), ("p100", 100.0)],
 )
 def test_statistics_are_of_all_values_in_a_period(statistic: str, value: float) -> None:
     cloudwatch = CloudWatch()
     for number in range(100, 0, -1):
         cloudwatch.put(FAILED, number, at=NOON)
     cloudwatch.put(FAILED, 7777.0, at=NOON + 60)
-    assert cloudwatch.datapoint(FAILED, statistic, NOON, NOON + 60) == value
-    assert cloudwatch.datapoint(FAILED, statistic, NOON - 60, NOON) is None
-
-
-@pytest.mark.parametrize("statistic", ["p0", "p101", "pp", "TM(10%:90%)", "Median"])
-def test_unknown_statistic_is_an_error(statistic: str) -> None:
-    cloudwatch = CloudWatch()
-    cloudwatch.put(FAILED, 1.0, at=NOON)
-    with pytest.raises(ConfigurationError, match="is not supported"):
-        cloudwatch.datapoint(FAILED, statistic, NOON, NOON + 60)
+    alarm = replace(ALARM, statistic=statistic)
+    assert cloudwatch.datapoint(alarm, NOON + 60) == value
+    assert cloudwatch.datapoint(alarm, NOON) is None
 
 
 # --- alarms
 
 
-def points(text: str) -> list[float | None]:
-    """``0`` is within the threshold, ``X`` beyond it, ``-`` missing; the newest comes last."""
-    return [{"0": 0.0, "X": 1.0, "-": None}[letter] for letter in text.split()]
-
-
 @pytest.mark.parametrize(
-    ("datapoints", "missing", "ignore", "breaching", "not_breaching"),
+    ("datapoints", "is_reached"),
     [
-        ("0 - X - X", OK, OK, OK, OK),
-        ("0 - - - -", OK, OK, OK, OK),
-        ("- - - - -", NO_DATA, KEPT, BAD, OK),
-        ("0 X X - X", BAD, BAD, BAD, BAD),
-        ("- - X - -", BAD, KEPT, BAD, OK),
+        ("0 - X - X", False),
+        ("0 - - - -", False),
+        ("- - - - -", False),
+        ("0 X X - X", True),
+        ("- - X - -", False),
+        ("X X X X 0", False),
     ],
 )
 def test_three_of_three_datapoints_as_the_manual_has_them(
-    datapoints: str, missing: State, ignore: State, breaching: State, not_breaching: State
+    datapoints: str, is_reached: bool
 ) -> None:
-    alarm = replace(ALARM, evaluation_periods=3, datapoints_to_alarm=3)
-    judged = [
-        evaluate_alarm(replace(alarm, treat_missing_data=how), points(datapoints), before=KEPT)
-        for how in ("missing", "ignore", "breaching", "notBreaching")
-    ]
-    assert judged == [missing, ignore, breaching, not_breaching]
-
-
-@pytest.mark.parametrize(
-    ("datapoints", "missing", "ignore", "breaching", "not_breaching"),
-    [
-        ("0 - X - X", BAD, BAD, BAD, BAD),
-        ("0 0 X 0 X", BAD, BAD, BAD, BAD),
-        ("0 - X - -", OK, OK, BAD, OK),
-        ("- - - - 0", OK, OK, BAD, OK),
-        ("- - - X -", BAD, KEPT, BAD, OK),
-    ],
-)
-def test_two_of_three_datapoints_as_the_manual_has_them(
-    datapoints: str, missing: State, ignore: State, breaching: State, not_breaching: State
-) -> None:
-    alarm = replace(ALARM, evaluation_periods=3, datapoints_to_alarm=2)
-    judged = [
-        evaluate_alarm(replace(alarm, treat_missing_data=how), points(datapoints), before=KEPT)
-        for how in ("missing", "ignore", "breaching", "notBreaching")
-    ]
-    assert judged == [missing, ignore, breaching, not_breaching]
+    """``0`` is within the threshold, ``X`` beyond it, ``-`` missing; the newest comes last."""
+    values = [{"0": 0.0, "X": 1.0, "-": None}[letter] for letter in datapoints.split()]
+    assert is_alarming(replace(ALARM, evaluation_periods=3), values) is is_reached
 
 
 def test_alarm_ends_with_its_period() -> None:
     cloudwatch = CloudWatch()
     cloudwatch.read(emf(FAILED, 1.0, at=NOON + 30))
-    states = list(cloudwatch.states(ALARM))
-    assert states[0] == (NOON + 60, State.ALARM)
+    assert cloudwatch.is_in_alarm(ALARM, at=NOON + 60)
+    assert not cloudwatch.is_in_alarm(ALARM, at=NOON + 300)
     assert cloudwatch.has_reached(ALARM)
     assert cloudwatch.is_over(ALARM)
 
@@ -195,8 +136,8 @@ def test_long_periods_are_evaluated_each_minute() -> None:
     for minute in (0, 4):
         cloudwatch.put(FAILED, 1.0, at=NOON + 60 * minute)
     alarm = replace(ALARM, period=300, threshold=2.0)
-    assert cloudwatch.state(alarm, at=NOON + 300) is State.ALARM
-    assert cloudwatch.state(alarm, at=NOON + 360) is State.OK
+    assert cloudwatch.is_in_alarm(alarm, at=NOON + 300)
+    assert not cloudwatch.is_in_alarm(alarm, at=NOON + 360)
 
 
 def test_no_data_reaches_no_alarm() -> None:
@@ -204,54 +145,19 @@ def test_no_data_reaches_no_alarm() -> None:
     assert CloudWatch().is_over(ALARM)
 
 
-def test_alarm_on_a_dynamodb_metric_ignores_missing_data() -> None:
+def test_missing_datapoints_of_a_filled_sum_are_zero() -> None:
     cloudwatch = CloudWatch()
-    cloudwatch.put_throttled([ThrottledRequest("leases", "Read", NOON + 1)])
-    metric = Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases")
-    alarm = replace(ALARM, queries={"m1": Query("m1", metric, "Sum")})
-    assert cloudwatch.has_reached(alarm)
-    assert not cloudwatch.is_over(alarm)
-
-
-def test_alarm_on_filled_data_ends() -> None:
-    cloudwatch = CloudWatch()
+    metrics = (
+        Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases"),
+        Metric.of("AWS/DynamoDB", "WriteThrottleEvents", TableName="leases"),
+    )
+    alarm = replace(ALARM, metrics=metrics, is_filled=True)
     cloudwatch.put_throttled([ThrottledRequest("leases", "Write", NOON + 1)])
-    queries = {
-        name: Query(name, Metric.of("AWS/DynamoDB", metric, TableName="leases"), "Sum")
-        for name, metric in {"r": "ReadThrottleEvents", "w": "WriteThrottleEvents"}.items()
-    }
-    queries["all"] = Query("all", expression="FILL(r, 0) + FILL(w, 0)")
-    alarm = replace(ALARM, queries=queries, result_query="all")
+    assert [cloudwatch.datapoint(alarm, NOON + 60 * n) for n in (1, 2)] == [1.0, 0.0]
+    cloudwatch.put_throttled([ThrottledRequest("leases", "Read", NOON + 1)])
+    assert cloudwatch.datapoint(alarm, NOON + 60) == 2.0
     assert cloudwatch.has_reached(alarm)
     assert cloudwatch.is_over(alarm)
-
-
-@pytest.mark.parametrize(
-    ("expression", "value"),
-    [
-        ("FILL(m1, 1)", 3.0),
-        ("FILL(m2, 1)", 1.0),
-        ("FILL(m1, 0) + FILL(m2, 2)", 5.0),
-    ],
-)
-def test_missing_datapoints_are_filled_and_added(expression: str, value: float) -> None:
-    cloudwatch = CloudWatch()
-    cloudwatch.put(FAILED, 3.0, at=NOON)
-    queries = {
-        "m1": Query("m1", FAILED, "Sum"),
-        "m2": Query("m2", Metric.of("Orders", "NotReady"), "Sum"),
-        "e": Query("e", expression=expression),
-    }
-    assert cloudwatch.series(queries, "e", [(NOON, NOON + 60)]) == [value]
-
-
-@pytest.mark.parametrize(
-    "expression", ["SEARCH('x', 'Sum')", "m1 + m2", "FILL(m9, 0)", "FILL(m1, 0) * 2"]
-)
-def test_unsupported_metric_math_is_an_error(expression: str) -> None:
-    queries = {"m1": Query("m1", FAILED, "Sum"), "e": Query("e", expression=expression)}
-    with pytest.raises(ConfigurationError):
-        CloudWatch().series(queries, "e", [(NOON, NOON + 60)])
 
 
 # --- templates
@@ -276,10 +182,9 @@ Resources:
       ExtendedStatistic: p99
       Period: !Select [!Ref Number, [60, 300]]
       EvaluationPeriods: 3
-      DatapointsToAlarm: 2
       Threshold: !Ref Threshold
       ComparisonOperator: GreaterThanThreshold
-      TreatMissingData: !If [IsProduction, breaching, notBreaching]
+      TreatMissingData: !If [IsNot, notBreaching, !Ref AWS::NoValue]
   TableThrottledAlarm:
     Type: AWS::CloudWatch::Alarm
     Condition: IsNot
@@ -298,6 +203,7 @@ Resources:
       EvaluationPeriods: 1
       Threshold: 0
       ComparisonOperator: GreaterThanThreshold
+      TreatMissingData: notBreaching
   Topic: {Type: "AWS::SNS::Topic"}
 """
 
@@ -314,28 +220,24 @@ def test_alarm_is_read_as_it_would_be_deployed(template: Path) -> None:
     slow = Metric.of("Orders", "ColdStartCheckTime", target="orders-db")
     assert alarms["SlowAlarm"] == Alarm(
         name="SlowAlarm",
-        queries={"m1": Query("m1", slow, "p99")},
-        result_query="m1",
+        metrics=(slow,),
+        statistic="p99",
         period=60,
         evaluation_periods=3,
-        datapoints_to_alarm=2,
         comparison="GreaterThanThreshold",
         threshold=2500.0,
-        treat_missing_data="notBreaching",
     )
     throttled = alarms["TableThrottledAlarm"]
-    assert (throttled.result_query, throttled.datapoints_to_alarm) == ("all", 1)
-    metric = throttled.queries["r"].metric
-    assert metric == Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases")
+    assert throttled.is_filled
+    metric = Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases")
+    assert throttled.metrics == (metric,)
 
 
 def test_parameters_and_conditions_decide(template: Path) -> None:
+    changed = template.read_text().replace("!Ref AWS::NoValue", "notBreaching")
+    template.write_text(changed)
     alarms = read_alarms(template, {"Threshold": "1", "Stage": "production", "Number": "1"})
-    assert set(alarms) == {"SlowAlarm"}
-    assert (alarms["SlowAlarm"].period, alarms["SlowAlarm"].treat_missing_data) == (
-        300,
-        "breaching",
-    )
+    assert {name: alarm.period for name, alarm in alarms.items()} == {"SlowAlarm": 300}
 
 
 def test_parameter_without_a_value_is_an_error(template: Path) -> None:
@@ -359,7 +261,18 @@ def test_parameter_without_a_value_is_an_error(template: Path) -> None:
         ),
         (TEMPLATE.replace("GreaterThanThreshold", "LessThanLowerThreshold"), "not supported"),
         (TEMPLATE.replace("IsNot: !Not", "Else: !Not"), "there is no condition IsNot"),
-        (TEMPLATE.replace("ReturnData: false", "Label: reads"), "here: all, r, over 60 s"),
+        (TEMPLATE.replace("ReturnData: false", "Label: reads"), "result .ReturnData. other than"),
+        (TEMPLATE.replace("FILL(r, 0)", "FILL(r, 1)"), "result .ReturnData. other than"),
+        (TEMPLATE.replace("p99", "p0"), "the statistic p0 is not supported"),
+        (TEMPLATE.replace("ExtendedStatistic: p99", "Statistic: Average"), "Average is not"),
+        (TEMPLATE.replace("IsNot, notBreaching", "IsNot, breaching"), "TreatMissingData other"),
+        (
+            TEMPLATE.replace(
+                "EvaluationPeriods: 3", "EvaluationPeriods: 3\n      DatapointsToAlarm: 2"
+            ),
+            "DatapointsToAlarm other than",
+        ),
+        (TEMPLATE.replace('!Join ["", [Ord, ers]]', "AWS/DynamoDB"), "without FILL"),
     ],
 )
 def test_unusable_template_is_an_error(tmp_path: Path, text: str, message: str) -> None:

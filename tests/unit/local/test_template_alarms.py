@@ -9,7 +9,7 @@ import pytest
 
 from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.events import CheckFinished, Event, LeaseHeldTime
-from load.emulators.cloudwatch import Alarm, CloudWatch, State, read_alarms
+from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
 
 NOON = 1_790_000_040.0
 
@@ -55,7 +55,7 @@ def test_lease_held_for_more_than_five_minutes_reaches_its_alarm(
         happen(beat * 20 / 3, LeaseHeldTime("orders", 7, beat * 20 / 3, is_final=False))
     assert not cloudwatch.has_reached(alarm), "293 s are not too long yet"
     happen(306.0, LeaseHeldTime("orders", 7, 306.0, is_final=False))
-    assert cloudwatch.state(alarm, at=NOON + 360) is State.ALARM
+    assert cloudwatch.is_in_alarm(alarm, at=NOON + 360)
     happen(420.0, LeaseHeldTime("orders", 7, 420.0, is_final=True))
     assert cloudwatch.is_over(alarm)
 
