@@ -34,14 +34,6 @@ class ProcessRecord:
     frozen: list[tuple[float, float]] = field(default_factory=list)
     log: str = ""  # its end
 
-    @property
-    def outcome(self) -> str:
-        """How it ended: its last event, or why it was killed."""
-        if self.killed:
-            return f"killed ({self.killed})"
-        last = [e for e in self.events if e["event"] in ("served", "raised", "rolled back")]
-        return str(last[-1].get("error", last[-1]["event"])) if last else "nothing reported"
-
 
 @dataclass(frozen=True)
 class ColdStartResult:
@@ -89,7 +81,6 @@ class ChaosEvidence:
     state: FinalState = field(default_factory=FinalState)
     fault_counts: dict[str, int] = field(default_factory=dict)
     """How often a fault of each kind took effect."""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
+from lambda_migrate.events import null_observer
 
 if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.events import Event
+    from lambda_migrate.events import Observer
     from lambda_migrate.migrations import Manifest
 
 EmitEvent = Callable[[dict[str, Any]], None]
@@ -133,7 +134,7 @@ def _make_runner(job: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     from lambda_migrate.aws.telemetry import PowertoolsObserver
     from lambda_migrate.runner import MigrationRunner
 
-    manifest, target = _make_target(job, PowertoolsObserver().observe)
+    manifest, target = _make_target(job, PowertoolsObserver())
     runner = MigrationRunner(manifest, target)
 
     def invoke(context: _Context) -> dict[str, Any]:
@@ -143,20 +144,15 @@ def _make_runner(job: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     return invoke
 
 
-def _make_target(job: dict[str, Any], observe: Callable[[Event], None]) -> tuple[Manifest, Target]:
+def _make_target(job: dict[str, Any], observer: Observer) -> tuple[Manifest, Target]:
     from lambda_migrate.settings import Settings
     from lambda_migrate.wiring import make_manifest, make_target
 
     settings = Settings.load(os.environ)
     # Shorter than users may set it: otherwise every takeover would take the round's whole time.
     settings = settings.replace(lease_seconds=job["lease_seconds"])
-    target = make_target(settings, observer=_Observer(observe), clock=_ShiftedClock(job))
+    target = make_target(settings, observer=observer, clock=_ShiftedClock(job))
     return make_manifest(settings, os.environ), target
-
-
-class _Observer:
-    def __init__(self, observe: Callable[[Event], None]) -> None:
-        self.observe = observe
 
 
 # --- an operator
@@ -166,7 +162,7 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
     """Roll back as a person at the command line, who retries for a while."""
     from lambda_migrate.engine.operations import Operations
 
-    manifest, target = _make_target(job, lambda _: None)
+    manifest, target = _make_target(job, null_observer)
     ends = time.monotonic() + job["timeout"]
     emit({"event": "invoked", "ends": ends})
     while True:

@@ -126,7 +126,6 @@ class ChaosRun:
         for record in evidence.processes:
             record.log = self._log(record.name).read_text(errors="replace")[-_LOG_TAIL:]
         evidence.timeline.sort()
-        evidence.seconds = self._now
         return evidence
 
     @property
