@@ -791,10 +791,10 @@ MUTANTS = (
         ("alarms",),
     ),
     Mutant(
-        "missing data of DynamoDB's own metrics is treated as the alarm says",
+        "an alarm on DynamoDB's own metrics needs no FILL",
         "load/emulators/cloudwatch.py",
-        'return "ignore" if is_dynamodbs else self.treat_missing_data',
-        "return self.treat_missing_data",
+        'if metrics[0].namespace == "AWS/DynamoDB":',
+        "if False:",
         ("alarms",),
     ),
     Mutant(
