@@ -88,7 +88,7 @@ class _Doctor:
             result, advice = _split_advice(str(error))
             if network and not advice:
                 advice = _SERVER_ADVICE if _has_server_responded(error) else network
-            return Finding(check, "failed", result, advice, milliseconds=self._took(began))
+            return Finding(check, "failed", result, advice, milliseconds=self._elapsed_ms(began))
 
     def _elapsed_ms(self, began: float) -> int:
         return round((self._context.clock.monotonic() - began) * 1000)

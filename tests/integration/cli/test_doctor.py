@@ -105,7 +105,7 @@ def test_what_is_not_set_is_named_and_the_rest_skipped(doctor: Doctor) -> None:
         (
             {"AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1"},
             "lease table: read",
-            "DynamoDB did not answer",
+            "DynamoDB did not respond",
             "gateway endpoint",
         ),
     ],
