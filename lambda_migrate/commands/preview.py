@@ -96,6 +96,9 @@ def _build_planned_migration(migration: Migration) -> PlannedMigration:
     if migration.up.transactional:
         script = remove_transaction_block(script)
     sql = tuple(redact(statement.text) for statement in split_statements(script))
+    hooks = (*migration.before, *migration.after)
+    scripts = [(migration.up, migration.path or migration.name)]
+    scripts += [(hook.script, hook.path) for hook in hooks]
     return PlannedMigration(
         version=migration.version,
         name=migration.name,
@@ -103,11 +106,15 @@ def _build_planned_migration(migration: Migration) -> PlannedMigration:
         transactional=migration.up.transactional,
         isolation=migration.up.isolation or "read-committed",
         has_down_script=migration.down is not None,
-        hooks=tuple(hook.name for hook in (*migration.before, *migration.after)),
+        hooks=tuple(hook.name for hook in hooks),
         statements=tuple(map(_join_lines, sql)),
         sql=sql,
         faults=tuple(check_migration(migration)),
-        warnings=tuple(find_script_warnings(migration.up, path=migration.path or migration.name)),
+        warnings=tuple(
+            warning
+            for script, path in scripts
+            for warning in find_script_warnings(script, path=path)
+        ),
     )
 
 

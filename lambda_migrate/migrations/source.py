@@ -111,6 +111,11 @@ def _parse_hook(content: bytes, *, filename: str, path: str) -> Hook:
     faults: list[str] = []
     text = _decode(content, path=path, faults=faults)
     scripts = {} if text is None else _parse_plain(normalise_text(text), path=path, faults=faults)
+    if "up" in scripts and scripts["up"].isolation:
+        faults.append(
+            f"{path}:{scripts['up'].line - 1}: a hook runs in the transaction of its migration; "
+            "remove `isolation:`"
+        )
     if faults:
         raise ManifestError(faults, heading=f"the hook {path} cannot be used:")
     return Hook(filename.removesuffix(".sql"), scripts["up"], path)

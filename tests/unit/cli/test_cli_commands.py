@@ -535,6 +535,12 @@ def test_repair_says_what_an_answer_is_for_in_a_script_of_several_statements(
     assert "the answer is for the whole script; 2 of its statements have taken effect" in err
 
 
+def test_plan_warns_of_a_hook_that_switches_off_a_time_limit(run: Run, folder: Path) -> None:
+    (folder / "beforeMigrate.sql").write_text("SET lock_timeout = 0")
+    [warning] = run_json(run, "plan")[1]["pending"][0]["warnings"]
+    assert "beforeMigrate.sql:1: this switches off lock_timeout" in warning
+
+
 @pytest.mark.parametrize(("version", "in_json"), [(2**53 - 1, 2**53 - 1), (2**53, str(2**53))])
 def test_a_version_that_a_double_cannot_hold_is_text_in_json(
     run: Run, folder: Path, version: int, in_json: int | str

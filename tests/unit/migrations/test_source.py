@@ -232,6 +232,13 @@ def test_what_a_repeatable_migration_cannot_be(filename: str, text: str, fault: 
         read(text, filename=filename)
 
 
+def test_a_hook_has_no_isolation_level_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "0001_a.sql").write_text("-- migrate:up\nSELECT 1\n")
+    (tmp_path / "afterMigrate.sql").write_text("-- migrate:up isolation:serializable\nSELECT 1\n")
+    with pytest.raises(ManifestError, match=r"afterMigrate\.sql:1: a hook runs in the transaction"):
+        read_manifest(tmp_path)
+
+
 def test_a_folder_without_migrations_is_an_empty_manifest_where_that_is_allowed(
     tmp_path: Path,
 ) -> None:
