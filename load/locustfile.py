@@ -9,8 +9,6 @@ In the local Lambda every cold start is a new environment, and `together` means 
 a stack Lambda alone decides: it starts an environment when all others are busy, so a storm is cold
 right after a deployment, as far as its requests overlap. Lambda's own report of each invocation
 says whether it was cold.
-
-``--master`` and ``--worker`` work as usual: the users are on the workers, the shape on the master.
 """
 
 from __future__ import annotations
@@ -158,7 +156,7 @@ Tick = tuple[int, float, list[type[User]]]
 
 
 class StormShape(LoadTestShape):
-    """A shape of `SHAPES` that ends when all requests were answered, also on a master."""
+    """A shape of `SHAPES` that ends when all requests were answered."""
 
     abstract = True  # chosen by --storm, not by Locust
     options: Any = None

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.report / "profile.json").write_text(json.dumps(measurements, indent=1) + "\n")
     if not options.quick:
         write_page(measurements, partition_table(), ROOT / "docs")
-    print(f"{options.report}: a flame graph's data (memray) and a call tree of each kind of start")
+    print(f"{options.report}: profile.json, and memray's recording of each kind of start")
     return 0
 
 
@@ -59,7 +59,7 @@ def _measure(report: Path, *, quick: bool) -> dict[str, Any]:
                 for delay in DELAYS
             }
             found["memory"][kind] = _measure_phases(profiler, kind, "memory")
-            found["memray"][kind] = _run_profilers(profiler, kind, report)
+            found["memray"][kind] = _count_allocations(profiler, kind, report)
         print("processor shares ...", flush=True)
         for kind in _KINDS_WITH_LIMITED_CPU:
             found["limited"][kind] = measure_limited_cpu(profiler, kind)
@@ -83,15 +83,13 @@ def _measure_phases(
     return [read_figures(one.output) for one in results[1:]]
 
 
-def _run_profilers(profiler: ColdStartProfiler, kind: str, report: Path) -> dict[str, int]:
-    """One start under memray, one under pyinstrument; what memray counted."""
-    name = kind.replace(" ", "-").replace(",", "")
-    memory, calls = (report / f"{name}.{suffix}" for suffix in ("memray.bin", "calls.html"))
-    program = (*MEASURED, "run")
+def _count_allocations(profiler: ColdStartProfiler, kind: str, report: Path) -> dict[str, int]:
+    """What memray counts in one start."""
+    recording = report / f"{kind.replace(' ', '-').replace(',', '')}.memray.bin"
+    command = ("-m", "memray", "run", "-qfo", str(recording), *MEASURED, "run")
     with profiler.delay_round_trips(0.0) as variables:
-        profiler.start(kind, variables, ("-m", "memray", "run", "-qfo", str(memory), *program))
-        profiler.start(kind, variables, ("-m", "pyinstrument", "-o", str(calls), *program))
-    counted = memray.FileReader(memory).metadata
+        profiler.start(kind, variables, command)
+    counted = memray.FileReader(recording).metadata
     return {"allocations": counted.total_allocations, "peak": counted.peak_memory}
 
 

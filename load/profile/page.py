@@ -1,4 +1,4 @@
-"""docs/reference/profile.md and its picture."""
+"""docs/reference/profile.md."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from load import charts
 from load.bench.report import markdown_table
 from load.bench.results import Table, format_number, format_spread
 from load.profile.measured_process import PHASES
@@ -26,7 +23,6 @@ _Cells = Mapping[str, Mapping[str, str]]
 def write_page(measurements: Mapping[str, Any], partition: Table, docs: Path) -> None:
     """Write the page from the measurements of a whole run."""
     times, memory = measurements["times"], measurements["memory"]
-    _draw_phases(times, docs / "images" / "profile.svg")
     cpu = {kind: _format_milliseconds(runs["0"], _CPU) for kind, runs in times.items()}
     wall = {
         delay: {kind: _format_milliseconds(runs[delay], _WALL) for kind, runs in times.items()}
@@ -96,22 +92,3 @@ def _phase_table(unit: str, cells: _Cells) -> Table:
     phases = next(iter(cells.values()))
     rows = [(phase, *(each[phase] for each in cells.values())) for phase in phases]
     return Table((unit, *cells), rows)
-
-
-def _draw_phases(times: Mapping[str, Any], path: Path) -> None:
-    """Stacked phases for each kind of start, without waiting and without 1,000 migrations."""
-    kinds = [kind for kind in times if kind != _MANY]
-    with charts.style():
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
-        axes = figure.subplots()
-        axes.set(title="processor time", xlabel="ms")
-        left = [0.0] * len(kinds)
-        for number, phase in enumerate(PHASES):
-            runs = [[run[phase][_CPU] for run in times[kind]["0"]] for kind in kinds]
-            values = [1000 * statistics.median(each) for each in runs]
-            colour = f"C{number}" if number < 10 else "k"
-            axes.barh(kinds, values, left=left, label=phase, color=colour)
-            left = [a + b for a, b in zip(left, values, strict=True)]
-        axes.invert_yaxis()
-        figure.legend(loc="outside lower center", ncols=6)
-        charts.save(figure, path)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 from load.bench.migrations import MigrationSource, small_migrations
-from load.bench.processes import ProcessResult, Program, run
+from load.bench.processes import MeasurementFailed, Process, ProcessResult, Program, run
 from load.bench.tools import LAMBDA_MIGRATE
 from load.bench.workspace import ROLE, Workspace
 from load.profile.latency_relay import CertificateAuthority, open_relay
@@ -153,24 +152,16 @@ class ColdStartProfiler:
     @contextmanager
     def _hold_lease(self, program: Program, *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
-        process = subprocess.Popen(
-            program.command,
-            cwd=program.directory,
-            env=dict(program.environment),
-            stdout=subprocess.DEVNULL,
-        )
-        try:
+        with ExitStack() as stack:
+            holder = Process(stack, program)
             while not self.workspace.query("postgres", _IS_HOLDING):
-                if process.poll() is not None:
-                    raise RuntimeError("the holder ended before it migrated")
+                if holder.has_ended():
+                    raise MeasurementFailed(f"the holder did not migrate:\n{holder.read_output()}")
                 time.sleep(0.01)
             if is_killed:
-                process.kill()
+                holder.kill()
             yield
-            process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
+            holder.wait(0.0)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import csv
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from load.storm.host import Host, ObservedInvocation
     from load.storm.scenarios import Scenario
 
-__all__ = ["Evidence", "gather_evidence", "max_overlap", "read_sessions", "read_statistics"]
 
 _COMMITTED = """
 SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8
@@ -53,11 +51,8 @@ class Evidence:
         intervals: Each migration, and each down script.
         committed: When PostgreSQL committed the last migration; None if none succeeds.
         sessions: Connections of lambda-migrate, in the server's log, which misses none.
-        requests_by_environment: To DynamoDB; empty where the engine does not count.
-        rates: Requests by tenth of a second since the epoch; None where it does not count.
-        memory: Megabytes of each environment that was alive at the end, shared pages divided among
-            their users (PSS).
-        parent_memory: The share of the process that they were forked from.
+        requests_by_environment: To DynamoDB, counted by it.
+        rates: Requests to it by tenth of a second since the epoch.
         locust: Requests and failures by name, as Locust counted them.
         rolled_back: Seconds that the rollback took.
         errors: What else went wrong.
@@ -74,9 +69,7 @@ class Evidence:
     committed: float | None = None
     sessions: Sequence[Session] = ()
     requests_by_environment: Mapping[str, int] = field(default_factory=dict)
-    rates: Mapping[int, Mapping[str, int]] | None = None
-    memory: Sequence[float] = ()
-    parent_memory: float = 0.0
+    rates: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     locust: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     rolled_back: float | None = None
     errors: Sequence[str] = ()
@@ -144,8 +137,6 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
     testbed = host.testbed
     package, server, scenario = testbed.package, testbed.server, testbed.scenario
     clock_offset = testbed.clock_offset
-    memory = [_read_pss(view.pid) for _, _, view in testbed.environments() if view.state != "ended"]
-    parents = {function.fork_server_pid for function in testbed.functions.values()} - {0}
     checks = {
         name: list(read_checks(name, function.logs(view.environment_id), clock_offset=clock_offset))
         for name, function, view in testbed.environments()
@@ -168,8 +159,6 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
         sessions=sessions,
         requests_by_environment=testbed.requests_by_environment(),
         rates=testbed.dynamodb.rates(),
-        memory=memory,
-        parent_memory=sum(map(_read_pss, parents)),
         locust=read_statistics(locust),
         rolled_back=host.rolled_back,
         errors=host.errors,
@@ -202,15 +191,6 @@ def read_sessions(log: str, *, clock_offset: float) -> list[Session]:
             sessions.append(Session(*opened.pop(match["pid"]), last))
     sessions += [Session(name, since, max(since, last)) for name, since in opened.values()]
     return sorted(sessions, key=lambda session: session.opened)
-
-
-def _read_pss(pid: int) -> float:
-    """A process's proportional share of memory in megabytes; 0 if it has ended."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return float(line.split()[1]) / 1024
-    return 0.0
 
 
 def read_statistics(prefix: Path) -> dict[str, tuple[int, int]]:

@@ -33,8 +33,6 @@ from load.chaos.relay import Loop
 from load.storm.scenarios import Wave
 from load.storm.testbed import Testbed
 
-__all__ = ["Host", "ObservedInvocation", "failure_of", "serve"]
-
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
 
@@ -79,7 +77,6 @@ class Host:
     rolled_back: float | None = None
     errors: list[str] = field(default_factory=list)
     _waves: list[_WaveState] = field(default_factory=list)
-    _rollback_wave: _WaveState | None = None
     _rollback: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +86,6 @@ class Host:
             rollbacks = 1 if scenario.rollback and number == len(scenario.waves) else 0
             barrier = StartBarrier(wave.environments + rollbacks if wave.simultaneous else 0)
             self._waves.append(_WaveState(number, wave, barrier))
-        self._rollback_wave = self._waves[-1] if scenario.rollback else None
 
     def prepare(self) -> None:
         """Migrate to the version that is there before the storm, and start its environments."""
@@ -125,7 +121,8 @@ class Host:
         event = self.testbed.package.event("cold", current.started)
         barrier = current.barrier if current.wave.simultaneous else None
         submitted = self.testbed.functions[version].submit_cold(event, barrier=barrier)
-        if current.started == 1 and current is self._rollback_wave:
+        has_rollback = self.testbed.scenario.rollback and current is self._waves[-1]
+        if current.started == 1 and has_rollback:
             self._rollback = asyncio.ensure_future(self._roll_back(current.barrier))
         result = await asyncio.wrap_future(submitted)
         if self._rollback is not None:

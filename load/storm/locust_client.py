@@ -13,8 +13,6 @@ import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
 
-__all__ = ["DeployedFunction", "HostFailed", "Response", "send_to_host"]
-
 _HOST_SECONDS = 600.0  # a thousand environments may share two cores
 _LAMBDA_SECONDS = 900.0  # Lambda's longest timeout; botocore's own 60 s would invoke again
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on the loopback

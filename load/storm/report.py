@@ -16,14 +16,33 @@ from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 from load.storm.verdicts import Verdict, peak_of
 
-__all__ = ["figures", "machine", "write_report"]
-
 _KINDS = ("cold", "warm", "write", "read")
 
 
 def write_report(evidence: Evidence, verdicts: Sequence[Verdict], out: Path) -> None:
-    """Write ``report.json`` and ``report.md`` into ``out``, beside Locust's own."""
-    text = json.dumps(figures(evidence, verdicts), indent=2, ensure_ascii=False)
+    """Write ``report.json`` and ``report.md`` into ``out``, beside Locust's own.
+
+    Figures are seconds unless their key says otherwise.
+    """
+    distributions = _distributions(evidence)
+    figures = {
+        "passed": all(one.state != "failed" for one in verdicts),
+        "verdicts": [asdict(one) for one in verdicts],
+        "scenario": asdict(evidence.scenario),
+        "machine": machine(),
+        "seconds": round(evidence.seconds, 1),
+        "invocations": {kind: _count_invocations(evidence, kind) for kind in _KINDS},
+        **{name: asdict(found) for name, found in distributions.items()},
+        "outcomes": dict(Counter(check.outcome for check in evidence.first_checks)),
+        "migrated_by": [asdict(check) for check in evidence.migrators],
+        "effects": dict(evidence.effects),
+        "attempts": evidence.attempts,
+        "dynamodb_busiest_second": peak_of(evidence.rates),
+        "connections": {"at_most": evidence.max_sessions, "in_all": len(evidence.sessions)},
+        "rolled_back": evidence.rolled_back,
+        "locust": {name: list(counts) for name, counts in evidence.locust.items()},
+    }
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n")
     lines = [
         f"# {evidence.scenario.name}\n",
@@ -31,37 +50,10 @@ def write_report(evidence: Evidence, verdicts: Sequence[Verdict], out: Path) -> 
         "\n| | median | 99 in 100 | worst |\n|---|---|---|---|",
         *(
             f"| {name.replace('_', ' ')} | {one.median:.3f} | {one.p99:.3f} | {one.worst:.3f} |"
-            for name, one in _distributions(evidence).items()
+            for name, one in distributions.items()
         ),
     ]
     (out / "report.md").write_text("\n".join(lines) + "\n")
-
-
-def figures(evidence: Evidence, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Everything; seconds unless the key says otherwise."""
-    return {
-        "passed": all(one.state != "failed" for one in verdicts),
-        "verdicts": [asdict(one) for one in verdicts],
-        "scenario": asdict(evidence.scenario),
-        "machine": machine(),
-        "seconds": round(evidence.seconds, 1),
-        "invocations": {kind: _count_invocations(evidence, kind) for kind in _KINDS},
-        **{name: asdict(found) for name, found in _distributions(evidence).items()},
-        "outcomes": dict(Counter(check.outcome for check in evidence.first_checks)),
-        "migrated_by": [asdict(check) for check in evidence.migrators],
-        "effects": dict(evidence.effects),
-        "attempts": evidence.attempts,
-        "dynamodb_busiest_second": peak_of(evidence.rates or {}),
-        "connections": {
-            "at_most": evidence.max_sessions,
-            "in_all": len(evidence.sessions),
-            "connection_seconds": round(sum(o.closed - o.opened for o in evidence.sessions), 3),
-        },
-        "memory_megabytes_in_all": round(sum(evidence.memory) + evidence.parent_memory),
-        "rolled_back": evidence.rolled_back,
-        "locust": {name: list(counts) for name, counts in evidence.locust.items()},
-        **_simulation_input(evidence),
-    }
 
 
 def _count_invocations(evidence: Evidence, kind: str) -> dict[str, Any]:
@@ -82,31 +74,9 @@ def _distributions(evidence: Evidence) -> dict[str, Distribution]:
         "commit_to_handler": evidence.seconds_to_handler,
         "commit_to_answer": evidence.seconds_to_answer,
         "dynamodb_calls_of_each_waiter": [check.lease_calls for check in evidence.waiters],
-        "memory_megabytes_of_each": evidence.memory,
     }
     found = {name: Distribution.of(each) for name, each in values.items()}
     return {name: each for name, each in found.items() if each is not None}
-
-
-def _simulation_input(evidence: Evidence) -> dict[str, Any]:
-    """What ``python -m load.simulate --against`` reads; empty unless there was one wave."""
-    committed, checks = evidence.committed, evidence.first_checks
-    if committed is None or evidence.scenario.shape not in ("together", "ramp"):
-        return {}
-    began = {check.environment: check.ended - check.seconds for check in checks}
-    first, holders = min(began.values()), [c for c in checks if c.applied]
-    waited = [check for check in evidence.waiters if check.ended > committed]
-    if not (holders and waited):
-        return {}
-    return {
-        "n": len(checks),
-        "migration_seconds": round(committed - began[holders[-1].environment], 4),
-        "arrivals_seconds": sorted(round(at - first, 4) for at in began.values()),
-        "waits": {
-            "delay_after_commit_seconds": [round(c.ended - committed, 4) for c in waited],
-            "lease_calls": [check.lease_calls for check in waited],
-        },
-    }
 
 
 def machine() -> dict[str, Any]:

@@ -10,22 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.environment import EnvironmentView
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.servers.dynamodb import (
-    AmazonDynamoDBLocal,
-    Dynalite,
-    DynamoDBEndpoint,
-    LocalDynamoDB,
-)
+from lambda_migrate.local.servers.dynamodb import Dynalite, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
 if TYPE_CHECKING:
     from load.storm.packages import Package
-    from load.storm.scenarios import Engine, Processes, Scenario
+    from load.storm.scenarios import Scenario
 
-__all__ = ["PRELOADED", "TABLE", "Testbed", "open_testbed"]
 
 TABLE = "lambda-migrate"
 
@@ -40,19 +33,8 @@ PRELOADED = (
 )
 """What forked environments share: neither the function nor lambda_migrate itself."""
 
-_MEGABYTES: Mapping[Processes, int] = {"separate": 60, "forked": 18}
-"""For an environment: as measured where every one of them loads boto3, and some more."""
-
-_SERVERS_MEGABYTES = 1500
-
 _TIMEOUT_SECONDS = 300.0  # a thousand environments share a few cores: slow is not hung
 _NICENESS = 19  # in AWS the servers do not share the functions' processors
-
-_ENGINES: Mapping[Engine, type[LocalDynamoDB | Dynalite | AmazonDynamoDBLocal]] = {
-    "moto": LocalDynamoDB,
-    "dynalite": Dynalite,
-    "dynamodb-local": AmazonDynamoDBLocal,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +44,7 @@ class Testbed:
     scenario: Scenario
     package: Package
     server: LocalPostgreSQL
-    dynamodb: DynamoDBEndpoint
+    dynamodb: LocalDynamoDB | Dynalite
     clock_offset: float  # seconds since the epoch when the monotonic clock stood at 0
     functions: dict[int, LocalFunction] = field(default_factory=dict)
     code_folders: dict[int, Path] = field(default_factory=dict)
@@ -87,7 +69,7 @@ class Testbed:
                 yield f"v{version} {view.environment_id}", function, view
 
     def requests_by_environment(self) -> dict[str, int]:
-        """DynamoDB requests by environment; empty where the engine does not count."""
+        """DynamoDB requests of each environment that sent any."""
         clients = set(self.dynamodb.access_keys())
         return {
             name: self.dynamodb.requests(view.access_key).total()
@@ -98,13 +80,7 @@ class Testbed:
 
 @contextmanager
 def open_testbed(
-    scenario: Scenario,
-    package: Package,
-    home: Path,
-    *,
-    handler: str = "app.handler",
-    tuning: Mapping[str, str] | None = None,
-    binaries: Path | None = None,
+    scenario: Scenario, package: Package, home: Path, *, tuning: Mapping[str, str] | None = None
 ) -> Iterator[Testbed]:
     """Start everything and deploy every version.
 
@@ -112,14 +88,11 @@ def open_testbed(
         scenario: The storm.
         package: What is deployed.
         home: A temporary directory.
-        handler: Of the package, ``module.function``.
         tuning: Settings of PostgreSQL, above those of every storm.
-        binaries: Of PostgreSQL; see `LocalPostgreSQL`.
 
     Raises:
-        ConfigurationError: The machine has too little memory, or something is not installed.
+        ConfigurationError: Something is not installed.
     """
-    _require_memory(scenario)
     settings = {
         "max_connections": str(2 * scenario.environments + 60),
         # When exactly the last migration was committed, and when each session began and ended.
@@ -130,10 +103,11 @@ def open_testbed(
         "log_timezone": "UTC",
         **(tuning or {}),
     }
-    with ExitStack() as stack:
-        server = LocalPostgreSQL(binaries=binaries, databases=[package.database], settings=settings)
-        stack.enter_context(server)
-        dynamodb = stack.enter_context(_ENGINES[scenario.engine]())
+    with (
+        LocalPostgreSQL(databases=[package.database], settings=settings) as server,
+        Dynalite() if scenario.engine == "dynalite" else LocalDynamoDB() as dynamodb,
+        ExitStack() as stack,
+    ):
         dynamodb.create_table(TABLE)
         clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
         testbed = Testbed(scenario, package, server, dynamodb, clock_offset)
@@ -141,7 +115,7 @@ def open_testbed(
             code = testbed.code_folders[version] = package.deploy(version, home)
             testbed.functions[version] = stack.enter_context(
                 LocalFunction(
-                    handler,
+                    "app.handler",
                     code=code,
                     name=f"storm-v{version}",
                     environment=testbed.variables(),
@@ -154,17 +128,3 @@ def open_testbed(
                 )
             )
         yield testbed
-
-
-def _require_memory(scenario: Scenario) -> None:
-    """Check before the start, not when the kernel begins to kill processes."""
-    needed = scenario.environments * _MEGABYTES[scenario.processes] + _SERVERS_MEGABYTES
-    free = float("inf")
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) / 1024
-    if needed > free:
-        raise ConfigurationError(
-            f"{scenario.name} may need {needed / 1024:.1f} GB of memory, {free / 1024:.1f} GB are "
-            "free: choose a smaller -n, or --processes forked"
-        )

@@ -12,8 +12,6 @@ from lambda_migrate.local.demo.checks import SchemaCheck
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 
-__all__ = ["Verdict", "judge", "peak_of", "verdicts"]
-
 READ_UNITS = 3000
 WRITE_UNITS = 1000
 """What one DynamoDB partition sustains a second."""
@@ -128,8 +126,6 @@ def peak_of(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
 
 def _below_partition_limits(evidence: Evidence) -> Verdict:
     what = "below the limits of one DynamoDB partition"
-    if evidence.rates is None:
-        return Verdict(what, "not measured", "this engine counts no requests")
     reads, writes = peak_of(evidence.rates)
     found = f"at most {reads} reads (of {READ_UNITS}), {writes} writes (of {WRITE_UNITS}) a second"
     # As if all reads were consistent.
@@ -143,8 +139,6 @@ def _calls_match(evidence: Evidence) -> Verdict:
     """
     what = "lease_calls in the logs match the engine's count"
     counted = evidence.requests_by_environment
-    if not counted:
-        return Verdict(what, "not measured", "this engine counts no requests")
     logged = {name: sum(c.lease_calls for c in own) for name, own in evidence.checks.items()}
     holders = {check.environment for check in evidence.migrators}
     lost = [logged.get(name, 0) - n for name, n in counted.items() if name not in holders]
@@ -152,7 +146,7 @@ def _calls_match(evidence: Evidence) -> Verdict:
     if any(lost):
         found += f"; {sum(map(bool, lost))} environments differ, by {min(lost)} to {max(lost)}"
     is_held = min(lost, default=0) >= 0 and sum(lost) <= _MAX_LOST_SHARE * sum(logged.values())
-    return judge(what, is_held, found)
+    return judge(what, is_held and bool(counted), found)
 
 
 def _one_call_where_current(evidence: Evidence) -> Iterator[Verdict]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import csv
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from load.storm.evidence import Evidence, gather_evidence
 from load.storm.host import Host, serve
 from load.storm.locust_client import send_to_host
 from load.storm.packages import Package
-from load.storm.scenarios import Scenario
+from load.storm.scenarios import Scenario, make_scenario
 from load.storm.testbed import open_testbed
 from load.storm.verdicts import Verdict, verdicts
+
+
+def forked_scenario(name: str, n: int) -> Scenario:
+    """A scenario whose environments and DynamoDB API start quickly."""
+    return replace(make_scenario(name, n), engine="moto", processes="forked")
 
 
 def run_storm(scenario: Scenario, package: Package, home: Path) -> Evidence:

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.errors import ConfigurationError
 from load.storm.host import Host, serve
 from load.storm.locust_client import HostFailed, send_to_host
 from load.storm.packages import CountingPackage
 from load.storm.report import write_report
-from load.storm.scenarios import make_scenario
 from load.storm.testbed import open_testbed
 from load.storm.verdicts import verdicts
-from tests.integration.load.small_storm import run_storm, verdicts_by_name
+from tests.integration.load.small_storm import forked_scenario, run_storm, verdicts_by_name
 
 # It opens a connection as lambda-migrate would, where one that waits should have none.
 TWO_CONNECTIONS = """
@@ -53,7 +51,7 @@ def handler(event, context):
 
 
 def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
-    scenario = make_scenario("together", 3, engine="moto", processes="forked")
+    scenario = forked_scenario("together", 3)
     found = verdicts_by_name(
         run_storm(scenario, CountingPackage(repeated_version=4, handler=TWO_CONNECTIONS), tmp_path)
     )
@@ -64,7 +62,7 @@ def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
 
 
 def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
-    scenario = make_scenario("together", 3, engine="moto", processes="forked")
+    scenario = forked_scenario("together", 3)
     evidence = run_storm(scenario, CountingPackage(), tmp_path)
     found = verdicts(evidence)
     assert {one.what for one in found if one.state != "passed"} == set()
@@ -78,13 +76,11 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     assert 0 < figures["commit_to_answer"]["median"] < figures["cold_invocations"]["worst"]
     assert figures["invocations"]["cold"] == {"count": 3, "failures": {}}
     assert figures["connections"]["in_all"] == 1
-    assert 3.0 < figures["connections"]["connection_seconds"] < 60.0
-    assert figures["memory_megabytes_of_each"]["count"] == 3
     assert "- passed: no invocation failed" in (folder / "report.md").read_text()
 
 
 def test_failing_handler_is_found(tmp_path: Path) -> None:
-    scenario = make_scenario("waves", 3, engine="moto", processes="forked")
+    scenario = forked_scenario("waves", 3)
     found = verdicts_by_name(run_storm(scenario, CountingPackage(handler=RAISES), tmp_path))
     assert found["no invocation failed"].state == "failed"
     assert "3 ValueError" in found["no invocation failed"].found
@@ -94,7 +90,7 @@ def test_failing_handler_is_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def host_url(tmp_path: Path) -> Iterator[str]:
-    scenario = make_scenario("ramp", 1, engine="moto", processes="forked")
+    scenario = forked_scenario("ramp", 1)
     with (
         open_testbed(scenario, CountingPackage(fails=True), tmp_path) as testbed,
         serve(Host(testbed)) as url,
@@ -118,12 +114,3 @@ def test_host_reports_failures_and_refuses_unknown_requests(host_url: str) -> No
 def test_invalid_or_missing_host_is_reported(url: str) -> None:
     with pytest.raises(HostFailed, match=r"write http://host:port|/cold: "):
         send_to_host(url, "/cold")
-
-
-def test_storm_without_enough_memory_does_not_start(tmp_path: Path) -> None:
-    scenario = make_scenario("together", 10_000_000, engine="moto", processes="separate")
-    with (
-        pytest.raises(ConfigurationError, match="choose a smaller -n"),
-        open_testbed(scenario, CountingPackage(), tmp_path),
-    ):
-        pass

@@ -16,14 +16,10 @@ from typing import Any, cast
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.loopback import find_free_port
 from lambda_migrate.local.runtime.plain_http import LocalHTTPRequest, LocalHTTPResponse
 from load.storm.__main__ import main
 from load.storm.evidence import read_statistics
 from load.storm.host import Host, serve
-from load.storm.packages import CountingPackage
-from load.storm.scenarios import make_scenario
-from load.storm.testbed import open_testbed
 
 ROOT = Path(__file__).parents[3]
 PROBE = ROOT / "tests" / "integration" / "local" / "function"
@@ -38,11 +34,10 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_storm_runs_and_is_reported(tmp_path: Path) -> None:
     out = tmp_path / "report"
-    asked = ("together", "-n", "4", "--engine", "moto", "--processes", "separate")
-    ran = run("load.storm", *asked, "--out", str(out))
+    ran = run("load.storm", "together", "-n", "4", "--out", str(out))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "All passed." in ran.stdout
-    folder = out / "together-4-separate"
+    folder = out / "together-4"
     written = {path.name for path in folder.iterdir()}
     assert {"report.json", "report.md", "locust.html", "locust_stats.csv"} <= written
     figures = json.loads((folder / "report.json").read_text())
@@ -51,38 +46,12 @@ def test_storm_runs_and_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [["whirlwind"], ["together", "-n", "0"], ["together", "--engine", "redis"]]
+    "asked", [["whirlwind"], ["together", "-n", "0"], ["together", "-n", "many"]]
 )
 def test_wrong_usage_is_exit_code_2(asked: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(asked)
     assert ended.value.code == 2
-
-
-def test_a_master_and_two_workers_drive_one_storm(tmp_path: Path) -> None:
-    scenario = make_scenario("waves", 6, engine="moto", processes="forked")
-    with (
-        open_testbed(scenario, CountingPackage(), tmp_path) as testbed,
-        serve(host := Host(testbed)) as url,
-    ):
-        port = str(find_free_port())
-        storm = ["--storm", "waves", "--waves", "3", "-n", "6", "--control", url]
-        csvs = ["--csv", str(tmp_path / "locust"), "--exit-code-on-error", "0"]
-        master = [*LOCUST, *storm, *csvs, "--master", "--expect-workers", "2"]
-        worker = [*LOCUST[:-1], *storm, "--worker", "--master-host", "127.0.0.1"]
-        processes = [
-            subprocess.Popen([*master, "--master-bind-port", port], cwd=ROOT),
-            subprocess.Popen([*worker, "--master-port", port], cwd=ROOT),
-            subprocess.Popen([*worker, "--master-port", port], cwd=ROOT),
-        ]
-        try:
-            assert [process.wait(240) for process in processes] == [0, 0, 0]
-        finally:
-            for process in processes:
-                process.kill()
-    assert [one.wave for one in host.observed if one.kind == "cold"] == [1, 1, 2, 2, 3, 3]
-    statistics = read_statistics(tmp_path / "locust")
-    assert statistics == {"cold": (6, 0), "init": (6, 0), "warm": (6, 0)}
 
 
 # -- a stack that is deployed: here, the local Lambda behind Lambda's own Invoke API --------------

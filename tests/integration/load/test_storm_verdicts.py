@@ -13,7 +13,6 @@ from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.runtime.environment import InvocationResult
 from load.storm.evidence import Evidence, Session, max_overlap, read_sessions
 from load.storm.host import ObservedInvocation
-from load.storm.report import figures
 from load.storm.scenarios import make_scenario
 from load.storm.verdicts import peak_of, verdicts
 
@@ -29,7 +28,7 @@ def observed(result: InvocationResult = SERVED, kind: str = "cold") -> ObservedI
 
 
 GOOD = Evidence(
-    scenario=make_scenario("together", 2, engine="moto", processes="separate"),
+    scenario=make_scenario("together", 2),
     observed=[observed(), observed(replace(SERVED, environment_id="env0002"))],
     checks={"v1 env0001": [CHECK], "v1 env0002": [HOLDER]},
     effects={"0001_effect": 1},
@@ -80,6 +79,7 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
         ),
         ({"rates": {}}, "below the limits of one DynamoDB partition"),
         ({"requests_by_environment": {"v1 env0001": 4}}, CALLS),
+        ({"requests_by_environment": {}}, CALLS),
         ({"requests_by_environment": {"v1 env9": 1}}, CALLS),
         ({"locust": {"cold": (2, 1)}}, "Locust counted the same"),
         ({"locust": {}}, "Locust counted the same"),
@@ -104,26 +104,17 @@ def test_current_schema_needs_one_call() -> None:
     assert law not in [one.what for one in verdicts(GOOD)]
 
 
-def test_uncounted_requests_are_not_measured() -> None:
-    found = {
-        one.what: one.state
-        for one in verdicts(replace(GOOD, rates=None, requests_by_environment={}))
-    }
-    assert found["below the limits of one DynamoDB partition"] == "not measured"
-    assert found[CALLS] == "not measured"
-
-
 FAILURE = replace(SERVED, status="error", error_type="MigrationFailed", payload=None)
 TOLD = replace(CHECK, outcome="MigrationFailed", cause="0005_effect 42P01")
 FAILING = replace(
     GOOD,
-    scenario=make_scenario("failing", 2, engine="moto", processes="separate"),
+    scenario=make_scenario("failing", 2),
     observed=[observed(FAILURE), observed(replace(FAILURE, environment_id="env0002"))],
     checks={
         "v1 env0001": [TOLD, replace(TOLD, fence=1, ended=10.0)],
         "v1 env0002": [replace(TOLD, fence=2, ended=13.1)],
     },
-    requests_by_environment={},
+    requests_by_environment={"v1 env0001": 6, "v1 env0002": 3},
     attempts=2,
     locust={"cold": (2, 2)},
 )
@@ -194,18 +185,6 @@ def test_delay_counts_from_the_commit_for_waiters() -> None:
     assert GOOD.seconds_to_answer == [pytest.approx(0.6)]
     assert GOOD.seconds_to_handler == [pytest.approx(0.6)]
     assert replace(GOOD, committed=None).seconds_to_answer == []
-
-
-def test_figures_of_one_wave_can_be_simulated() -> None:
-    told = figures(GOOD, [])
-    assert told["n"] == 2
-    assert told["migration_seconds"] == pytest.approx(3.4)
-    assert told["arrivals_seconds"] == [0.0, 0.0]
-    assert told["waits"] == {"delay_after_commit_seconds": [0.6], "lease_calls": [3]}
-
-
-def test_figures_without_a_commit_cannot_be_simulated() -> None:
-    assert "waits" not in figures(replace(GOOD, committed=None), [])
 
 
 @pytest.mark.parametrize(("counted", "expected"), [(299, []), (280, [CALLS]), (301, [CALLS])])
