@@ -1,4 +1,4 @@
-"""Many instances of the library's own runner, of which one at a time runs, and only when told to.
+"""Many instances of the library's own runner, one at a time, as the test chooses.
 
 Each instance is a thread that stops in front of every call to the lease table or the database, and
 in front of every sleep, until it is given its turn. The scheduler decides the order of

@@ -213,8 +213,8 @@ def _without_gaps(body: Mapping[str, Any]) -> dict[str, Any]:
     text = text.replace('{"Ref": "OrdersFunctionAliaslive"}', '{"Ref": "OrdersFunction"}')
     for name, value in _stand_ins(body).items():
         resource, _, attribute = name.partition(".")
-        told = {"Fn::GetAtt": [resource, attribute]} if attribute else {"Ref": resource}
-        text = text.replace(json.dumps(told), json.dumps(value)).replace(f"${{{name}}}", value)
+        reported = {"Fn::GetAtt": [resource, attribute]} if attribute else {"Ref": resource}
+        text = text.replace(json.dumps(reported), json.dumps(value)).replace(f"${{{name}}}", value)
     made: dict[str, Any] = json.loads(text)
     left = set(re.findall(r"\$\{(\w+)\.\w+\}", text)) - made["Resources"].keys()
     assert not left, f"something refers to {left}, which moto does not make"

@@ -92,7 +92,7 @@ def test_every_source_file_has_unchecked_bytecode(function: Path, runtime: Runti
 
 
 def test_the_bytecode_is_what_runs(function: Path, runtime: Runtime) -> None:
-    """Sources that fail to compile are not even looked at, and nothing is written anew."""
+    """Sources that fail to compile are not even looked at, and nothing is written again."""
     compiled = {path: path.read_bytes() for path in function.rglob("*.pyc")}
     sources = {path: path.read_bytes() for path in function.rglob("*.py")}
     try:

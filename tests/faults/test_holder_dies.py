@@ -42,7 +42,7 @@ SLEEPS_IN_3 = {
 
 @contextmanager
 def session(sandbox: Sandbox) -> Iterator[Any]:
-    """A connection of somebody else."""
+    """A connection of another program."""
     connection = pg8000.native.Connection(
         "postgres", database=sandbox.name, unix_sock=str(sandbox.postgresql.socket)
     )

@@ -2,7 +2,7 @@
 
 pip-audit asks PyPI, or OSV. It calls a package of which it learned nothing skipped, and ends with
 "No known vulnerabilities found" even if it skipped all of them, as it does behind a mirror that has
-no advisories. Here both are asked, and the three ends are told apart:
+no advisories. Here both are asked, and the three outcomes are distinguished:
 
 ===  ================================================================================
 0    every package that could be looked up is without a known vulnerability; or there

@@ -198,6 +198,6 @@ def test_an_unknown_version_among_10000_is_a_one_line_error(
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
         choose_rollback(history(manifests[MANY]), to=123_456)
-    told = str(caught.value)
-    assert "9950 older ones, 9951, " in told
-    assert len(told) < 500
+    reported = str(caught.value)
+    assert "9950 older ones, 9951, " in reported
+    assert len(reported) < 500

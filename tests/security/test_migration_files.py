@@ -29,12 +29,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refused(source: Path | str) -> str:
-    """The error of a folder that is refused, which the fast path does not vouch for either."""
+    """The error of a folder that is refused, which the fast path refuses as well."""
     with pytest.raises(ManifestError) as caught:
         read_manifest(source)
-    told = str(caught.value)
-    assert obeyed(told) == ""
-    return told
+    reported = str(caught.value)
+    assert obeyed(reported) == ""
+    return reported
 
 
 HOSTILE_NAMES = [
@@ -235,6 +235,6 @@ def test_ten_thousand_faults_make_one_short_error(folder: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         read_manifest(bundle)
     assert len(caught.value.faults) >= 10_000
-    told = str(caught.value)
-    assert len(told.encode()) < 100_000
-    assert told.endswith(" more")
+    reported = str(caught.value)
+    assert len(reported.encode()) < 100_000
+    assert reported.endswith(" more")

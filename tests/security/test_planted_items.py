@@ -56,12 +56,12 @@ known = st.sampled_from(
 @settings(deadline=None, max_examples=400)
 def test_any_item_is_decoded_or_a_configuration_error(item: dict[str, Any]) -> None:
     for planted in (item, {**item, "format": {"N": "2"}}):
-        told = ""
+        reported = ""
         try:
             assert isinstance(decode(planted, target="orders"), LeaseState)
         except ConfigurationError as error:
-            told = str(error)
-        assert obeyed(told) == ""
+            reported = str(error)
+        assert obeyed(reported) == ""
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -89,7 +89,7 @@ def test_the_name_of_a_forged_attribute_is_escaped(kind: str) -> None:
     assert obeyed(str(caught.value)) == ""
 
 
-# --- what could keep others out for ever
+# --- what could block other processes without end
 
 
 PLANTED = {
@@ -230,7 +230,7 @@ def test_the_largest_item_stays_far_below_400_kb() -> None:
 
 @pytest.mark.parametrize("planted", [10**13, 2**62, 2**63 - 1, 2**63, 10**19])
 def test_a_forged_fence_does_not_reach_postgresql(bench: Bench, planted: int) -> None:
-    """The item can be made anew; a token with no room above it could not be passed again."""
+    """The item can be created again; a token with no room above it could not be passed again."""
     bench.apply(migration("CREATE TABLE a (x int)"), fence=1)
     with pytest.raises(ConfigurationError, match="Delete the item"), bench.holder(planted):
         pass

@@ -132,7 +132,7 @@ class Place:
         return caught.value
 
     @property
-    def told(self) -> str:
+    def reported(self) -> str:
         """Every event and the item."""
         return repr(self.observer.events) + repr(self.store.state)
 
@@ -149,8 +149,8 @@ def test_user_data_reaches_no_item_event_or_other_instance(bench: Bench, kind: s
     assert tried.cause == told_of_it.cause
     assert PERSON not in tried.summary + tried.cause
     assert PERSON not in chain(told_of_it)
-    assert PERSON not in place.told
-    assert sqlstate in place.told
+    assert PERSON not in place.reported
+    assert sqlstate in place.reported
 
 
 def test_an_error_is_not_chained_to_the_drivers_error(bench: Bench) -> None:
@@ -186,7 +186,7 @@ def test_a_password_in_a_script_is_in_no_error_and_no_item(bench: Bench, script:
         place = Place(bench)
         failed = place.fail(Manifest([migration(script)]))
         assert PASSWORD not in str(failed) + failed.cause + failed.detail
-        assert PASSWORD not in place.told
+        assert PASSWORD not in place.reported
 
 
 @pytest.mark.parametrize(

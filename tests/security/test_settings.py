@@ -29,7 +29,7 @@ def refused(**arguments: object) -> str:
     return fault
 
 
-def told(arguments: dict[str, object]) -> str:
+def reported(arguments: dict[str, object]) -> str:
     """What is wrong with settings, or ""; any other error is a defect."""
     try:
         assert isinstance(Settings.load({}, **arguments), Settings)
@@ -55,14 +55,14 @@ def test_a_name_may_contain_any_visible_text(name: str, text: str) -> None:
 @given(name=st.sampled_from(NAMES), value=st.text(max_size=30) | st.binary() | st.floats())
 @settings(deadline=None, max_examples=300)
 def test_an_invalid_value_raises_only_a_configuration_error(name: str, value: object) -> None:
-    assert obeyed(told({name: value})) == ""
+    assert obeyed(reported({name: value})) == ""
 
 
 @given(value=st.text(st.characters(exclude_characters="\0"), max_size=30))
 @settings(deadline=None)
 def test_an_invalid_url_raises_only_a_configuration_error(value: str) -> None:
     for url in (value, f"postgresql://u:p@h/{value}", f"postgresql://u:{value}@h/d?{value}"):
-        assert obeyed(told({"database_url": url})) == ""
+        assert obeyed(reported({"database_url": url})) == ""
 
 
 @pytest.mark.parametrize(

@@ -224,10 +224,10 @@ ERRORS = [getattr(errors, name) for name in errors.__all__]
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
 def test_no_error_contains_control_characters(kind: type[Exception], text: str) -> None:
-    told = str(kind(text))
-    assert obeyed(told) == ""
+    reported = str(kind(text))
+    assert obeyed(reported) == ""
     if issubclass(kind, (errors.NotReady, MigrationFailed)):
-        assert "\n" not in told
+        assert "\n" not in reported
 
 
 def test_messages_of_the_server_in_any_language_are_unchanged() -> None:
@@ -242,8 +242,8 @@ def test_messages_of_the_server_in_any_language_are_unchanged() -> None:
 @pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
 def test_the_attributes_of_a_failure_are_escaped_too(text: str) -> None:
     failed = MigrationFailed(text, migration=text, sqlstate=text, detail=text)
-    for told in (failed.summary, failed.cause, failed.migration, failed.sqlstate):
-        assert obeyed(told, keep="") == ""
+    for reported in (failed.summary, failed.cause, failed.migration, failed.sqlstate):
+        assert obeyed(reported, keep="") == ""
     assert obeyed(str(failed)) == ""
 
 

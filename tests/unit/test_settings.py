@@ -100,7 +100,7 @@ def test_arguments_may_have_their_own_types(name: str, value: object, read: obje
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "reported"),
     [
         *[("lease_seconds", text, "from 5 to 900") for text in ("4.9", "901", "x", "nan", "inf")],
         *[("wait_seconds", text, "at least 0") for text in ("-1", "nan", "inf", "1s", "1e999")],
@@ -128,7 +128,7 @@ def test_arguments_may_have_their_own_types(name: str, value: object, read: obje
     ],
 )
 def test_a_bad_text_is_refused_with_its_variable_and_what_to_write(
-    name: str, text: str, told: str
+    name: str, text: str, reported: str
 ) -> None:
     [by_variable] = faults_of({variable(name): text})
     [by_argument] = faults_of({}, **{name: text})
@@ -136,7 +136,7 @@ def test_a_bad_text_is_refused_with_its_variable_and_what_to_write(
     for fault in (by_variable, by_argument):
         assert variable(name) in fault
         assert name in fault
-        assert told in fault
+        assert reported in fault
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_service_file_is_refused_rather_than_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         ({"database_iam": True, "database_secret": "arn:x"}, "two ways to log in"),
         ({"database_iam": True}, "needs LAMBDA_MIGRATE_DATABASE_URL"),
@@ -295,11 +295,11 @@ def test_a_service_file_is_refused_rather_than_ignored() -> None:
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
-    arguments: dict[str, object], told: str
+    arguments: dict[str, object], reported: str
 ) -> None:
     faults = faults_of({}, **arguments)
 
-    assert any(told in fault for fault in faults)
+    assert any(reported in fault for fault in faults)
     assert "hunter2" not in str(faults)
 
 

@@ -189,14 +189,14 @@ def test_the_default_password_file_is_in_the_home_directory(
     assert who(credentials) == "scram"
 
 
-@pytest.mark.parametrize(("mode", "told"), [(0o640, "chmod 0600"), (0o604, "chmod 0600")])
+@pytest.mark.parametrize(("mode", "reported"), [(0o640, "chmod 0600"), (0o604, "chmod 0600")])
 def test_a_password_file_that_others_may_read_is_not_used_and_the_error_says_so(
-    mode: int, told: str, tls_address: DatabaseAddress, tmp_path: Path
+    mode: int, reported: str, tls_address: DatabaseAddress, tmp_path: Path
 ) -> None:
     passfile = write_passfile(tmp_path / "pgpass", f"*:*:*:*:{ESCAPED}", mode=mode)
     with pytest.raises(ConnectFailed, match="none is configured") as failed:
         who(scram_without_password(tls_address, passfile))
-    assert f"{told} {passfile}" in failed.value.reason
+    assert f"{reported} {passfile}" in failed.value.reason
     assert PASSWORD not in failed.value.reason
     trusted = tls_address._replace(user="tls_only", sslmode="require", passfile=str(passfile))
     assert who(UrlCredentials(trusted)) == "tls_only"  # the server asks for none

@@ -1,4 +1,4 @@
-"""Rehearsals and real runtimes on one target: who waits for whom, and what is left."""
+"""Dry runs and real runtimes on one target: who waits for whom, and what is left."""
 
 from __future__ import annotations
 

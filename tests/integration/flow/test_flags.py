@@ -67,9 +67,9 @@ def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
         assert Counter(result.error_type for result in refused) == Counter({"NotReady": 10})
         assert all(PAUSED in str(result.payload) for result in refused)
         assert sandbox.item().fence == 0, "no instance acquired"
-        told = ends(function)
-        assert all(end["retryable"] for end in told)
-        assert len(told) == 10
+        reported = ends(function)
+        assert all(end["retryable"] for end in reported)
+        assert len(reported) == 10
         appconfig.document = GO
         assert all(result.ok for result in function.storm(10))
         everywhere = [function.submit() for _ in range(20)]

@@ -141,7 +141,7 @@ def test_an_environment_variable_selects_a_running_api(
         assert other.environment()["AWS_ENDPOINT_URL_DYNAMODB"] == dynamodb.endpoint_url
         assert "leases" in other.client().list_tables()["TableNames"]
         assert (other.requests(), other.access_keys(), other.rates()) == ({}, (), None)
-    assert dynamodb.pid  # leaving the endpoint did not end what somebody else runs
+    assert dynamodb.pid  # leaving the endpoint did not end what another process runs
 
 
 def test_a_missing_dynamodb_local_is_an_error_that_names_the_install_command(

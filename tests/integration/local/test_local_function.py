@@ -84,7 +84,7 @@ def test_without_freezing_threads_continue(make: Make) -> None:
     with make("probe.handler", freeze=False) as function:
         give_up = time.monotonic() + 20
         while function.invoke({}).payload["ticks"] < 20 and time.monotonic() < give_up:
-            time.sleep(0.05)  # in which nobody invokes it
+            time.sleep(0.05)  # without an invocation
         assert function.invoke({}).payload["ticks"] >= 20
 
 

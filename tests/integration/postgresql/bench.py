@@ -109,7 +109,7 @@ class Bench(ServerURL):
     """An empty database."""
 
     def database(self, **changes: Any) -> PostgreSQLDatabase:
-        """The database under test; a ``lock_timeout`` of 0.2 s unless told otherwise."""
+        """The database under test; a ``lock_timeout`` of 0.2 s unless a test sets another."""
         changes.setdefault(
             "connect",
             lambda name, seconds: connect(self.address, application_name=name, timeout=seconds),

@@ -22,9 +22,14 @@ def test_rows_are_counted_as_postgresql_counts_them(each_bench: Bench) -> None:
         "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS"
         " 'UPDATE orders SET total = 3 WHERE id <= 5'; SELECT f()",
     )
-    told = change(first, ORDERS)
-    assert (told.inserted, told.updated, told.deleted, told.rows) == (7, 10, 3, 1000)
-    assert told.dead_rows == 17
+    reported = change(first, ORDERS)
+    assert (reported.inserted, reported.updated, reported.deleted, reported.rows) == (
+        7,
+        10,
+        3,
+        1000,
+    )
+    assert reported.dead_rows == 17
     again = change(second, ORDERS)
     assert (again.inserted, again.updated, again.deleted) == (0, 2, 0)
 
@@ -34,8 +39,13 @@ def test_rows_of_a_table_created_in_the_dry_run_are_marked_as_new(shop: Bench) -
         shop, "CREATE TABLE totals (n int)", "INSERT INTO totals SELECT id FROM orders"
     )
     assert change(made, "public.totals").is_new
-    told = change(filled, "public.totals")
-    assert (told.inserted, told.is_new, told.rows, told.dead_rows) == (1000, True, None, 0)
+    reported = change(filled, "public.totals")
+    assert (reported.inserted, reported.is_new, reported.rows, reported.dead_rows) == (
+        1000,
+        True,
+        None,
+        0,
+    )
     assert change(filled, ORDERS).scanned == 1000
 
 
@@ -47,10 +57,10 @@ def test_a_rewrite_is_recognized_by_the_tables_new_file(each_bench: Bench) -> No
         "ALTER TABLE orders ALTER COLUMN customer TYPE numeric",
     )
     assert not change(plain, ORDERS).rewritten
-    told = change(rewriting, ORDERS)
-    assert told.rewritten
-    assert told.scanned is not None
-    assert told.scanned >= 1000
+    reported = change(rewriting, ORDERS)
+    assert reported.rewritten
+    assert reported.scanned is not None
+    assert reported.scanned >= 1000
     assert rewriting.locks[0] == RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
 
 
@@ -61,19 +71,19 @@ def test_sizes_are_reported_before_and_after(shop: Bench) -> None:
         "INSERT INTO orders (total) SELECT 1 FROM generate_series(1, 20000)",
         "DROP TABLE orders",
     )
-    told = change(grown, ORDERS)
-    assert told.bytes_before == size
-    assert told.bytes_after is not None
-    assert told.bytes_after > size + 20_000 * 30
-    assert change(gone, ORDERS).bytes_before == told.bytes_after
+    reported = change(grown, ORDERS)
+    assert reported.bytes_before == size
+    assert reported.bytes_after is not None
+    assert reported.bytes_after > size + 20_000 * 30
+    assert change(gone, ORDERS).bytes_before == reported.bytes_after
     assert change(gone, ORDERS).bytes_after is None
 
 
 def test_rows_are_unknown_where_postgresql_does_not_count(shop: Bench) -> None:
     shop.execute("ALTER DATABASE " + shop.address.database + " SET track_counts = off")
     (measured,) = run_in_dry_run(shop, "UPDATE orders SET total = 1")
-    told = change(measured, ORDERS)
-    assert (told.inserted, told.updated, told.deleted, told.scanned) == (None,) * 4
+    reported = change(measured, ORDERS)
+    assert (reported.inserted, reported.updated, reported.deleted, reported.scanned) == (None,) * 4
 
 
 def test_a_failed_migration_is_not_counted_with_the_next(shop: Bench) -> None:

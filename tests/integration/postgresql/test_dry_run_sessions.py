@@ -48,12 +48,12 @@ DEFERRED = """
 def test_deferred_constraints_are_checked_as_by_a_commit(each_bench: Bench) -> None:
     each_bench.execute(DEFERRED)
     orphan = migration("INSERT INTO children VALUES (1)")
-    with open_dry_run(each_bench) as dry_run, pytest.raises(MigrationFailed) as told:
+    with open_dry_run(each_bench) as dry_run, pytest.raises(MigrationFailed) as reported:
         dry_run.run_migration(orphan, soon())
     with pytest.raises(MigrationFailed) as applied:
         each_bench.apply(orphan)
-    assert told.value.sqlstate == "23503"
-    assert str(told.value) == str(applied.value)
+    assert reported.value.sqlstate == "23503"
+    assert str(reported.value) == str(applied.value)
 
 
 def test_what_begins_deferred_is_deferred_again_for_each_migration(bench: Bench) -> None:

@@ -63,13 +63,13 @@ def test_a_ddl_guard_that_refuses_our_tables_is_reported_with_code_context_and_a
     with pytest.raises(ConfigurationError) as refused:
         guarded.apply()
     assert time.monotonic() < began + 20  # at once, and not when the deadline came
-    for told in (
+    for reported in (
         "new tables belong into public [P0001]",
         "where: PL/pgSQL function on_ddl()",
         "hint: ask the platform team",
         "exempt that schema",
     ):
-        assert told in str(refused.value)
+        assert reported in str(refused.value)
     assert not guarded.has("lambda_migrate.fence")
 
 

@@ -68,7 +68,7 @@ print("sockets:", sum("socket:" in os.readlink(at) for at in places if os.path.l
 
 
 class Table(ThreadingHTTPServer):
-    """A DynamoDB API that answers every GetItem with the next of ``items``, the last for ever."""
+    """A DynamoDB API that answers each GetItem with the next of ``items``; the last one repeats."""
 
     def __init__(self, items: list[dict[str, Any]]) -> None:
         super().__init__(("127.0.0.1", 0), Answer)

@@ -74,7 +74,7 @@ def sends_nothing(connection: socket.socket) -> bool:
 
 
 def sends_slowly(data: bytes) -> Reply:
-    """One byte every 5 ms, for ever, or until the client has had enough."""
+    """One byte every 5 ms, without end, or until the client has had enough."""
 
     def reply(connection: socket.socket) -> bool:
         stop = threading.Event()
@@ -89,7 +89,7 @@ def sends_slowly(data: bytes) -> Reply:
 
 
 class Server:
-    """Plays are taken in turn, one for each request, the last one for ever."""
+    """Plays are taken in turn, one for each request, the last one repeatedly."""
 
     def __init__(
         self,

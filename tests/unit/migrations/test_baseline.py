@@ -247,9 +247,9 @@ def test_a_version_records_everything_up_to_it() -> None:
 def test_a_version_that_the_other_history_contradicts_is_refused(
     other: ToolHistory, version: int, said: str
 ) -> None:
-    told = refusal(other, version=version)
-    assert said in told
-    assert "--ignore-other-history" in told
+    reported = refusal(other, version=version)
+    assert said in reported
+    assert "--ignore-other-history" in reported
     assert len(choose(other, version=version, ignore_tool_histories=True).migrations) == version
 
 

@@ -90,7 +90,7 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reported"),
     [
         ("", "does not begin with postgresql://"),
         ("mysql://u:hunter2@h/db", "does not begin with postgresql://"),
@@ -149,8 +149,8 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, Any]) -> 
         ("postgresql://h/db?nonsense=1", "'nonsense' is not supported.*sslmode"),
     ],
 )
-def test_what_cannot_be_used_is_refused_and_no_password_repeated(url: str, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told) as error:
+def test_what_cannot_be_used_is_refused_and_no_password_repeated(url: str, reported: str) -> None:
+    with pytest.raises(ConfigurationError, match=reported) as error:
         parse_url(url)
 
     assert PASSWORD not in str(error.value)
@@ -260,8 +260,8 @@ def test_libpqs_variables_fill_in_only_what_the_url_leaves_out() -> None:
     [("PGPORT", "x"), ("PGCONNECT_TIMEOUT", "x"), ("PGCHANNELBINDING", "x"), ("PGHOST", "a,b")],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
-    told = "several hosts" if name == "PGHOST" else f"{name} "
-    with pytest.raises(ConfigurationError, match=told) as error:
+    reported = "several hosts" if name == "PGHOST" else f"{name} "
+    with pytest.raises(ConfigurationError, match=reported) as error:
         parse_url(None, {**VARIABLES, name: value})
     assert PASSWORD not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Secrets and tokens: what is asked for, what is missing, and that nothing of them is told."""
+"""Secrets and tokens: what is asked for, what is missing, and that no message contains them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_secret_is_cached_briefly_and_read_again_on_demand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("s3cr3t", "not a JSON object"),
         ("", "not a JSON object|cannot be read"),
@@ -127,11 +127,11 @@ def test_a_secret_is_cached_briefly_and_read_again_on_demand() -> None:
     ],
 )
 def test_a_secret_in_another_format_is_named_and_its_content_is_not(
-    content: object, told: str
+    content: object, reported: str
 ) -> None:
     credentials = credentials_of(content) if content else SecretCredentials("db", client=Empty())
 
-    with pytest.raises(ConfigurationError, match=told) as error:
+    with pytest.raises(ConfigurationError, match=reported) as error:
         credentials.address()
 
     assert "secret" in str(error.value)
@@ -169,7 +169,7 @@ def answer(code: str, message: str = "no", operation: str = "GetSecretValue") ->
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reported"),
     [
         ("AccessDeniedException", "secretsmanager:GetSecretValue"),
         ("ResourceNotFoundException", "there is no such secret"),
@@ -177,20 +177,20 @@ def answer(code: str, message: str = "no", operation: str = "GetSecretValue") ->
         ("ExpiredTokenException", "expired"),
     ],
 )
-def test_a_permanent_error_of_secrets_manager_has_advice(code: str, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told) as error:
+def test_a_permanent_error_of_secrets_manager_has_advice(code: str, reported: str) -> None:
+    with pytest.raises(ConfigurationError, match=reported) as error:
         SecretCredentials("arn:db", client=Refusing(answer(code))).address()
 
     assert "arn:db" in str(error.value)
 
 
 def test_a_refusal_by_a_key_or_an_endpoint_is_not_blamed_on_the_role() -> None:
-    for message, told in (
+    for message, reported in (
         ("Access to KMS is not allowed", "allow kms:Decrypt on that key"),
         ("not authorized because no VPC endpoint policy allows it", "that endpoint's policy"),
     ):
         refusing = Refusing(answer("AccessDeniedException", message))
-        with pytest.raises(ConfigurationError, match=told):
+        with pytest.raises(ConfigurationError, match=reported):
             SecretCredentials("arn:db", client=refusing).address()
 
 
@@ -277,9 +277,11 @@ def test_a_silent_secrets_manager_is_named_when_the_time_is_over(
     client = boto3.client("secretsmanager", endpoint_url=silent, config=config)
     with mock_aws_off(), pytest.raises(DatabaseUnavailable) as caught:
         SecretCredentials("orders", client=client).address(seconds=0.2)
-    told = str(caught.value)
-    assert told.startswith("Secrets Manager did not respond within 0.2 s for the secret orders; ")
-    assert "interface endpoint" in told
+    reported = str(caught.value)
+    assert reported.startswith(
+        "Secrets Manager did not respond within 0.2 s for the secret orders; "
+    )
+    assert "interface endpoint" in reported
 
 
 def test_a_secret_is_readable_again_after_a_read_that_was_given_up() -> None:
@@ -306,16 +308,16 @@ def test_the_kind_of_a_timeout_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (answer("AccessDenied", operation="AssumeRole"), "AssumeRole was refused: AccessDenied"),
         (CredentialRetrievalError(provider="process", error_msg="exit 1"), "exit 1"),
     ],
 )
 def test_what_the_provider_of_aws_credentials_was_refused_is_reported_as_its_own(
-    error: Exception, told: str
+    error: Exception, reported: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=reported):
         SecretCredentials("arn:db", client=Refusing(error)).address()
 
 
@@ -470,10 +472,10 @@ def test_a_password_that_stays_wrong_is_tried_a_few_times_and_reported() -> None
     assert failed.value.permanent
     assert len(rotation.logins) <= 6
     assert rotation.passed <= 20
-    told = str(failed.value)
-    assert f"{len(rotation.logins)} logins were refused within {rotation.passed:.0f} s" in told
-    assert "AWSCURRENT" in told
-    assert "AWSPENDING" in told
+    reported = str(failed.value)
+    assert f"{len(rotation.logins)} logins were refused within {rotation.passed:.0f} s" in reported
+    assert "AWSCURRENT" in reported
+    assert "AWSPENDING" in reported
 
 
 def test_a_rotation_is_waited_for_no_longer_than_the_caller_has() -> None:
