@@ -40,6 +40,9 @@ _LEASE_SECONDS_RANGE = (
     5.0,
     900.0,
 )  # shorter ones do not outlast a slow renewal; 900 is Lambda's limit
+_SECRETS = ("database_url", "placeholders")
+"""Settings whose values are never shown."""
+
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 
@@ -122,6 +125,16 @@ def _read_url(value: object, variables: Mapping[str, str] | None = None) -> Data
         raise _InvalidValue("; ".join(error.faults)) from None
 
 
+def _read_placeholders(value: object) -> str | Mapping[str, str]:
+    """Check an argument; the text of a variable is parsed when a migration is pending."""
+    if not isinstance(value, str) and not (
+        isinstance(value, dict)
+        and all(isinstance(text, str) for pair in value.items() for text in pair)
+    ):
+        raise _InvalidValue("write a dict of names and values, all of them text")
+    return value
+
+
 def _read_profile(value: object) -> str:
     text = _read_text(value)
     parts = text.split("/")
@@ -181,6 +194,7 @@ _PATH = _SettingType("path", _read_path)
 _SCHEMA = _SettingType("name", _read_schema)
 _URL = _SettingType("URL", _read_url)
 _PROFILE = _SettingType("text", _read_profile)
+_PLACEHOLDERS = _SettingType("JSON object", _read_placeholders)
 _BOOLEAN = _SettingType("true or false", _read_boolean)
 
 
@@ -283,6 +297,12 @@ class Settings:
         "Migrate although another tool's history table is in the database and lambda-migrate's "
         "history is empty: for a table that belongs to another service.",
     )
+    placeholders: str | Mapping[str, str] = _setting(
+        "",
+        _PLACEHOLDERS,
+        "Values for `${ident:name}` and `${literal:name}` in scripts marked `placeholders:true`: "
+        '`{"name": "value"}`; as an argument also a dict.',
+    )
     failure_pause_seconds: float = _setting(
         10.0,
         _seconds(0),
@@ -329,7 +349,7 @@ class Settings:
 
     def __repr__(self) -> str:
         values = self._values.items()
-        shown = (f"{name}={value!r}" for name, value in values if name != "database_url")
+        shown = (f"{name}={value!r}" for name, value in values if name not in _SECRETS)
         return f"Settings({', '.join(shown)})"
 
     def replace(self, **values: Any) -> Settings:
@@ -487,7 +507,7 @@ def _read_into(
     try:
         values[name] = read(value)
     except _InvalidValue as fault:
-        shown = "" if name == "database_url" else f" is {value!r}"
+        shown = "" if name in _SECRETS else f" is {value!r}"
         faults.append(f"{source}{shown}: {fault}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
 __all__ = ["Init", "Mode", "OnFlagsUnavailable", "OnLeaseStoreUnavailable", "SettingsArguments"]
@@ -35,6 +36,7 @@ class SettingsArguments(TypedDict, total=False):
     sslrootcert: str | None
     allow_out_of_order: bool | None
     ignore_other_history: bool | None
+    placeholders: Mapping[str, str] | str | None
     failure_pause_seconds: float | None
     lock_timeout_seconds: float | None
     on_lease_store_unavailable: OnLeaseStoreUnavailable | None

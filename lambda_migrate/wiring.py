@@ -136,6 +136,7 @@ def make_database(settings: Settings) -> Database:
         connect=make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
+        placeholders=settings.placeholders,
     )
 
 

@@ -72,7 +72,8 @@ def plan(
     """
     options: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
     planned, manifest = context.operations.plan(context.deadline, **options)
-    preview = build_preview(planned, manifest)
+    placeholders = context.operations.target.database.placeholders if planned.pending else {}
+    preview = build_preview(planned, manifest, placeholders)
     document = build_plan_document(preview, context.location, with_sql=sql)
     if dry_run and preview.can_be_applied:
         return _run_dry_run(context, document, options, in_production=in_production)

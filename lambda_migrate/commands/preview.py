@@ -15,6 +15,8 @@ from lambda_migrate.migrations.sql.lint import (
 from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lambda_migrate.migrations import Divergence, HistoryRow, Manifest, Migration, Plan
     from lambda_migrate.migrations.version import Version
 
@@ -79,18 +81,22 @@ class PlanPreview:
         return not (self.divergences or any(migration.faults for migration in self.migrations))
 
 
-def build_preview(plan: Plan, manifest: Manifest) -> PlanPreview:
+def build_preview(plan: Plan, manifest: Manifest, placeholders: Mapping[str, str]) -> PlanPreview:
     """Build the preview of a plan from the scripts of its migrations."""
     return PlanPreview(
         digest=manifest.digest,
-        migrations=tuple(_build_planned_migration(migration) for migration in plan.pending),
+        migrations=tuple(
+            _build_planned_migration(migration, placeholders) for migration in plan.pending
+        ),
         in_doubt=plan.in_doubt,
         divergences=plan.divergences,
         superseded=plan.superseded,
     )
 
 
-def _build_planned_migration(migration: Migration) -> PlannedMigration:
+def _build_planned_migration(
+    migration: Migration, placeholders: Mapping[str, str]
+) -> PlannedMigration:
     # Redact before truncating: the cut may split the literal of a secret.
     script = migration.up.sql
     if migration.up.transactional:
@@ -109,7 +115,7 @@ def _build_planned_migration(migration: Migration) -> PlannedMigration:
         hooks=tuple(hook.name for hook in hooks),
         statements=tuple(map(_join_lines, sql)),
         sql=sql,
-        faults=tuple(check_migration(migration)),
+        faults=tuple(check_migration(migration, placeholders)),
         warnings=tuple(
             warning
             for script, path in scripts

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lambda_migrate.engine.holder import LeaseSession
+    from lambda_migrate.engine.target import Target
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Plan
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.ports import FencedSession
@@ -139,7 +140,7 @@ class _ApplyLoop:
             for row in in_doubt:
                 if row.state is RowState.STARTED and row.version in applied:
                     on_applied(row.name)
-        require_valid_scripts(plan)
+        require_valid_scripts(plan, self._lease_session.target)
         for position, migration in enumerate(plan.pending, 1):
             self._apply(migration, position=position, total=len(plan.pending))
             on_applied(migration.name)
@@ -290,16 +291,22 @@ def require_no_divergence(plan: Plan) -> None:
         )
 
 
-def require_valid_scripts(plan: Plan) -> None:
+def require_valid_scripts(plan: Plan, target: Target) -> None:
     """Check every pending script before the first of them runs.
 
+    Args:
+        plan: What is pending.
+        target: Its database has the values of placeholders.
+
     Raises:
+        ConfigurationError: The setting of the placeholders cannot be used.
         ManifestError: With every fault.
     """
     if plan.pending:
         from lambda_migrate.migrations.sql.lint import check_migration
 
-        faults = [fault for migration in plan.pending for fault in check_migration(migration)]
+        values = target.database.placeholders
+        faults = [fault for each in plan.pending for fault in check_migration(each, values)]
         if faults:
             faults = list(dict.fromkeys(faults))  # several migrations have the same hooks
             raise ManifestError(faults, heading="pending migrations cannot be applied:")

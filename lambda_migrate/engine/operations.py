@@ -35,7 +35,11 @@ from lambda_migrate.migrations.baseline import choose_baseline, require_no_tool_
 from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.history import find_row, is_versioned
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
-from lambda_migrate.migrations.rollback import choose_rollback, require_one_choice
+from lambda_migrate.migrations.rollback import (
+    choose_rollback,
+    require_one_choice,
+    require_placeholder_values,
+)
 from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
@@ -203,7 +207,7 @@ class Operations:
             inspection, manifest, deadline, ignore_other_history=ignore_other_history
         )
         require_no_divergence(plan)
-        require_valid_scripts(plan)
+        require_valid_scripts(plan, self.target)
         if not (plan.pending or plan.in_doubt):
             return DryRunResult()
         check_flags(self.target, deadline, version=0, operation="the dry run", advice="; lift it")
@@ -327,6 +331,8 @@ class Operations:
             if any(row.is_in_doubt for row in history):
                 # A row in doubt may be one that another process is applying now.
                 self._require_free_lease()
+        if any(row.down and row.down.has_placeholders for row in rows):
+            require_placeholder_values(rows, self.target.database.placeholders)
         if not rows or not confirm(self._plan_rollback(history, rows)):
             return ()
         with self._open_database(deadline) as (lease_session, fenced_session):

@@ -16,13 +16,15 @@ class Script:
     """One half of a migration file, as written.
 
     Attributes:
-        sql: The text between its marker and the next one, sent to PostgreSQL unchanged.
+        sql: The text between its marker and the next one, as it is in the file.
         line: The line of the file on which ``sql`` begins, from 1.
         transactional: False for ``transaction:false``: each statement separately, outside a
             transaction if it needs that.
         idempotent: True for ``idempotent:true``: running its statement again after a run that
             failed or was interrupted does no harm.
         isolation: ``repeatable-read`` or ``serializable``; "" for READ COMMITTED.
+        has_placeholders: True for ``placeholders:true``: ``${ident:name}`` and
+            ``${literal:name}`` are replaced when it is sent.
     """
 
     sql: str
@@ -30,6 +32,7 @@ class Script:
     transactional: bool = True
     idempotent: bool = False
     isolation: str = ""
+    has_placeholders: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,17 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.history import RowState, is_versioned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.version import Version
 
-__all__ = ["choose_rollback", "require_down_scripts", "require_one_choice"]
+__all__ = [
+    "choose_rollback",
+    "require_down_scripts",
+    "require_one_choice",
+    "require_placeholder_values",
+]
 
 _MAX_LISTED = 50
 """How many versions an error lists."""
@@ -95,6 +100,24 @@ def require_down_scripts(rows: Sequence[HistoryRow]) -> None:
         f"{row.name} was applied without a down script; write a new migration that undoes it"
         for row in rows
         if row.state is RowState.APPLIED and row.down is None
+    ]
+    if faults:
+        raise ConfigurationError(faults, heading="nothing was rolled back:")
+
+
+def require_placeholder_values(rows: Sequence[HistoryRow], values: Mapping[str, str]) -> None:
+    """Refuse to roll back anything if a placeholder in a down script has no usable value.
+
+    Raises:
+        ConfigurationError: Names every such placeholder.
+    """
+    from lambda_migrate.migrations.sql.placeholders import check_placeholders
+
+    faults = [
+        f"{row.name} (stored down script):{line}: {fault}"
+        for row in rows
+        if row.down is not None
+        for line, fault in check_placeholders(row.down, values)
     ]
     if faults:
         raise ConfigurationError(faults, heading="nothing was rolled back:")

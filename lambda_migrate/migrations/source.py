@@ -8,11 +8,11 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     -- migrate:down
     drop table orders;
 
-A marker may end in ``isolation:serializable`` or ``isolation:repeatable-read``, or in
-``transaction:false``, and then in ``idempotent:true``. A repeatable migration, ``R__<name>.sql``,
-has no version and needs no marker. One error reports every fault of a folder. This runs on every
-cold start, so nothing here parses SQL beyond the first thing that is not a comment; `sql` does,
-when a migration is pending.
+A marker may end in ``isolation:serializable`` or ``isolation:repeatable-read``, and in
+``placeholders:true``; or in ``transaction:false``, and then in ``idempotent:true``. A repeatable
+migration, ``R__<name>.sql``, has no version and needs no marker. One error reports every fault of a
+folder. This runs on every cold start, so nothing here parses SQL beyond the first thing that is not
+a comment; `sql` does, when a migration is pending.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ _OPTIONS: dict[str, tuple[str, str]] = {
         ("transaction", ("true", "false")),
         ("idempotent", ("true", "false")),
         ("isolation", ("serializable", "repeatable-read", "read-committed")),
+        ("placeholders", ("true", "false")),
     )
     for value in values
 }
@@ -308,6 +309,7 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
             transactional=is_blank or marker.transactional,
             idempotent=marker.idempotent and not is_blank,
             isolation="" if is_blank else marker.isolation,
+            has_placeholders=marker.has_placeholders and not is_blank,
         )
     return scripts
 
@@ -353,6 +355,10 @@ class _Marker:
         isolation = self.options.get("isolation", "")
         return "" if isolation == "read-committed" else isolation
 
+    @property
+    def has_placeholders(self) -> bool:
+        return self.options.get("placeholders") == "true"
+
 
 def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
     line, counted = 1, 0
@@ -375,6 +381,8 @@ def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Mark
             faults.append(f"{path}:{line}: {_IDEMPOTENT_IN_TRANSACTION}")
         if marker.isolation and not marker.transactional:
             faults.append(f"{path}:{line}: {_ISOLATION_WITHOUT_TRANSACTION}")
+        if marker.has_placeholders and not marker.transactional:
+            faults.append(f"{path}:{line}: {_PLACEHOLDERS_WITHOUT_TRANSACTION}")
         yield marker
 
 
@@ -405,6 +413,12 @@ _IDEMPOTENT_IN_TRANSACTION = (
 _ISOLATION_WITHOUT_TRANSACTION = (
     "`isolation:` with `transaction:false`: a script outside a transaction has none; remove one of "
     "them"
+)
+
+
+_PLACEHOLDERS_WITHOUT_TRANSACTION = (
+    "`placeholders:true` with `transaction:false`: a script outside a transaction cannot have "
+    "placeholders; remove one of them"
 )
 
 

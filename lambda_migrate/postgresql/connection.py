@@ -24,7 +24,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK, Clock, Deadline
 from lambda_migrate.timeouts import connect_tcp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lambda_migrate.postgresql.address import DatabaseAddress
     from lambda_migrate.postgresql.driver import Driver
@@ -95,6 +95,12 @@ class PostgresError(Exception):
         self.table = fields.get("t", "")
         self.column = fields.get("c", "")
         super().__init__(f"{self.message} [{self.sqlstate}]")
+
+    def change_texts(self, change: Callable[[str], str]) -> None:
+        """Replace what the server may have quoted from a script."""
+        self.message, self.detail = change(self.message), change(self.detail)
+        self.hint, self.where = change(self.hint), change(self.where)
+        self.args = (f"{self.message} [{self.sqlstate}]",)
 
 
 class ConnectionLost(Exception):

@@ -9,7 +9,7 @@ from lambda_migrate.clock import system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
 
     from lambda_migrate.clock import Deadline, Random
@@ -39,6 +39,7 @@ class PostgreSQLDatabase:
         schema: The schema of the library's tables.
         lock_timeout_seconds: For each lock that a transactional migration requests.
         random: Random numbers, for jitter.
+        placeholders: The values of placeholders in scripts; see `parse_placeholders`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class PostgreSQLDatabase:
         schema: str = "lambda_migrate",  # sql_fragments.DEFAULT_SCHEMA, imported late
         lock_timeout_seconds: float = 3.0,
         random: Random | None = None,
+        placeholders: str | Mapping[str, str] = "",
     ) -> None:
         is_default_schema = schema == "lambda_migrate"
         self.fingerprint = fingerprint if is_default_schema else f"{fingerprint}#{schema}"
@@ -56,6 +58,14 @@ class PostgreSQLDatabase:
         self.schema = schema
         self.lock_timeout_seconds = lock_timeout_seconds
         self.random = random
+        self._placeholders = placeholders
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """See `Database.placeholders`."""
+        from lambda_migrate.migrations.sql.placeholders import parse_placeholders
+
+        return parse_placeholders(self._placeholders)
 
     def inspect(self, deadline: Deadline) -> DatabaseInspection:
         """See `Database.inspect`."""
@@ -169,6 +179,7 @@ class PostgreSQLDatabase:
             grant,
             random=self.random or system_random(),
             lock_seconds=self.lock_timeout_seconds,
+            placeholders=self.placeholders,
         )
 
     def _retry_until_connected(

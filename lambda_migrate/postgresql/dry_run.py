@@ -183,7 +183,7 @@ class PostgreSQLDryRun(DatabaseSession):
 
     def run_migration(self, migration: Migration, deadline: Deadline) -> MigrationEffects:
         """See `DryRunSession.run_migration`."""
-        require_runnable_migration(migration)
+        require_runnable_migration(migration, self._connection.placeholders)
         if not migration.up.transactional:
             raise MigrationFailed(
                 "it is non-transactional and cannot run in a dry run", migration=migration.name
@@ -287,7 +287,7 @@ class PostgreSQLDryRun(DatabaseSession):
     def _run_script(self, migration: Migration, deadline: Deadline) -> float:
         """Run the script and check deferred constraints; returns seconds."""
         connection, clock = self._connection, deadline.clock
-        script = CombinedScript.of_migration(migration)
+        script = CombinedScript.of_migration(migration, connection.placeholders)
         connection.run(
             dry_run_queries.begin_migration(self._server_timeouts(migration, deadline)), deadline
         )

@@ -21,6 +21,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.migrations.sql.excerpt import redact
+from lambda_migrate.migrations.sql.placeholders import hide_values
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.ports import (
     FenceRow,
@@ -121,6 +122,7 @@ class FencedConnection:
         grant: The holder's grant.
         random: Random numbers, for jitter.
         lock_seconds: ``lock_timeout`` of a migration's transaction.
+        placeholders: The values of placeholders in scripts, hidden in the server's messages.
     """
 
     def __init__(
@@ -131,8 +133,10 @@ class FencedConnection:
         *,
         random: Random,
         lock_seconds: float,
+        placeholders: Mapping[str, str],
     ) -> None:
         self.queries = queries
+        self.placeholders = placeholders
         self.grant = grant
         self.is_aborted = False
         self.identity = ""
@@ -252,7 +256,10 @@ class FencedConnection:
         if self._connection is None:
             return ()
         found, dropped = self._connection.take_notices()
-        notices = [Notice(each.get("V", "NOTICE"), _describe_notice(each)) for each in found]
+        notices = [
+            Notice(each.get("V", "NOTICE"), _describe_notice(each, self.placeholders))
+            for each in found
+        ]
         if dropped:
             notices.append(Notice("NOTICE", f"{dropped} more messages were left out"))
         return tuple(notices)
@@ -292,7 +299,11 @@ class FencedConnection:
         ``keep_rows`` is for messages that contain a script; see `Connection.run`.
         """
         timeout = deadline.remaining() + _SOCKET_GRACE_SECONDS
-        return self.raw_connection.run(sql, timeout=timeout, keep_rows=keep_rows)
+        try:
+            return self.raw_connection.run(sql, timeout=timeout, keep_rows=keep_rows)
+        except PostgresError as error:
+            error.change_texts(partial(hide_values, values=self.placeholders))
+            raise
 
     def read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
         """`run` for queries. Outside a transaction it sets the timeouts itself.
@@ -842,7 +853,8 @@ def _advice(error: PostgresError) -> str:
     return "correct the cause, then deploy again"
 
 
-def _describe_notice(fields: Mapping[str, str]) -> str:
+def _describe_notice(fields: Mapping[str, str], placeholders: Mapping[str, str]) -> str:
+    fields = {letter: hide_values(text, placeholders) for letter, text in fields.items()}
     parts = [fields.get("M", "")]
     parts += [
         f"{label}: {fields[letter]}"

@@ -374,7 +374,7 @@ class _StepsRunner:
 
         runner = ScriptRunner(
             self._connection,
-            CombinedScript(ScriptPart(step.script, self._path)),
+            CombinedScript(ScriptPart(step.script, self._path), placeholders={}),
             name=self._name,
             deadline=self._deadline,
             settings=step.settings,

@@ -334,6 +334,14 @@ class Database(Protocol):
         It includes the library's schema unless that is the default one.
         """
 
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """The values of placeholders in scripts, by name.
+
+        Raises:
+            ConfigurationError: The setting cannot be used.
+        """
+
     def inspect(self, deadline: Deadline) -> DatabaseInspection:
         """Read the state of the database through one short connection, without taking over."""
 

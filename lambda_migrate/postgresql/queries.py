@@ -753,6 +753,8 @@ def _down_values(script: Script | None) -> tuple[str | None, int | None, bool | 
     if script is None:
         return None, None, None, None
     sql, line = script.sql, script.line
+    if script.has_placeholders:
+        sql, line = f"{_PLACEHOLDERS_LINE}{sql}", line - 1
     if script.isolation:
         sql, line = f"{_ISOLATION_PREFIX}{script.isolation}\n{sql}", line - 1
     return sql, line, script.transactional, script.idempotent
@@ -766,17 +768,24 @@ def parse_down_script(
     if sql.startswith(_ISOLATION_PREFIX):
         isolation, _, sql = sql.removeprefix(_ISOLATION_PREFIX).partition("\n")
         first_line += 1
+    has_placeholders = sql.startswith(_PLACEHOLDERS_LINE)
+    if has_placeholders:
+        sql, first_line = sql.removeprefix(_PLACEHOLDERS_LINE), first_line + 1
     return Script(
         sql,
         first_line,
         transactional=transactional is not False,
         idempotent=idempotent is True,
         isolation=isolation,
+        has_placeholders=has_placeholders,
     )
 
 
 _ISOLATION_PREFIX = "-- lambda-migrate isolation:"
 """The first line of a stored down script whose marker asks for an isolation level."""
+
+_PLACEHOLDERS_LINE = "-- lambda-migrate placeholders\n"
+"""The first line, or the second, of a stored down script that has placeholders."""
 
 
 def _progress_literal(object_ids: Sequence[int] | None, progress: ScriptProgress | None) -> str:

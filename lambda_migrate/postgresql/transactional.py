@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
@@ -41,27 +41,35 @@ MAX_CONNECTION_LOSSES = 5
 """If the connection breaks this often during a script, the script is assumed to be the cause."""
 
 
-def require_runnable_migration(migration: Migration) -> None:
+def require_runnable_migration(
+    migration: Migration, placeholders: Mapping[str, str] | None = None
+) -> None:
     """Refuse a migration whose script cannot run, or whose history row cannot be stored.
 
     Raises:
         MigrationFailed: Names every fault and its line.
     """
     path = migration.path or migration.name
-    require_runnable_script(migration.up, name=migration.name, path=path)
+    require_runnable_script(migration.up, name=migration.name, path=path, placeholders=placeholders)
     for hook in (*migration.before, *migration.after):
-        require_runnable_script(hook.script, name=migration.name, path=hook.path)
+        require_runnable_script(
+            hook.script, name=migration.name, path=hook.path, placeholders=placeholders
+        )
     if migration.down is not None and _find_forbidden_characters(migration.down, path=path):
         require_runnable_script(migration.down, name=migration.name, path=path)
 
 
-def require_runnable_script(script: Script, *, name: str, path: str) -> None:
+def require_runnable_script(
+    script: Script, *, name: str, path: str, placeholders: Mapping[str, str] | None = None
+) -> None:
     """Refuse a script that would end its transaction, or that needs a client such as psql.
 
     Raises:
         MigrationFailed: Names every fault and its line.
     """
-    faults = _find_forbidden_characters(script, path=path) or check_script(script, path=path)
+    faults = _find_forbidden_characters(script, path=path) or check_script(
+        script, path=path, placeholders=placeholders
+    )
     if faults:
         raise MigrationFailed(faults[0], migration=name, detail="\n".join([f"{name}:", *faults]))
 
@@ -83,13 +91,13 @@ def apply_in_transaction(
     connection: FencedConnection, migration: Migration, digest: str, deadline: Deadline
 ) -> int:
     """Apply one migration; see `FencedSession.apply`."""
-    require_runnable_migration(migration)
+    require_runnable_migration(migration, connection.placeholders)
 
     def read_duration_if_committed() -> int | None:
         rows = connection.read(connection.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
-    script = CombinedScript.of_migration(migration)
+    script = CombinedScript.of_migration(migration, connection.placeholders)
     run = ScriptRunner(connection, script, name=migration.name, deadline=deadline)
     row = connection.queries.insert_applied(migration, digest, connection.grant)
     return run.run_until_committed(row, read_duration_if_committed)
@@ -106,14 +114,14 @@ def roll_back_in_transaction(
             migration=row.name,
         )
     path = f"{row.name} (stored down script)"
-    require_runnable_script(script, name=row.name, path=path)
+    values = connection.placeholders
+    require_runnable_script(script, name=row.name, path=path, placeholders=values)
 
     def read_duration_if_committed() -> int | None:
         return None if connection.read(connection.queries.read_row(row.version), deadline) else 0
 
-    run = ScriptRunner(
-        connection, CombinedScript(ScriptPart(script, path)), name=row.name, deadline=deadline
-    )
+    combined = CombinedScript(ScriptPart(script, path), placeholders=values)
+    run = ScriptRunner(connection, combined, name=row.name, deadline=deadline)
     return run.run_until_committed(
         connection.queries.delete_rolled_back(row.version), read_duration_if_committed
     )

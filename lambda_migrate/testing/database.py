@@ -34,7 +34,7 @@ from lambda_migrate.postgresql.ports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
@@ -80,6 +80,8 @@ class InMemoryDatabase:
         """The contents of other migration tools' history tables."""
         self.dry_run_effects: dict[Version, MigrationEffects] = {}
         """What a dry run reports for a version; its duration is taken from the clock."""
+        self.placeholders: Mapping[str, str] = {}
+        """The values of placeholders in scripts."""
         self.moved_sequences: tuple[AdvancedSequence, ...] = ()
         """The advanced sequences that a dry run reports."""
         self._fingerprint = fingerprint
@@ -422,7 +424,8 @@ class InMemorySession(DatabaseSession):
         self, script: Script, version: Version, *, name: str, path: str, deadline: Deadline
     ) -> int:
         """Everything of a script but its effects, outside the lock; returns milliseconds."""
-        _require_runnable(script, name=name, path=path)
+        values = self._database.placeholders
+        _require_runnable(script, values, name=name, path=path)
         with self._require_fence(deadline) as database:
             began = database._clock.monotonic()
         database._run(version, name=name, deadline=deadline)
@@ -503,7 +506,8 @@ class InMemoryDryRun(DatabaseSession):
     def run_migration(self, migration: Migration, deadline: Deadline) -> MigrationEffects:
         """See `DryRunSession.run_migration`."""
         name, clock = migration.name, self._database._clock
-        _require_runnable(migration.up, name=name, path=migration.path or name)
+        values, path = self._database.placeholders, migration.path or name
+        _require_runnable(migration.up, values, name=name, path=path)
         if not migration.up.transactional:
             raise MigrationFailed(
                 "it is non-transactional and cannot run in a dry run", migration=name
@@ -566,8 +570,10 @@ def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:
     )
 
 
-def _require_runnable(script: Script, *, name: str, path: str) -> None:
-    faults = check_script(script, path=path)
+def _require_runnable(
+    script: Script, placeholders: Mapping[str, str], *, name: str, path: str
+) -> None:
+    faults = check_script(script, path=path, placeholders=placeholders)
     if faults:
         raise MigrationFailed(faults[0], migration=name, detail="\n".join([name, *faults]))
 

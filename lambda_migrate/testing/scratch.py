@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -96,7 +97,8 @@ def open_migrations(
         ManifestError: The migration files cannot be used.
     """
     arguments = {"database_url": database.url, "directory": directory, "schema": schema}
-    settings = Settings.load({}, **arguments)
+    values = os.environ.get("LAMBDA_MIGRATE_PLACEHOLDERS") or None
+    settings = Settings.load({}, placeholders=values, **arguments)
     return make_manifest(settings, {}), make_target(settings, observer=null_observer)
 
 

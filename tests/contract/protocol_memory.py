@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lambda_migrate.clock import Deadline
@@ -136,6 +136,10 @@ class SteppedDatabase:
     @property
     def fingerprint(self) -> str:
         return self._database.fingerprint
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        return self._database.placeholders
 
     def inspect(self, deadline: Deadline) -> DatabaseInspection:
         if self.instance.turn("inspect") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):

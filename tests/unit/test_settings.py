@@ -34,6 +34,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "sslrootcert": ("/opt/ca.pem", "/opt/ca.pem"),
     "allow_out_of_order": ("TRUE", True),
     "ignore_other_history": ("yes", True),
+    "placeholders": ('{"region": "eu"}', '{"region": "eu"}'),
     "failure_pause_seconds": ("5", 5.0),
     "lock_timeout_seconds": ("0.5", 0.5),
     "on_lease_store_unavailable": ("check", "check"),

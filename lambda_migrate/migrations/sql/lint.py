@@ -6,10 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from lambda_migrate.migrations.migration import Migration, Script
 from lambda_migrate.migrations.sql.classify import _parse_create_index, classify
+from lambda_migrate.migrations.sql.placeholders import (
+    check_placeholders,
+    find_unmarked_placeholder,
+)
 from lambda_migrate.migrations.sql.tokens import (
     COPY_DATA_END,
     Statement,
@@ -32,12 +36,18 @@ __all__ = [
 # --- judging a script
 
 
-def check_migration(migration: Migration) -> list[str]:
+def check_migration(
+    migration: Migration, placeholders: Mapping[str, str] | None = None
+) -> list[str]:
     """Check a migration's scripts without a database.
 
     Refused are quotes and comments that are not closed, statements that end the transaction or
     change its mode, that need a client (``COPY ... FROM STDIN``, psql's commands) or that
     PostgreSQL runs in no transaction.
+
+    Args:
+        migration: The migration, with its hooks.
+        placeholders: The values of placeholders; without them, none is reported as missing.
 
     Returns:
         One ``file:line: what; what to do`` for each fault; empty if there is none.
@@ -45,12 +55,19 @@ def check_migration(migration: Migration) -> list[str]:
     path = migration.path or migration.name
     scripts = [(script, path) for script in (migration.up, migration.down) if script]
     scripts += [(hook.script, hook.path) for hook in (*migration.before, *migration.after)]
-    return [fault for script, where in scripts for fault in check_script(script, path=where)]
+    return [
+        fault
+        for script, where in scripts
+        for fault in check_script(script, path=where, placeholders=placeholders)
+    ]
 
 
-def check_script(script: Script, *, path: str) -> list[str]:
+def check_script(
+    script: Script, *, path: str, placeholders: Mapping[str, str] | None = None
+) -> list[str]:
     """Check one script; see `check_migration`."""
-    return [f"{path}:{place}: {fault}" for place, fault in _check_script(script)]
+    faults = [*_check_script(script), *check_placeholders(script, placeholders)]
+    return [f"{path}:{place}: {fault}" for place, fault in faults]
 
 
 def can_run_in_transaction(statement: Statement) -> bool:
@@ -90,11 +107,13 @@ def is_session_setting(statement: Statement) -> bool:
 
 def find_script_warnings(script: Script, *, path: str) -> list[str]:
     """Find what runs, but hardly as intended: one ``file:line: what; what to do`` for each."""
-    return [
-        f"{path}:{script.line + statement.line - 1}: {warning}"
+    warnings = [
+        (script.line + statement.line - 1, warning)
         for statement in split_statements(script.sql)
         if (warning := _find_warning(statement, transactional=script.transactional))
     ]
+    warnings += find_unmarked_placeholder(script)
+    return [f"{path}:{line}: {warning}" for line, warning in warnings]
 
 
 def remove_transaction_block(sql: str) -> str:

@@ -106,6 +106,14 @@ def test_repeatable_migrations(sandbox: Sandbox, tmp_path: Path) -> None:
     assert sandbox.query("SELECT with_tax(100)") == [[119]]
 
 
+def test_placeholders(sandbox: Sandbox, tmp_path: Path) -> None:
+    page = DOCS / "how-to" / "placeholders.md"
+    printed = run(page, tmp_path, {"DATABASE_URL": sandbox.url})
+    assert_output_in_order(printed, page)
+    assert "s3cret" not in printed
+    assert sandbox.query("INSERT INTO orders VALUES (1) RETURNING region") == [["eu-central-1"]]
+
+
 def test_testing_migrations_in_ci(tmp_path: Path) -> None:
     page = DOCS / "how-to" / "test-migrations-in-ci.md"
     (tmp_path / "page").mkdir()

@@ -128,7 +128,7 @@ def test_contradictions_are_kept_in_a_long_list() -> None:
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> None:
     manifest = make_manifest(count)
-    preview = build_preview(make_plan(manifest, []), manifest)
+    preview = build_preview(make_plan(manifest, []), manifest, {})
     document = build_plan_document(preview, LOCATION, with_sql=False)
     for show_all in (False, True):
         lines = render_lines(render_plan(document, width=width, show_all=show_all), width=width)
@@ -161,7 +161,7 @@ def test_statements_in_full_keep_their_indentation_and_are_wrapped_between_words
 
 def test_a_long_plan_is_shortened() -> None:
     manifest = make_manifest(500)
-    preview = build_preview(make_plan(manifest, []), manifest)
+    preview = build_preview(make_plan(manifest, []), manifest, {})
     document = build_plan_document(preview, LOCATION, with_sql=False)
     lines = render_lines(render_plan(document, width=80, show_all=False), width=80)
     assert len(lines) <= 40

@@ -29,6 +29,7 @@ from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FakeClock, RecordingObserver
+from lambda_migrate.testing.scratch import ScratchDatabase, open_migrations
 from load.emulators.appconfig import LocalAppConfig
 from tests.unit.engine.fakes import Fakes
 from tests.unit.entrypoints.lines import Context, Lines
@@ -121,6 +122,19 @@ def test_every_setting_that_a_policy_has_reaches_it() -> None:
 
 def test_defaults_of_settings_and_of_policy_are_the_same() -> None:
     assert wiring.make_policy(Settings()) == Policy()
+
+
+def test_placeholders_reach_the_database_of_a_function_and_of_the_pytest_plugin(
+    environ: Environ, folder: Path
+) -> None:
+    environ["LAMBDA_MIGRATE_PLACEHOLDERS"] = '{"region": "eu"}'
+    assert MigrationRunner.from_settings().target.database.placeholders == {"region": "eu"}
+    own = MigrationRunner.from_settings(placeholders={"region": "us"})
+    assert own.target.database.placeholders == {"region": "us"}
+    _, target = open_migrations(
+        ScratchDatabase(URL, "shop"), str(folder / "migrations"), schema="lambda_migrate"
+    )
+    assert target.database.placeholders == {"region": "eu"}
 
 
 def test_without_a_profile_there_are_no_flags() -> None:
