@@ -80,6 +80,7 @@ def _identify_environment() -> str:
     deployment = (
         os.environ.get("AWS_LAMBDA_FUNCTION_NAME", ""),
         os.environ.get("AWS_LAMBDA_FUNCTION_VERSION", ""),
+        os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME", ""),
     )
     return "\0".join((boot, str(parent), started, *deployment))
 

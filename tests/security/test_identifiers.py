@@ -84,6 +84,7 @@ def test_the_history_returns_texts_unchanged(victim: Bench, kind: str) -> None:
     right = {"target": text, "environment": text, "request_id": text}
     with victim.holder(owner=text, grant=right) as session:
         session.apply(one, text, soon())
+        session.record_environment()
         session.record_applied([(replace(one, version=2), text)], baseline=True)
     first, second = victim.history()
     for row in (first, second):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from lambda_migrate.migrations.baseline import ToolHistory
+from lambda_migrate.migrations.version import DottedVersion, Version
 from lambda_migrate.postgresql.other_tools import TOOLS, read_tool_histories
 
 from .bench import Bench, migration, soon
 
-MADE: dict[str, tuple[str, list[tuple[str, str, int | None]]]] = {
+MADE: dict[str, tuple[str, list[tuple[str, str, Version | None]]]] = {
     "dbmate": (
         """CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY);
         INSERT INTO schema_migrations VALUES ('0003'), ('0001')""",
@@ -63,7 +64,7 @@ MADE: dict[str, tuple[str, list[tuple[str, str, int | None]]]] = {
         [
             ("1 first", "applied", 1),
             ("002.0 second", "failed", 2),
-            ("1.7 between", "applied", None),
+            ("1.7 between", "applied", DottedVersion("1.7")),
             ("3 third", "rolled back", 3),
         ],
     ),
