@@ -175,7 +175,7 @@ class ChaosRun:
             self._call_at(rollback.at, start)
 
     def _call_at(self, at: float, act: Callable[[], None], *, is_planned: bool = True) -> None:
-        """Call ``act`` then; the run goes on as long as anything is planned."""
+        """Call ``act`` then; the run continues as long as anything is planned."""
         self._planned += is_planned
 
         def run() -> None:

@@ -59,11 +59,11 @@ class LocalAWS(LocalDynamoDB):
             name,
             endpoint_url=self.endpoint_url,
             region_name=REGION,
-            aws_access_key_id="somebody",
+            aws_access_key_id="tester",
             aws_secret_access_key="local",
         )
 
-    def environment(self, *, access_key: str = "somebody") -> dict[str, str]:
+    def environment(self, *, access_key: str = "tester") -> dict[str, str]:
         """Variables that point every AWS SDK here."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,

@@ -144,7 +144,7 @@ def hold_the_lease(state: StateReader, _log: Path) -> None:
         UpdateExpression="SET #owner = :owner, lease_until = :until",
         ExpressionAttributeNames={"#owner": "owner"},
         ExpressionAttributeValues={
-            ":owner": {"S": "somebody"},
+            ":owner": {"S": "another-owner"},
             ":until": {"N": str(round(time.time() * 1000) + 60_000)},
         },
     )
