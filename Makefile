@@ -48,7 +48,7 @@ docs: .venv/installed-dev
 
 # Line and branch coverage of the library and its command line, in less than 30 s.
 test-unit: .venv/installed-dev .engines/installed
-	$(BIN)/python -m pytest tests/unit tests/integration/postgresql tests/integration/connection -m quick -q -n 2 --dist worksteal \
+	$(BIN)/python -m pytest tests/unit tests/integration/postgresql -m quick -q -n 2 --dist worksteal \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals; and the

@@ -97,8 +97,6 @@ QUICK = (
     "tests/integration/postgresql/test_fence.py::test_an_overtaken_holder_declares",
     "tests/integration/postgresql/test_fence.py::test_our_own_abort",
     "tests/integration/postgresql/test_takeover_errors.py::test_a_grant",
-    "tests/integration/connection/test_tls.py",
-    "tests/integration/connection/test_connection.py",
 )
 NOT_THE_LIBRARY = (
     # Tests of pages, of local servers, of load/ and of the mutants.
@@ -150,8 +148,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import what the quick tests leave out."""
+    if not _is_quick(config):
+        return None
     place = collection_path.relative_to(config.rootpath).as_posix()
-    return True if _is_quick(config) and place in NOT_THE_LIBRARY else None
+    is_test_file = collection_path.name.startswith("test_") and collection_path.is_file()
+    has_quick_tests = place.startswith("tests/unit/") or any(
+        name.partition("::")[0] == place for name in QUICK
+    )
+    return True if place in NOT_THE_LIBRARY or (is_test_file and not has_quick_tests) else None
 
 
 def _is_quick(config: pytest.Config) -> bool:
