@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.guard import call_in_forked_processes
 
 if TYPE_CHECKING:
     from lambda_migrate.errors import MigrationFailed, NotReady
@@ -54,12 +54,16 @@ class BackgroundCheck:
 
     def __init__(self, guard: ColdStartGuard) -> None:
         self.guard = guard
-        self._forget_check()
-        call_in_forked_processes(self._forget_check)
-
-    def _forget_check(self) -> None:
         self._lock = threading.Lock()
         self._check: _Check | None = None
+        self._process_id = os.getpid()
+
+    def _forget_check_of_parent(self) -> None:
+        """After a fork, forget the parent's check: its thread is not here."""
+        if self._process_id != os.getpid():
+            self._process_id = os.getpid()
+            self._lock = threading.Lock()
+            self._check = None
 
     def start(self, context: object) -> tuple[_Check, bool]:
         """Start a check unless one is running; return it, and whether it was started.
@@ -67,6 +71,7 @@ class BackgroundCheck:
         Args:
             context: As for `ColdStartGuard.check`; of the request that starts the check.
         """
+        self._forget_check_of_parent()
         with self._lock:
             is_new = self._check is None or self._check.done()
             if is_new:

@@ -10,8 +10,6 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lambda_migrate.clock import Deadline
     from lambda_migrate.errors import MigrationFailed, NotReady
     from lambda_migrate.runner import MigrationRunner, Outcome
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LONG_INIT_TYPES",
     "ColdStartGuard",
-    "call_in_forked_processes",
     "has_deadline",
     "is_on_lambda",
 ]
@@ -50,12 +47,6 @@ def has_deadline(context: object) -> bool:
     return hasattr(context, "get_remaining_time_in_millis")
 
 
-def call_in_forked_processes(function: Callable[[], None]) -> None:
-    """Call ``function`` in each process that this one forks; threads do not survive a fork."""
-    if hasattr(os, "register_at_fork"):  # not on Windows
-        os.register_at_fork(after_in_child=function)
-
-
 class ColdStartGuard:
     """Closed until the schema is ready; one for each decorated handler or middleware of a process.
 
@@ -68,7 +59,7 @@ class ColdStartGuard:
         TypeError: There are a runner and settings.
     """
 
-    __slots__ = ("_lock", "_own_runner", "_runner", "_settings", "is_open")
+    __slots__ = ("_lock", "_own_runner", "_process_id", "_runner", "_settings", "is_open")
 
     def __init__(self, runner: MigrationRunner | None, settings: SettingsArguments) -> None:
         self.is_open = False
@@ -76,7 +67,7 @@ class ColdStartGuard:
         self._runner = runner
         self._settings = settings
         self._lock = threading.Lock()
-        call_in_forked_processes(self._forget_check)
+        self._process_id = os.getpid()
         if runner is not None and settings.keys() - {"init"}:
             names = ", ".join(sorted(settings.keys() - {"init"}))
             raise TypeError(
@@ -88,10 +79,12 @@ class ColdStartGuard:
 
             Settings.check_arguments(**settings)
 
-    def _forget_check(self) -> None:
-        """Forget a check of the parent process, with its lock and its connections."""
-        self._lock = threading.Lock()
-        self._runner = self._own_runner
+    def _forget_check_of_parent(self) -> None:
+        """After a fork, forget the parent's check: its thread, which has the lock, is not here."""
+        if self._process_id != os.getpid():
+            self._process_id = os.getpid()
+            self._lock = threading.Lock()
+            self._runner = self._own_runner
 
     def check(self, context: object) -> NotReady | MigrationFailed | None:
         """Open, if the schema is ready or can be made so before the invocation's deadline.
@@ -109,6 +102,7 @@ class ColdStartGuard:
         """
         from lambda_migrate.errors import MigrationFailed, NotReady
 
+        self._forget_check_of_parent()
         try:
             self._acquire_thread_lock(context)
             try:

@@ -19,7 +19,8 @@ from .dry_runs import ORDERS, fingerprint, open_dry_run
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts are sent that should have been refused: as if reading them had failed."""
     monkeypatch.setattr(
-        "lambda_migrate.postgresql.dry_run.require_runnable_migration", lambda _migration: None
+        "lambda_migrate.postgresql.dry_run.require_runnable_migration",
+        lambda _migration, _values: None,
     )
 
 
