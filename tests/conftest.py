@@ -88,7 +88,6 @@ QUICK = (
     "tests/integration/postgresql/test_several_statements.py::test_after_a_failure",
     "tests/integration/postgresql/test_several_statements.py::test_a_statement",
     "tests/integration/postgresql/test_several_statements.py::test_settings_apply",
-    "tests/integration/postgresql/test_several_statements.py::test_an_index_is_found",
     "tests/integration/postgresql/test_hooks.py::test_a_failing_hook",
     "tests/integration/postgresql/test_fence.py::test_a_stale",
     "tests/integration/postgresql/test_fence.py::test_an_idle_older",
@@ -118,6 +117,10 @@ NOT_QUICK = (
     "tests/unit/cli/test_cli_reference.py::test_help_names_every_option_within",
     "tests/unit/entrypoints/test_decorator.py::test_it_stacks_with_powertools",
     "tests/unit/lease/test_decision.py::test_who_has_just_lost_an_acquisition",
+    "tests/unit/lease/test_codec.py::test_a_state_is_read_as_it_was_written",
+    "tests/unit/migrations/test_digest.py::test_what_both_ways_read_has_one_digest",
+    "tests/unit/entrypoints/test_decorator.py::test_service_unavailable_fails_every_other",
+    "tests/unit/deploy/test_truncate.py::test_long_lists_are_cut_and_counted",
     # Hundreds of cold starts; test_readiness.py tests the same without them.
     "however_many_manifests_came_after[250]",
     "[pg14",
