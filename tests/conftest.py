@@ -109,7 +109,7 @@ NOT_QUICK = (
     *NOT_THE_LIBRARY,
     "tests/unit/cli/test_cli_render.py",
     "tests/unit/entrypoints/test_cheap_starts.py",
-    # Together a tenth of the time, and no line that another quick test does not run.
+    # Together a sixth of the time, and no line that another quick test does not run.
     "tests/unit/lease/test_dynamodb.py::test_a_repeated_",
     "tests/unit/lease/test_readiness.py::TestReadiness",
     "tests/unit/postgresql/test_credentials.py::test_a_secret_in_another_format",
@@ -117,6 +117,12 @@ NOT_QUICK = (
     "tests/unit/cli/test_cli_reference.py::test_help_names_every_option_within",
     "tests/unit/entrypoints/test_decorator.py::test_it_stacks_with_powertools",
     "tests/unit/lease/test_decision.py::test_who_has_just_lost_an_acquisition",
+    "tests/unit/lease/test_decision.py::test_an_observed_expiry_changes_a_step",
+    "tests/unit/lease/test_decision.py::test_while_paused_only_an_acquisition",
+    "tests/unit/lease/test_decision.py::test_mode_off_serves_unchecked",
+    "tests/unit/lease/test_dynamodb.py::test_a_failed_condition_is_a_lost_lease",
+    "tests/unit/lease/test_dynamodb.py::test_every_call_is_retryable_while",
+    "tests/unit/migrations/test_sql.py::test_nothing_quoted_commented_or_bracketed",
     "tests/unit/lease/test_codec.py::test_a_state_is_read_as_it_was_written",
     "tests/unit/migrations/test_digest.py::test_what_both_ways_read_has_one_digest",
     "tests/unit/entrypoints/test_decorator.py::test_service_unavailable_fails_every_other",
