@@ -163,7 +163,7 @@ LeaseSession.store_completion = lambda *_: time.sleep(300)
 )
 
 
-def test_a_holder_killed_between_its_last_commit_and_the_table_leaves_work_to_nobody(
+def test_a_holder_killed_between_its_last_commit_and_the_table_leaves_no_work(
     sandbox: Sandbox,
 ) -> None:
     migrations = {"1_counters": COUNTERS, "2_more": effect(2)}

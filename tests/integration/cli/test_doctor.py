@@ -170,8 +170,8 @@ def test_the_environment_of_the_database_is_compared(doctor: Doctor) -> None:
 
 
 def test_a_refused_login_is_not_a_fault_of_the_network(sandbox: Sandbox, doctor: Doctor) -> None:
-    nobody = doctor.url_of(f"{sandbox.name}_nobody")
-    _, checks = doctor.run(LAMBDA_MIGRATE_DATABASE_URL=nobody)
+    unknown_role = doctor.url_of(f"{sandbox.name}_unknown")
+    _, checks = doctor.run(LAMBDA_MIGRATE_DATABASE_URL=unknown_role)
     assert checks["connection"]["status"] == "failed"
     assert "check database, user, password" in checks["connection"]["advice"]
 
