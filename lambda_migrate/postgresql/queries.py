@@ -9,7 +9,6 @@ runs any of it, so a ``RESET`` at its start does not affect how the literals aft
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate._version import __version__
@@ -22,6 +21,7 @@ from lambda_migrate.postgresql.sql_fragments import (
     SAFE_SEARCH_PATH,
     SYNCHRONOUS_COMMIT,
     SYNCHRONOUS_COMMIT_SESSION,
+    advisory_lock_key,
     application_name,
     begin_transaction,
     quote_identifier,
@@ -63,7 +63,8 @@ class SchemaProbe(NamedTuple):
 
     Attributes:
         has_schema: Whether the schema exists.
-        has_history: Whether its table ``history`` exists.
+        has_history: Whether its table ``history`` exists, and the mirror of another tool's table
+            if one is needed.
         has_fence: Whether its table ``fence`` exists.
         layout: The layout of these tables, as an SQL expression; None if unknown.
         can_read_system_id: Whether the role may read the cluster's identifier.
@@ -132,16 +133,23 @@ class ScriptQuery:
 class Queries:
     """The library's statements for one schema.
 
+    Args:
+        schema: The schema's name, unquoted.
+        has_mirror: Whether the tables that mirror another tool's are needed as well.
+
     Attributes:
         schema: The schema's name, unquoted.
     """
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, *, has_mirror: bool = False) -> None:
         self.schema = schema
+        self._has_mirror = has_mirror
         self._schema = quote_identifier(schema)
         self._history = f"{self._schema}.history"
         self._fence = f"{self._schema}.fence"
-        self._key = int.from_bytes(sha256(f"lambda-migrate {schema}".encode()).digest()[:8], "big")
+        self._revision = f"{self._schema}.revision"
+        self._satisfied = f"{self._schema}.satisfied"
+        self._key = advisory_lock_key(schema)
 
     # --- the schema itself
 
@@ -152,10 +160,12 @@ class Queries:
         cannot see it alone because another process creates them between the two lookups.
         """
         fence, history = quote_literal(self._fence), quote_literal(self._history)
+        names = (self._revision, self._satisfied) if self._has_mirror else ()
+        mirror = "".join(f" AND to_regclass({quote_literal(name)}) IS NOT NULL" for name in names)
         return f"""
             {SAFE_SEARCH_PATH}
             SELECT to_regnamespace({quote_literal(self._schema)}) IS NOT NULL,
-                to_regclass({history}) IS NOT NULL, to_regclass({fence}) IS NOT NULL,
+                to_regclass({history}) IS NOT NULL{mirror}, to_regclass({fence}) IS NOT NULL,
                 CASE WHEN to_regclass({fence}) IS NOT NULL
                 THEN (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
                       JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
@@ -229,7 +239,36 @@ class Queries:
                 down_transactional boolean,
                 down_idempotent boolean
             );
+            {self._create_mirror_sql() if self._has_mirror else ""}
             INSERT INTO {self._fence} DEFAULT VALUES ON CONFLICT DO NOTHING;"""
+
+    def _create_mirror_sql(self) -> str:
+        return f"""
+            CREATE TABLE IF NOT EXISTS {self._revision} (
+                scope        pg_catalog.text NOT NULL,
+                id           pg_catalog.text NOT NULL,
+                parents      pg_catalog.text[] NOT NULL,
+                position     integer NOT NULL,
+                name         pg_catalog.text NOT NULL,
+                state        pg_catalog.text NOT NULL CHECK (state {EQUALS}
+                    ANY ('{{started,applied,reverting}}'::pg_catalog.text[])),
+                statements   pg_catalog.text[] NOT NULL DEFAULT '{{}}',
+                fence        bigint NOT NULL,
+                owner        pg_catalog.text NOT NULL,
+                request_id   pg_catalog.text NOT NULL DEFAULT '',
+                library_version pg_catalog.text NOT NULL,
+                started_at   pg_catalog.timestamptz NOT NULL,
+                applied_at   pg_catalog.timestamptz,
+                duration_ms  bigint NOT NULL DEFAULT 0,
+                PRIMARY KEY (scope, id)
+            );
+            CREATE TABLE IF NOT EXISTS {self._satisfied} (
+                scope        pg_catalog.text NOT NULL,
+                digest       pg_catalog.text NOT NULL,
+                heads        pg_catalog.text[] NOT NULL,
+                at           pg_catalog.timestamptz NOT NULL,
+                PRIMARY KEY (scope, digest)
+            );"""
 
     # --- the fence
 
@@ -335,12 +374,8 @@ class Queries:
         return f"{SAFE_SEARCH_PATH} SELECT pg_advisory_unlock_all()"
 
     def _advisory_lock_expression(self) -> str:
-        key = quote_literal(str(self._advisory_lock_key))
+        key = quote_literal(str(self._key))
         return f"pg_catalog.pg_try_advisory_lock({key}::pg_catalog.int8)"
-
-    @property
-    def _advisory_lock_key(self) -> int:
-        return self._key - 2**64 if self._key >= 2**63 else self._key
 
     def find_advisory_lockers(self) -> str:
         """Sessions of other holders: process, application, start time."""
@@ -381,7 +416,7 @@ class Queries:
             "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
             " WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_backend_pid()"
             " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            f" AND (l.classid, l.objid, l.objsubid) = ({self._key >> 32}::bigint::oid,"
+            f" AND (l.classid, l.objid, l.objsubid) = ({self._key >> 32 & 0xFFFFFFFF}::bigint::oid,"
             f" {self._key & 0xFFFFFFFF}::bigint::oid, 1)"
             " AND (pg_has_role(session_user, a.usesysid, 'USAGE')"
             " OR pg_has_role(session_user, 'pg_signal_backend', 'USAGE')"

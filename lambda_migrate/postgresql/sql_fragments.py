@@ -21,6 +21,7 @@ __all__ = [
     "SYNCHRONOUS_COMMIT",
     "SYNCHRONOUS_COMMIT_SESSION",
     "ServerTimeouts",
+    "advisory_lock_key",
     "application_name",
     "begin_transaction",
     "quote_identifier",
@@ -67,6 +68,12 @@ def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> s
         named = target if schema == DEFAULT_SCHEMA else f"{target}\0{schema}"
         tag = tag[: room - 9] + "." + sha256(named.encode()).hexdigest()[:8]
     return f"lambda-migrate:{tag}:{fence}"
+
+
+def advisory_lock_key(schema: str) -> int:
+    """The key of the holders' advisory lock: a signed 64-bit number."""
+    digest = sha256(f"lambda-migrate {schema}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 class ServerTimeouts:

@@ -1,0 +1,36 @@
+"""Migrations of another tool, Alembic or Django, run in place under the lease and the fence.
+
+A *source* is where migrations come from. SQL files are one; this package runs the others with the
+tool itself, in a child process, so that neither ``env.py`` nor an app has to change.
+
+::
+
+    parent (the holder)                          child (`python -m lambda_migrate.sources.child`)
+      takes over the fence, reads the tool's
+      version table and the mirror, closes
+      its connection
+      starts the child         -- request -->    imports the tool
+                               <-- plan ------   steps and the graph of revisions
+      checks deadline, flags,
+      lease; publishes progress
+                               <-- start -----   before each step, waits for an answer
+                               -- continue -->   begins: the fence row FOR SHARE, compared first
+                               <-- applied ---   committed, with its version row and our row
+                               <-- done ------
+      reconnects, compares the
+      version table, updates the
+      mirror, completes the lease
+
+The child shares the fence row instead of locking it alone, because migrations open second
+connections, which would wait for the first one. A takeover ends every transaction that shares it.
+The child exits when its standard input reaches its end, so it does not outlive its parent.
+
+The tool's own version table (``alembic_version``, ``django_migrations``) is the authority. Two
+tables mirror it: ``revision`` has the ancestry and what an interrupted step had done, ``satisfied``
+the heads that each digest of the code needs. With them a holder decides without loading the tool,
+and code that is older than the schema is recognized.
+
+`protocol` has the messages, `fence_queries` what the child sends to PostgreSQL, `graph` the pure
+decisions, `process` the parent's side, `child` the child's. Only ``alembic_run`` and ``django_run``
+import their tool.
+"""

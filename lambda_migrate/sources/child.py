@@ -1,0 +1,82 @@
+"""The child process: ``python -m lambda_migrate.sources.child``.
+
+It reads the request, loads the module of the tool and calls its ``run(request, channel)``. An
+error ends as one event; nothing of it is printed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lambda_migrate.sources.protocol import Channel, ChildError, read_request
+
+if TYPE_CHECKING:
+    from lambda_migrate.sources.protocol import ChildRequest
+
+__all__ = ["main"]
+
+TOOL_MODULES = {
+    "alembic": "lambda_migrate.sources.alembic_run",
+    "django": "lambda_migrate.sources.django_run",
+}
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Run one request; the exit status is 0 if it was done or stopped, 1 if it failed."""
+    channel = Channel.open()
+    _die_with_parent()
+    channel.watch_parent()
+    request = read_request(channel)
+    try:
+        importlib.import_module(TOOL_MODULES[request.tool]).run(request, channel)
+    except ChildError as error:
+        channel.send("failed", **error.fields)
+        sys.exit(1)
+    except BaseException as error:  # noqa: BLE001 - the parent raises it
+        channel.send("failed", **_describe_error(error, request).fields)
+        sys.exit(1)
+
+
+def _die_with_parent() -> None:
+    """Have Linux end this process with its parent, even while C code runs; elsewhere the pipe does.
+
+    Signals of the terminal are the parent's: it stops the child when it has decided to.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
+    """An error that the tool's module did not translate, with the last line of the user's code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    root = Path(request.root).resolve()
+    own = [frame for frame in frames if _is_in(Path(frame.filename), root)]
+    missing = isinstance(error, ImportError) and not own
+    where = own[-1] if own else None
+    return ChildError(
+        f"{type(error).__name__}: {error}",
+        kind="configuration" if missing else "migration",
+        detail="".join(traceback.format_exception(error)[-20:]),
+        path=str(Path(where.filename).resolve().relative_to(root)) if where else "",
+        line=where.lineno if where else None,
+    )
+
+
+def _is_in(path: Path, root: Path) -> bool:
+    resolved = path.resolve()
+    return resolved.is_relative_to(root) and "site-packages" not in resolved.parts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What the child sends to PostgreSQL through the tool's own connections: the fence and the mirror.
+
+Drivers disagree about parameters, so every value is a literal. Texts that the library itself
+defines contain no ``%``; names and ids may. Functions and operators are named with their schema,
+since the messages run under the role's own search path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lambda_migrate._version import __version__
+from lambda_migrate.postgresql.sql_fragments import (
+    EQUALS,
+    ServerTimeouts,
+    advisory_lock_key,
+    quote_identifier,
+    quote_literal,
+)
+from lambda_migrate.sources.protocol import ChildError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from lambda_migrate.sources.protocol import ChildRequest
+
+__all__ = ["UNDEFINED_OBJECT_SQLSTATES", "FenceQueries", "RevisionRow"]
+
+UNDEFINED_OBJECT_SQLSTATES = ("42P01", "3F000")
+"""No table, no schema: the connection does not lead to the database that was taken over."""
+
+
+class RevisionRow(NamedTuple):
+    """A row of the mirror; see `ChildRequest.started`.
+
+    Attributes:
+        id: The tool's id.
+        parents: Ids that it depends on directly.
+        position: Its place in the order of the code, from 1.
+        name: What messages show.
+        state: ``started``, ``applied`` or ``reverting``.
+        statements: Hashes of the statements that are committed, while it is not ``applied``.
+        duration_ms: How long it took.
+    """
+
+    id: str
+    parents: Sequence[str] = ()
+    position: int = 0
+    name: str = ""
+    state: str = "applied"
+    statements: Sequence[str] = ()
+    duration_ms: int = 0
+
+
+class FenceQueries:
+    """The statements of one request.
+
+    Args:
+        request: The request, which has schema, scope, token and deadline.
+    """
+
+    def __init__(self, request: ChildRequest) -> None:
+        self._request = request
+        schema = quote_identifier(request.schema)
+        self._fence = f"{schema}.fence"
+        self._revision = f"{schema}.revision"
+
+    # --- the fence
+
+    def check(self, *, statement_timeout: bool = True) -> str:
+        """Share the fence row, and set the limits of this transaction; one row for `compare`.
+
+        It must be the first statement of a transaction, and precede each statement outside one. A
+        shorter timeout that is already set stays.
+
+        Args:
+            statement_timeout: Whether to limit the statements; not outside a transaction, where the
+                setting would end with this statement.
+        """
+        columns = ["token", "owner", "identity::pg_catalog.text", "pg_catalog.pg_backend_pid()"]
+        if statement_timeout:
+            left = max(1, round(self._request.seconds_left * 1000))
+            columns += [
+                _set_shorter("statement_timeout", left),
+                _set_shorter("lock_timeout", self._request.lock_timeout_ms),
+                _set_shorter("idle_in_transaction_session_timeout", max(left, 10_000)),
+                _set("client_connection_check_interval", ServerTimeouts.CLIENT_CHECK_MS),
+                _SYNCHRONOUS_COMMIT,
+            ]
+        return f"SELECT {', '.join(columns)} FROM {self._fence} FOR SHARE"
+
+    def compare(self, row: Sequence[Any] | None) -> None:
+        """Compare the first row of `check` with the request.
+
+        Raises:
+            ChildError: It is another holder's (``stale_fence``), or there is no row, or it belongs
+                to another database (``configuration``).
+        """
+        request = self._request
+        if row is None or str(row[2]) != request.identity:
+            raise self.wrong_database_error()
+        if (int(row[0]), str(row[1])) != (request.fence, request.owner):
+            raise ChildError(
+                f"fencing token {request.fence} was superseded by {row[0]}",
+                kind="stale_fence",
+                token=int(row[0]),
+            )
+
+    def wrong_database_error(self) -> ChildError:
+        """The error if there is no fence row, or no table (`UNDEFINED_OBJECT_SQLSTATES`)."""
+        return ChildError(
+            f"{self._request.tool} connects to another database than lambda-migrate: let both use "
+            "the same host and database name (LAMBDA_MIGRATE_DATABASE_URL); nothing was committed",
+            kind="configuration",
+        )
+
+    def share_advisory_lock(self) -> str:
+        """Take the session's advisory lock, shared, before work outside a transaction.
+
+        A successor ends sessions that have it, also between a check of the fence and a statement
+        that no transaction protects. Only on a direct connection: a pooler hands sessions on.
+        """
+        return (
+            "SELECT pg_catalog.pg_try_advisory_lock_shared("
+            f"{quote_literal(str(advisory_lock_key(self._request.schema)))}::pg_catalog.int8)"
+        )
+
+    # --- the mirror
+
+    def upsert_revision(self, row: RevisionRow) -> str:
+        """Write a row of the mirror; returns a row, or none if the fence is another holder's.
+
+        For the transaction that also writes the tool's version row.
+        """
+        request = self._request
+        values = ", ".join(
+            (
+                *map(quote_literal, (request.scope, row.id)),
+                _text_array(row.parents),
+                *map(quote_literal, (row.position, row.name, row.state)),
+                _text_array(row.statements),
+                *map(quote_literal, (request.fence, request.owner, request.request_id)),
+                quote_literal(__version__),
+                "pg_catalog.clock_timestamp()",
+                "pg_catalog.clock_timestamp()" if row.state == "applied" else "NULL",
+                quote_literal(row.duration_ms),
+            )
+        )
+        return (
+            f"INSERT INTO {self._revision} AS r ({_COLUMNS}) SELECT {values} {self._if_fenced()}"
+            " ON CONFLICT (scope, id) DO UPDATE SET parents = excluded.parents,"
+            " position = excluded.position, name = excluded.name, state = excluded.state,"
+            " statements = excluded.statements, fence = excluded.fence, owner = excluded.owner,"
+            " request_id = excluded.request_id, library_version = excluded.library_version,"
+            " applied_at = excluded.applied_at, duration_ms = excluded.duration_ms RETURNING 1"
+        )
+
+    def delete_revision(self, step_id: str) -> str:
+        """Delete a row of the mirror, with a rollback; returns a row if the fence is ours."""
+        request = self._request
+        return (
+            f"WITH fence AS (SELECT 1 {self._if_fenced()}), deleted AS (DELETE FROM"
+            f" {self._revision} WHERE scope {EQUALS} {quote_literal(request.scope)}"
+            f" AND id {EQUALS} {quote_literal(step_id)} AND EXISTS (SELECT FROM fence))"
+            " SELECT 1 FROM fence"
+        )
+
+    def _if_fenced(self) -> str:
+        request = self._request
+        return (
+            f"FROM {self._fence} WHERE token {EQUALS} {quote_literal(request.fence)}"
+            f" AND owner {EQUALS} {quote_literal(request.owner)} FOR SHARE"
+        )
+
+
+_COLUMNS = (
+    "scope, id, parents, position, name, state, statements, fence, owner, request_id,"
+    " library_version, started_at, applied_at, duration_ms"
+)
+
+_SYNCHRONOUS_COMMIT = (
+    "CASE WHEN pg_catalog.current_setting('synchronous_commit')"
+    " OPERATOR(pg_catalog.<>) ALL ('{on,remote_apply}'::pg_catalog.text[])"
+    " THEN pg_catalog.set_config('synchronous_commit', 'on', true) END"
+)
+
+
+def _set(name: str, milliseconds: int) -> str:
+    return f"pg_catalog.set_config('{name}', '{milliseconds}', true)"
+
+
+def _set_shorter(name: str, milliseconds: int) -> str:
+    """Set a timeout, unless a shorter one is set; 0 means none."""
+    milliseconds = min(milliseconds, ServerTimeouts.MAX_MS)
+    return (
+        f"(SELECT CASE WHEN setting::pg_catalog.int8 OPERATOR(pg_catalog.>) 0"
+        f" AND setting::pg_catalog.int8 OPERATOR(pg_catalog.<) {milliseconds}"
+        f" THEN setting ELSE {_set(name, milliseconds)} END"
+        f" FROM pg_catalog.pg_settings WHERE name {EQUALS} '{name}')"
+    )
+
+
+def _text_array(values: Sequence[str]) -> str:
+    escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    elements = ",".join(f'"{value}"' for value in escaped)
+    return f"{quote_literal('{' + elements + '}')}::pg_catalog.text[]"
