@@ -257,7 +257,7 @@ class Queries:
                 owner        pg_catalog.text NOT NULL,
                 request_id   pg_catalog.text NOT NULL DEFAULT '',
                 library_version pg_catalog.text NOT NULL,
-                started_at   pg_catalog.timestamptz NOT NULL,
+                started_at   pg_catalog.timestamptz,
                 applied_at   pg_catalog.timestamptz,
                 duration_ms  bigint NOT NULL DEFAULT 0,
                 PRIMARY KEY (scope, id)
@@ -266,6 +266,7 @@ class Queries:
                 scope        pg_catalog.text NOT NULL,
                 digest       pg_catalog.text NOT NULL,
                 heads        pg_catalog.text[] NOT NULL,
+                version_table pg_catalog.text[] NOT NULL,
                 at           pg_catalog.timestamptz NOT NULL,
                 PRIMARY KEY (scope, digest)
             );"""

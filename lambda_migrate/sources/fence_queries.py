@@ -134,18 +134,13 @@ class FenceQueries:
         For the transaction that also writes the tool's version row.
         """
         request = self._request
-        values = ", ".join(
-            (
-                *map(quote_literal, (request.scope, row.id)),
-                _text_array(row.parents),
-                *map(quote_literal, (row.position, row.name, row.state)),
-                _text_array(row.statements),
-                *map(quote_literal, (request.fence, request.owner, request.request_id)),
-                quote_literal(__version__),
-                "pg_catalog.clock_timestamp()",
-                "pg_catalog.clock_timestamp()" if row.state == "applied" else "NULL",
-                quote_literal(row.duration_ms),
-            )
+        applied_at = "pg_catalog.clock_timestamp()" if row.state == "applied" else "NULL"
+        values = (
+            f"{quote_literal(request.scope)}, {quote_literal(row.id)}, {_text_array(row.parents)},"
+            f" {row.position}, {quote_literal(row.name)}, {quote_literal(row.state)},"
+            f" {_text_array(row.statements)}, {request.fence}, {quote_literal(request.owner)},"
+            f" {quote_literal(request.request_id)}, {quote_literal(__version__)},"
+            f" pg_catalog.clock_timestamp(), {applied_at}, {row.duration_ms}"
         )
         return (
             f"INSERT INTO {self._revision} AS r ({_COLUMNS}) SELECT {values} {self._if_fenced()}"

@@ -50,14 +50,14 @@ class ChildRequest:
 
     Attributes:
         tool: ``alembic`` or ``django``.
-        command: ``describe`` (send the plan, open no transaction), ``up``, ``down``, or ``dry-run``
-            (``up`` in one transaction that is rolled back).
+        command: ``up``, ``down``, ``dry-run`` (``up`` in one transaction that is rolled back);
+            ``describe`` and ``describe-down`` only send the plan of ``up`` and ``down``.
         root: The folder of the code, which is also the working directory.
         options: The settings of the tool, by the names of `Settings`.
         scope: The mirror's key: ``alembic``, ``alembic:schema.table``, ``django:default``.
         schema: The library's schema.
         target: For messages.
-        fence: The fencing token that the fence row must hold.
+        fence: The fencing token that the fence row must hold; 0 for the commands that describe.
         owner: The owner that it must hold.
         identity: The database's UUID: a fence row with another one is another database.
         request_id: The invocation's id, for the mirror.
@@ -187,6 +187,7 @@ class Channel:
         applied: Sequence[str],
         heads: Sequence[str],
         graph: Sequence[Step],
+        version_table: tuple[str, str],
     ) -> None:
         """Send what will be done, before anything is done.
 
@@ -195,12 +196,15 @@ class Channel:
             applied: The ids in the version table: Alembic's heads, all of Django's rows.
             heads: The ids that the code needs.
             graph: Every revision of the code, parents first.
+            version_table: Schema and name of the tool's table; the schema may be "" while it does
+                not exist.
         """
         self.send(
             "plan",
             steps=[each._asdict() for each in steps],
             applied=list(applied),
             heads=list(heads),
+            version_table=list(version_table),
             graph=[
                 {"id": each.id, "parents": list(each.parents), "name": each.name} for each in graph
             ],
