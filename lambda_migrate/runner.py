@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.record import LeaseState
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
+    from lambda_migrate.migrations.ready_when import ReadyWhen
     from lambda_migrate.settings_arguments import SettingsArguments
 
 __all__ = ["MigrationRunner", "Outcome"]
@@ -36,11 +37,12 @@ class MigrationRunner:
     Creating a runner does no network I/O. One runner serves one process; threads may share it.
 
     Args:
-        manifest: The migrations that this code ships; see `read_manifest`.
+        manifest: The migrations that this code ships; see `read_manifest`. Or what other tools
+            must have applied.
         target: The database with its item in the lease table, and how to behave.
     """
 
-    def __init__(self, manifest: Manifest | DeferredManifest, target: Target) -> None:
+    def __init__(self, manifest: Manifest | DeferredManifest | ReadyWhen, target: Target) -> None:
         self.target = target
         self._manifest = manifest
         self._is_ready = False
@@ -89,6 +91,7 @@ class MigrationRunner:
 
         Raises:
             ManifestError: The migration files cannot be used.
+            ConfigurationError: Another tool migrates this database, so that there are none.
         """
         from lambda_migrate.engine.decider import load_manifest
 

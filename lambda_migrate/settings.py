@@ -14,6 +14,7 @@ from lambda_migrate.postgresql.address import LIBPQ_VARIABLES, DatabaseAddress, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lambda_migrate.migrations.ready_when import ReadyWhen
     from lambda_migrate.settings_arguments import (
         Init,
         Mode,
@@ -135,6 +136,15 @@ def _read_placeholders(value: object) -> str | Mapping[str, str]:
     return value
 
 
+def _read_ready_when(value: object) -> ReadyWhen:
+    from lambda_migrate.migrations.ready_when import parse_ready_when
+
+    try:
+        return parse_ready_when(_read_text(value))
+    except ValueError as error:
+        raise _InvalidValue(str(error)) from None
+
+
 def _read_profile(value: object) -> str:
     text = _read_text(value)
     parts = text.split("/")
@@ -194,6 +204,7 @@ _PATH = _SettingType("path", _read_path)
 _SCHEMA = _SettingType("name", _read_schema)
 _URL = _SettingType("URL", _read_url)
 _PROFILE = _SettingType("text", _read_profile)
+_READY_WHEN = _SettingType("text", _read_ready_when)
 _PLACEHOLDERS = _SettingType("JSON object", _read_placeholders)
 _BOOLEAN = _SettingType("true or false", _read_boolean)
 
@@ -242,6 +253,14 @@ class Settings:
         _one_of("migrate", "require", "off"),
         "`migrate` applies pending migrations; `require` waits until another process has; `off` "
         "serves without a check.",
+    )
+    ready_when: ReadyWhen | None = _setting(
+        None,
+        _READY_WHEN,
+        "With mode `require`, instead of a directory: versions that other migration tools must "
+        "have applied, for example `prisma:20260101_add_status` or `flyway:1.7, "
+        "django:orders.0003_add_status`; `TOOL@SCHEMA.TABLE:VERSION` if the tool's table has "
+        "another schema or name.",
     )
     lease_seconds: float = _setting(
         20.0,
@@ -439,7 +458,28 @@ class Settings:
         return self
 
     def _find_contradictions(self) -> list[str]:
-        return [*self._find_time_faults(), *self._find_database_faults(), *self._find_tls_faults()]
+        return [
+            *self._find_ready_when_faults(),
+            *self._find_time_faults(),
+            *self._find_database_faults(),
+            *self._find_tls_faults(),
+        ]
+
+    def _find_ready_when_faults(self) -> list[str]:
+        if self.ready_when is None:
+            return []
+        faults = []
+        if self.mode == "migrate":
+            faults.append(
+                f"{_label('ready_when')} needs LAMBDA_MIGRATE_MODE=require (argument mode): "
+                "another tool migrates this database, and this function only waits for it"
+            )
+        if "directory" in self._values:
+            faults.append(
+                f"{_label('ready_when')} and {_label('directory')} exclude each other: keep the "
+                "directory if lambda-migrate applies its files, or else remove it"
+            )
+        return faults
 
     def _find_time_faults(self) -> list[str]:
         faults = []

@@ -25,6 +25,7 @@ class SettingsArguments(TypedDict, total=False):
     directory: str | PathLike[str] | None
     allow_empty: bool | None
     mode: Mode | None
+    ready_when: str | None
     lease_seconds: float | None
     wait_seconds: float | None
     safety_margin_seconds: float | None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lambda_migrate.errors import MigrateError
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
+    from lambda_migrate.migrations.ready_when import ReadyWhen
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.ports import Database
@@ -45,12 +46,16 @@ __all__ = [
 
 def make_deferred_manifest(
     settings: Settings, environ: Mapping[str, str]
-) -> Manifest | DeferredManifest:
+) -> Manifest | DeferredManifest | ReadyWhen:
     """The manifest; its files are read later if a digest was packaged beside them.
+
+    Without files, what other tools must have applied.
 
     Raises:
         ManifestError: The migration files cannot be used.
     """
+    if settings.ready_when is not None:
+        return settings.ready_when
     digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
     if digest in (None, EMPTY_DIGEST):
         return make_manifest(settings, environ)
@@ -131,8 +136,12 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
 
 def make_database(settings: Settings) -> Database:
     """Create the database of the settings."""
+    fingerprint = settings.require_configured(database=True).address_fingerprint
+    if settings.ready_when is not None:
+        # The item may be shared with functions whose database lambda-migrate migrates.
+        fingerprint += "#ready_when"
     return PostgreSQLDatabase(
-        fingerprint=settings.require_configured(database=True).address_fingerprint,
+        fingerprint=fingerprint,
         connect=make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,

@@ -96,6 +96,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "baseline": ("tests/unit/migrations/test_baseline.py",),
     "repeatables": ("tests/contract/test_repeatables.py",),
     "hooks of migrations": (f"{_POSTGRESQL}/test_hooks.py", *_NEWEST),
+    "ready when": (
+        "tests/unit/engine/test_ready_when.py",
+        "tests/unit/migrations/test_ready_when.py",
+    ),
     "placeholders": ("tests/unit/migrations/test_placeholders.py",),
     "placeholders, real": (f"{_POSTGRESQL}/test_placeholders.py",),
     "other tools": (f"{_POSTGRESQL}/test_other_tools.py", *_NEWEST),
@@ -132,6 +136,42 @@ class Mutant:
 
 
 MUTANTS = (
+    # --- waiting for another tool
+    Mutant(
+        "a requirement that is not applied yet fails every start",
+        "lambda_migrate/lease/decision.py",
+        "return Wait(state) if failure.is_wait else Refuse(failure)",
+        "return Refuse(failure)",
+        ("ready when",),
+    ),
+    Mutant(
+        "every start that waits for another tool connects",
+        "lambda_migrate/engine/tool_inspection.py",
+        "        self._lease_session.store_failure(failure)\n        state",
+        "        self._lease_session.release()\n        state",
+        ("ready when",),
+    ),
+    Mutant(
+        "what another tool had applied counts for a database that took over its address",
+        "lambda_migrate/engine/tool_inspection.py",
+        'identity = f"{inspection.system_id} {self._address}"',
+        'identity = f"{self._address}"',
+        ("ready when",),
+    ),
+    Mutant(
+        "a failed or rolled back row of another tool counts as applied",
+        "lambda_migrate/migrations/requirement_check.py",
+        "if state == APPLIED:",
+        "if state:",
+        ("ready when",),
+    ),
+    Mutant(
+        "a function that waits for another tool migrates if its mode says so",
+        "lambda_migrate/engine/decider.py",
+        'if self._target.policy.mode == "require" or self.ready_when is not None:',
+        'if self._target.policy.mode == "require":',
+        ("ready when",),
+    ),
     # --- the checks of the pytest plugin
     Mutant(
         "the check of a rollback does not compare the schema",

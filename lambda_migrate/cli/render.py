@@ -102,14 +102,16 @@ def render_status(
         width: Columns of the terminal.
         show_all: Show every migration, also in a long list.
     """
-    entries = parse_entries(document)
     lease = document["lease"]
     rows: list[tuple[str, RenderableType]] = [
         ("target", document["target"]),
         ("database", document["database"]),
         ("environment", document["environment"] or Text("not set", style="dim")),
-        ("migrations", _render_manifest(document)),
     ]
+    if "requirements" in document:
+        return _render_requirements(document, rows, now_ms=now_ms)
+    entries = parse_entries(document)
+    rows.append(("migrations", _render_manifest(document)))
     rows += build_lease_rows(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE_ROW]
     if lease is not None:
         rows.append(("ready", _render_readiness(document)))
@@ -123,6 +125,24 @@ def render_status(
     shown.append(_render_summary(document))
     shown += _render_advice(document)
     return shown
+
+
+def _render_requirements(
+    document: Mapping[str, Any], rows: list[tuple[str, RenderableType]], *, now_ms: int
+) -> list[RenderableType]:
+    """Render the result of ``status`` where another tool migrates the database."""
+    for each in document["requirements"]:
+        state = Text("applied", style="green")
+        if not each["is_applied"]:
+            state = Text(f"not applied: {escape_text(each['reason'])}", style="yellow")
+        rows.append(("requires", Text.assemble(escape_text(each["requirement"]), "  ", state)))
+    lease = document["lease"]
+    if lease is None:
+        rows.append(_NO_TABLE_ROW)
+    else:
+        rows += build_lease_rows(lease, now_ms=now_ms)
+        rows.append(("ready", _render_readiness(document)))
+    return [render_summary_rows(rows)]
 
 
 _NO_TABLE_ROW: tuple[str, RenderableType] = (
@@ -158,7 +178,8 @@ def _render_readiness(document: Mapping[str, Any]) -> Text:
             style="bold red",
         )
     if document["is_current"]:
-        return Text("not marked yet: the next cold start or `up` marks it")
+        command = "" if "requirements" in document else " or `up`"
+        return Text(f"not marked yet: the next cold start{command} marks it")
     return Text("no", style="yellow")
 
 
@@ -192,7 +213,8 @@ def build_lease_rows(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str
         done = f"{progress['done']} of {progress['total']} done"
         rows.append(("progress", f"applying {progress['migration']} for {began}, {done}"))
     if lease["failure"] is not None:
-        rows.append(("failure", _render_failure(lease["failure"], now_ms=now_ms)))
+        label = "waiting" if lease["failure"]["is_wait"] else "failure"
+        rows.append((label, _render_failure(lease["failure"], now_ms=now_ms)))
     return rows
 
 
@@ -430,14 +452,15 @@ def render_verify(document: Mapping[str, Any]) -> Group:
         ["corrected the lease table from the history"] if document["resynced"] else []
     )
     *first, last = document["compared"]
-    compared = f"{', '.join(first)} and {last}"
+    compared = f"{', '.join(first)} and {last}" if first else last
     if document["problems"]:
         shown += [
             Text(f"{compared} disagree:", style="bold red"),
             render_bullets(document["problems"], style="red"),
         ]
     else:
-        applied = format_count(document["applied"], "applied migration")
+        noun = "requirement" if "other tools" in document["compared"] else "migration"
+        applied = format_count(document["applied"], f"applied {noun}")
         pending = f", {document['pending']} pending" * bool(document["pending"])
         shown.append(Text(f"{compared} agree: {applied}{pending}", "green"))
     return Group(*shown)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.commands.documents import format_notice
 from lambda_migrate.commands.prompt import NonInteractivePrompter
+from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import MigrationNotice, null_observer
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.commands.prompt import Prompter
     from lambda_migrate.engine.operations import Operations
+    from lambda_migrate.engine.target import Target
     from lambda_migrate.events import Event, Observer
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
@@ -57,7 +59,7 @@ class CommandContext:
         self._observer = observer
         self.notices: list[dict[str, str]] = []
         """What PostgreSQL reported while the command's migrations ran; see `format_notice`."""
-        self._request_id = request_id
+        self.request_id = request_id
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -65,9 +67,14 @@ class CommandContext:
 
         Raises:
             ManifestError: Some files are invalid.
+            ConfigurationError: Another tool migrates this database, so that there are none.
         """
         from lambda_migrate.wiring import make_manifest
 
+        if self.settings.ready_when is not None:
+            from lambda_migrate.migrations.ready_when import NO_FILES
+
+            raise ConfigurationError(NO_FILES)
         return make_manifest(self.settings, self._environ)
 
     @property
@@ -89,6 +96,21 @@ class CommandContext:
         return store
 
     @cached_property
+    def target(self) -> Target:
+        """The database with its item in the lease table.
+
+        Raises:
+            ConfigurationError: Settings are wrong.
+        """
+        from lambda_migrate.wiring import make_target
+
+        settings = self.settings.require_configured(database=True)
+        target = make_target(settings, observer=self, clock=self.clock)
+        set_credentials_deadline(target.store, self.deadline)
+        self._warn_without_table()
+        return target
+
+    @cached_property
     def operations(self) -> Operations:
         """The operations on this target.
 
@@ -96,13 +118,8 @@ class CommandContext:
             ConfigurationError: Settings or migration files are wrong.
         """
         from lambda_migrate.engine.operations import Operations
-        from lambda_migrate.wiring import make_target
 
-        settings = self.settings.require_configured(database=True)
-        target = make_target(settings, observer=self, clock=self.clock)
-        set_credentials_deadline(target.store, self.deadline)
-        self._warn_without_table()
-        return Operations(self.manifest, target, request_id=self._request_id)
+        return Operations(self.manifest, self.target, request_id=self.request_id)
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
@@ -116,10 +133,10 @@ class CommandContext:
         settings = self.settings
         return {
             "target": settings.target,
-            "database": self.operations.target.database.fingerprint,
+            "database": self.target.database.fingerprint,
             "environment": settings.environment,
             "schema": settings.schema,
-            "directory": settings.directory,
+            "directory": "" if settings.ready_when is not None else settings.directory,
         }
 
     def _warn_without_table(self) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lambda_migrate.commands.context import CommandContext
+    from lambda_migrate.migrations.ready_when import ReadyWhen
     from lambda_migrate.postgresql.connection_check import ConnectionReport
     from lambda_migrate.postgresql.ports import Database, DatabaseInspection
 
@@ -119,6 +120,8 @@ class _Doctor:
         return Finding("settings", "ok", result)
 
     def _check_files(self) -> Finding:
+        if self._settings.ready_when is not None:
+            return Finding("files", "ok", f"none needed: waits for {self._settings.ready_when}")
         manifest = self._context.manifest
         files = [*manifest, *manifest.repeatables]
         if not files:
@@ -276,6 +279,8 @@ class _Doctor:
         return Finding(check, "ok", f"{report.user}{acts_as} may migrate")
 
     def _check_schema(self, database: Database, report: ConnectionReport) -> Finding:
+        if self._settings.ready_when is not None:
+            return self._check_requirements(database, self._settings.ready_when)
         if not report.has_schema:
             return self._check_first_use(database)
         inspection = database.inspect(self._context.deadline)
@@ -289,6 +294,13 @@ class _Doctor:
             advice = "run `lambda-migrate status`, which says what to do about each"
             return Finding("schema", "failed", result, advice)
         return Finding("schema", "ok", self._describe_history(inspection))
+
+    def _check_requirements(self, database: Database, ready_when: ReadyWhen) -> Finding:
+        inspection = database.inspect_requirements(ready_when.requirements, self._context.deadline)
+        if inspection.unmet:
+            result = "; ".join(f"{each.requirement}: {each.reason}" for each in inspection.unmet)
+            return Finding("schema", "warning", result, "migrate with that tool; functions wait")
+        return Finding("schema", "ok", f"{ready_when} applied")
 
     def _find_contradictions(self, inspection: DatabaseInspection) -> list[str]:
         """The names of the migrations because of which a cold start fails."""

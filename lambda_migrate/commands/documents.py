@@ -186,6 +186,7 @@ def _build_failure(failure: Failure) -> dict[str, Any]:
         "retry_at": format_iso(failure.retry_at_ms),
         "retry_at_ms": failure.retry_at_ms,
         "had_ms": failure.available_ms,
+        "is_wait": failure.is_wait,
     }
 
 

@@ -13,6 +13,7 @@ from lambda_migrate.commands.documents import (
 from lambda_migrate.commands.dry_run import build_dry_run_document, build_dry_run_question
 from lambda_migrate.commands.errors import get_exit_code
 from lambda_migrate.commands.preview import build_preview
+from lambda_migrate.commands.requirements import show_requirements, verify_requirements
 from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, EXIT_PENDING, CommandResult
 from lambda_migrate.errors import FlagsUnavailable
 
@@ -30,6 +31,9 @@ def status(context: CommandContext, *, exit_code: bool = False) -> CommandResult
         context: The target.
         exit_code: Exit with 3 if migrations are pending or diverged.
     """
+    ready_when = context.settings.ready_when
+    if ready_when is not None:
+        return show_requirements(context, ready_when, exit_code=exit_code)
     current_status = context.operations.status(context.deadline)
     document = build_status_document(
         current_status, context.manifest, context.location, has_table=context.has_table
@@ -107,6 +111,9 @@ def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:
         context: The target.
         resync: Correct the lease table from the history first.
     """
+    ready_when = context.settings.ready_when
+    if ready_when is not None:
+        return verify_requirements(context, ready_when, resync=resync)
     if resync:
         context.settings.require_configured(table=True)
         context.operations.resync(context.deadline)

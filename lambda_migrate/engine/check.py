@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lambda_migrate.events import CheckFailed
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
+    from lambda_migrate.migrations.ready_when import ReadyWhen
 
 __all__ = ["DEFAULT_DEADLINE_SECONDS", "Check", "Outcome"]
 
@@ -48,7 +49,7 @@ class Check:
     """One check: its first reading, and what the event at its end reports.
 
     Args:
-        manifest: The migrations that this code ships.
+        manifest: The migrations that this code ships, or what other tools must have applied.
         target: The database with its item, and how to behave.
         invocation_deadline: The invocation's end; None if there is none.
         request_id: The invocation's id, for the history.
@@ -63,7 +64,7 @@ class Check:
 
     def __init__(
         self,
-        manifest: Manifest | DeferredManifest,
+        manifest: Manifest | DeferredManifest | ReadyWhen,
         target: Target,
         invocation_deadline: Deadline | None,
         *,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.apply import ApplyResult
     from lambda_migrate.engine.check import Check
     from lambda_migrate.engine.holder import LeaseSession
+    from lambda_migrate.engine.inspection import ReadinessInspection
     from lambda_migrate.lease.decision import Acquire, Decision
     from lambda_migrate.lease.waiter import Waiter
     from lambda_migrate.postgresql.ports import FencedSession
@@ -136,6 +137,13 @@ class ColdStart:
         except LeaseStoreUnavailable as error:
             return self._serve_if_database_current(error)
         except NotReady as error:
+            if self._decider.ready_when is not None:
+                seconds = self._check.waited_seconds + clock.monotonic() - began
+                raise NotReady(
+                    f"the schema is not ready after waiting {seconds:.1f} s: "
+                    f"{self._describe_unmet_requirements()}",
+                    retry_after_seconds=error.retry_after_seconds,
+                ) from None
             reason = self._decider.pause_reason or self._inspection_problem
             if not reason:
                 raise
@@ -145,6 +153,14 @@ class ColdStart:
         finally:
             self._failed_reads = 0
             self._check.waited_seconds += clock.monotonic() - began
+
+    def _describe_unmet_requirements(self) -> str:
+        """What other tools have not applied: there is no process of ours to wait for."""
+        return (
+            self._decider.wait_reason
+            or self._inspection_problem
+            or f"whether {self._decider.ready_when} is applied was not checked yet"
+        )
 
     def _new_waiter(self) -> Waiter:
         from lambda_migrate.lease.backoff import Backoff
@@ -212,7 +228,8 @@ class ColdStart:
                 f"({self._target.policy.safety_margin_seconds:g} s are kept free at its end): give "
                 "the function a longer timeout, or lower LAMBDA_MIGRATE_SAFETY_MARGIN_SECONDS"
             )
-        _ = self._decider.manifest  # report unusable files before other instances have to wait
+        if self._decider.ready_when is None:
+            _ = self._decider.manifest  # report unusable files before other instances wait
         try:
             return self._target.store.acquire(
                 self._check.owner, expected=decision.state, is_expired=decision.is_expired
@@ -319,8 +336,6 @@ class ColdStart:
         Raises:
             ConfigurationError: The database cannot be inspected; recorded for this address.
         """
-        from lambda_migrate.engine.inspection import inspect_database
-
         decider = self._decider
         try:
             state = self._acquire(decision)
@@ -332,7 +347,7 @@ class ColdStart:
             if (final_decision := self._decide_after_acquiring(state)) is not None:
                 return final_decision
             try:
-                result = inspect_database(self._target, state, decider.manifest, self._deadline)
+                result = self._run_inspection(state)
                 state, self._inspection_problem = result.state, result.reason
                 decider.fence_at_inspection = (
                     None if result.may_become_ready else state.fence_of_latest_check
@@ -340,6 +355,16 @@ class ColdStart:
             except (LeaseLost, LeaseStoreUnavailable):
                 state = LeaseState()
         return decider.decide(state, has_lost_acquisition=True)
+
+    def _run_inspection(self, lease: Lease) -> ReadinessInspection:
+        target, decider, deadline = self._target, self._decider, self._deadline
+        if decider.ready_when is not None:
+            from lambda_migrate.engine.tool_inspection import inspect_other_tools
+
+            return inspect_other_tools(target, lease, decider.ready_when, deadline)
+        from lambda_migrate.engine.inspection import inspect_database
+
+        return inspect_database(target, lease, decider.manifest, deadline)
 
 
 def _make_refusal(decision: Refuse, now_ms: int) -> MigrationFailed:

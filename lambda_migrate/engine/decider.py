@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import FlagsUnavailable
+from lambda_migrate.errors import ConfigurationError, FlagsUnavailable
 from lambda_migrate.lease.decision import (
     Acquire,
     BlockByFlags,
@@ -16,6 +16,7 @@ from lambda_migrate.lease.decision import (
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations.digest import DeferredManifest
+from lambda_migrate.migrations.ready_when import NO_FILES, ReadyWhen
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["Decider", "load_manifest"]
 
 
-def load_manifest(manifest: Manifest | DeferredManifest) -> Manifest:
+def load_manifest(manifest: Manifest | DeferredManifest | ReadyWhen) -> Manifest:
     """The manifest itself; a deferred one reads its files now, if it has not done so before.
 
     Raises:
         ManifestError: The migration files cannot be used.
+        ConfigurationError: Another tool migrates this database, so that there are none.
     """
+    if isinstance(manifest, ReadyWhen):
+        raise ConfigurationError(NO_FILES)
     return manifest.load() if isinstance(manifest, DeferredManifest) else manifest
 
 
@@ -41,7 +45,7 @@ class Decider:
     """Decides what to do next, from the newest reading and from what is known besides.
 
     Args:
-        manifest: The migrations that this code ships.
+        manifest: The migrations that this code ships, or what other tools must have applied.
         target: The database with its item.
         owner: This instance, in the lease table.
         deadline: When the cold start has to end.
@@ -49,7 +53,7 @@ class Decider:
 
     def __init__(
         self,
-        manifest: Manifest | DeferredManifest,
+        manifest: Manifest | DeferredManifest | ReadyWhen,
         target: Target,
         *,
         owner: str,
@@ -66,6 +70,11 @@ class Decider:
         self._is_database_current = False
         self._lease_watch = LeaseWatch()
         self._needs_confirmation = False
+
+    @property
+    def ready_when(self) -> ReadyWhen | None:
+        """What other tools must have applied; None if lambda-migrate applies migrations itself."""
+        return self._manifest if isinstance(self._manifest, ReadyWhen) else None
 
     @property
     def manifest(self) -> Manifest:
@@ -120,6 +129,9 @@ class Decider:
         decision = self._decide_from_state(has_lost_acquisition=has_lost_acquisition)
         if self._target.has_lease_table or isinstance(decision, Serve | Refuse):
             return decision
+        if self.ready_when is not None:
+            self._is_database_current = self.is_database_current()
+            return self._decide_from_state(has_lost_acquisition=has_lost_acquisition)
         from lambda_migrate.postgresql.ports import require_environment
 
         inspection = self._target.database.inspect(self._deadline)
@@ -150,7 +162,18 @@ class Decider:
 
     def is_database_current(self) -> bool:
         """Whether PostgreSQL itself shows, read-only, that the database satisfies the manifest."""
-        return self._is_current(self._target.database.inspect(self._deadline))
+        database = self._target.database
+        if self.ready_when is not None:
+            requirements = self.ready_when.requirements
+            return not database.inspect_requirements(requirements, self._deadline).unmet
+        return self._is_current(database.inspect(self._deadline))
+
+    @property
+    def wait_reason(self) -> str:
+        """What other tools have not applied yet, by the newest reading; "" if that is unknown."""
+        address = self._target.database.fingerprint
+        failure = self._state.find_failure(self._manifest.digest, address)
+        return failure.cause if failure is not None and failure.is_wait else ""
 
     @property
     def refusal_reason(self) -> str:
@@ -179,17 +202,18 @@ class Decider:
             is_expired=self._lease_watch.has_expired(state, target.clock.monotonic()),
             is_database_current=self._is_database_current,
             fence_at_inspection=self.fence_at_inspection,
+            waits_for_other_tool=self.ready_when is not None,
             has_lost_acquisition=has_lost_acquisition,
         )
 
     @property
     def _may_migrate(self) -> bool:
         by_flag = self._flags is None or self._flags.mode != "require"
-        return by_flag and self._target.policy.mode != "require"
+        return by_flag and self._target.policy.mode != "require" and self.ready_when is None
 
     def _permission(self) -> Permission:
         """What the settings and the flags allow; files are read only if a version is held back."""
-        if self._target.policy.mode == "require":
+        if self._target.policy.mode == "require" or self.ready_when is not None:
             return Permission("require")
         if self._flags is None:
             return Permission()

@@ -13,7 +13,7 @@ Layout, version 2 (partition key ``target``):
 ``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N}
 ``failure``    M     {``digest`` S, ``migration`` S, ``version`` S, ``sqlstate`` S, ``cause`` S,
                      ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?,
-                     ``address`` S?}: the last failure
+                     ``address`` S?, ``wait`` BOOL?}: the last failure
 ``failures``   L     other failures, each as ``failure``, the last one first
 =============  ====  =========================================================================
 """
@@ -143,6 +143,8 @@ def encode_failure(failure: Failure) -> AttributeValue:
         fields["kill"] = {"BOOL": True}
     if failure.address:
         fields["address"] = {"S": failure.address}
+    if failure.is_wait:
+        fields["wait"] = {"BOOL": True}
     return {"M": fields}
 
 
@@ -204,6 +206,7 @@ def _decode_failure(reader: _AttributeReader) -> Failure:
         available_ms=reader.number("had") if "had" in reader.fields else None,
         is_process_killed="kill" in reader.fields,
         address=reader.optional_text("address") or "",
+        is_wait="wait" in reader.fields,
     )
 
 

@@ -5,7 +5,8 @@
     digest ready at this address                        -> Serve
     feature flags: mode off                             -> Serve, unchecked
     digest failed, its pause not over, and this attempt
-      has no more time than the one that failed         -> Refuse
+      has no more time than the one that failed         -> Refuse; Wait, if nothing failed and
+                                                           another tool was not ready
     another process holds the lease                     -> Wait
     mode require, and an inspection may help            -> Acquire, to inspect only
     mode require                                        -> Wait
@@ -120,6 +121,7 @@ def decide(
     is_expired: bool = False,
     is_database_current: bool = False,
     fence_at_inspection: int | None = None,
+    waits_for_other_tool: bool = False,
     has_lost_acquisition: bool = False,
 ) -> Decision:
     """Choose the next step from one reading of the item.
@@ -138,6 +140,8 @@ def decide(
         is_database_current: PostgreSQL itself showed that the database satisfies the digest.
         fence_at_inspection: `LeaseState.fence_of_latest_check` when this instance inspected the
             database; it does so again only once that has changed.
+        waits_for_other_tool: Another tool migrates the database, and nothing but an inspection
+            shows whether it has.
         has_lost_acquisition: It has just tried to acquire the lease, and this state was in the way.
     """
     permission = permission or Permission()
@@ -147,13 +151,14 @@ def decide(
         return Serve(is_schema_checked=False)
     failure = state.find_failure(digest, address)
     if failure is not None and _is_retry_too_early(failure, now_ms, remaining_ms):
-        return Refuse(failure)
+        return Wait(state) if failure.is_wait else Refuse(failure)
     is_held = state.owner is not None and state.owner != owner
     if has_lost_acquisition or (is_held and not is_expired and not is_lease_expired(state, now_ms)):
         return Wait(state)
     if permission.mode == "require":
         has_news = state.fence_of_latest_check != fence_at_inspection
-        if not has_news or not state.may_be_ready(address, manifest_length):
+        may_be_ready = waits_for_other_tool or state.may_be_ready(address, manifest_length)
+        if not (has_news and may_be_ready):
             return Wait(state)
         return Acquire(state, is_expired=is_held and is_expired, inspect_only=True)
     if permission.is_paused or _are_later_migrations_held_back(permission, state, address):

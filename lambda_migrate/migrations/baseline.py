@@ -50,12 +50,14 @@ class ToolHistoryEntry:
         version: The version of the file that is the same migration; None if it has no number.
         covers_earlier_versions: Whether all earlier versions are applied too, because the tool
             stores only the last one.
+        key: What identifies it in the tool's table, if that is not ``label``.
     """
 
     label: str
     state: str = APPLIED
     version: Version | None = None
     covers_earlier_versions: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

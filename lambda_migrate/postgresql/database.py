@@ -9,12 +9,14 @@ from lambda_migrate.clock import system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeVar
 
     from lambda_migrate.clock import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.ready_when import Requirement
+    from lambda_migrate.migrations.requirement_check import ToolInspection
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection
@@ -96,6 +98,16 @@ class PostgreSQLDatabase:
         from lambda_migrate.postgresql.other_tools import read_tool_histories
 
         return self._read(read_tool_histories, deadline, description="the catalog")
+
+    def inspect_requirements(
+        self, requirements: Sequence[Requirement], deadline: Deadline
+    ) -> ToolInspection:
+        """See `Database.inspect_requirements`."""
+        from lambda_migrate.postgresql.other_tools import inspect_requirements
+
+        return self._read(
+            lambda run: inspect_requirements(run, requirements), deadline, description="the catalog"
+        )
 
     def _read(self, read: Callable[[RunQuery], T], deadline: Deadline, *, description: str) -> T:
         """Run ``read`` on one short connection."""

@@ -12,9 +12,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.requirement_check import ToolInspection, check_requirement
 from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.postgresql.connection import PostgresError
+from lambda_migrate.postgresql.queries import system_id_expression
 from lambda_migrate.postgresql.sql_fragments import (
     SAFE_SEARCH_PATH,
     quote_identifier,
@@ -24,16 +27,21 @@ from lambda_migrate.postgresql.sql_fragments import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lambda_migrate.migrations.ready_when import Requirement
+
     RunQuery = Callable[[str], list[list[Any]]]
     """Sends one message; returns its rows."""
 
-__all__ = ["TOOLS", "Tool", "read_tool_histories"]
+__all__ = ["TOOLS", "Tool", "inspect_requirements", "read_tool_histories"]
 
 _MAX_ROWS = 100_000
 """The most rows that are read: more than any project has migrations."""
 
 _LOCK_MS = 2_000
 """How long to wait for a table that a running tool has locked; then it counts as unreadable."""
+
+
+_NOT_PERMITTED = "cannot be read by this role: GRANT SELECT on it, and USAGE on its schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,11 @@ class Tool:
     required_table: str = ""
     version_pattern: str = r"(\d+)"
     is_comparable: bool = True
+
+    @property
+    def setting_name(self) -> str:
+        """The name in the setting ``ready_when``."""
+        return self.name.lower().replace(" ", "-")
 
     def fits(self, columns: dict[str, str], tables_in_schema: set[str]) -> bool:
         """Whether a table with these columns and types, next to these tables, is the tool's."""
@@ -267,11 +280,76 @@ def read_tool_histories(run: RunQuery) -> list[ToolHistory]:
         tables_in_schema.setdefault(schema, set()).add(table)
     found = []
     for schema, table, columns, may_read in tables:
-        kinds = dict(each.rpartition(":")[::2] for each in columns.split("\n"))
-        tool = _find_tool(table, kinds, tables_in_schema[schema])
+        tool = _find_tool(table, _parse_columns(columns), tables_in_schema[schema])
         if tool is not None:
             found.append(_read(run, tool, schema, table, may_read=bool(may_read)))
     return found
+
+
+def inspect_requirements(run: RunQuery, requirements: Sequence[Requirement]) -> ToolInspection:
+    """Read whether other tools have applied what the setting ``ready_when`` requires.
+
+    Args:
+        run: Sends one message.
+        requirements: What is required.
+
+    Raises:
+        ConfigurationError: A table may not be read, or several tables fit.
+        PostgresError: The catalog cannot be read.
+    """
+    tools = {tool.setting_name: tool for tool in TOOLS}
+    names = {each.table or tools[each.tool].table for each in requirements}
+    names |= {tools[each.tool].required_table for each in requirements} - {""}
+    tables = run(find_tables(sorted(names)))
+    statuses = []
+    for requirement in requirements:
+        tool = tools[requirement.tool]
+        found = _find_required_tables(requirement, tool, tables)
+        histories = [_read(run, tool, schema, table, may_read=True) for schema, table in found]
+        statuses.append(check_requirement(requirement, tool.name, histories))
+    [[can_read_system_id]] = run(
+        f"{SAFE_SEARCH_PATH} SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
+    )
+    system = system_id_expression(can_read_system_id=can_read_system_id)
+    [[system_id]] = run(f"{SAFE_SEARCH_PATH} SELECT {system}")
+    return ToolInspection(tuple(statuses), system_id)
+
+
+def _find_required_tables(
+    requirement: Requirement, tool: Tool, tables: Sequence[Sequence[Any]]
+) -> list[tuple[str, str]]:
+    """The tool's table that a requirement is about, if it exists: schema and name.
+
+    Raises:
+        ConfigurationError: This role may not read it, or several tables fit.
+    """
+    in_schema: dict[str, set[str]] = {}
+    for schema, table, *_ in tables:
+        in_schema.setdefault(schema, set()).add(table)
+    found = [
+        (schema, table, may_read)
+        for schema, table, columns, may_read in tables
+        if table == (requirement.table or tool.table)
+        and schema == (requirement.schema or schema)
+        and tool.fits(_parse_columns(columns), in_schema[schema])
+    ]
+    if len(found) > 1:
+        shown = ", ".join(f"{schema}.{table}" for schema, table, _ in found)
+        raise ConfigurationError(
+            f"{requirement}: this database has {len(found)} history tables of {tool.name} "
+            f"({shown}): name the schema of one, {requirement._replace(schema=found[0][0])}"
+        )
+    for schema, table, may_read in found:
+        if not may_read:
+            raise ConfigurationError(
+                f"{requirement}: the table {schema}.{table} of {tool.name} {_NOT_PERMITTED}"
+            )
+    return [(schema, table) for schema, table, _ in found]
+
+
+def _parse_columns(columns: str) -> dict[str, str]:
+    """Name -> type, from the lines of `find_tables`."""
+    return dict(each.rpartition(":")[::2] for each in columns.split("\n"))
 
 
 def _find_tool(table: str, columns: dict[str, str], tables_in_schema: set[str]) -> Tool | None:
@@ -283,7 +361,7 @@ def _find_tool(table: str, columns: dict[str, str], tables_in_schema: set[str]) 
 
 def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool) -> ToolHistory:
     shown = f"{schema}.{table}"
-    fault = "cannot be read by this role: GRANT SELECT on it, and USAGE on its schema"
+    fault = _NOT_PERMITTED
     rows: Sequence[Sequence[Any]] = ()
     if may_read:
         message = select_tool_history(
@@ -308,7 +386,9 @@ def _parse_entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[ToolHisto
         latest.pop(key, None)  # so that it moves to the end, where the latest is
         number = re.match(tool.version_pattern, key) if tool.is_comparable else None
         version = parse_version(number[1].replace("_", ".")) if number is not None else None
-        latest[key] = ToolHistoryEntry(label, state, version, covers)
+        latest[key] = ToolHistoryEntry(
+            label, state, version, covers, key="" if key == label else key
+        )
     return tuple(latest.values())
 
 

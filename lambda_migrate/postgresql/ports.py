@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
     from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.ready_when import Requirement
+    from lambda_migrate.migrations.requirement_check import ToolInspection
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
 
@@ -384,3 +386,13 @@ class Database(Protocol):
 
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
         """See `FencedSession.read_tool_histories`; through one short connection."""
+
+    def inspect_requirements(
+        self, requirements: Sequence[Requirement], deadline: Deadline
+    ) -> ToolInspection:
+        """Read whether other tools have applied these, through one short connection.
+
+        Raises:
+            ConfigurationError: A tool's table may not be read, or several tables fit.
+            DatabaseUnavailable: PostgreSQL was not reached before the deadline.
+        """

@@ -37,7 +37,15 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.ports import FenceRow, LeaseGrant
     from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
-__all__ = ["LAYOUT", "Queries", "SchemaProbe", "ScriptProgress", "ScriptQuery", "parse_down_script"]
+__all__ = [
+    "LAYOUT",
+    "Queries",
+    "SchemaProbe",
+    "ScriptProgress",
+    "ScriptQuery",
+    "parse_down_script",
+    "system_id_expression",
+]
 
 LAYOUT = 2
 """The layout of the lambda-migrate tables that this version reads and writes."""
@@ -279,7 +287,7 @@ class Queries:
         Args:
             can_read_system_id: Whether the role may read the cluster's identifier; see `probe`.
         """
-        system = _system_id_expression(can_read_system_id=can_read_system_id)
+        system = system_id_expression(can_read_system_id=can_read_system_id)
         return (
             f"{SAFE_SEARCH_PATH} SELECT to_jsonb(fence)::text, {system} FROM {self._fence} AS fence"
         )
@@ -777,7 +785,7 @@ def _version_literal(version: Version) -> str:
     return quote_literal(str(version))
 
 
-def _system_id_expression(*, can_read_system_id: bool) -> str:
+def system_id_expression(*, can_read_system_id: bool) -> str:
     """Cluster and database; they differ in a copy that was made by template or dump."""
     cluster = "(SELECT system_identifier FROM pg_control_system())" if can_read_system_id else "''"
     return (

@@ -19,6 +19,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
+from lambda_migrate.migrations.requirement_check import ToolInspection, check_requirement
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.migrations.sql.tokens import split_statements
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
     from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
     from lambda_migrate.postgresql.ports import LeaseGrant
@@ -191,6 +193,18 @@ class InMemoryDatabase:
         with self._guard:
             self._connect(deadline)
             return list(self.other_histories)
+
+    def inspect_requirements(
+        self, requirements: Sequence[Requirement], deadline: Deadline
+    ) -> ToolInspection:
+        """See `Database.inspect_requirements`; a table's schema and name are not compared."""
+        with self._guard:
+            self._connect(deadline)
+            statuses = []
+            for each in requirements:
+                found = [h for h in self.other_histories if h.tool.lower() == each.tool]
+                statuses.append(check_requirement(each, each.tool, found))
+            return ToolInspection(tuple(statuses), self.identity)
 
     # --- what its holders share
 

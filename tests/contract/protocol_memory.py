@@ -13,6 +13,8 @@ from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
 from lambda_migrate.migrations.baseline import ToolHistory
+from lambda_migrate.migrations.ready_when import Requirement
+from lambda_migrate.migrations.requirement_check import ToolInspection
 from lambda_migrate.migrations.version import Version
 from lambda_migrate.postgresql.ports import (
     Database,
@@ -165,6 +167,11 @@ class SteppedDatabase:
 
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
         return self._database.read_tool_histories(deadline)
+
+    def inspect_requirements(
+        self, requirements: Sequence[Requirement], deadline: Deadline
+    ) -> ToolInspection:
+        return self._database.inspect_requirements(requirements, deadline)
 
 
 class SteppedSession(DatabaseSession):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.ready_when import parse_ready_when
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.settings import Settings, describe_settings
 from lambda_migrate.settings_arguments import SettingsArguments
@@ -23,6 +24,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "directory": ("db/migrations", "db/migrations"),
     "allow_empty": ("on", True),
     "mode": ("require", "require"),
+    "ready_when": ("prisma:1_add, rails:7", parse_ready_when("prisma:1_add,rails:7")),
     "lease_seconds": ("30.5", 30.5),
     "wait_seconds": ("0", 0.0),
     "safety_margin_seconds": ("1", 1.0),
@@ -68,9 +70,10 @@ def test_without_values_the_defaults_apply() -> None:
 def test_each_setting_is_read_from_its_variable_and_from_its_argument(name: str) -> None:
     text, value = SAMPLES[name]
 
-    assert getattr(Settings.load({variable(name): text}), name) == value
-    assert getattr(Settings.load({}, **{name: text}), name) == value
-    assert getattr(Settings.load({variable(name): f" {text}\n"}), name) == value
+    others = {"LAMBDA_MIGRATE_MODE": "require"} if name == "ready_when" else {}
+    assert getattr(Settings.load({**others, variable(name): text}), name) == value
+    assert getattr(Settings.load(others, **{name: text}), name) == value
+    assert getattr(Settings.load({**others, variable(name): f" {text}\n"}), name) == value
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -126,6 +129,8 @@ def test_arguments_may_have_their_own_types(name: str, value: object, read: obje
         ("target", "x" * 2049, "1 to 2048 bytes"),
         ("database_url", "mysql://h/db", "postgresql://"),
         ("sslmode", "verify", "verify-ca"),
+        ("ready_when", "1_add", "TOOL:VERSION"),
+        ("ready_when", "prisam:1_add", "prisma"),
     ],
 )
 def test_a_bad_text_is_refused_with_its_variable_and_what_to_write(
@@ -355,6 +360,14 @@ def test_settings_are_not_assigned_but_copied() -> None:
         Settings(tabel="t")
     assert settings.replace(target="x") == Settings.load({}, table="t", target="x")
     assert settings.replace(target="x") != settings
+
+
+def test_a_function_that_waits_for_another_tool_neither_migrates_nor_has_files() -> None:
+    [fault] = faults_of({"LAMBDA_MIGRATE_READY_WHEN": "prisma:1_add"})
+    assert "needs LAMBDA_MIGRATE_MODE=require" in fault
+    [fault] = faults_of({}, ready_when="prisma:1_add", mode="require", directory="migrations")
+    assert "LAMBDA_MIGRATE_DIRECTORY (argument directory) exclude each other" in fault
+    assert Settings.load({}, ready_when="prisma:1_add", mode="off").mode == "off"
 
 
 def test_no_text_of_the_settings_holds_a_password() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory
+from lambda_migrate.migrations.ready_when import parse_ready_when
+from lambda_migrate.migrations.requirement_check import ToolInspection
 from lambda_migrate.migrations.version import DottedVersion, Version
 from lambda_migrate.postgresql.other_tools import TOOLS, read_tool_histories
 
@@ -297,6 +302,102 @@ def test_reading_leaves_nothing_in_the_session(bench: Bench) -> None:
         before = [connection.run(f"SHOW {name}") for name in settings]
         assert read_tool_histories(connection.run)
         assert [connection.run(f"SHOW {name}") for name in settings] == before
+
+
+# --- what the setting ready_when requires
+
+
+@pytest.fixture
+def reader(bench: Bench) -> Iterator[Bench]:
+    """The database through a role that may read the tools' tables and nothing else."""
+    bench.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
+    yield Bench(bench.address._replace(user="reader"))
+    bench.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def grant(bench: Bench, schema: str) -> None:
+    name = f'"{schema}"'
+    bench.execute(
+        f"GRANT USAGE ON SCHEMA {name} TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA {name}"
+        " TO reader"
+    )
+
+
+def inspect(bench: Bench, text: str) -> ToolInspection:
+    return bench.database().inspect_requirements(parse_ready_when(text).requirements, soon())
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_version_is_required_by_its_label_or_number(
+    bench: Bench, reader: Bench, name: str
+) -> None:
+    made, entries = MADE[name]
+    bench.execute(f"{made}")
+    schemas = ("public", "graphile_migrate", "sqitch", "drizzle")
+    schema = next(each for each in schemas if others(bench)[0].table.startswith(f"{each}."))
+    grant(bench, schema)
+    [tool] = [tool for tool in TOOLS if tool.name == name]
+    for label, state, _ in entries:
+        required = f"{tool.setting_name}:{label.partition(' ')[0]}"
+        met = not inspect(reader, required).unmet
+        assert met == (state == "applied"), required
+        schema_given = required.replace(":", f"@{schema}.{tool.table}:", 1)
+        assert (not inspect(reader, schema_given).unmet) == met
+    [unmet] = inspect(reader, f"{tool.setting_name}:99999999999999").unmet
+    assert f"{name} has not applied it ({schema}.{tool.table})" in unmet.reason
+
+
+def test_a_role_that_reads_nothing_else_needs_one_table_of_each_tool(
+    bench: Bench, reader: Bench
+) -> None:
+    bench.execute("CREATE SCHEMA billing; CREATE SCHEMA secret")
+    bench.execute(MADE["Prisma"][0])
+    for schema in ("billing", "secret"):
+        bench.execute(f"SET search_path = {schema}; {MADE['golang-migrate'][0]}")
+    bench.execute("ALTER TABLE billing.schema_migrations RENAME TO moves")
+    grant(bench, "public")
+    grant(bench, "billing")
+    text = "golang-migrate@billing.moves:6, prisma:20240101000000_first, prisma:20240109_later"
+    inspection = inspect(reader, text)
+    assert [each.is_applied for each in inspection.statuses] == [True, True, False]
+    with pytest.raises(ConfigurationError, match=r"secret\.schema_migrations .* GRANT"):
+        inspect(reader, "golang-migrate:6")
+
+
+def test_two_tables_of_a_tool_have_to_be_told_apart(bench: Bench) -> None:
+    bench.execute("CREATE SCHEMA billing")
+    for schema in ("billing", "public"):
+        bench.execute(f"SET search_path = {schema}; {MADE['dbmate'][0]}")
+    with pytest.raises(ConfigurationError, match=r"name the schema of one, dbmate@billing:3"):
+        inspect(bench, "dbmate:3")
+    assert not inspect(bench, "dbmate@public:3").unmet
+
+
+def test_a_table_that_the_tool_has_locked_is_read_again_later(bench: Bench) -> None:
+    bench.execute(MADE["golang-migrate"][0])
+    with bench.connect() as tool:
+        tool.run("BEGIN; TRUNCATE schema_migrations")
+        [unmet] = inspect(bench, "golang-migrate:6").unmet
+    assert "lock timeout" in unmet.reason
+    assert not unmet.has_failed
+
+
+def test_a_copy_of_a_database_is_told_apart(bench: Bench, reader: Bench) -> None:
+    """Also by a role that may not read the cluster's identifier."""
+    bench.execute(MADE["Prisma"][0])
+    copied = f"{bench.address.database}_copy"
+    bench.execute(f"CREATE DATABASE {copied} TEMPLATE {bench.address.database}")
+    copy = Bench(bench.address._replace(database=copied))
+    try:
+        grant(bench, "public")
+        ids = [inspect(each, "prisma:x").system_id for each in (bench, reader, copy)]
+        bench.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        ids.append(inspect(reader, "prisma:x").system_id)
+    finally:
+        bench.execute(f"DROP DATABASE {copied} WITH (FORCE)")
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert ids[3].startswith("/")
 
 
 # --- a table that cannot be read

@@ -1,0 +1,256 @@
+"""Inspecting under the lease whether other tools have applied what ``ready_when`` requires.
+
+Nothing but the tools' own tables shows that, and nobody announces it. So one instance at a time
+inspects them, over one short connection, and publishes the result. "Not yet" is published with a
+pause that grows: all others wait without a connection, and the first that reads the item after the
+pause inspects again.
+
+The database has none of our tables, and so no identity of ours. What is ready is recorded for each
+address, together with the cluster and the database that it led to: where it leads to another one,
+what was ready before does not count there.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lambda_migrate.engine.holder import LeaseSession
+from lambda_migrate.engine.inspection import ReadinessInspection
+from lambda_migrate.engine.target import new_owner
+from lambda_migrate.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeaseHeld,
+    MigrateError,
+    MigrationFailed,
+)
+from lambda_migrate.lease.attempt import Failure
+from lambda_migrate.lease.readiness import DatabaseCheck, record_check
+from lambda_migrate.lease.record import MAX_READY_DIGESTS, SHORT_DIGEST_BYTES, split_digests
+from lambda_migrate.lease.store import Lease
+from lambda_migrate.lease.waiter import describe_holder
+from lambda_migrate.migrations.digest import EMPTY_DIGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.engine.target import Target
+    from lambda_migrate.lease.record import DatabaseRecord, LeaseState
+    from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.migrations.requirement_check import RequirementStatus, ToolInspection
+
+__all__ = [
+    "RequirementsStatus",
+    "find_requirement_problems",
+    "inspect_other_tools",
+    "read_requirements_status",
+    "resync_requirements",
+]
+
+_FIRST_PAUSE_MS = 500
+_PAUSE_GROWTH = 1.5
+_MAX_PAUSE_MS = 10_000
+"""After "not yet". All instances together open at most one connection in this time."""
+
+_MAX_CAUSE_LENGTH = 300
+
+
+def inspect_other_tools(
+    target: Target, lease: Lease, ready_when: ReadyWhen, deadline: Deadline
+) -> ReadinessInspection:
+    """Inspect the database, publish the result, and release the lease.
+
+    Raises:
+        LeaseLost: The lease expired first.
+        LeaseStoreUnavailable: It could not be released, and expires by itself.
+        ConfigurationError: For example, the role may not read the tool's table; recorded for this
+            address, with a pause.
+        MigrationFailed: A tool failed to apply what is required; recorded in the same way.
+    """
+    return _ToolInspector(target, lease, ready_when, deadline).run()
+
+
+class _ToolInspector:
+    """One inspection under one lease."""
+
+    def __init__(
+        self, target: Target, lease: Lease, ready_when: ReadyWhen, deadline: Deadline
+    ) -> None:
+        self._target = target
+        self._lease = lease
+        self._ready_when = ready_when
+        self._deadline = deadline
+        self._lease_session = LeaseSession(target, lease, deadline)
+        self._address = target.database.fingerprint
+
+    def run(self) -> ReadinessInspection:
+        try:
+            inspection = self._target.database.inspect_requirements(
+                self._ready_when.requirements, self._deadline
+            )
+            _require_no_failure(inspection)
+        except DatabaseUnavailable as error:
+            return self._publish_wait(str(error))
+        except (ConfigurationError, MigrationFailed) as error:
+            pause_ms = round(self._target.policy.failure_pause_seconds * 1000)
+            self._lease_session.store_failure(self._make_failure(str(error), pause_ms))
+            raise
+        except BaseException:
+            self._lease_session.release()
+            raise
+        if inspection.unmet:
+            return self._publish_wait("; ".join(map(_describe, inspection.unmet)))
+        return ReadinessInspection(self.publish(inspection))
+
+    def publish(
+        self, inspection: ToolInspection, *, drop_other_digests: bool = False
+    ) -> LeaseState:
+        """Record what this address leads to and that it is ready, or that it is not.
+
+        Args:
+            inspection: What was read.
+            drop_other_digests: Do not keep what was ready before for other requirements.
+        """
+        databases = self._record(inspection, drop_other_digests=drop_other_digests)
+        digest, state = self._ready_when.digest, self._lease.state
+        failures = [f for f in state.failures if not f.applies_to(digest, self._address)]
+        self._lease_session.store_completion(databases, failures)
+        return _without_lease(state.with_failures(failures)._replace(databases=databases))
+
+    def _record(
+        self, inspection: ToolInspection, *, drop_other_digests: bool
+    ) -> dict[str, DatabaseRecord]:
+        databases = self._lease.state.databases
+        identity = f"{inspection.system_id} {self._address}"
+        digests = [EMPTY_DIGEST]  # records begin with it, as with migrations of our own
+        if identity in databases and not drop_other_digests:
+            shorts = split_digests(databases[identity].ready_digests)
+            digests = [short.hex() for short in shorts[: MAX_READY_DIGESTS - 1]]
+        digest = self._ready_when.digest
+        digests = [each for each in digests if each != digest[: 2 * SHORT_DIGEST_BYTES]]
+        check = DatabaseCheck(
+            identity=identity,
+            address=self._address,
+            digests=digests if inspection.unmet else [*digests, digest],
+            fence=self._lease.fence,
+            owner=self._lease.owner,
+            at_ms=self._target.store.now_ms(),
+            is_fence_raised=False,
+        )
+        return record_check(databases, check)
+
+    def _publish_wait(self, reason: str) -> ReadinessInspection:
+        """Make all others wait for a pause that grows with each inspection."""
+        before = self._find_wait()
+        exponent = 0 if before is None else min(max(before.attempts, 0), 30)
+        pause_ms = min(_MAX_PAUSE_MS, round(_FIRST_PAUSE_MS * _PAUSE_GROWTH**exponent))
+        failure = self._make_failure(reason, pause_ms, is_wait=True)
+        self._lease_session.store_failure(failure)
+        state = _without_lease(self._lease.state.with_failure(failure))
+        return ReadinessInspection(state, reason, may_become_ready=True)
+
+    def _find_wait(self) -> Failure | None:
+        failure = self._lease.state.find_failure(self._ready_when.digest, self._address)
+        return failure if failure is not None and failure.is_wait else None
+
+    def _make_failure(self, cause: str, pause_ms: int, *, is_wait: bool = False) -> Failure:
+        before = self._find_wait() if is_wait else None
+        now_ms = self._target.store.now_ms()
+        return Failure(
+            digest=self._ready_when.digest,
+            migration="",
+            version="",
+            sqlstate="",
+            cause=" ".join(cause.split())[:_MAX_CAUSE_LENGTH],
+            attempts=1 if before is None else max(before.attempts, 0) + 1,
+            at_ms=now_ms,
+            retry_at_ms=now_ms + pause_ms,
+            address=self._address,
+            is_wait=is_wait,
+        )
+
+
+def _without_lease(state: LeaseState) -> LeaseState:
+    return state._replace(owner=None, lease_until_ms=0, lease_ms=0)
+
+
+def _describe(status: RequirementStatus) -> str:
+    return f"{status.requirement}: {status.reason}"
+
+
+def _require_no_failure(inspection: ToolInspection) -> None:
+    """Refuse to wait for what does not happen by itself.
+
+    Raises:
+        MigrationFailed: A tool failed to apply what is required.
+    """
+    failed = [each for each in inspection.unmet if each.has_failed]
+    if failed:
+        raise MigrationFailed(
+            f"{'; '.join(map(_describe, failed))}; resolve it with that tool, and migrate again"
+        )
+
+
+# --- status, verify
+
+
+@dataclass(frozen=True, slots=True)
+class RequirementsStatus:
+    """What other tools have applied, and the lease.
+
+    Attributes:
+        inspection: What their tables show.
+        lease: The item, by a strongly consistent read.
+        is_marked_ready: Whether the item marks these requirements ready.
+    """
+
+    inspection: ToolInspection
+    lease: LeaseState
+    is_marked_ready: bool
+
+
+def read_requirements_status(
+    target: Target, ready_when: ReadyWhen, deadline: Deadline
+) -> RequirementsStatus:
+    """Read the tools' tables and the item; change nothing."""
+    inspection = target.database.inspect_requirements(ready_when.requirements, deadline)
+    lease = target.store.read(consistent=True)
+    is_marked_ready = lease.is_ready(ready_when.digest, target.database.fingerprint)
+    return RequirementsStatus(inspection, lease, is_marked_ready)
+
+
+def find_requirement_problems(status: RequirementsStatus) -> Iterator[str]:
+    """Describe what the item marks ready although it is not, with what to do."""
+    if status.is_marked_ready:
+        for each in status.inspection.unmet:
+            yield (
+                f"the lease table marks {each.requirement} ready, but {each.reason}: it was rolled "
+                "back, or the database was restored; run `lambda-migrate verify --resync`"
+            )
+
+
+def resync_requirements(
+    target: Target, ready_when: ReadyWhen, deadline: Deadline, *, request_id: str = ""
+) -> None:
+    """Correct the item from the tools' tables.
+
+    What is ready for other requirements is dropped: only functions that have them can prove it.
+
+    Raises:
+        LeaseHeld: Another process holds the lease.
+    """
+    before = target.store.read(consistent=True)
+    lease = target.store.acquire(new_owner(request_id), expected=before)
+    if not isinstance(lease, Lease):
+        raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
+    try:
+        inspection = target.database.inspect_requirements(ready_when.requirements, deadline)
+    except BaseException:
+        with suppress(MigrateError):  # it expires by itself otherwise
+            target.store.release(lease)
+        raise
+    inspector = _ToolInspector(target, lease, ready_when, deadline)
+    inspector.publish(inspection, drop_other_digests=True)
