@@ -151,6 +151,13 @@ class FenceQueries:
             " applied_at = excluded.applied_at, duration_ms = excluded.duration_ms RETURNING 1"
         )
 
+    def read_statements(self, step_id: str) -> str:
+        """The log of a step; no row if it has none."""
+        return (
+            f"SELECT statements FROM {self._revision} WHERE scope {EQUALS}"
+            f" {quote_literal(self._request.scope)} AND id {EQUALS} {quote_literal(step_id)}"
+        )
+
     def delete_revision(self, step_id: str) -> str:
         """Delete a row of the mirror, with a rollback; returns a row if the fence is ours."""
         request = self._request
