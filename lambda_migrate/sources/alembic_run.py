@@ -318,7 +318,7 @@ class _AlembicRun:
                 f"env.py connects to {context.dialect.name}; lambda-migrate migrates PostgreSQL",
                 kind="configuration",
             )
-        if context.connection is None:
+        if context.connection is None or context.as_sql:
             raise self._fail("env.py runs in offline mode; it must connect", kind="configuration")
         self._context = context
 

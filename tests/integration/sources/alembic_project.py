@@ -201,7 +201,7 @@ class AlembicProject:
             text=True,
             check=False,
         )
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
     def read_started(self) -> dict[str, list[str]]:

@@ -1,0 +1,299 @@
+"""What env.py may do, what it may not, and what is reported then."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.sources.alembic_project import (
+    ASYNC_ENV,
+    ENV,
+    INI,
+    AlembicProject,
+    revision,
+)
+
+ONE = revision("a1", 'op.execute("CREATE TABLE t ()")', 'op.execute("DROP TABLE t")')
+
+
+def test_several_heads_branches_merges_and_dependencies(project: AlembicProject) -> None:
+    """The graph has dependencies as parents, as the version table is computed with them."""
+    project.add(
+        ONE,
+        revision("b1", "pass", after="a1", extra="branch_labels = ('left',)"),
+        revision("b2", "pass", after="a1"),
+        revision("c1", "pass", after=("b1", "b2")),
+        revision("x1", "pass", extra="depends_on = 'b2'"),
+        revision("x2", "pass", after="x1"),
+    )
+    assert project.run("describe")["event"] == "done"
+    plan = project.events[0]
+    parents = {each["id"]: sorted(each["parents"]) for each in plan["graph"]}
+    assert parents == {
+        "a1": [], "b1": ["a1"], "b2": ["a1"], "c1": ["b1", "b2"], "x1": ["b2"], "x2": ["x1"],
+    }  # fmt: skip
+    assert sorted(plan["heads"]) == ["c1", "x2"]
+    assert (project.heads(), project.columns("t")) == ([], [])
+    done = project.run()
+    assert done["applied"] == project.heads() == ["c1", "x2"]
+    assert len(project.mirror()) == 6
+    project.run("down", to="base")
+    assert (project.heads(), project.mirror()) == ([], [])
+
+
+def test_a_target_revision_limits_plan_and_run(project: AlembicProject) -> None:
+    project.add(ONE, revision("a2", "pass", after="a1"), revision("a3", "pass", after="a2"))
+    assert project.run(options={"alembic_revision": "a2"})["applied"] == ["a2"]
+    assert project.events[0]["heads"] == ["a2"]
+    assert project.run(to="a3")["applied"] == ["a3"]
+
+
+def test_a_revision_that_the_code_does_not_know_is_left_to_the_parent(
+    project: AlembicProject,
+) -> None:
+    project.add(ONE)
+    project.run()
+    project.query("UPDATE alembic_version SET version_num = 'newer'")
+    assert project.run() == {"event": "done", "applied": ["newer"]}
+    assert (project.events[0]["steps"], project.events[0]["applied"]) == ([], ["newer"])
+
+
+def test_after_an_upgrade_by_hand_nothing_is_pending(project: AlembicProject) -> None:
+    project.add(ONE, revision("a2", "pass", after="a1"))
+    project.run_alembic("upgrade", "head")
+    project.run()
+    assert [each["event"] for each in project.events] == ["plan", "done"]
+    project.add(revision("a3", "pass", after="a2"))
+    project.run()
+    assert [each["event"] for each in project.events] == ["plan", "start", "applied", "done"]
+    project.run_alembic("downgrade", "base")
+    assert project.heads() == []
+
+
+def test_the_version_table_is_reported_where_it_is(project: AlembicProject) -> None:
+    project.query("CREATE SCHEMA app")
+    env = ENV.replace("connection=connection", "connection=connection, version_table_schema='app'")
+    project.write({"migrations/env.py": env})
+    project.add(ONE)
+    project.run()
+    assert project.events[0]["version_table"] == ["app", "alembic_version"]
+    assert project.query("SELECT version_num FROM app.alembic_version") == [["a1"]]
+
+
+def test_an_error_names_revision_file_line_and_statement(project: AlembicProject) -> None:
+    project.add(ONE, revision("a2", 'op.execute("ALTER TABLE nowhere ADD x int")', after="a1"))
+    last = project.run()
+    assert (last["event"], last["kind"], last["id"]) == ("failed", "migration", "a2")
+    assert last["message"] == 'relation "nowhere" does not exist'
+    assert (last["sqlstate"], last["path"]) == ("42P01", "migrations/versions/a2_step.py")
+    lines = (project.folder / last["path"]).read_text().splitlines()
+    assert "nowhere" in lines[last["line"] - 1]
+    assert "ALTER TABLE nowhere" in last["detail"]
+    assert project.heads() == ["a1"]
+
+
+def test_a_lock_timeout_is_retried_until_the_deadline(project: AlembicProject) -> None:
+    project.add(ONE)
+    project.run()
+    project.write({"blocker.py": BLOCKER})
+    project.add(
+        revision(
+            "a2",
+            "import blocker; blocker.release_after(2)\nop.add_column("
+            "'t', sa.Column('x', sa.Integer))",
+            after="a1",
+        )
+    )
+    assert project.run(lock_timeout_ms=200)["applied"] == ["a2"]
+    assert [each["event"] for each in project.events].count("start") > 1
+
+
+BLOCKER = '''
+import os
+from sqlalchemy import create_engine, text
+
+attempts = 0
+other = None
+
+def release_after(attempts_allowed):
+    """Hold a lock on t over the first attempts, on a connection that is no engine's of Alembic."""
+    global attempts, other
+    import psycopg
+    attempts += 1
+    if attempts == 1:
+        other = psycopg.connect(os.environ["URL"].replace("+psycopg", ""))
+        other.execute("LOCK TABLE t")
+    elif attempts > attempts_allowed:
+        other.close()
+'''
+
+
+def test_a_statement_ends_with_the_deadline(project: AlembicProject) -> None:
+    """Also if env.py sets a longer limit; a shorter one stays."""
+    env = ENV.replace(
+        "        context.run",
+        "        connection.execute(text(\"SET statement_timeout = '1h'\"))\n        context.run",
+    )
+    project.write({"migrations/env.py": env})
+    project.add(revision("a1", 'op.execute("SELECT pg_sleep(30)")'))
+    last = project.run(seconds=2)
+    assert (last["event"], last["sqlstate"]) == ("failed", "57014")
+    project.write({"migrations/env.py": env.replace("1h", "100ms")})
+    assert project.run(seconds=50)["sqlstate"] == "57014"
+
+
+@pytest.mark.parametrize(
+    ("env", "kind", "message"),
+    [
+        pytest.param(
+            ENV.replace('os.environ["URL"]', 'os.environ["URL"].rpartition("/")[0] + "/postgres"'),
+            *("configuration", "connects to another database"),
+            id="another database",
+        ),
+        pytest.param(
+            ENV.replace('os.environ["URL"]', '"sqlite://"'), "configuration", "sqlite", id="sqlite"
+        ),
+        pytest.param("pass", "migration", "without running the migrations", id="nothing"),
+        pytest.param(
+            ENV.replace("connection=connection", 'url=os.environ["URL"], as_sql=True'),
+            *("configuration", "offline mode"),
+            id="offline",
+        ),
+        pytest.param(
+            ENV.replace('os.environ["URL"]', '"postgresql+psycopg://nobody@127.0.0.1:1/x"'),
+            *("unavailable", "127.0.0.1"),
+            id="no server",
+        ),
+        pytest.param(
+            ASYNC_ENV.replace("asyncio.run(main())", "")
+            + "async def outer():\n    asyncio.get_running_loop().create_task(main())\n"
+            + "asyncio.run(outer())\n",
+            *("migration", "without running the migrations"),
+            id="a task that nobody waits for",
+        ),
+        pytest.param("import no_such_module", "migration", "no_such_module", id="import"),
+    ],
+)
+def test_an_env_py_that_cannot_work_is_refused(
+    project: AlembicProject, env: str, kind: str, message: str
+) -> None:
+    project.write({"migrations/env.py": env})
+    project.add(ONE)
+    last = project.run()
+    assert (last["event"], last["kind"]) == ("failed", kind), last
+    assert message in last["message"]
+    assert (project.heads(), project.columns("t"), project.mirror()) == ([], [], [])
+
+
+def test_several_databases_are_refused_before_anything_is_applied(project: AlembicProject) -> None:
+    """As in the template `multidb`."""
+    project.write({"migrations/env.py": MULTIPLE_DATABASES})
+    project.add(ONE)
+    last = project.run()
+    assert (last["kind"], project.columns("t")) == ("configuration", [])
+
+
+MULTIPLE_DATABASES = """
+import os
+from alembic import context
+from sqlalchemy import create_engine
+
+urls = {"one": os.environ["URL"], "two": os.environ["URL"].rpartition("/")[0] + "/postgres"}
+connections = {name: create_engine(url).connect() for name, url in urls.items()}
+transactions = {name: each.begin() for name, each in connections.items()}
+for name, connection in connections.items():
+    context.configure(connection=connection, upgrade_token=name)
+    context.run_migrations()
+for transaction in transactions.values():
+    transaction.commit()
+"""
+
+
+def test_a_setup_function_yields_the_config_and_wraps_the_run(project: AlembicProject) -> None:
+    project.write(
+        {"setup.py": SETUP, "migrations/env.py": "import setup; assert setup.is_open\n" + ENV}
+    )
+    project.add(ONE)
+    options = {"source_setup": "setup:prepare"}
+    assert project.run(options=options)["applied"] == ["a1"]
+    missing = project.run(options={"source_setup": "setup:nothing"})
+    assert missing["kind"] == "configuration"
+    assert "LAMBDA_MIGRATE_SOURCE_SETUP=setup:nothing" in missing["message"]
+    project.write({"elsewhere/env.py": ENV, "elsewhere/versions/z1.py": revision("z1", "pass")})
+    elsewhere = project.run(options={"source_setup": "setup:prepare_elsewhere"})
+    assert (elsewhere["kind"], "does not name" in elsewhere["message"]) == ("configuration", True)
+
+
+SETUP = """
+from contextlib import contextmanager
+from alembic.config import Config
+
+is_open = False
+
+@contextmanager
+def prepare(folder="migrations"):
+    global is_open
+    is_open = True
+    config = Config("alembic.ini")
+    config.set_main_option("script_location", folder)
+    yield config
+    is_open = False
+
+def prepare_elsewhere():
+    return prepare("elsewhere")
+"""
+
+
+def test_an_environment_in_pyproject_and_x_arguments_work(project: AlembicProject) -> None:
+    (project.folder / "alembic.ini").unlink()
+    project.write(
+        {
+            "pyproject.toml": '[tool.alembic]\nscript_location = "%(here)s/migrations"\n',
+            "migrations/env.py": ENV + "assert context.get_x_argument(as_dictionary=True) == {}\n",
+        }
+    )
+    project.add(ONE)
+    assert project.run()["applied"] == ["a1"]
+
+
+def test_fileconfig_and_prints_do_not_reach_the_parent(project: AlembicProject) -> None:
+    logging = (
+        "[loggers]\nkeys = root\n[handlers]\nkeys = console\n[formatters]\nkeys =\n"
+        "[logger_root]\nlevel = INFO\nhandlers = console\n"
+        "[handler_console]\nclass = StreamHandler\nargs = (sys.stdout,)\n"
+    )
+    project.write(
+        {
+            "alembic.ini": INI + logging,
+            "migrations/env.py": "import logging.config\nfrom alembic import context\n"
+            "logging.config.fileConfig(context.config.config_file_name)\nprint('hello')\n" + ENV,
+        }
+    )
+    project.add(ONE)
+    assert project.run()["applied"] == ["a1"]
+    assert "hello" in project.stderr
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "pg8000"])
+def test_every_connection_has_the_name_of_the_holder(project: AlembicProject, driver: str) -> None:
+    query = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    project.add(revision("a1", f'op.execute("CREATE TABLE names AS {query}")'))
+    project.run(driver=driver)
+    assert project.query("SELECT * FROM names") == [["lambda-migrate:test:1"]]
+
+
+def test_the_schema_of_the_library_can_be_left_out_of_autogenerate(project: AlembicProject) -> None:
+    """With `include_schemas`, Alembic would drop tables that are not in the models."""
+    env = ENV.replace(
+        "connection=connection", "connection=connection, target_metadata=META, include_schemas=True"
+    ).replace("engine =", "from sqlalchemy import MetaData\nMETA = MetaData()\nengine =")
+    project.write({"migrations/env.py": env})
+    project.run()
+    with pytest.raises(AssertionError, match="lambda_migrate"):
+        project.run_alembic("check")
+    filtered = env.replace(
+        "include_schemas=True",
+        "include_schemas=True, include_name=lambda name, kind, parents: "
+        "kind != 'schema' or name != 'lambda_migrate'",
+    )
+    project.write({"migrations/env.py": filtered})
+    project.run_alembic("check")
