@@ -45,6 +45,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "-k",
         "checks_name or row_of_the_users",
     ),
+    "django": ("tests/integration/sources/test_django.py",),
     "engine": ("tests/unit/engine",),
     "lease": tuple(
         f"tests/unit/lease/test_{n}.py"
@@ -136,6 +137,57 @@ class Mutant:
 
 
 MUTANTS = (
+    # --- Django
+    Mutant(
+        "Django records a migration with deferred SQL after its transaction",
+        "lambda_migrate/sources/django_run.py",
+        "            state = type(migration).apply(migration, state, schema_editor, collect_sql)\n"
+        "            _run_deferred_sql(schema_editor)",
+        "            state = type(migration).apply(migration, state, schema_editor, collect_sql)",
+        ("django",),
+    ),
+    Mutant(
+        "a statement of Django outside a transaction is not fenced",
+        "lambda_migrate/sources/django_run.py",
+        '        self._run(connection, "BEGIN")\n        try:\n            self.check(connection)',
+        '        self._run(connection, "BEGIN")\n        try:',
+        ("django",),
+    ),
+    Mutant(
+        "a Django project that catches a stale fence goes on",
+        "lambda_migrate/sources/django_run.py",
+        "        self.failure = error\n",
+        "",
+        ("django",),
+    ),
+    Mutant(
+        "a concurrent build that was interrupted in Django is not looked up",
+        "lambda_migrate/sources/django_run.py",
+        "outcome = resolve_in_doubt(message.text, run, version) if is_known else None",
+        "outcome = False",
+        ("django",),
+    ),
+    Mutant(
+        "rows that an interrupted Django migration has committed are written again",
+        "lambda_migrate/sources/django_run.py",
+        "        if message.kind in (MessageKind.ROWS, MessageKind.CONTROL):\n            self.req",
+        "        if message.kind is MessageKind.CONTROL:\n            self.req",
+        ("django",),
+    ),
+    Mutant(
+        "a Django migration that commits by itself leaves no trace",
+        "lambda_migrate/sources/django_run.py",
+        "        self._log(connection, step, doubt)\n        result = message.execute()",
+        "        result = message.execute()",
+        ("django",),
+    ),
+    Mutant(
+        "an outdated manifest of Django's apps is accepted",
+        "lambda_migrate/sources/django_files.py",
+        "    if faults:\n",
+        "    if len(faults) > 99:\n",
+        ("django",),
+    ),
     # --- waiting for another tool
     Mutant(
         "a requirement that is not applied yet fails every start",

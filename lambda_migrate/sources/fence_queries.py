@@ -107,6 +107,14 @@ class FenceQueries:
                 token=int(row[0]),
             )
 
+    def find_fence(self) -> str:
+        """One row: whether the fence's table exists on this connection."""
+        return f"SELECT pg_catalog.to_regclass({quote_literal(self._fence)}) IS NOT NULL"
+
+    def read_identity(self) -> str:
+        """One row: the database's UUID."""
+        return f"SELECT identity::pg_catalog.text FROM {self._fence}"
+
     def wrong_database_error(self) -> ChildError:
         """The error if there is no fence row, or no table (`UNDEFINED_OBJECT_SQLSTATES`)."""
         return ChildError(
@@ -156,6 +164,37 @@ class FenceQueries:
         return (
             f"SELECT statements FROM {self._revision} WHERE scope {EQUALS}"
             f" {quote_literal(self._request.scope)} AND id {EQUALS} {quote_literal(step_id)}"
+        )
+
+    def append_statement(self, step_id: str, entry: str, *, replaces: str = "") -> str:
+        """Add an entry to the statements of a row, in the transaction of that statement.
+
+        Appending, instead of writing the whole list, forgets what a rolled back savepoint had
+        added.
+
+        Args:
+            step_id: The row.
+            entry: What the step's module logs; "" to add none.
+            replaces: An entry that is removed.
+        """
+        statements = "statements"
+        if replaces:
+            statements = f"pg_catalog.array_remove(statements, {quote_literal(replaces)})"
+        if entry:
+            statements = f"pg_catalog.array_append({statements}, {quote_literal(entry)})"
+        return (
+            f"UPDATE {self._revision} SET statements = {statements}"
+            f" WHERE scope {EQUALS} {quote_literal(self._request.scope)}"
+            f" AND id {EQUALS} {quote_literal(step_id)}"
+        )
+
+    def delete_if_nothing_done(self, step_id: str) -> str:
+        """Delete the row of a step of which nothing is committed, so that it is pending again."""
+        return (
+            f"DELETE FROM {self._revision} WHERE scope {EQUALS}"
+            f" {quote_literal(self._request.scope)} AND id {EQUALS} {quote_literal(step_id)}"
+            f" AND state {EQUALS} ANY ('{{started,reverting}}'::pg_catalog.text[])"
+            f" AND statements {EQUALS} '{{}}'::pg_catalog.text[]"
         )
 
     def delete_revision(self, step_id: str) -> str:

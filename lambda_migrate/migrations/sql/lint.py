@@ -27,6 +27,7 @@ __all__ = [
     "check_migration",
     "check_script",
     "find_script_warnings",
+    "find_transaction_control",
     "is_session_setting",
     "list_steps",
     "remove_transaction_block",
@@ -125,7 +126,7 @@ def remove_transaction_block(sql: str) -> str:
     if not _is_plain_begin(TokenCursor(sql)):
         return sql
     statements = split_statements(sql)
-    controls = [each for each in statements if _find_transaction_control(TokenCursor(each.text))]
+    controls = [each for each in statements if find_transaction_control(TokenCursor(each.text))]
     if controls != [statements[0], statements[-1]] or not _is_plain_commit(controls[-1]):
         return sql
     for each in reversed(controls):
@@ -193,7 +194,7 @@ def _check_statement(statement: Statement, *, transactional: bool) -> Iterator[s
     fault = rule(TokenCursor(statement.text)) if rule else ""
     if rule is _check_transaction_control and fault and not transactional:
         fault = (
-            f"{_find_transaction_control(TokenCursor(statement.text))} is not allowed here: each "
+            f"{find_transaction_control(TokenCursor(statement.text))} is not allowed here: each "
             "statement of a transaction:false script is committed separately; remove it"
         )
     if fault:
@@ -219,7 +220,7 @@ def _has_copy_data(sql: str, statement: Statement) -> bool:
 
 
 def _check_transaction_control(cursor: TokenCursor) -> str:
-    control = _find_transaction_control(cursor)
+    control = find_transaction_control(cursor)
     if not control:
         return ""
     return (
@@ -229,7 +230,8 @@ def _check_transaction_control(cursor: TokenCursor) -> str:
     )
 
 
-def _find_transaction_control(cursor: TokenCursor) -> str:
+def find_transaction_control(cursor: TokenCursor) -> str:
+    """The command that begins or ends a transaction, or ""; savepoints do not."""
     if cursor.accept("PREPARE", "TRANSACTION"):
         return "PREPARE TRANSACTION" if cursor.peek()[0] == "string" else ""
     if cursor.accept("START", "TRANSACTION"):

@@ -1,0 +1,405 @@
+"""Django's own migrations in a child process under the fence."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from lambda_migrate.sources import django_files
+from lambda_migrate.sources.django_statements import MessageKind, classify_message
+from tests.integration.sources.django_projects import (
+    INITIAL,
+    STATUS,
+    WITH_AUTH,
+    Child,
+    DjangoProject,
+    migrate,
+    migration,
+)
+
+MakeProject = Callable[..., DjangoProject]
+
+_numbers = itertools.count(1)
+
+CONCURRENT_INDEX = migration(
+    "AddIndexConcurrently('order', models.Index(fields=['status'], name='by_status')),"
+    "migrations.RunSQL('CREATE TABLE audit (id int)', 'DROP TABLE audit')",
+    after="0002_status",
+    head="from django.contrib.postgres.operations import AddIndexConcurrently",
+    atomic=False,
+)
+
+BACKFILL = """
+import os
+from django.db import connection
+
+def fill(apps, editor):
+    customer = apps.get_model("shop", "Customer")
+    for name in ("a", "b"):
+        customer.objects.create(name=name)
+"""
+
+
+@pytest.fixture
+def make_project(shared_postgresql: LocalPostgreSQL, tmp_path: Path) -> MakeProject:
+    def make(migrations: dict[str, str] | None = None, **options: Any) -> DjangoProject:
+        if migrations is not None:
+            migrations = {"0001_initial": INITIAL, "0002_status": STATUS, **migrations}
+        name = f"django_{next(_numbers)}"
+        return DjangoProject(tmp_path / name, shared_postgresql, name, migrations, **options)
+
+    return make
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
+
+
+def blocked(project: DjangoProject, text: str) -> Callable[[], Any]:
+    """Whether a backend waits in a statement with this text."""
+    return lambda: project.query(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        f" AND pid <> pg_backend_pid() AND query ILIKE '%{text}%'"
+    )
+
+
+def no_other_session(project: DjangoProject) -> Callable[[], Any]:
+    """Whether the backends of killed processes have ended."""
+    return lambda: (
+        not project.query(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'lambda-migrate:test%'"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ('SELECT COUNT(*) FROM "shop_order" WHERE "id" IN (%s)', MessageKind.READ),
+        ("SELECT lock_everything()", MessageKind.ROWS),
+        ("SET CONSTRAINTS a IMMEDIATE; ALTER TABLE b ADD c int", MessageKind.DEFINITION),
+        ('SAVEPOINT "s1"', MessageKind.SETTING),
+        ("ROLLBACK TO SAVEPOINT s1", MessageKind.SETTING),
+        ("CREATE TABLE a (id int); INSERT INTO a VALUES (1)", MessageKind.ROWS),
+        ("DROP INDEX CONCURRENTLY IF EXISTS a", MessageKind.OUTSIDE),
+        ("ALTER TYPE a ADD VALUE 'b'", MessageKind.DEFINITION),
+        ("DO $$ BEGIN UPDATE a SET b = 1; COMMIT; END $$", MessageKind.OUTSIDE),
+        ("DO $$ BEGIN UPDATE a SET b = 1; END $$", MessageKind.ROWS),
+        ("COMMIT; ALTER TYPE a ADD VALUE 'b'; BEGIN", MessageKind.CONTROL),
+    ],
+)
+def test_a_message_is_of_the_strongest_kind_of_its_statements(
+    message: str, kind: MessageKind
+) -> None:
+    assert classify_message(message) is kind
+
+
+def test_all_migrations_and_permissions_are_there_before_it_is_done(
+    make_project: MakeProject,
+) -> None:
+    project = make_project(settings=WITH_AUTH)
+    planned = re.findall(r"^(\w+\.\w+)$", project.manage("migrate", "--plan"), re.M)
+    plan = Child(project, "describe", token=0)
+    plan.process.wait(timeout=30)
+    steps = plan.read()["steps"]
+    assert [step["id"] for step in steps] == planned
+    assert all(step["direction"] == "up" for step in steps)
+    assert steps[-1]["path"] == "shop/migrations/0002_status.py"
+
+    done = migrate(project)
+
+    assert done["event"] == "done", done
+    assert set(planned) == set(done["applied"])
+    assert project.applied() == ["0001_initial", "0002_status"]
+    assert project.mirror() == {"shop.0001_initial": "applied", "shop.0002_status": "applied"}
+    assert project.query("SELECT count(*) FROM auth_permission WHERE codename LIKE '%order'") == [
+        [4]
+    ]
+    assert "No migrations to apply" in project.manage("migrate")
+
+
+def test_a_kill_at_the_record_rolls_back_a_migration_with_deferred_sql(
+    make_project: MakeProject,
+) -> None:
+    project = make_project()
+    assert migrate(project, to="shop.0001_initial")["event"] == "done"
+    project.query(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$"
+    )
+    project.query(
+        "CREATE TRIGGER wait BEFORE INSERT ON django_migrations FOR EACH ROW"
+        " WHEN (NEW.name = '0002_status') EXECUTE FUNCTION wait()"
+    )
+    with project.session() as session:
+        session.run("SELECT pg_advisory_lock(7)")
+        child = Child(project, identity=project.take_over())
+        child.run_until("shop.0002_status")
+        child.answer(True)
+        until(blocked(project, 'INSERT INTO "django_migrations"'))
+        child.kill()
+    until(no_other_session(project))
+    assert project.applied() == ["0001_initial"]
+    assert project.columns("shop_order") == ["id", "customer_id"]
+
+    assert migrate(project, token=2)["event"] == "done"
+    assert project.applied() == ["0001_initial", "0002_status"]
+
+
+def test_a_concurrent_index_killed_inside_is_built_again(make_project: MakeProject) -> None:
+    project = make_project({"0003_index": CONCURRENT_INDEX})
+    assert migrate(project, to="shop.0002_status")["event"] == "done"
+    with project.session() as session:
+        session.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        session.run("SELECT count(*) FROM shop_order")
+        session.run("LOCK shop_order IN ROW EXCLUSIVE MODE")
+        child = Child(project, identity=project.take_over(2), token=2)
+        child.run_until("shop.0003_index")
+        child.answer(True)
+        until(blocked(project, "CREATE INDEX CONCURRENTLY"))
+        child.kill()
+        until(no_other_session(project))
+    assert project.mirror()["shop.0003_index"] == "started"
+    assert project.applied()[-1] == "0002_status"
+
+    assert migrate(project, token=3)["event"] == "done"
+    assert project.applied()[-1] == "0003_index"
+    assert project.mirror()["shop.0003_index"] == "applied"
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'by_status'::regclass"
+    assert project.query(valid) == [[True]]
+
+    done = migrate(project, "down", token=4, steps=1)
+    assert done["event"] == "done", done
+    assert "shop.0003_index" not in project.mirror()
+    assert project.applied()[-1] == "0002_status"
+    assert project.query("SELECT to_regclass('by_status')::text") == [[None]]
+
+
+@pytest.mark.parametrize("is_tried", [True, False])
+def test_rows_committed_in_parts_need_a_person(make_project: MakeProject, is_tried: bool) -> None:
+    """Tried in a transaction, the same migration has no parts."""
+    fails = (
+        BACKFILL
+        + "    if os.environ.get('FAIL'):\n        connection.cursor().execute('SELECT 1/0')\n"
+    )
+    project = make_project(
+        {
+            "0003_fill": migration(
+                "migrations.RunPython(fill)", after="0002_status", head=fails, atomic=False
+            )
+        }
+    )
+    options = {"django_try_atomic": is_tried}
+    project.variables["FAIL"] = "1"
+    failed = migrate(project, options=options)
+    assert (failed["kind"], failed["id"]) == ("migration", "shop.0003_fill"), failed
+    assert (failed["sqlstate"], failed["path"]) == ("22012", "shop/migrations/0003_fill.py")
+    assert failed["line"] == fails.count("\n") + 1
+    del project.variables["FAIL"]
+
+    again = migrate(project, token=2, options=options)
+
+    count = project.query("SELECT count(*) FROM shop_customer")
+    assert count == [[2]]
+    if is_tried:
+        assert again["event"] == "done", again
+    else:
+        assert again["kind"] == "repair", again
+        assert "lambda-migrate repair shop.0003_fill --as applied" in again["message"]
+
+
+def test_a_stale_holder_can_commit_nothing(make_project: MakeProject) -> None:
+    swallow = (
+        "def write(apps, editor):\n"
+        "    try:\n"
+        "        apps.get_model('shop', 'Customer').objects.create(name='stale')\n"
+        "    except Exception:\n"
+        "        pass\n"
+    )
+    project = make_project(
+        {"0003_write": migration("migrations.RunPython(write)", after="0002_status", head=swallow)}
+    )
+    identity = project.take_over()
+    child = Child(project, identity=identity)
+    child.run_until("shop.0003_write")
+    project.take_over(2)
+    child.answer(True)
+    failed = child.run_until()
+    assert (failed["event"], failed["kind"], failed["token"]) == ("failed", "stale_fence", 2)
+    assert project.applied()[-1] == "0002_status"
+    assert project.query("SELECT count(*) FROM shop_customer") == [[0]]
+
+    wrong = Child(project, identity="another", token=2).run_until()
+    assert wrong["kind"] == "configuration"
+    assert "another database" in wrong["message"]
+
+
+def test_a_stop_before_a_step_leaves_the_ones_before_it(make_project: MakeProject) -> None:
+    project = make_project()
+    child = Child(project, identity=project.take_over())
+    child.run_until("shop.0002_status")
+    child.answer(False)
+    done = child.run_until()
+    assert done["event"] == "done"
+    assert "shop.0001_initial" in done["applied"]
+    assert "shop.0002_status" not in done["applied"]
+
+
+def test_a_hand_made_run_in_between_is_followed(make_project: MakeProject) -> None:
+    project = make_project()
+    assert migrate(project, to="shop.0001_initial")["event"] == "done"
+    project.manage("migrate", "shop")
+    child = Child(project, identity=project.take_over(2), token=2)
+    done = child.run_until()
+    assert done["event"] == "done"
+    assert [event for event in child.events if event["event"] == "start"] == []
+    project.manage("migrate", "shop", "0001")
+    assert migrate(project, token=3)["event"] == "done"
+    assert project.applied() == ["0001_initial", "0002_status"]
+
+
+def test_a_squash_records_what_it_replaces(make_project: MakeProject) -> None:
+    project = make_project()
+    squashed = INITIAL.replace(
+        "initial = True",
+        "initial = True\n    replaces = [('shop', '0001_initial'), ('shop', '0002_status')]",
+    ).replace(
+        "    ]\n",
+        "        migrations.AddField('order', 'status',"
+        " models.CharField(max_length=20, default='placed', db_index=True)),\n    ]\n",
+    )
+    project.write("shop/migrations/0001_squashed.py", squashed)
+
+    done = migrate(project)
+
+    assert done["event"] == "done", done
+    names = ["0001_initial", "0001_squashed", "0002_status"]
+    assert sorted(project.applied()) == names
+    assert project.mirror() == {f"shop.{name}": "applied" for name in names}
+    assert "No migrations to apply" in project.manage("migrate")
+    down = migrate(project, "down", token=2, to="shop.zero")
+    assert down["event"] == "done", down
+    assert (project.applied(), project.mirror()) == ([], {})
+
+
+def test_a_commit_inside_a_migration_is_not_lost_from_sight(make_project: MakeProject) -> None:
+    """It works in plain Django, so it has to work here; a kill after it needs a person."""
+    own_commit = migration(
+        "migrations.RunSQL('CREATE TABLE one (id int)'),"
+        "migrations.RunSQL('COMMIT; SELECT pg_advisory_xact_lock_shared(8)'),"
+        "migrations.RunSQL('CREATE TABLE two (id int)')",
+        after="0002_status",
+    )
+    project = make_project({"0003_commit": own_commit})
+    with project.session() as session:
+        session.run("SELECT pg_advisory_lock(8)")
+        child = Child(project, identity=project.take_over())
+        child.run_until("shop.0003_commit")
+        child.answer(True)
+        until(blocked(project, "COMMIT; SELECT"))
+        child.kill()
+    until(no_other_session(project))
+    assert project.mirror()["shop.0003_commit"] == "started"
+    assert migrate(project, token=2)["kind"] == "repair"
+
+    project.query("DROP TABLE one")
+    project.query("DELETE FROM lambda_migrate.revision WHERE state = 'started'")
+    assert migrate(project, token=3)["event"] == "done"
+    assert project.applied()[-1] == "0003_commit"
+    assert project.mirror()["shop.0003_commit"] == "applied"
+
+
+def test_settings_and_alter_table_in_one_string_are_fenced(make_project: MakeProject) -> None:
+    """Outside a transaction it is no read, although it begins like a setting."""
+    several = migration(
+        "migrations.RunSQL('SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE shop_order ADD note text')",
+        after="0002_status",
+        atomic=False,
+    )
+    project = make_project({"0003_several": several})
+    identity = project.take_over()
+    child = Child(project, identity=identity, options={"django_try_atomic": False})
+    child.run_until("shop.0003_several")
+    project.take_over(2)
+    child.answer(True)
+    assert child.run_until()["kind"] == "stale_fence"
+    assert "note" not in project.columns("shop_order")
+    assert migrate(project, token=3, options={"django_try_atomic": False})["event"] == "done"
+    assert "note" in project.columns("shop_order")
+
+
+def test_each_database_is_migrated_by_its_own_target(make_project: MakeProject) -> None:
+    project = make_project(
+        {
+            "0003_both": migration(
+                "migrations.RunPython(write)",
+                after="0002_status",
+                head=(
+                    "def write(apps, editor):\n"
+                    "    if editor.connection.alias == 'default':\n"
+                    "        editor.connection.cursor().execute('SELECT 1')\n"
+                    "        customer = apps.get_model('shop', 'Customer')\n"
+                    "        customer.objects.using('other').create(name='from default')\n"
+                ),
+            )
+        },
+        settings=(
+            'DATABASES["other"] = {**DATABASES["default"], "CONN_MAX_AGE": None,'
+            ' "NAME": url.path.lstrip("/") + "_other"}\n'
+        ),
+    )
+    project.server.create_database(f"{project.name}_other")
+    other = DjangoProject.at(project, f"{project.name}_other")
+    options = {"django_database": "other"}
+    assert migrate(other, options=options)["event"] == "done"
+    assert other.applied()[-1] == "0003_both"
+    assert migrate(project)["event"] == "done"
+    assert other.query("SELECT name FROM shop_customer") == [["from default"]]
+    until(no_other_session(other))
+
+
+def test_the_manifest_names_each_folder_and_must_be_current(make_project: MakeProject) -> None:
+    project = make_project(
+        settings=WITH_AUTH + 'MIGRATION_MODULES = {"shop": "mysite.shop_migrations"}\n'
+    )
+    moved = project.root / "mysite" / "shop_migrations"
+    (project.root / "shop" / "migrations").rename(moved)
+    child = Child(project, "manifest", token=0)
+    modules = child.run_until()["modules"]
+    assert modules == {
+        "auth": "django.contrib.auth.migrations",
+        "contenttypes": "django.contrib.contenttypes.migrations",
+        "shop": "mysite.shop_migrations",
+    }
+    root = str(project.root)
+    django_files.write_manifest("manifest.json", modules, root=root)
+    options = {"django_manifest": "manifest.json"}
+    assert migrate(project, options=options)["event"] == "done"
+    before = django_files.read_digest("manifest.json", root=root)
+    (moved / "0002_status.py").write_bytes(
+        (moved / "0002_status.py").read_bytes().replace(b"\n", b"\r\n")
+    )
+    assert django_files.read_digest("manifest.json", root=root) == before
+    (moved / "data.sql").write_text("SELECT 1")
+    assert django_files.read_digest("manifest.json", root=root) != before
+
+    wrong = {**modules, "gone": "gone.migrations"}
+    del wrong["auth"]
+    (project.root / "manifest.json").write_text(json.dumps({"modules": wrong}))
+    failed = migrate(project, token=2, options=options)
+    assert failed["kind"] == "manifest"
+    assert "django.contrib.auth.migrations (app auth) is missing" in failed["message"]
+    assert "gone.migrations (app gone)" in failed["message"]
