@@ -5,13 +5,14 @@ from __future__ import annotations
 # isort: off
 from lambda_migrate.cli.help import HELP
 from lambda_migrate.cli.options import COMMON_OPTIONS, CURRENT_INVOCATION, app
-from lambda_migrate.cli import new, inspect, migrate, repair, lease, demo
+from lambda_migrate.cli import new, inspect, migrate, repair, adopt, lease, demo
 # isort: on
 
 __all__ = [
     "COMMON_OPTIONS",
     "CURRENT_INVOCATION",
     "HELP",
+    "adopt",
     "app",
     "demo",
     "inspect",

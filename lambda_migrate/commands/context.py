@@ -14,6 +14,7 @@ from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.commands.prompt import Prompter
@@ -117,9 +118,24 @@ class CommandContext:
         Raises:
             ConfigurationError: Settings or migration files are wrong.
         """
+        return self.make_operations(self.manifest)
+
+    def make_operations(self, manifest: Manifest) -> Operations:
+        """The operations on this target with other migration files.
+
+        Raises:
+            ConfigurationError: Settings are wrong.
+        """
         from lambda_migrate.engine.operations import Operations
 
-        return Operations(self.manifest, self.target, request_id=self.request_id)
+        return Operations(manifest, self.target, request_id=self.request_id)
+
+    @property
+    def root(self) -> Path:
+        """The folder that a relative directory is relative to."""
+        from pathlib import Path
+
+        return Path(self._environ.get("LAMBDA_TASK_ROOT") or Path.cwd())
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""

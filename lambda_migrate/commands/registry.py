@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.commands.adopt import adopt
 from lambda_migrate.commands.doctor import doctor
 from lambda_migrate.commands.inspect import plan, status, verify
 from lambda_migrate.commands.lease import lease_release, lease_show
@@ -253,6 +254,33 @@ _COMMANDS = (
         ),
         usage="[VERSION]",
         examples=("baseline", "baseline 42"),
+        asks_to_confirm=True,
+        is_write=True,
+    ),
+    Command(
+        "adopt",
+        adopt,
+        "Take over the files and the history of another migration tool.",
+        (
+            Option(
+                "from",
+                str,
+                "The tool, or its history table.",
+                "TOOL",
+                parameter_name="source",
+                default="the one that files and history table show",
+            ),
+            Option("files", str, "The folder of its files.", "PATH", default="found"),
+            Option("dry_run", bool, "Show what would be done, and change nothing."),
+            Option("keep_theirs", bool, "Also write the tool's history table from now on."),
+            Option(
+                "undo",
+                bool,
+                "Remove what an earlier run wrote; possible until another migration is applied.",
+            ),
+        ),
+        usage="[--dry-run | --undo]",
+        examples=("adopt --dry-run", "adopt --from Flyway --keep-theirs", "adopt --undo"),
         asks_to_confirm=True,
         is_write=True,
     ),

@@ -43,13 +43,13 @@ from lambda_migrate.migrations.rollback import (
 from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
-    from lambda_migrate.migrations.baseline import Baseline
+    from lambda_migrate.migrations.baseline import Baseline, KeptHistory, ToolHistory
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.ports import DatabaseInspection, FencedSession
 
@@ -359,6 +359,7 @@ class Operations:
         *,
         tool: str = "",
         ignore_other_history: bool = False,
+        rename: Callable[[ToolHistory], ToolHistory] | None = None,
     ) -> Baseline:
         """Return what `baseline` would record; change nothing.
 
@@ -367,6 +368,7 @@ class Operations:
             deadline: For reading the histories.
             tool: As of `baseline`.
             ignore_other_history: As of `baseline`.
+            rename: As of `adopt`.
 
         Raises:
             ConfigurationError: See `choose_baseline`.
@@ -375,7 +377,7 @@ class Operations:
         return choose_baseline(
             self.manifest,
             self.target.database.read_history(deadline),
-            self.target.database.read_tool_histories(deadline),
+            list(map(rename or _keep_names, self.target.database.read_tool_histories(deadline))),
             version=version,
             tool=tool,
             ignore_tool_histories=self._ignores_other_history(
@@ -426,19 +428,84 @@ class Operations:
                     version, is_requested=ignore_other_history
                 ),
             )
-            if expected is not None and chosen != expected:
-                raise LeaseHeld(
-                    "the applied migrations changed meanwhile; check them and try again"
-                )
-            rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
-            fenced_session.record_applied(rows, baseline=True)
-            record_completion(
-                lease_session,
-                fenced_session,
+            return _record_baseline(lease_session, fenced_session, chosen, expected)
+
+    def adopt(
+        self,
+        deadline: Deadline,
+        *,
+        tool: str,
+        rename: Callable[[ToolHistory], ToolHistory],
+        kept: KeptHistory | None,
+        expected: Baseline | None,
+    ) -> tuple[str, ...]:
+        """Mark what another tool has applied, and keep its table up to date from now on, or not.
+
+        Args:
+            deadline: Overall.
+            tool: That tool, or its table.
+            rename: Gives a table's entries the versions of the converted files.
+            kept: See `FencedSession.keep_tool_history`.
+            expected: What the user has confirmed; None: the tool has applied nothing.
+
+        Returns:
+            Names of the migrations marked.
+
+        Raises:
+            LeaseHeld: Another process holds the lease, or the applied migrations changed meanwhile.
+            ConfigurationError: See `choose_baseline`.
+        """
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            # First, so that no migration is applied without a row in the other table.
+            fenced_session.keep_tool_history(kept)
+            if expected is None:
+                record_completion(lease_session, fenced_session, fenced_session.read_history())
+                return ()
+            chosen = choose_baseline(
+                self.manifest,
                 fenced_session.read_history(),
-                manifest_digest=chosen.manifest.digest,
+                list(map(rename, fenced_session.read_tool_histories())),
+                tool=tool,
             )
-        return tuple(m.name for m in chosen.migrations)
+            return _record_baseline(lease_session, fenced_session, chosen, expected)
+
+    def require_undoable(self, versions: Collection[Version], deadline: Deadline) -> bool:
+        """Refuse to undo an adoption that migrations were applied after.
+
+        Args:
+            versions: The versions that were adopted.
+            deadline: For reading the history.
+
+        Returns:
+            Whether the database has this library's tables, so that there is something to undo.
+        """
+        inspection = self.target.database.inspect(deadline)
+        _require_only_adopted(inspection.history, versions)
+        return inspection.fence is not None
+
+    def undo_adoption(self, versions: Collection[Version], deadline: Deadline) -> tuple[str, ...]:
+        """Delete the history rows that an adoption recorded; another tool's table stays as it is.
+
+        Args:
+            versions: The versions that were adopted.
+            deadline: Overall.
+
+        Returns:
+            Names of the migrations that are no longer recorded.
+
+        Raises:
+            ConfigurationError: Other rows are there.
+        """
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            history = fenced_session.read_history()
+            _require_only_adopted(history, versions)
+            # First, because deleted rows would be deleted in the other tool's table as well.
+            fenced_session.keep_tool_history(None)
+            if history:
+                withdraw_readiness(lease_session, fenced_session, lowest=history[0].version)
+                fenced_session.delete_rows([row.version for row in history])
+            record_completion(lease_session, fenced_session, fenced_session.read_history())
+        return tuple(row.name for row in history)
 
     def repair(
         self, version: Version, deadline: Deadline, *, declared_state: str, force: bool = False
@@ -638,6 +705,39 @@ class Operations:
                 f"there is no migration file of version {version}; existing versions: {known}"
             )
         return migration
+
+
+def _record_baseline(
+    lease_session: LeaseSession,
+    fenced_session: FencedSession,
+    chosen: Baseline,
+    expected: Baseline | None,
+) -> tuple[str, ...]:
+    if expected is not None and chosen != expected:
+        raise LeaseHeld("the applied migrations changed meanwhile; check them and try again")
+    rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
+    fenced_session.record_applied(rows, baseline=True)
+    record_completion(
+        lease_session,
+        fenced_session,
+        fenced_session.read_history(),
+        manifest_digest=chosen.manifest.digest,
+    )
+    return tuple(m.name for m in chosen.migrations)
+
+
+def _keep_names(tool_history: ToolHistory) -> ToolHistory:
+    return tool_history
+
+
+def _require_only_adopted(history: Sequence[HistoryRow], versions: Collection[Version]) -> None:
+    own = [row.name for row in history if not (row.baseline and row.version in versions)]
+    if own:
+        more = f" and {len(own) - 1} more" if own[1:] else ""
+        raise ConfigurationError(
+            f"{own[-1]}{more} was applied or marked by lambda-migrate after the adoption, so it "
+            "cannot be undone any more: roll that back first (`lambda-migrate down`)"
+        )
 
 
 def require_in_doubt(row: HistoryRow, *, force: bool) -> None:

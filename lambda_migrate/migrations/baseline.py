@@ -5,14 +5,14 @@ It does no I/O: `postgresql.other_tools` reads the other tool's table, the engin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.manifest import Manifest
@@ -26,9 +26,11 @@ __all__ = [
     "ROLLED_BACK",
     "Baseline",
     "ComparedVersion",
+    "KeptHistory",
     "ToolHistory",
     "ToolHistoryEntry",
     "choose_baseline",
+    "rename_entries",
     "require_no_tool_history",
 ]
 
@@ -50,7 +52,8 @@ class ToolHistoryEntry:
         version: The version of the file that is the same migration; None if it has no number.
         covers_earlier_versions: Whether all earlier versions are applied too, because the tool
             stores only the last one.
-        key: What identifies it in the tool's table, if that is not ``label``.
+        key: What identifies it in that tool's table.
+        checksum: As that tool stores it; "" if it stores none.
     """
 
     label: str
@@ -58,6 +61,7 @@ class ToolHistoryEntry:
     version: Version | None = None
     covers_earlier_versions: bool = False
     key: str = ""
+    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class ToolHistory:
         entries: One for each version, as it stands now.
         is_comparable: Whether its entries can be compared with the files.
         unreadable_reason: Why its rows cannot be read; "" if they can.
+        schema_and_name: The table's, unquoted.
     """
 
     tool: str
@@ -77,6 +82,7 @@ class ToolHistory:
     entries: tuple[ToolHistoryEntry, ...] = ()
     is_comparable: bool = True
     unreadable_reason: str = ""
+    schema_and_name: tuple[str, str] = ("", "")
 
     @property
     def is_in_use(self) -> bool:
@@ -96,6 +102,51 @@ class ToolHistory:
             f"{self.tool} has applied {count} version{'s' * (count != 1)} to this database "
             f"({self.table})"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptHistory:
+    """Another tool's history table that is written together with ours from now on.
+
+    Attributes:
+        tool: The tool.
+        table: Schema and name of its table, unquoted.
+        rows: For each migration that the tool has a file of: the version here, that tool's key, and
+            its checksum or "".
+    """
+
+    tool: str
+    table: tuple[str, str]
+    rows: tuple[tuple[str, str, str], ...] = ()
+
+
+def rename_entries(
+    tool_history: ToolHistory,
+    tool: str,
+    versions: Mapping[str, Version],
+    normalise_key: Callable[[str], str] = str,
+) -> ToolHistory:
+    """Give each entry the version that its migration has here.
+
+    Args:
+        tool_history: A tool's history.
+        tool: The tool whose files were converted; another tool's history is returned unchanged.
+        versions: Key -> version, of the converted files.
+        normalise_key: Makes the keys comparable.
+    """
+    if tool_history.tool != tool:
+        return tool_history
+    known = {normalise_key(key): version for key, version in versions.items()}
+    taken = set(known.values())
+
+    def rename(entry: ToolHistoryEntry) -> ToolHistoryEntry:
+        version = known.get(normalise_key(entry.key))
+        if version is None and (entry.version not in taken or entry.covers_earlier_versions):
+            version = entry.version
+        return replace(entry, version=version)
+
+    entries = tuple(map(rename, tool_history.entries))
+    return replace(tool_history, entries=entries, is_comparable=True)
 
 
 def require_no_tool_history(

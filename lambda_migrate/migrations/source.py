@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     _FoundFile = tuple[str, bytes | str]
     """A file's name, and its bytes or a sentence why it cannot be read."""
 
-__all__ = ["parse_migration", "read_manifest"]
+__all__ = ["MARKER_LIKE", "build_manifest", "parse_migration", "read_manifest"]
 
 _PACKAGE = "package:"
 _MISSING_SEPARATOR = re.compile(r"([0-9]+(?:\.[0-9]+)*)(.+\.sql)")
@@ -57,7 +57,7 @@ _ALMOST_HOOK = re.compile(r"(?i)(before|after)[a-z]*(migrate|__)")
 _REFUSED_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]""")  # no Windows file name, or shell syntax
 _MARKER = re.compile(r"--[ \t]*migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
 # Every line that may be meant as a marker, in the spelling of dbmate or of another tool.
-_MARKER_LIKE = re.compile(
+MARKER_LIKE = re.compile(
     r"""^[^\S\n]*--+[^\S\n]*(?:
           migrate:\S
         | \+?migrate[^\S\n]*[:;=.][^\S\n]*(?:up|down)\b
@@ -152,13 +152,23 @@ def read_manifest(
     except OSError as error:
         why = f"cannot be read: {error.strerror}; check its permissions"
         raise _folder_error(source, why) from error
-    manifest = _make_manifest(files, display_path=source.rstrip("/"), location=location)
+    manifest = build_manifest(files, display_path=source.rstrip("/"), location=location)
     if manifest.digest == EMPTY_DIGEST and not allow_empty:
         raise _empty_folder_error(location)
     return manifest
 
 
-def _make_manifest(files: Iterable[_FoundFile], *, display_path: str, location: str) -> Manifest:
+def build_manifest(files: Iterable[_FoundFile], *, display_path: str, location: str) -> Manifest:
+    """Parse files into a manifest.
+
+    Args:
+        files: Their names and contents, or why one cannot be read.
+        display_path: Their folder, as messages name it.
+        location: The folder.
+
+    Raises:
+        ManifestError: Lists every fault of every file.
+    """
     migrations: list[Migration] = []
     hooks: list[Hook] = []
     faults: list[str] = []
@@ -316,7 +326,7 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
 
 def _parse_plain(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
     """The script of a repeatable migration or a hook: the whole file, unless it has a marker."""
-    if _MARKER_LIKE.search(text) is None:
+    if MARKER_LIKE.search(text) is None:
         return {"up": Script(text)}
     scripts = _parse_scripts(text, path=path, faults=faults)
     if "down" in scripts:
@@ -362,7 +372,7 @@ class _Marker:
 
 def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
     line, counted = 1, 0
-    for suspect in _MARKER_LIKE.finditer(text):
+    for suspect in MARKER_LIKE.finditer(text):
         line += text.count("\n", counted, suspect.start())
         counted = suspect.start()
         match = None if "\r" in suspect[0] else _MARKER.fullmatch(suspect[0])

@@ -45,6 +45,26 @@ _NOT_PERMITTED = "cannot be read by this role: GRANT SELECT on it, and USAGE on 
 
 
 @dataclass(frozen=True, slots=True)
+class KeptTable:
+    """How a tool's table is written by this library as well; see `kept_history_queries`.
+
+    Attributes:
+        insert: SQL after ``INSERT INTO table``, with the variables ``their_key``,
+            ``their_checksum`` (NULL for a migration that the tool has no file of), ``our_name`` and
+            ``our_duration`` (in milliseconds).
+        own_key: SQL for the key of a migration that the tool has no file of, from ``our_name`` and
+            ``our_version``.
+        has_single_row: Whether it stores only the last version; ``their_key`` is NULL without one.
+        has_repeatables: Whether repeatable migrations have rows.
+    """
+
+    insert: str
+    own_key: str = "substring(our_name from '^V?([0-9]+)')"
+    has_single_row: bool = False
+    has_repeatables: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """How one tool stores its history.
 
@@ -62,6 +82,12 @@ class Tool:
         required_table: A table that must exist in the same schema.
         version_pattern: Where in the key the version number of the library's file is.
         is_comparable: Whether keys can be compared with the library's files.
+        checksum: SQL for the checksum of the migration, as text.
+        lock_table: A table in the same schema that tells whether the tool is migrating.
+        lock_condition: SQL for that, on a row of it.
+        unlock: What removes a lock that was left behind.
+        repair: What the tool's user does about a failed version.
+        kept: How its table is written by this library as well; None if it cannot be.
     """
 
     name: str
@@ -77,6 +103,12 @@ class Tool:
     required_table: str = ""
     version_pattern: str = r"(\d+)"
     is_comparable: bool = True
+    checksum: str = "NULL"
+    lock_table: str = ""
+    lock_condition: str = ""
+    unlock: str = ""
+    repair: str = ""
+    kept: KeptTable | None = None
 
     @property
     def setting_name(self) -> str:
@@ -101,9 +133,24 @@ TOOLS = (
         key="version",
         requires_exact_columns=True,
         required_table="ar_internal_metadata",
+        kept=KeptTable("(version) VALUES (their_key)"),
     ),
-    Tool("dbmate", "schema_migrations", "version", key="version", requires_exact_columns=True),
-    Tool("Ecto", "schema_migrations", "version inserted_at", key="version", order="version, 1"),
+    Tool(
+        "dbmate",
+        "schema_migrations",
+        "version",
+        key="version",
+        requires_exact_columns=True,
+        kept=KeptTable("(version) VALUES (their_key)"),
+    ),
+    Tool(
+        "Ecto",
+        "schema_migrations",
+        "version inserted_at",
+        key="version",
+        order="version, 1",
+        kept=KeptTable("(version, inserted_at) VALUES (their_key::int8, now())"),
+    ),
     Tool(
         "golang-migrate",
         "schema_migrations",
@@ -113,6 +160,11 @@ TOOLS = (
         covers_expression="true",
         where="version >= 0",
         requires_exact_columns=True,
+        repair="`migrate force VERSION`",
+        kept=KeptTable(
+            "(version, dirty) SELECT their_key::int8, false WHERE their_key IS NOT NULL",
+            has_single_row=True,
+        ),
     ),
     Tool(
         "tern",
@@ -122,6 +174,7 @@ TOOLS = (
         covers_expression="true",
         where="version > 0",
         requires_exact_columns=True,
+        kept=KeptTable("(version) VALUES (coalesce(their_key, '0')::int4)", has_single_row=True),
     ),
     Tool(
         "goose",
@@ -131,6 +184,7 @@ TOOLS = (
         state_expression="CASE WHEN is_applied THEN 'applied' ELSE 'rolled back' END",
         where="version_id > 0",
         order="id",
+        kept=KeptTable("(version_id, is_applied) VALUES (their_key::int8, true)"),
     ),
     Tool(
         "Flyway",
@@ -144,6 +198,20 @@ TOOLS = (
         where="version IS NOT NULL AND type <> 'SCHEMA'",
         order="installed_rank",
         version_pattern=r"(\d+(?:[._]\d+)*)$",
+        checksum="checksum",
+        repair="`flyway repair`",
+        kept=KeptTable(
+            "(installed_rank, version, description, type, script, checksum, installed_by,"
+            " execution_time, success)"
+            " SELECT coalesce(max(installed_rank), 0) + 1,"
+            " CASE WHEN our_name LIKE 'R\\_\\_%' THEN NULL ELSE their_key END,"
+            " replace(regexp_replace(our_name, '^(R_|V?[0-9._]+_)_?', ''), '_', ' '), 'SQL',"
+            " CASE WHEN our_name ~ '^[VR]' THEN our_name"
+            " ELSE concat('V', their_key, '__', regexp_replace(our_name, '^[0-9.]+_?', '')) END"
+            " || '.sql', their_checksum::int4, current_user, our_duration, true FROM {table}",
+            own_key="our_version",
+            has_repeatables=True,
+        ),
     ),
     Tool(
         "Prisma",
@@ -153,6 +221,13 @@ TOOLS = (
         state_expression="CASE WHEN rolled_back_at IS NOT NULL THEN 'rolled back'"
         " WHEN finished_at IS NULL THEN 'failed' ELSE 'applied' END",
         order="started_at, finished_at",
+        checksum="checksum",
+        repair="`prisma migrate resolve`",
+        kept=KeptTable(
+            "(id, checksum, finished_at, migration_name, started_at, applied_steps_count) VALUES"
+            " (gen_random_uuid()::text, coalesce(their_checksum, ''), now(), their_key, now(), 1)",
+            own_key="our_name",
+        ),
     ),
     Tool(
         "sqlx",
@@ -162,8 +237,20 @@ TOOLS = (
         label="concat(version, ' ', description)",
         state_expression="CASE WHEN success THEN 'applied' ELSE 'failed' END",
         order="version, 1",
+        checksum="encode(checksum, 'hex')",
+        kept=KeptTable(
+            "(version, description, success, checksum, execution_time) VALUES (their_key::int8,"
+            " replace(regexp_replace(our_name, '^[0-9]+_', ''), '_', ' '), true,"
+            " decode(coalesce(their_checksum, ''), 'hex'), our_duration * 1000000)"
+        ),
     ),
-    Tool("diesel", "__diesel_schema_migrations", "version run_on", key="version"),
+    Tool(
+        "diesel",
+        "__diesel_schema_migrations",
+        "version run_on",
+        key="version",
+        kept=KeptTable("(version, run_on) VALUES (their_key, now())"),
+    ),
     Tool(
         "refinery",
         "refinery_schema_history",
@@ -171,8 +258,29 @@ TOOLS = (
         key="version",
         label="concat(version, ' ', name)",
         order="version, 1",
+        checksum="checksum",
+        kept=KeptTable(
+            "(version, name, applied_on, checksum) VALUES (their_key::int4,"
+            " regexp_replace(our_name, '^V?[0-9]+_+', ''),"
+            " to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),"
+            " coalesce(their_checksum, '0'))"
+        ),
     ),
-    Tool("Knex", "knex_migrations", "id name batch migration_time", key="name", order="id"),
+    Tool(
+        "Knex",
+        "knex_migrations",
+        "id name batch migration_time",
+        key="name",
+        order="id",
+        lock_table="knex_migrations_lock",
+        lock_condition="is_locked = 1",
+        unlock="`knex migrate:unlock`",
+        kept=KeptTable(
+            "(name, batch, migration_time)"
+            " SELECT their_key, coalesce(max(batch), 0) + 1, now() FROM {table}",
+            own_key="our_name || '.js'",
+        ),
+    ),
     Tool(
         "TypeORM",
         "migrations",
@@ -181,7 +289,14 @@ TOOLS = (
         label="name",
         order="id",
     ),
-    Tool("node-pg-migrate", "pgmigrations", "id name run_on", key="name", order="id"),
+    Tool(
+        "node-pg-migrate",
+        "pgmigrations",
+        "id name run_on",
+        key="name",
+        order="id",
+        kept=KeptTable("(name, run_on) VALUES (their_key, now())", own_key="our_name"),
+    ),
     Tool(
         "db-migrate",
         "migrations",
@@ -196,6 +311,7 @@ TOOLS = (
         "migrations",
         "hash previous_hash filename date",
         key="filename",
+        checksum="hash",
     ),
     Tool(
         "yoyo",
@@ -203,6 +319,12 @@ TOOLS = (
         "migration_hash migration_id applied_at_utc",
         key="migration_id",
         order="applied_at_utc, 1",
+        checksum="migration_hash",
+        kept=KeptTable(
+            "(migration_hash, migration_id, applied_at_utc) VALUES"
+            " (encode(sha256(their_key::bytea), 'hex'), their_key, now() AT TIME ZONE 'UTC')",
+            own_key="our_name",
+        ),
     ),
     Tool(
         "EF Core",
@@ -242,23 +364,33 @@ TOOLS = (
         key="concat(filename, ':', author, ':', id)",
         order="orderexecuted",
         is_comparable=False,
+        lock_table="databasechangeloglock",
+        lock_condition="locked",
+        unlock="`liquibase release-locks`",
     ),
     Tool(
         "sqitch",
         "changes",
-        "change_id change project committed_at planned_at",
+        "change_id script_hash change project committed_at planned_at",
         key="change_id",
         label="change",
         order="committed_at",
         is_comparable=False,
+        checksum="script_hash",
     ),
     Tool(
         "drizzle",
         "__drizzle_migrations",
         "id hash created_at",
-        key="hash",
-        order="id",
+        key="created_at",
+        label="hash",
+        order="created_at, 1",
         is_comparable=False,
+        checksum="hash",
+        kept=KeptTable(
+            "(hash, created_at) VALUES (coalesce(their_checksum, ''), their_key::int8)",
+            own_key="(extract(epoch FROM clock_timestamp()) * 1000)::int8::text",
+        ),
     ),
 )
 """A table is compared with them in this order; the first match counts."""
@@ -273,8 +405,13 @@ def read_tool_histories(run: RunQuery) -> list[ToolHistory]:
     Raises:
         PostgresError: The catalog cannot be read.
     """
-    names = sorted({name for tool in TOOLS for name in (tool.table, tool.required_table) if name})
-    tables = run(find_tables(names))
+    names = {
+        name
+        for tool in TOOLS
+        for name in (tool.table, tool.required_table, tool.lock_table)
+        if name
+    }
+    tables = run(find_tables(sorted(names)))
     tables_in_schema: dict[str, set[str]] = {}
     for schema, table, *_ in tables:
         tables_in_schema.setdefault(schema, set()).add(table)
@@ -282,7 +419,12 @@ def read_tool_histories(run: RunQuery) -> list[ToolHistory]:
     for schema, table, columns, may_read in tables:
         tool = _find_tool(table, _parse_columns(columns), tables_in_schema[schema])
         if tool is not None:
-            found.append(_read(run, tool, schema, table, may_read=bool(may_read)))
+            has_lock_table = tool.lock_table in tables_in_schema[schema]
+            found.append(
+                _read(
+                    run, tool, schema, table, may_read=bool(may_read), has_lock_table=has_lock_table
+                )
+            )
     return found
 
 
@@ -359,14 +501,28 @@ def _find_tool(table: str, columns: dict[str, str], tables_in_schema: set[str]) 
     )
 
 
-def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool) -> ToolHistory:
+def _read(
+    run: RunQuery,
+    tool: Tool,
+    schema: str,
+    table: str,
+    *,
+    may_read: bool,
+    has_lock_table: bool = False,
+) -> ToolHistory:
     shown = f"{schema}.{table}"
     fault = _NOT_PERMITTED
     rows: Sequence[Sequence[Any]] = ()
     if may_read:
         message = select_tool_history(
             (schema, table),
-            (tool.key, tool.label or tool.key, tool.state_expression, tool.covers_expression),
+            (
+                tool.key,
+                tool.label or tool.key,
+                tool.state_expression,
+                tool.covers_expression,
+                tool.checksum,
+            ),
             where=tool.where,
             order=tool.order,
             limit=_MAX_ROWS,
@@ -377,18 +533,28 @@ def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool)
             fault = ""
         except PostgresError as error:
             fault = f"cannot be read: {error.message}"
-    return ToolHistory(tool.name, shown, _parse_entries(tool, rows), tool.is_comparable, fault)
+    if not fault and has_lock_table and rows and run(select_lock(schema, tool)):
+        fault = (
+            f"is locked by a running {tool.name}, or by one that was killed: wait for it, or end "
+            f"it and run {tool.unlock}"
+        )
+    return ToolHistory(
+        tool.name,
+        shown,
+        _parse_entries(tool, rows),
+        tool.is_comparable,
+        fault,
+        schema_and_name=(schema, table),
+    )
 
 
 def _parse_entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[ToolHistoryEntry, ...]:
     latest: dict[str, ToolHistoryEntry] = {}
-    for key, label, state, covers in rows:
+    for key, label, state, covers, checksum in rows:
         latest.pop(key, None)  # so that it moves to the end, where the latest is
         number = re.match(tool.version_pattern, key) if tool.is_comparable else None
         version = parse_version(number[1].replace("_", ".")) if number is not None else None
-        latest[key] = ToolHistoryEntry(
-            label, state, version, covers, key="" if key == label else key
-        )
+        latest[key] = ToolHistoryEntry(label, state, version, covers, key, checksum or "")
     return tuple(latest.values())
 
 
@@ -413,29 +579,41 @@ def find_tables(names: Sequence[str]) -> str:
 
 def select_tool_history(
     table: tuple[str, str],
-    columns: tuple[str, str, str, str],
+    columns: tuple[str, str, str, str, str],
     *,
     where: str,
     order: str,
     limit: int,
     lock_ms: int,
 ) -> str:
-    """Rows of another tool's history table: key, label, state, whether it covers earlier ones.
+    """Rows of another tool's history table: key, label, state, covers earlier ones, checksum.
 
     With row security off, PostgreSQL raises an error where a policy of the table's owner would run.
 
     Args:
         table: Its schema and name, unquoted.
-        columns: SQL expressions for these four, from `TOOLS`.
+        columns: SQL expressions for these five, from `TOOLS`.
         where: SQL for the rows that count, from `TOOLS`.
         order: SQL for their order, from `TOOLS`.
         limit: How many rows at most.
         lock_ms: How long to wait for a lock on the table.
     """
-    key, label, state, covers = columns
+    key, label, state, covers, checksum = columns
     return (
-        f"{SAFE_SEARCH_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"
-        f" SELECT {key}::text, {label}::text, {state}, {covers}"
+        f"{_begin_reading(lock_ms)} SELECT {key}::text, {label}::text, {state}, {covers},"
+        f" ({checksum})::text"
         f" FROM {'.'.join(map(quote_identifier, table))}"
         f" WHERE {where} ORDER BY {order} LIMIT {limit}"
     )
+
+
+def select_lock(schema: str, tool: Tool) -> str:
+    """A row if the tool's own lock is taken."""
+    table = f"{quote_identifier(schema)}.{quote_identifier(tool.lock_table)}"
+    return (
+        f"{_begin_reading(_LOCK_MS)} SELECT true FROM {table} WHERE {tool.lock_condition} LIMIT 1"
+    )
+
+
+def _begin_reading(lock_ms: int) -> str:
+    return f"{SAFE_SEARCH_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
-    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.requirement_check import ToolInspection
     from lambda_migrate.migrations.version import Version
@@ -278,6 +278,13 @@ class FencedSession(DatabaseSession, Protocol):
 
     def delete_rows(self, versions: Sequence[Version]) -> None:
         """Delete history rows without running anything; their migrations are pending again."""
+
+    def keep_tool_history(self, kept: KeptHistory | None) -> None:
+        """From now on write another tool's history table in the transaction of each row here.
+
+        Args:
+            kept: That table; None: write none any more.
+        """
 
     def record_environment(self) -> None:
         """Stamp the database with the grant's environment, once something has succeeded."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import Migration
-    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.fence import FencedConnection
 
@@ -154,6 +154,16 @@ class PostgreSQLSession(DatabaseSession):
         for version in [v for v in self._known_rows if isinstance(v, RepeatableVersion)]:
             del self._known_rows[version]
         self._write(self._connection.queries.mark_repeatables_stale(name))
+
+    def keep_tool_history(self, kept: KeptHistory | None) -> None:
+        """See `FencedSession.keep_tool_history`."""
+        from lambda_migrate.postgresql.kept_history_queries import (
+            keep_history,
+            stop_keeping_history,
+        )
+
+        schema = self._connection.queries.schema
+        self._write(stop_keeping_history(schema) if kept is None else keep_history(schema, kept))
 
     def record_environment(self) -> None:
         """See `FencedSession.record_environment`."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
-    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
@@ -80,6 +80,8 @@ class InMemoryDatabase:
         """The database's identity; two databases with the same one are copies."""
         self.other_histories: list[ToolHistory] = []
         """The contents of other migration tools' history tables."""
+        self.kept_history: KeptHistory | None = None
+        """Another tool's history table that is to be kept up to date."""
         self.dry_run_effects: dict[Version, MigrationEffects] = {}
         """What a dry run reports for a version; its duration is taken from the clock."""
         self.placeholders: Mapping[str, str] = {}
@@ -402,6 +404,11 @@ class InMemorySession(DatabaseSession):
                     del database._rows[version]
                 elif isinstance(version, RepeatableVersion) and name in ("", row.name):
                     database._rows[version] = replace(row, state=RowState.STALE)
+
+    def keep_tool_history(self, kept: KeptHistory | None) -> None:
+        """See `FencedSession.keep_tool_history`."""
+        with self._require_fence(self._deadline) as database:
+            database.kept_history = kept
 
     def record_environment(self) -> None:
         """See `FencedSession.record_environment`."""

@@ -12,7 +12,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
-from lambda_migrate.migrations.baseline import ToolHistory
+from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
 from lambda_migrate.migrations.ready_when import Requirement
 from lambda_migrate.migrations.requirement_check import ToolInspection
 from lambda_migrate.migrations.version import Version
@@ -231,6 +231,9 @@ class SteppedSession(DatabaseSession):
         raise NotImplementedError
 
     def delete_rows(self, versions: Sequence[Version]) -> None:
+        raise NotImplementedError
+
+    def keep_tool_history(self, kept: KeptHistory | None) -> None:
         raise NotImplementedError
 
     def record_environment(self) -> None:

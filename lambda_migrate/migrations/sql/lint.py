@@ -29,8 +29,10 @@ __all__ = [
     "find_script_warnings",
     "find_transaction_control",
     "is_session_setting",
+    "is_transaction_control",
     "list_steps",
     "remove_transaction_block",
+    "requires_no_transaction",
 ]
 
 
@@ -78,7 +80,7 @@ def can_run_in_transaction(statement: Statement) -> bool:
     effect the next statement can only use once it is committed (ADD VALUE).
     """
     info = classify(statement)
-    return info.kind in _TRANSACTIONAL_KINDS and not _find_non_transactional(statement)
+    return info.kind in _TRANSACTIONAL_KINDS and not requires_no_transaction(statement)
 
 
 _TRANSACTIONAL_KINDS = (
@@ -104,6 +106,12 @@ def is_session_setting(statement: Statement) -> bool:
         ("TRANSACTION",),
         ("CONSTRAINTS",),
     )
+
+
+def is_transaction_control(statement: Statement) -> bool:
+    """Whether it begins or ends a transaction."""
+    cursor = TokenCursor(statement.text)
+    return _is_plain_begin(cursor) or _is_plain_commit(statement)
 
 
 def find_script_warnings(script: Script, *, path: str) -> list[str]:
@@ -180,7 +188,7 @@ def _check_script(script: Script) -> Iterator[tuple[int | str, str]]:
         )
         if fault := _check_transaction_mode(statement):
             yield line, fault
-        if script.transactional and (command := _find_non_transactional(statement)):
+        if script.transactional and (command := requires_no_transaction(statement)):
             yield line, _non_transactional_fault(command, is_only_statement=len(statements) == 1)
         if _has_copy_data(script.sql, statement):
             return  # the rest is data, not SQL
@@ -378,8 +386,8 @@ _NON_TRANSACTIONAL = re.compile(
 )
 
 
-def _find_non_transactional(statement: Statement) -> str:
-    """The command in this statement that cannot run in a transaction, or ""."""
+def requires_no_transaction(statement: Statement) -> str:
+    """Return the command in this statement that cannot run in a transaction, or ""."""
     if "".join(statement.keywords[:1]) not in _NON_TRANSACTIONAL_FIRST_WORDS:
         return ""
     words = " ".join(statement.keywords)

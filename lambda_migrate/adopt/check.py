@@ -1,0 +1,94 @@
+"""Compares a tool's history with its files before anything is taken over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.baseline import APPLIED, FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from lambda_migrate.adopt.convert import ConvertedFile
+    from lambda_migrate.adopt.layouts import Layout
+    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.version import Version
+
+__all__ = ["require_adoptable"]
+
+_MAX_LISTED = 10
+
+
+def require_adoptable(
+    history: ToolHistory,
+    layout: Layout,
+    files: Sequence[ConvertedFile],
+    versions: Collection[Version],
+    *,
+    repair: str = "",
+) -> None:
+    """Refuse a history that is incomplete, or that is not of these files.
+
+    Args:
+        history: The tool's history, with the versions of the converted files.
+        layout: How the tool names migrations.
+        files: The converted files; () if the tool's own files are not here.
+        versions: The versions of all migrations here.
+        repair: What the tool's user does about a failed version.
+
+    Raises:
+        ConfigurationError: Lists everything.
+    """
+    if history.unreadable_reason:
+        raise ConfigurationError(
+            f"the table {history.table} of {history.tool} {history.unreadable_reason}"
+        )
+    faults = [
+        *_find_failed(history, repair),
+        *_find_changed(history, layout, files),
+        *_find_missing(history, versions),
+    ]
+    if faults:
+        more = [f"and {len(faults) - _MAX_LISTED} more"] if len(faults) > _MAX_LISTED else []
+        raise ConfigurationError(
+            [*faults[:_MAX_LISTED], *more], heading=f"{history.table} cannot be adopted:"
+        )
+
+
+def _find_failed(history: ToolHistory, repair: str) -> Iterator[str]:
+    advice = f" with {repair}" if repair else f" with {history.tool}, or correct its row"
+    for entry in history.entries:
+        if entry.state == FAILED:
+            yield (
+                f"{entry.label} failed there, so it may be applied in part: look at the database, "
+                f"resolve it{advice}, and run `lambda-migrate adopt` again"
+            )
+
+
+def _find_changed(
+    history: ToolHistory, layout: Layout, files: Sequence[ConvertedFile]
+) -> Iterator[str]:
+    sources = {layout.normalise_key(each.source.key): each.source for each in files}
+    for entry in history.entries:
+        source = sources.get(layout.normalise_key(entry.key))
+        if source is None or entry.state != APPLIED or not entry.checksum:
+            continue
+        if source.checksums and entry.checksum not in source.checksums:
+            yield (
+                f"{source.path} is not what {history.tool} applied: its checksum is "
+                f"{source.checksums[0]}, and {entry.checksum} there; restore the file"
+            )
+
+
+def _find_missing(history: ToolHistory, versions: Collection[Version]) -> Iterator[str]:
+    """Applied migrations without a file, after one with a file; older ones may be squashed."""
+    applied = [each for each in history.entries if each.state == APPLIED]
+    has_file = [each.version in versions or each.covers_earlier_versions for each in applied]
+    if True not in has_file:
+        if applied:
+            yield f"none of its {len(applied)} applied migrations has a file here"
+        return
+    for entry, found in zip(applied, has_file, strict=True):
+        if not found and has_file.index(True) < applied.index(entry):
+            yield f"{entry.label} is applied there and has no file here: add the file"

@@ -1,0 +1,193 @@
+"""Chooses the tool and its folder, by its files and by its history table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lambda_migrate.adopt.layouts import LAYOUTS, Layout
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.baseline import ToolHistory
+from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+
+__all__ = ["Detected", "detect_tool", "find_layouts", "find_layouts_of"]
+
+_MAX_DEPTH = 8
+_MAX_FOLDERS = 5000
+"""A wrong working directory may be the root of a disk."""
+
+_SKIPPED_FOLDERS = frozenset(
+    {"node_modules", "venv", "target", "build", "dist", "__pycache__", "site-packages"}
+)
+
+_IN_PLACE = {"Alembic": "alembic", "Django": "django"}
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """A tool with its files and its history.
+
+    Attributes:
+        layout: How its files are read.
+        folder: Where they are.
+        history: Its history table; None if the database has none.
+    """
+
+    layout: Layout
+    folder: Path
+    history: ToolHistory | None
+
+
+def find_layouts(root: Path, *, except_folder: Path | None = None) -> list[tuple[Layout, Path]]:
+    """Find the folders below ``root`` that are a tool's.
+
+    Args:
+        root: The project.
+        except_folder: The folder of this library's own migrations.
+    """
+    folders = [each for each in _list_folders(root) if each != except_folder]
+    files = {folder: list(_list_files(folder, depth=1)) for folder in folders}
+    found: list[tuple[Layout, Path]] = []
+    for layout in LAYOUTS:
+        fitting = [folder for folder in folders if layout.fits(files[folder], folder)]
+        parents = {folder.parent for folder in fitting}
+        if layout.has_subfolders and len(fitting) > 1 and len(parents) == 1:
+            fitting = list(parents)
+        outermost = [each for each in fitting if not set(each.parents) & set(fitting)]
+        found += [(layout, folder) for folder in outermost]
+    return found
+
+
+def find_layouts_of(folder: Path) -> list[Layout]:
+    """Find the tools whose folder this may be."""
+    files = list(_list_files(folder, depth=1))
+    inner = list(_list_folders(folder))
+    return [
+        layout
+        for layout in LAYOUTS
+        if layout.fits(files, folder)
+        or (
+            layout.has_subfolders
+            and any(layout.fits(list(_list_files(each, depth=0)), each) for each in inner)
+        )
+    ]
+
+
+def _list_folders(root: Path) -> Iterator[Path]:
+    """The folders below ``root``, a folder before those in it."""
+    yield root
+    count = 0
+    for place, names, _ in os.walk(root):
+        depth = len(Path(place).relative_to(root).parts)
+        names[:] = sorted(
+            each for each in names if each not in _SKIPPED_FOLDERS and not each.startswith(".")
+        )
+        if depth >= _MAX_DEPTH:
+            names.clear()
+        for name in names:
+            count += 1
+            if count > _MAX_FOLDERS:
+                return
+            yield Path(place, name)
+
+
+def _list_files(folder: Path, *, depth: int) -> Iterator[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            if depth and not entry.is_symlink():
+                yield from _list_files(entry, depth=depth - 1)
+        else:
+            yield entry
+
+
+def detect_tool(
+    found: Sequence[tuple[Layout, Path]], histories: Sequence[ToolHistory], *, tool: str = ""
+) -> Detected:
+    """Choose the one tool that files and history agree on.
+
+    Args:
+        found: The result of `find_layouts`.
+        histories: The other tools' tables with applied versions.
+        tool: The tool, or its table, that the user named.
+
+    Raises:
+        ConfigurationError: There is none, several fit, or files and history contradict each other.
+    """
+    wanted = [each for each in histories if tool.lower() in ("", each.tool.lower(), each.table)]
+    layouts = [(layout, folder) for layout, folder in found if _is_wanted(layout, tool, wanted)]
+    agreeing = [
+        Detected(layout, folder, history)
+        for layout, folder in layouts
+        for history in wanted
+        if history.tool == layout.tool
+    ]
+    if len(agreeing) == 1:
+        return agreeing[0]
+    if agreeing:
+        raise ConfigurationError(_describe_ambiguity(agreeing))
+    if wanted:
+        raise ConfigurationError(_describe_missing_files(wanted, layouts))
+    if len(layouts) > 1:
+        layouts = [each for each in layouts if not each[0].is_generic]
+    if len(layouts) == 1:
+        [(layout, folder)] = layouts
+        return Detected(layout, folder, None)
+    raise ConfigurationError(_describe_missing_history(layouts, tool))
+
+
+def _is_wanted(layout: Layout, tool: str, histories: Sequence[ToolHistory]) -> bool:
+    names = {each.tool.lower() for each in histories} if tool else {layout.tool.lower()}
+    return layout.tool.lower() in (names | {tool.lower()})
+
+
+def _describe_ambiguity(agreeing: Sequence[Detected]) -> str:
+    places = list(dict.fromkeys(f"{each.layout.tool} ({each.folder})" for each in agreeing))
+    if len(places) > 1:
+        return (
+            f"there are files and histories of {' and of '.join(places)}: choose one with "
+            f"--from {agreeing[0].layout.tool} or --files {agreeing[0].folder}"
+        )
+    tables = [each.history.table for each in agreeing if each.history is not None]
+    return (
+        f"{agreeing[0].layout.tool} has {len(tables)} histories here, {' and '.join(tables)}: "
+        f"choose one with --from {tables[0]}"
+    )
+
+
+def _describe_missing_files(
+    histories: Sequence[ToolHistory], layouts: Sequence[tuple[Layout, Path]]
+) -> str:
+    [first, *_] = histories
+    described = " and ".join(map(str, histories))
+    if first.tool in _IN_PLACE:
+        return (
+            f"{described}, and {first.tool} migrations run in place: set LAMBDA_MIGRATE_SOURCE="
+            f"{_IN_PLACE[first.tool]} instead of adopting them"
+        )
+    if not layouts:
+        return (
+            f"{described}, and its files were not found here: name their folder with --files; or "
+            f"dump the schema, see {ADOPTION_GUIDE}"
+        )
+    files = ", ".join(f"files of {layout.tool} in {folder}" for layout, folder in layouts)
+    return (
+        f"{described}, and here are only {files}: correct the database or the folder (--files); "
+        "if that table is another service's, name the tool with --from"
+    )
+
+
+def _describe_missing_history(layouts: Sequence[tuple[Layout, Path]], tool: str) -> str:
+    named = f"files of {tool}" if tool else "files of another tool"
+    if not layouts:
+        return f"no {named} were found here: name their folder with --files"
+    places = [f"{layout.tool} ({folder})" for layout, folder in layouts]
+    return (
+        f"there are {named} in several places or of several tools, {', '.join(places)}, and no "
+        "history in the database that decides: choose with --from and --files"
+    )

@@ -1,0 +1,656 @@
+"""Where each tool keeps its migrations, and how its files are read.
+
+One `Layout` describes one tool. Adding a tool means adding its layout here and the description of
+its history table, under the same name, to `postgresql.other_tools.TOOLS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from lambda_migrate.adopt.checksums import (
+    compute_flyway_checksum,
+    compute_graphile_hash,
+    compute_refinery_checksums,
+)
+from lambda_migrate.adopt.files import FoundScript, SourceFiles, SourceMigration, read_script
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.digest import format_components, parse_components
+
+__all__ = ["LAYOUTS", "Layout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one tool's files are recognized and read.
+
+    Attributes:
+        tool: Its name, as in `postgresql.other_tools.TOOLS`.
+        pattern: A file of this path below the folder shows that the folder is the tool's.
+        sign: What one of these files must contain; "" if the name is enough.
+        read: Reads the folder; None if its migrations are code.
+        language: What its migrations are written in, if they are code.
+        normalise_key: Makes keys of files and of the history table comparable.
+        has_subfolders: Whether the tool also reads the folders below its own.
+        is_generic: Whether files of other tools may look like its own.
+    """
+
+    tool: str
+    pattern: str
+    sign: str = ""
+    read: Callable[[Path], SourceFiles] | None = None
+    language: str = ""
+    normalise_key: Callable[[str], str] = str
+    has_subfolders: bool = False
+    is_generic: bool = False
+
+    def fits(self, files: Iterable[Path], folder: Path) -> bool:
+        """Whether a folder with these files is the tool's."""
+        name = re.compile(self.pattern)
+        named = [each for each in files if name.fullmatch(each.relative_to(folder).as_posix())]
+        if not self.sign:
+            return bool(named)
+        sign = re.compile(self.sign, re.MULTILINE | re.IGNORECASE)
+        return any(sign.search(_peek(each)) for each in named)
+
+
+def _peek(path: Path) -> str:
+    """The beginning of a file; "" if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.read(100_000)
+    except OSError:
+        return ""
+
+
+class _Collector:
+    """Collects what a folder contains."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.migrations: list[SourceMigration] = []
+        self.skipped: dict[str, str] = {}
+        self.unusable: dict[str, str] = {}
+
+    def list_files(self, pattern: str = "*") -> list[Path]:
+        """The files below the folder, in the order of their names."""
+        return sorted(each for each in self.folder.glob(pattern) if each.is_file())
+
+    def add(
+        self,
+        path: Path,
+        *,
+        key: str,
+        name: str,
+        up: FoundScript,
+        down: FoundScript | None = None,
+        checksums: Iterable[str] = (),
+        verbatim: bytes | None = None,
+    ) -> None:
+        shown = path.relative_to(self.folder).as_posix()
+        self.migrations.append(
+            SourceMigration(key, name, shown, up, down, tuple(checksums), verbatim)
+        )
+
+    def skip(self, path: Path, reason: str) -> None:
+        self.skipped[path.relative_to(self.folder).as_posix()] = reason
+
+    def refuse(self, path: Path, advice: str) -> None:
+        self.unusable[path.relative_to(self.folder).as_posix()] = advice
+
+    def finish(self, order: Callable[[SourceMigration], object] | None = None) -> SourceFiles:
+        """The result; ``order`` sorts it."""
+        found = self.migrations
+        if order is not None:
+            found = sorted(found, key=order)  # type: ignore[arg-type]  # each tool's own kind
+        return SourceFiles(tuple(found), self.skipped, self.unusable)
+
+
+def _order_by_number(migration: SourceMigration) -> tuple[int, ...]:
+    return parse_components(migration.key)
+
+
+def _order_by_key(migration: SourceMigration) -> str:
+    return migration.key
+
+
+def _hash_file(path: Path, algorithm: str) -> tuple[str, ...]:
+    """The hash of a file, and of the file with other line ends, as another checkout has it."""
+    content = path.read_bytes()
+    with_lf = content.replace(b"\r\n", b"\n")
+    variants = dict.fromkeys((content, with_lf, with_lf.replace(b"\n", b"\r\n")))
+    return tuple(hashlib.new(algorithm, each).hexdigest() for each in variants)
+
+
+def _split_at(text: str, up: str, down: str) -> tuple[str, str | None]:
+    """The two scripts of a file, without its marker lines; the text above goes into the first."""
+    flags = re.MULTILINE | re.IGNORECASE
+    up_marker, down_marker = re.search(up, text, flags), re.search(down, text, flags)
+    cuts = sorted(each.span() for each in (up_marker, down_marker) if each is not None)
+    ends = [*(start for start, _ in cuts[1:]), len(text)]
+    parts = {start: text[end:until] for (start, end), until in zip(cuts, ends, strict=True)}
+    above = text[: cuts[0][0]] if cuts else text
+    up_sql = "" if up_marker is None else parts[up_marker.start()]
+    return above + up_sql, None if down_marker is None else parts[down_marker.start()]
+
+
+# --- one file with markers for each migration
+
+
+def _read_dbmate(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files("*.sql"):
+        if match := re.match(r"\d+", path.name):
+            up, down = _split_at(
+                read_script(path), r"^-- *migrate:up.*\n?", r"^-- *migrate:down.*\n?"
+            )
+            found.add(
+                path,
+                key=match[0],
+                name=path.stem,
+                up=FoundScript(up),
+                down=None if down is None else FoundScript(down),
+                verbatim=path.read_bytes(),
+            )
+    return found.finish()
+
+
+def _read_goose(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files():
+        match = re.match(r"(\d+)_.*\.(sql|go)$", path.name)
+        if match is None or path.name.endswith("_test.go"):
+            continue
+        if match[2] == "go":
+            found.refuse(path, "it is Go code; write it as SQL")
+            continue
+        text = read_script(path)
+        if re.search(r"^-- *\+goose +ENVSUB +ON", text, re.MULTILINE | re.IGNORECASE):
+            found.refuse(
+                path,
+                "it uses environment variables (ENVSUB ON); write their values, or placeholders",
+            )
+            continue
+        transactional = not re.search(
+            r"^-- *\+goose +NO +TRANSACTION", text, re.MULTILINE | re.IGNORECASE
+        )
+        up, down = _split_at(text, r"^-- *\+goose +Up\b.*\n?", r"^-- *\+goose +Down\b.*\n?")
+        found.add(
+            path,
+            key=str(int(match[1])),
+            name=path.stem,
+            up=FoundScript(up, transactional),
+            down=None if down is None else FoundScript(down, transactional),
+        )
+    return found.finish(_order_by_number)
+
+
+def _read_node_pg_migrate(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files():
+        if path.suffix in (".js", ".ts", ".cjs", ".mjs") and not path.name.endswith(".d.ts"):
+            found.refuse(path, "it is JavaScript; write it as SQL")
+        if path.suffix != ".sql":
+            continue
+        marker = r"^\s*--[\s-]*{}\s+migration.*\n?"
+        up, down = _split_at(read_script(path), marker.format("up"), marker.format("down"))
+        found.add(
+            path,
+            key=path.stem,
+            name=path.stem,
+            up=FoundScript(up),
+            down=None if down is None else FoundScript(down),
+        )
+    return found.finish(lambda each: (_leading_number(each.name), each.name))
+
+
+def _leading_number(name: str) -> int:
+    match = re.match(r"\d+", name)
+    return int(match[0]) if match else 0
+
+
+def _read_tern(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    separator = r"^---- create above / drop below ----\s*?\n?"
+    for path in found.list_files("*.sql"):
+        match = re.match(r"(\d+)_.+\.sql$", path.name)
+        if match is None:
+            continue
+        text = read_script(path)
+        if "{{" in text:
+            found.refuse(path, "it is a Go template; write what `{{ }}` stands for")
+            continue
+        transactional = not re.search(r"^---- tern: disable-tx ----", text, re.MULTILINE)
+        up, *rest = re.split(separator, text, maxsplit=1, flags=re.MULTILINE)
+        down = FoundScript(rest[0], transactional) if rest else None
+        found.add(
+            path,
+            key=str(int(match[1])),
+            name=path.stem,
+            up=FoundScript(up, transactional),
+            down=down,
+        )
+    return found.finish(_order_by_number)
+
+
+# --- a file for each direction
+
+
+def _read_golang_migrate(folder: Path) -> SourceFiles:
+    return _read_pairs(folder, r"(\d+)_(.*)\.up\.sql")
+
+
+def _read_pairs(folder: Path, pattern: str) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files("*.sql"):
+        match = re.fullmatch(pattern, path.name)
+        if match is None:
+            continue
+        stem = path.name.removesuffix(".up.sql")
+        down = path.with_name(f"{stem}.down.sql")
+        found.add(
+            path,
+            key=str(int(match[1])),
+            name=stem,
+            up=FoundScript(read_script(path)),
+            down=FoundScript(read_script(down)) if down.exists() else None,
+        )
+    ups = {each.name for each in found.migrations}
+    for path in found.list_files("*.down.sql"):
+        if path.name.removesuffix(".down.sql") not in ups:
+            found.skip(path, "there is no .up.sql of that name")
+    return found.finish(_order_by_number)
+
+
+def _read_sqlx(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files("*.sql"):
+        match = re.match(r"(\d+)_", path.name)
+        if match is None or path.name.endswith(".down.sql"):
+            continue
+        stem = path.name.removesuffix(".sql").removesuffix(".up")
+        down = path.with_name(f"{stem}.down.sql")
+        found.add(
+            path,
+            key=str(int(match[1])),
+            name=stem,
+            up=_read_sqlx_script(path),
+            down=_read_sqlx_script(down) if down.exists() else None,
+            checksums=_hash_file(path, "sha384"),
+        )
+    return found.finish(_order_by_number)
+
+
+def _read_sqlx_script(path: Path) -> FoundScript:
+    text = read_script(path)
+    return FoundScript(text, transactional=not text.startswith("-- no-transaction"))
+
+
+def _read_knex(folder: Path) -> SourceFiles:
+    """Scripts beside the JavaScript that runs them, as knex-migrate-sql-file writes them."""
+    found = _Collector(folder)
+    for path in found.list_files():
+        if path.suffix not in (".js", ".ts", ".cjs", ".mjs") or path.name.endswith(".d.ts"):
+            continue
+        beside = [folder / each / path.stem for each in ("sql", ".")]
+        base = next((each for each in beside if _with_ending(each, ".up.sql").exists()), None)
+        if base is None:
+            found.refuse(path, f"it is code; write its SQL to sql/{path.stem}.up.sql beside it")
+            continue
+        down = _with_ending(base, ".down.sql")
+        found.add(
+            path,
+            key=path.name,
+            name=path.stem,
+            up=FoundScript(read_script(_with_ending(base, ".up.sql"))),
+            down=FoundScript(read_script(down)) if down.exists() else None,
+        )
+    return found.finish(_order_by_key)
+
+
+def _with_ending(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+_FLYWAY_NAME = re.compile(r"([VUBR])(\d+(?:[._]\d+)*)?__(.*)\.sql")
+_FLYWAY_CALLBACKS = ("beforeMigrate", "afterEachMigrate", "afterMigrate")
+
+
+def _read_flyway(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    undo: dict[str, Path] = {}
+    for path in found.list_files("**/*"):
+        match = _FLYWAY_NAME.fullmatch(path.name)
+        if path.suffix in (".java", ".kt") and re.match(r"[VR].*__", path.name):
+            found.refuse(path, "it is code; write it as SQL")
+        elif match is None:
+            if path.suffix == ".sql":
+                hook = path.stem in _FLYWAY_CALLBACKS
+                found.skip(
+                    path,
+                    "a callback; copy it, it has the same name here" if hook else "no migration",
+                )
+        elif match[1] == "U" and match[2]:
+            undo[_normalise_flyway_key(match[2])] = path
+        elif match[1] == "B":
+            found.skip(path, f"it stands for all migrations up to version {match[2]}")
+        elif (match[1] == "V") is bool(match[2]):
+            found.add(
+                path,
+                key=match[2].replace("_", ".") if match[2] else path.stem,
+                name=path.stem,
+                up=_read_flyway_script(path),
+                checksums=(compute_flyway_checksum(path.read_bytes()),),
+            )
+    for at, migration in enumerate(found.migrations):
+        key = _normalise_flyway_key(migration.key)
+        if key in undo:
+            down = _read_flyway_script(undo.pop(key))
+            found.migrations[at] = replace(migration, down=down)
+    for path in undo.values():
+        found.skip(path, "there is no versioned migration of that version")
+    return found.finish(_order_flyway)
+
+
+def _normalise_flyway_key(key: str) -> str:
+    """``1_7``, ``1.7`` and ``01.7.0`` are the same version."""
+    try:
+        return format_components(parse_components(key.replace("_", ".")))
+    except ValueError:  # a repeatable migration's name
+        return key
+
+
+def _order_flyway(migration: SourceMigration) -> tuple[bool, tuple[int, ...], str]:
+    if migration.name.startswith("R"):
+        return True, (), migration.name
+    return False, parse_components(migration.key), ""
+
+
+def _read_flyway_script(path: Path) -> FoundScript:
+    settings = _peek(path.with_name(f"{path.name}.conf"))
+    off = re.search(r"^\s*executeInTransaction\s*=\s*false", settings, re.MULTILINE | re.IGNORECASE)
+    return FoundScript(read_script(path), transactional=off is None)
+
+
+def _read_refinery(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files("**/*"):
+        match = re.fullmatch(r"([VU])(\d+)__(\w+)\.(sql|rs)", path.name)
+        if match is None:
+            continue
+        if match[4] == "rs":
+            found.refuse(path, "it is Rust code; write it as SQL")
+            continue
+        sql = read_script(path)
+        version, name = int(match[2]), match[3]
+        found.add(
+            path,
+            key=str(version),
+            name=f"V{version}__{name}",
+            up=FoundScript(sql),
+            checksums=compute_refinery_checksums(name, version, sql),
+        )
+    return found.finish(_order_by_number)
+
+
+# --- a folder for each migration
+
+
+def _read_prisma(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    lock = _peek(folder / "migration_lock.toml")
+    provider = re.search(r'^provider\s*=\s*"(\w+)"', lock, re.MULTILINE)
+    if provider is not None and provider[1] not in ("postgresql", "cockroachdb"):
+        found.refuse(folder / "migration_lock.toml", f"these are migrations for {provider[1]}")
+    for path in found.list_files("*/migration.sql"):
+        down = path.with_name("down.sql")
+        found.add(
+            path,
+            key=path.parent.name,
+            name=path.parent.name,
+            up=FoundScript(read_script(path)),
+            down=FoundScript(read_script(down)) if down.exists() else None,
+            checksums=_hash_file(path, "sha256"),
+        )
+    return found.finish(_order_by_key)
+
+
+def _read_diesel(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files("*/up.sql"):
+        name = path.parent.name
+        version, _, rest = name.partition("_")
+        key = version.replace("-", "")
+        settings = _peek(path.with_name("metadata.toml"))
+        off = re.search(r"^\s*run_in_transaction\s*=\s*false", settings, re.MULTILINE)
+        down = path.with_name("down.sql")
+        found.add(
+            path,
+            key=key,
+            name=f"{key}_{rest}" if rest else key,
+            up=FoundScript(read_script(path), transactional=off is None),
+            down=FoundScript(read_script(down), transactional=off is None)
+            if down.exists()
+            else None,
+        )
+    return found.finish(_order_by_key)
+
+
+# --- an index beside the files
+
+
+def _read_drizzle(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    journal = _read_json(folder / "meta" / "_journal.json")
+    if journal.get("dialect", "postgresql") not in ("postgresql", "pg"):
+        found.refuse(
+            folder / "meta" / "_journal.json", f"these are migrations for {journal['dialect']}"
+        )
+    for entry in sorted(journal.get("entries", ()), key=lambda each: int(each["idx"])):
+        path = folder / f"{entry['tag']}.sql"
+        if not path.exists():
+            found.refuse(path, "meta/_journal.json lists it, and it is missing; restore it")
+            continue
+        found.add(
+            path,
+            key=str(entry["when"]),
+            name=str(entry["tag"]),
+            up=FoundScript(read_script(path)),
+            checksums=_hash_file(path, "sha256"),
+        )
+    return found.finish()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(read_script(path))
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: not JSON: {error}; restore the file") from error
+    return found if isinstance(found, dict) else {}
+
+
+_YOYO_HEADER = re.compile(r"^\s*--\s*(depends|transactional)\s*:\s*(.*?)\s*$", re.MULTILINE)
+
+
+def _read_yoyo(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    depends: dict[str, set[str]] = {}
+    for path in found.list_files():
+        if path.suffix == ".py" and not path.stem.startswith("_"):
+            found.refuse(path, "it is Python code; write its steps as SQL")
+        if path.suffix != ".sql" or path.name.endswith(".rollback.sql"):
+            continue
+        text = read_script(path)
+        headers = dict(_YOYO_HEADER.findall(text))
+        transactional = headers.get("transactional", "true").lower() != "false"
+        depends[path.stem] = set(headers.get("depends", "").split())
+        down = path.with_name(f"{path.stem}.rollback.sql")
+        found.add(
+            path,
+            key=path.stem,
+            name=path.stem,
+            up=FoundScript(text, transactional),
+            down=FoundScript(read_script(down), transactional) if down.exists() else None,
+            checksums=(hashlib.sha256(path.stem.encode()).hexdigest(),),
+        )
+    ranks = {key: at for at, key in enumerate(_sort_by_dependency(depends, folder))}
+    return found.finish(lambda each: ranks[each.key])
+
+
+def _sort_by_dependency(depends: dict[str, set[str]], folder: Path) -> Iterator[str]:
+    """Dependencies first, otherwise in the order of the names."""
+    sorter = TopologicalSorter({key: needs & depends.keys() for key, needs in depends.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise ConfigurationError(
+            f"{folder}: these migrations depend on each other: {', '.join(error.args[1])}"
+        ) from error
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()])
+        yield ready[0]
+        sorter.done(ready.pop(0))
+
+
+def _read_graphile_migrate(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    for path in found.list_files("committed/*.sql"):
+        head, _, body = read_script(path).partition("\n\n")
+        headers = dict(re.findall(r"^--! (\w+): (.*)$", head, re.MULTILINE))
+        if "Hash" not in headers:
+            found.refuse(path, "it has no line `--! Hash:`; commit it with graphile-migrate")
+            continue
+        if re.search(r":DATABASE_(?:NAME|OWNER)\b", body):
+            found.refuse(path, "it uses :DATABASE_NAME or :DATABASE_OWNER; write the names")
+            continue
+        previous = "" if headers.get("Previous", "-") == "-" else headers["Previous"]
+        found.add(
+            path,
+            key=path.name,
+            name=path.stem,
+            up=FoundScript(body, transactional=re.match(r"--!\s*no-transaction\b", body) is None),
+            checksums=(compute_graphile_hash(body, previous),),
+        )
+    for path in found.list_files("*.sql"):
+        found.skip(path, "it is not committed")
+    return found.finish(_order_by_key)
+
+
+_SQITCH_CHANGE = re.compile(
+    r"""^(?P<name>[^\s:@#%\[\]+-][^\s:@#\[\]]*)(?P<space>\s+)(?:\[(?P<needs>[^\]]*)\]\s+)?
+    (?P<date>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\s+(?P<planner>[^\#]*?>)\s*(?:\#\s*(?P<note>.*?)\s*)?$""",
+    re.VERBOSE,
+)
+
+
+def _read_sqitch(folder: Path) -> SourceFiles:
+    found = _Collector(folder)
+    pragmas: dict[str, str] = {}
+    changes: list[tuple[re.Match[str], str, str]] = []
+    tag_after: dict[int, str] = {}
+    parent = ""
+    for line in read_script(folder / "sqitch.plan").splitlines():
+        if pragma := re.match(r"%\s*([\w-]+)\s*=\s*(.*?)\s*$", line):
+            pragmas[pragma[1]] = pragma[2]
+        elif line.startswith("@"):
+            tag_after.setdefault(len(changes) - 1, line.split()[0])
+        elif match := _SQITCH_CHANGE.match(line):
+            parent = _compute_sqitch_id(match, pragmas, parent)
+            changes.append((match, parent, match["name"]))
+    width = max(4, len(str(len(changes))))
+    for at, (_, change_id, name) in enumerate(changes):
+        later = any(other == name for _, _, other in changes[at + 1 :])
+        tag = next((tag_after[each] for each in sorted(tag_after) if each >= at), "")
+        file = f"{name}{tag}.sql" if later else f"{name}.sql"
+        deploy, revert = folder / "deploy" / file, folder / "revert" / file
+        if not deploy.exists():
+            found.refuse(deploy, "sqitch.plan lists it, and it is missing; restore it")
+            continue
+        found.add(
+            deploy,
+            key=change_id,
+            name=f"{at + 1:0{width}}_{name}",
+            up=FoundScript(read_script(deploy)),
+            down=FoundScript(read_script(revert)) if revert.exists() else None,
+            checksums=_hash_file(deploy, "sha1"),
+        )
+    return found.finish()
+
+
+def _compute_sqitch_id(match: re.Match[str], pragmas: dict[str, str], parent: str) -> str:
+    """The SHA-1 by which sqitch's registry names a change."""
+    needs = (match["needs"] or "").split()
+    requires = [each for each in needs if not each.startswith("!")]
+    conflicts = [each[1:] for each in needs if each.startswith("!")]
+    lines = [
+        f"project {pragmas.get('project', '')}",
+        *([f"uri {pragmas['uri']}"] if pragmas.get("uri") else []),
+        f"change {match['name']}",
+        *([f"parent {parent}"] if parent else []),
+        f"planner {match['planner']}",
+        f"date {match['date']}",
+        *(["requires\n  + " + "\n  + ".join(requires)] if requires else []),
+        *(["conflicts\n  - " + "\n  - ".join(conflicts)] if conflicts else []),
+        *(["", match["note"]] if match["note"] else []),
+    ]
+    info = "\n".join(lines).encode()
+    head = f"change {len(info)}\0".encode()
+    return hashlib.sha1(head + info, usedforsecurity=False).hexdigest()
+
+
+_NUMBERED = r"\d+[^/]*\.sql"
+_SCRIPT = r"\d+[_-][^/]*\.[cm]?[jt]s"
+
+LAYOUTS = (
+    Layout("dbmate", _NUMBERED, sign=r"^-- *migrate:up", read=_read_dbmate),
+    Layout("goose", r"\d+_[^/]*\.sql", sign=r"^-- *\+goose +Up\b", read=_read_goose),
+    Layout("golang-migrate", r"\d+_[^/]*\.up\.sql", read=_read_golang_migrate),
+    Layout("sqlx", r"\d+_[^/]*\.sql", read=_read_sqlx, is_generic=True),
+    Layout(
+        "Flyway",
+        r"(?:V\d[\d._]*|R)__[^/]*\.sql",
+        read=_read_flyway,
+        normalise_key=_normalise_flyway_key,
+        has_subfolders=True,
+    ),
+    Layout("refinery", r"[VU]\d+__\w+\.sql", read=_read_refinery, has_subfolders=True),
+    Layout("Prisma", r"[^/]+/migration\.sql", read=_read_prisma),
+    Layout("diesel", r"[^/]+/up\.sql", read=_read_diesel),
+    Layout("drizzle", r"meta/_journal\.json", read=_read_drizzle),
+    Layout(
+        "node-pg-migrate",
+        r"[^/]+\.sql",
+        sign=r"^\s*--[\s-]*up\s+migration",
+        read=_read_node_pg_migrate,
+    ),
+    Layout("tern", r"\d+_[^/]*\.sql", sign=r"^---- create above / drop below", read=_read_tern),
+    Layout(
+        "yoyo",
+        r"[^/]+\.sql|[^/]+\.py",
+        sign=r"^-- *depends:|^from yoyo import|^import yoyo",
+        read=_read_yoyo,
+    ),
+    Layout("graphile-migrate", r"committed/\d+[^/]*\.sql", read=_read_graphile_migrate),
+    Layout("sqitch", r"sqitch\.plan", read=_read_sqitch),
+    Layout("Knex", _SCRIPT, sign=r"exports\.up\b|function up\(knex", read=_read_knex),
+    # The tools below write migrations as code, which nothing can convert.
+    Layout("TypeORM", _SCRIPT, sign=r"MigrationInterface", language="TypeScript"),
+    Layout(
+        "Liquibase",
+        r"[^/]+\.(?:xml|ya?ml|json|sql)",
+        sign=r"databaseChangeLog|^--\s*liquibase formatted sql",
+        language="changelogs",
+        has_subfolders=True,
+    ),
+    Layout("Rails", r"\d+_\w+\.rb", language="Ruby"),
+    Layout("Ecto", r"\d+_\w+\.exs", language="Elixir"),
+)
+"""A tool's history table decides between those that a folder fits."""

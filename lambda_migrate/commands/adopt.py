@@ -1,0 +1,347 @@
+"""`adopt`: take over the files and the history of another migration tool."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.adopt.adoption import AdoptedFile, Adoption
+from lambda_migrate.adopt.check import require_adoptable
+from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
+from lambda_migrate.adopt.detect import Detected, detect_tool, find_layouts, find_layouts_of
+from lambda_migrate.adopt.layouts import LAYOUTS, Layout
+from lambda_migrate.commands.prompt import Question
+from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory, rename_entries
+from lambda_migrate.migrations.digest import is_migration_name
+from lambda_migrate.migrations.source import build_manifest
+from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+
+if TYPE_CHECKING:
+    from lambda_migrate.adopt.files import SourceFiles
+    from lambda_migrate.commands.context import CommandContext
+    from lambda_migrate.engine.operations import Operations
+    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.migrations.baseline import Baseline
+
+__all__ = ["adopt"]
+
+
+def adopt(
+    context: CommandContext,
+    *,
+    source: str = "",
+    files: str = "",
+    dry_run: bool = False,
+    undo: bool = False,
+    keep_theirs: bool = False,
+) -> CommandResult:
+    """Convert another tool's files, and mark what it has applied; asks first.
+
+    Args:
+        context: The target.
+        source: The tool, or its table, if several are found.
+        files: The folder of its files, if several are found.
+        dry_run: Show what would be done, and change nothing.
+        undo: Remove what an earlier run wrote.
+        keep_theirs: Also write the tool's history table from now on.
+    """
+    if context.settings.directory.startswith("package:"):
+        raise ConfigurationError(
+            f"cannot create files in {context.settings.directory}: name a directory with "
+            "--directory"
+        )
+    folder = context.root / context.settings.directory
+    if undo:
+        return _undo(context, folder, dry_run=dry_run)
+    plan = _make_plan(context, folder, source=source, files=files)
+    kept = _choose_kept_history(plan) if keep_theirs else None
+    operations = context.make_operations(plan.manifest)
+    preview = _preview(context, operations, plan)
+    is_confirmed = dry_run or context.prompter.confirm(
+        _build_question(context, folder, plan, preview)
+    )
+    if not is_confirmed:
+        return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
+    written: tuple[str, ...] = tuple(name for name in plan.contents if not (folder / name).exists())
+    marked = tuple(m.name for m in preview.migrations) if preview is not None else ()
+    if not dry_run:
+        written = plan.adoption.write(folder, plan.contents)
+        marked = operations.adopt(
+            context.deadline,
+            tool=plan.history.table if plan.history is not None else "",
+            rename=plan.rename,
+            kept=kept,
+            expected=preview,
+        )
+    adoption = plan.adoption
+    return CommandResult(
+        {
+            **context.location,
+            "dry_run": dry_run,
+            "tool": adoption.tool,
+            "source": adoption.source,
+            "table": None if plan.history is None else plan.history.table,
+            "written": list(written),
+            "marked_as_applied": list(marked),
+            "compared": [] if preview is None else [asdict(each) for each in preview.compared],
+            "changes": [
+                {"file": each.filename, "change": change}
+                for each in adoption.files
+                for change in each.changes
+            ],
+            "faults": [fault for each in adoption.files for fault in each.faults],
+            "skipped": [
+                {"file": name, "reason": reason} for name, reason in adoption.skipped.items()
+            ],
+            "keeps_theirs": kept is not None,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is taken over.
+
+    Attributes:
+        adoption: The files.
+        layout: How the tool's files are read.
+        contents: Name -> content of the files to write.
+        manifest: All migrations, once they are written.
+        history: The tool's history with the versions of the files; None without one.
+    """
+
+    adoption: Adoption
+    layout: Layout
+    contents: dict[str, bytes]
+    manifest: Manifest
+    history: ToolHistory | None
+
+    def rename(self, tool_history: ToolHistory) -> ToolHistory:
+        """See `rename_entries`."""
+        return rename_entries(
+            tool_history,
+            self.layout.tool,
+            self.adoption.versions,
+            self.layout.normalise_key,
+        )
+
+
+def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str) -> _Plan:
+    record = Adoption.read(folder)
+    histories = [
+        each
+        for each in context.target.database.read_tool_histories(context.deadline)
+        if each.is_in_use
+    ]
+    detected = _detect(context, folder, record, histories, source=source, files=files)
+    converted: tuple[ConvertedFile, ...] = ()
+    if record is not None and not detected.folder.is_dir():
+        adoption = record  # only the new files are here, as in a function
+    else:
+        found = _read_files(detected)
+        converted = convert_migrations(found.migrations)
+        adoption = _build_adoption(context, folder, detected, found, converted)
+        if conflicts := adoption.find_conflicts(folder, record):
+            raise ConfigurationError(
+                [f"{each}; nothing is overwritten" for each in conflicts]
+                + ["name an empty folder with --directory, or move these files"],
+                heading=f"the files cannot be written to {folder}:",
+            )
+        adoption = adoption.continue_from(folder, record)
+    contents = {each.filename: each.content for each in converted}
+    manifest = _build_manifest(folder, contents)
+    layout = detected.layout
+    versions = adoption.versions
+    history = detected.history
+    if history is not None:
+        history = rename_entries(history, layout.tool, versions, layout.normalise_key)
+        require_adoptable(
+            history,
+            layout,
+            converted,
+            {migration.version for migration in manifest},
+            repair=_describe_tool(layout.tool).repair,
+        )
+    return _Plan(adoption, layout, contents, manifest, history)
+
+
+def _describe_tool(name: str) -> Any:
+    from lambda_migrate.postgresql.other_tools import TOOLS
+
+    return next(each for each in TOOLS if each.name == name)
+
+
+def _detect(
+    context: CommandContext,
+    folder: Path,
+    record: Adoption | None,
+    histories: list[ToolHistory],
+    *,
+    source: str,
+    files: str,
+) -> Detected:
+    if record is not None and not (source or files):
+        layout = next(each for each in LAYOUTS if each.tool == record.tool)
+        history = [each for each in histories if each.tool == record.tool]
+        if len(history) < 2:
+            return Detected(layout, context.root / record.source, history[0] if history else None)
+    if files:
+        place = context.root / files
+        if not place.is_dir():
+            raise ConfigurationError(f"--files {files}: there is no such folder")
+        found = [(layout, place) for layout in find_layouts_of(place)]
+        if not found:
+            raise ConfigurationError(
+                f"--files {files}: these are not the files of a tool that `adopt` knows; see "
+                f"{ADOPTION_GUIDE}"
+            )
+    else:
+        is_own = record is not None and not record.is_in_place
+        found = find_layouts(context.root, except_folder=folder if is_own else None)
+    return detect_tool(found, histories, tool=source)
+
+
+def _read_files(detected: Detected) -> SourceFiles:
+    layout = detected.layout
+    if layout.read is None:
+        raise ConfigurationError(
+            f"the migrations of {layout.tool} are {layout.language}, which cannot be converted: "
+            f"dump the schema into a first migration and mark it as applied, see {ADOPTION_GUIDE}"
+        )
+    found = layout.read(detected.folder)
+    if found.unusable:
+        raise ConfigurationError(
+            [f"{detected.folder / path}: {advice}" for path, advice in found.unusable.items()],
+            heading=f"these files of {layout.tool} cannot be converted; change them, or dump the "
+            f"schema ({ADOPTION_GUIDE}):",
+        )
+    return found
+
+
+def _build_adoption(
+    context: CommandContext,
+    folder: Path,
+    detected: Detected,
+    found: SourceFiles,
+    converted: tuple[ConvertedFile, ...],
+) -> Adoption:
+    is_inside = detected.folder.is_relative_to(context.root)
+    place = detected.folder.relative_to(context.root) if is_inside else detected.folder
+    return Adoption(
+        tool=detected.layout.tool,
+        source=place.as_posix(),
+        files=tuple(map(AdoptedFile.of, converted)),
+        skipped=found.skipped,
+        is_new_folder=not folder.exists(),
+        is_in_place=detected.folder.resolve() == folder.resolve()
+        and all(each.source.verbatim is not None for each in converted)
+        and all(each.filename == each.source.path for each in converted),
+    )
+
+
+def _build_manifest(folder: Path, contents: dict[str, bytes]) -> Manifest:
+    """The manifest of the folder once the files are written; existing ones stay as they are."""
+    present = {
+        path.name: path.read_bytes()
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if is_migration_name(path.name) and path.is_file()
+    }
+    everything = {**contents, **present}
+    return build_manifest(everything.items(), display_path=str(folder), location=str(folder))
+
+
+def _choose_kept_history(plan: _Plan) -> KeptHistory:
+    tool = _describe_tool(plan.layout.tool)
+    if plan.history is None:
+        raise ConfigurationError(
+            f"--keep-theirs: {plan.layout.tool} has no history table in this database"
+        )
+    if tool.kept is None:
+        raise ConfigurationError(
+            f"--keep-theirs: the history of {tool.name} cannot be written by another tool; leave "
+            "the option out, and use only lambda-migrate from now on"
+        )
+    keys = {plan.layout.normalise_key(each.key): each.key for each in plan.history.entries}
+    rows = tuple(
+        (each.version, keys.get(plan.layout.normalise_key(each.key), each.key), each.checksum)
+        for each in plan.adoption.files
+    )
+    return KeptHistory(tool.name, plan.history.schema_and_name, rows)
+
+
+def _preview(context: CommandContext, operations: Operations, plan: _Plan) -> Baseline | None:
+    """What is marked as applied; None if the tool has applied nothing."""
+    if plan.history is None or not plan.history.is_in_use:
+        return None
+    rename = partial(_Plan.rename, plan)
+    return operations.preview_baseline(
+        None, context.deadline, tool=plan.history.table, rename=rename
+    )
+
+
+def _build_question(
+    context: CommandContext, folder: Path, plan: _Plan, preview: Baseline | None
+) -> Question:
+    count = sum(not (folder / name).exists() for name in plan.contents)
+    marked = () if preview is None else preview.migrations
+    heading = (
+        f"this writes {count} file{'s' * (count != 1)} of {plan.layout.tool} to {folder} and marks "
+        f"{len(marked)} migration{'s' * (len(marked) != 1)} as applied, without running them, on "
+        f"{context.location['database']}:"
+    )
+    return Question(
+        command="adopt",
+        text=f"adopt them from {plan.layout.tool}?",
+        heading=heading,
+        location=context.location,
+        compared=[] if preview is None else [asdict(each) for each in preview.compared],
+        notes=[fault for each in plan.adoption.files for fault in each.faults],
+    )
+
+
+def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandResult:
+    record = Adoption.read(folder)
+    if record is None:
+        raise ConfigurationError(
+            f"there is no adoption to undo in {folder}: it has no adoption.json"
+        )
+    if edited := record.find_edited_files(folder):
+        raise ConfigurationError(
+            [f"{folder / name}: it was edited since; move it away" for name in edited]
+        )
+    versions = set(record.versions.values())
+    operations = context.make_operations(_build_manifest(folder, {}))
+    has_tables = operations.require_undoable(versions, context.deadline)
+    question = Question(
+        command="adopt",
+        text="undo it?",
+        heading=(
+            f"this removes the {len(record.files)} files that were adopted from {record.tool} from "
+            f"{folder}, and their rows from the history of {context.location['database']}. "
+            f"{record.tool}'s own files and its history table stay as they are."
+        ),
+        location=context.location,
+    )
+    if not (dry_run or context.prompter.confirm(question)):
+        return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
+    unmarked: tuple[str, ...] = ()
+    removed = tuple(each.filename for each in record.files if not record.is_in_place)
+    if not dry_run:
+        if has_tables:
+            unmarked = operations.undo_adoption(versions, context.deadline)
+        # A function's folder is read-only: there only the database is concerned.
+        removed = record.remove(folder) if os.access(folder, os.W_OK) else ()
+    return CommandResult(
+        {
+            **context.location,
+            "dry_run": dry_run,
+            "tool": record.tool,
+            "removed": list(removed),
+            "unmarked": list(unmarked),
+        }
+    )

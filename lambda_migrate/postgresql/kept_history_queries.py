@@ -1,0 +1,117 @@
+"""Keeps another tool's history table up to date, by a trigger on this library's history.
+
+The row of that tool is written in the transaction of the row here, whatever writes it: a migration,
+a rollback, `repair`, a function of an older version of this library. So the two tables cannot
+disagree, and a start pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.postgresql.other_tools import TOOLS
+from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
+
+if TYPE_CHECKING:
+    from lambda_migrate.migrations.baseline import KeptHistory
+    from lambda_migrate.postgresql.other_tools import KeptTable, Tool
+
+__all__ = ["keep_history", "stop_keeping_history"]
+
+_NAME = "keep_other_history"
+
+
+def keep_history(schema: str, kept: KeptHistory) -> str:
+    """Create the trigger, and store what the other tool calls each migration.
+
+    Args:
+        schema: The schema of this library's tables.
+        kept: The other tool's table.
+    """
+    tool = next(each for each in TOOLS if each.name == kept.tool)
+    if tool.kept is None:
+        raise AssertionError(kept.tool)  # `can_keep_history` has refused it
+    library = quote_identifier(schema)
+    body = _trigger_body(library, ".".join(map(quote_identifier, kept.table)), tool, tool.kept)
+    rows = ", ".join(
+        f"({quote_literal(version)}, {quote_literal(key)}, {quote_literal(checksum or None)})"
+        for version, key, checksum in kept.rows
+    )
+    insert = f"INSERT INTO {library}.adopted VALUES {rows};" if rows else ""
+    return f"""
+        DROP TABLE IF EXISTS {library}.adopted;
+        CREATE TABLE {library}.adopted (
+            version pg_catalog.text PRIMARY KEY, key pg_catalog.text NOT NULL,
+            checksum pg_catalog.text);
+        {insert}
+        CREATE OR REPLACE FUNCTION {library}.{_NAME}() RETURNS trigger LANGUAGE plpgsql
+            SET search_path = pg_catalog, pg_temp AS {quote_literal(body)};
+        CREATE OR REPLACE TRIGGER {_NAME} AFTER INSERT OR UPDATE OF state OR DELETE
+            ON {library}.history FOR EACH ROW EXECUTE FUNCTION {library}.{_NAME}()"""
+
+
+def stop_keeping_history(schema: str) -> str:
+    """Remove what `keep_history` created, if it is there."""
+    library = quote_identifier(schema)
+    return f"""
+        DROP TRIGGER IF EXISTS {_NAME} ON {library}.history;
+        DROP FUNCTION IF EXISTS {library}.{_NAME}();
+        DROP TABLE IF EXISTS {library}.adopted"""
+
+
+def _trigger_body(library: str, table: str, tool: Tool, kept: KeptTable) -> str:
+    write = _write_last_version if kept.has_single_row else _write_row
+    skip = "our_version LIKE 'R:%'" if kept.has_repeatables else "our_version LIKE 'R%'"
+    return f"""
+DECLARE
+    our_version text; our_name text; our_duration bigint; was_applied boolean := false;
+    becomes_applied boolean := false; their_key text; their_checksum text;
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        was_applied := OLD.state IN ('applied', 'reverting');
+        our_version := OLD.version; our_name := OLD.name;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        becomes_applied := NEW.state IN ('applied', 'reverting');
+        our_version := NEW.version; our_name := NEW.name; our_duration := NEW.duration_ms;
+    END IF;
+    IF was_applied = becomes_applied OR {skip} THEN
+        RETURN NULL;
+    END IF;
+    {write(library, table, tool, kept)}
+    RETURN NULL;
+END"""
+
+
+def _look_up(library: str, kept: KeptTable) -> str:
+    return f"""
+    SELECT key, checksum INTO their_key, their_checksum FROM {library}.adopted
+        WHERE version = CASE WHEN our_version LIKE 'R%' THEN our_name ELSE our_version END;
+    IF NOT FOUND THEN
+        their_key := {kept.own_key};
+        INSERT INTO {library}.adopted VALUES (our_version, their_key);
+    END IF;"""
+
+
+def _write_row(library: str, table: str, tool: Tool, kept: KeptTable) -> str:
+    """One row for each migration; an application of a repeatable one is always a new row."""
+    insert = kept.insert.replace("{table}", table)
+    return f"""{_look_up(library, kept)}
+    IF NOT becomes_applied THEN
+        DELETE FROM {table} WHERE ({tool.key})::text = their_key AND our_version NOT LIKE 'R%';
+    ELSIF our_version LIKE 'R%' OR 'applied' IS DISTINCT FROM (
+        SELECT {tool.state_expression} FROM {table}
+        WHERE ({tool.key})::text = their_key ORDER BY {tool.order} DESC LIMIT 1) THEN
+        INSERT INTO {table} {insert};
+    END IF;"""
+
+
+def _write_last_version(library: str, table: str, _tool: Tool, kept: KeptTable) -> str:
+    return f"""
+    SELECT version, name INTO our_version, our_name FROM {library}.history
+        WHERE state IN ('applied', 'reverting') AND version ~ '^[0-9.]+$'
+        ORDER BY string_to_array(version, '.')::numeric[] DESC LIMIT 1;
+    IF FOUND THEN{_look_up(library, kept)}
+    END IF;
+    DELETE FROM {table};
+    INSERT INTO {table} {kept.insert.replace("{table}", table)};"""
