@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Mode,
         OnFlagsUnavailable,
         OnLeaseStoreUnavailable,
+        Source,
     )
 
 __all__ = ["SettingDescription", "Settings", "describe_settings"]
@@ -117,6 +118,14 @@ def _read_schema(value: object) -> str:
     return text
 
 
+def _read_callable(value: object) -> str:
+    text = _read_text(value)
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise _InvalidValue("write module:callable, for example app.migrations:alembic_config")
+    return text
+
+
 def _read_url(value: object, variables: Mapping[str, str] | None = None) -> DatabaseAddress:
     if value is not None and not isinstance(value, str):
         raise _InvalidValue("write a text")
@@ -201,6 +210,7 @@ def _one_of(*words: str) -> _SettingType:
 _TEXT = _SettingType("text", _read_text)
 _PARTITION_KEY = _SettingType("text", _read_partition_key)
 _PATH = _SettingType("path", _read_path)
+_CALLABLE = _SettingType("module:callable", _read_callable)
 _SCHEMA = _SettingType("name", _read_schema)
 _URL = _SettingType("URL", _read_url)
 _PROFILE = _SettingType("text", _read_profile)
@@ -241,6 +251,41 @@ class Settings:
         _PATH,
         "Where the migration files are: a directory (relative to the function's code), "
         "`bundle.zip/migrations`, or `package:orders/migrations`.",
+    )
+    source: Source = _setting(
+        "sql",
+        _one_of("sql", "alembic", "django"),
+        "Where migrations come from: `sql` files, or an `alembic` or `django` project as it is.",
+    )
+    source_setup: str = _setting(
+        "",
+        _CALLABLE,
+        "A context manager, `module:callable`, in which the tool runs: for Alembic it yields the "
+        "`Config`, for an application that has to be set up first.",
+    )
+    alembic_config: str = _setting(
+        "",
+        _PATH,
+        "Alembic's configuration file, relative to the function's code; by default `alembic.ini`, "
+        "or `pyproject.toml` with a table `tool.alembic`.",
+    )
+    alembic_revision: str = _setting(
+        "heads", _TEXT, "The Alembic revision that this code needs: what `alembic upgrade` takes."
+    )
+    django_manifest: str = _setting(
+        "lambda_migrate_manifest.json",
+        _PATH,
+        "The file that names the folders of Django migrations, relative to the function's code; "
+        "`lambda-migrate manifest` writes it when the package is built.",
+    )
+    django_database: str = _setting(
+        "default", _TEXT, "The alias of the database in Django's settings that is migrated."
+    )
+    django_try_atomic: bool = _setting(
+        True,
+        _BOOLEAN,
+        "Try Django migrations with `atomic = False` in a transaction first, which leaves nothing "
+        "half-done; those that cannot run in one run as written.",
     )
     allow_empty: bool = _setting(
         False,
@@ -430,6 +475,13 @@ class Settings:
         return address
 
     @property
+    def tool_options(self) -> dict[str, Any]:
+        """The settings of the tool that `source` names, by name."""
+        prefix = f"{self.source}_"
+        names = [name for name in _DECLARATIONS if name.startswith((prefix, "source_"))]
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def address_fingerprint(self) -> str:
         """The database's address, without secrets, or the name of the secret that contains it.
 
@@ -460,6 +512,7 @@ class Settings:
     def _find_contradictions(self) -> list[str]:
         return [
             *self._find_ready_when_faults(),
+            *self._find_source_faults(),
             *self._find_time_faults(),
             *self._find_database_faults(),
             *self._find_tls_faults(),
@@ -489,6 +542,16 @@ class Settings:
                 f"{_label('safety_margin_seconds')} ({self.safety_margin_seconds:g})"
             )
         return faults
+
+    def _find_source_faults(self) -> list[str]:
+        if self.source == "sql":
+            return []
+        return [
+            f"{_label(name)} has no meaning for the source {self.source!r}: remove it, or set "
+            f"{_label('source')} to sql"
+            for name in ("directory", "placeholders", "allow_out_of_order", "ignore_other_history")
+            if self._values.get(name)
+        ]
 
     def _find_database_faults(self) -> list[str]:
         faults = []

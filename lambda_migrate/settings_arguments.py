@@ -8,11 +8,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
 
-__all__ = ["Init", "Mode", "OnFlagsUnavailable", "OnLeaseStoreUnavailable", "SettingsArguments"]
+__all__ = [
+    "Init",
+    "Mode",
+    "OnFlagsUnavailable",
+    "OnLeaseStoreUnavailable",
+    "SettingsArguments",
+    "Source",
+]
 
 Mode = Literal["migrate", "require", "off"]
 OnLeaseStoreUnavailable = Literal["fail", "check"]
 OnFlagsUnavailable = Literal["fail", "ignore"]
+Source = Literal["sql", "alembic", "django"]
 Init = Literal["never", "when-long"]
 
 
@@ -23,6 +31,13 @@ class SettingsArguments(TypedDict, total=False):
     target: str | None
     environment: str | None
     directory: str | PathLike[str] | None
+    source: Source | None
+    source_setup: str | None
+    alembic_config: str | PathLike[str] | None
+    alembic_revision: str | None
+    django_manifest: str | PathLike[str] | None
+    django_database: str | None
+    django_try_atomic: bool | None
     allow_empty: bool | None
     mode: Mode | None
     ready_when: str | None

@@ -56,6 +56,8 @@ def make_deferred_manifest(
     """
     if settings.ready_when is not None:
         return settings.ready_when
+    if settings.source != "sql":
+        return make_manifest(settings, environ)
     digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
     if digest in (None, EMPTY_DIGEST):
         return make_manifest(settings, environ)
@@ -64,6 +66,8 @@ def make_deferred_manifest(
 
 def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     """Read the migrations; a relative directory is relative to the function's code."""
+    if settings.source != "sql":
+        return _make_revision_manifest(settings, environ)
     from lambda_migrate.migrations.source import read_manifest
 
     return read_manifest(
@@ -71,6 +75,21 @@ def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
         relative_to=environ.get("LAMBDA_TASK_ROOT"),
         allow_empty=settings.allow_empty,
     )
+
+
+def _make_revision_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
+    """Read the digest of another tool's files, without that tool."""
+    from importlib import import_module
+
+    from lambda_migrate.migrations.revisions import RevisionManifest
+
+    files = import_module(f"lambda_migrate.sources.{settings.source}_files")
+    digest = files.read_digest(_code_root(environ), settings.tool_options)
+    return RevisionManifest(digest, settings.source)
+
+
+def _code_root(environ: Mapping[str, str]) -> str:
+    return environ.get("LAMBDA_TASK_ROOT") or os.getcwd()  # noqa: PTH109 - importing pathlib takes 10 ms
 
 
 def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM_CLOCK) -> Target:
@@ -136,17 +155,26 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
 
 def make_database(settings: Settings) -> Database:
     """Create the database of the settings."""
+    is_sql = settings.source == "sql"
+    scope = f"django:{settings.django_database}" if settings.source == "django" else "alembic"
     fingerprint = settings.require_configured(database=True).address_fingerprint
     if settings.ready_when is not None:
         # The item may be shared with functions whose database lambda-migrate migrates.
         fingerprint += "#ready_when"
-    return PostgreSQLDatabase(
+    database = PostgreSQLDatabase(
         fingerprint=fingerprint,
         connect=make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
         placeholders=settings.placeholders,
+        mirror_scope="" if is_sql else scope,
     )
+    if is_sql:
+        return database
+    from lambda_migrate.sources.session import ToolDatabase, ToolProject
+
+    root = _code_root(os.environ)
+    return ToolDatabase(database, ToolProject(settings.source, root, settings.tool_options, scope))
 
 
 def make_connect(settings: Settings) -> Callable[[str, float], Connection]:

@@ -283,6 +283,13 @@ MUTANTS = (
         ("fence", "poolers"),
     ),
     Mutant(
+        "a takeover does not end connections that share the fence row with others",
+        "lambda_migrate/postgresql/queries.py",
+        "WHERE l.is_alone\n                OR (l.mode",
+        "WHERE l.is_alone\n                AND (l.mode",
+        ("fence",),
+    ),
+    Mutant(
         "a takeover ends a backend that no longer locks the fence row",
         "lambda_migrate/postgresql/queries.py",
         "AND transactionid = {quote_literal(transaction)}::xid",

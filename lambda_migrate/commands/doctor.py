@@ -9,7 +9,6 @@ from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.guard import is_on_lambda
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
-from lambda_migrate.migrations.plan import make_plan
 from lambda_migrate.postgresql.ports import require_environment
 
 if TYPE_CHECKING:
@@ -309,7 +308,7 @@ class _Doctor:
         except MigrateError:
             return []  # as the check of the files says
         out_of_order = self._settings.allow_out_of_order
-        plan = make_plan(manifest, inspection.history, allow_out_of_order=out_of_order)
+        plan = manifest.make_plan(inspection.history, allow_out_of_order=out_of_order)
         names = [each.name for each in plan.divergences]
         return names + [row.name for row in plan.in_doubt]
 

@@ -26,10 +26,9 @@ from lambda_migrate.lease.readiness import (
     record_check,
     remove_ready_digests,
 )
-from lambda_migrate.migrations import make_plan
 from lambda_migrate.migrations.baseline import require_no_tool_history
 from lambda_migrate.migrations.history import RowState, is_versioned
-from lambda_migrate.migrations.repeatable import find_satisfied_digests, make_manifest_row
+from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class ApplyResult:
         digests_before_migration: Every digest that the history satisfied when the holder began.
     """
 
-    history: tuple[HistoryRow, ...]
+    history: Sequence[HistoryRow]
     digests_before_migration: tuple[str, ...]
 
 
@@ -140,7 +139,7 @@ class _ApplyLoop:
             for row in in_doubt:
                 if row.state is RowState.STARTED and row.version in applied:
                     on_applied(row.name)
-        require_valid_scripts(plan, self._lease_session.target)
+        require_valid_scripts(self._manifest, plan, self._lease_session.target)
         for position, migration in enumerate(plan.pending, 1):
             self._apply(migration, position=position, total=len(plan.pending))
             on_applied(migration.name)
@@ -150,18 +149,20 @@ class _ApplyLoop:
         if not plan.is_current:
             raise _make_missing_rows_error(plan)
         if self._manifest.digest not in find_satisfied_digests(history):
-            history = self._record_repeatables()
-        return ApplyResult(tuple(history), digests_before_migration)
+            history = self._record_manifest()
+        return ApplyResult(history, digests_before_migration)
 
-    def _record_repeatables(self) -> list[HistoryRow]:
-        """Record that the database satisfies the manifest; see `repeatable`."""
-        manifest_row = make_manifest_row(self._manifest)
-        self._fenced_session.record_applied([(manifest_row, self._manifest.digest)], baseline=False)
+    def _record_manifest(self) -> Sequence[HistoryRow]:
+        """Record that the database satisfies the manifest; see `repeatable` and `revisions`."""
+        self._fenced_session.record_manifest(self._manifest)
         return self._fenced_session.read_history()
 
-    def _read_plan(self) -> tuple[Plan, list[HistoryRow]]:
+    def _read_plan(self) -> tuple[Plan, Sequence[HistoryRow]]:
         history = self._fenced_session.read_history()
         plan = make_plan_for(self._lease_session, history, self._manifest)
+        if plan.needs_description:
+            history = self._fenced_session.describe()
+            plan = make_plan_for(self._lease_session, history, self._manifest)
         require_no_divergence(plan)
         return plan, history
 
@@ -271,7 +272,7 @@ def make_plan_for(
 ) -> Plan:
     """Compare a manifest with a history by the policy of the session's target."""
     out_of_order = lease_session.target.policy.allow_out_of_order
-    return make_plan(manifest, history, allow_out_of_order=out_of_order)
+    return manifest.make_plan(history, allow_out_of_order=out_of_order)
 
 
 def require_no_divergence(plan: Plan) -> None:
@@ -291,10 +292,11 @@ def require_no_divergence(plan: Plan) -> None:
         )
 
 
-def require_valid_scripts(plan: Plan, target: Target) -> None:
+def require_valid_scripts(manifest: Manifest, plan: Plan, target: Target) -> None:
     """Check every pending script before the first of them runs.
 
     Args:
+        manifest: That of the plan.
         plan: What is pending.
         target: Its database has the values of placeholders.
 
@@ -303,12 +305,8 @@ def require_valid_scripts(plan: Plan, target: Target) -> None:
         ManifestError: With every fault.
     """
     if plan.pending:
-        from lambda_migrate.migrations.sql.lint import check_migration
-
-        values = target.database.placeholders
-        faults = [fault for each in plan.pending for fault in check_migration(each, values)]
+        faults = manifest.find_faults(plan.pending, target.database.placeholders)
         if faults:
-            faults = list(dict.fromkeys(faults))  # several migrations have the same hooks
             raise ManifestError(faults, heading="pending migrations cannot be applied:")
 
 

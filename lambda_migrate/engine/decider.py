@@ -230,14 +230,10 @@ class Decider:
         return 0 if self._may_migrate or is_short or is_ready else len(self.manifest)
 
     def _is_current(self, inspection: DatabaseInspection) -> bool:
-        from lambda_migrate.migrations.plan import make_plan
-
         # A rollback may be in progress: its history row is deleted only when it commits.
         return (
             not inspection.has_active_holder
-            and make_plan(
-                self.manifest,
-                inspection.history,
-                allow_out_of_order=self._target.policy.allow_out_of_order,
+            and self.manifest.make_plan(
+                inspection.history, allow_out_of_order=self._target.policy.allow_out_of_order
             ).is_current
         )

@@ -21,7 +21,6 @@ from lambda_migrate.lease.readiness import (
 )
 from lambda_migrate.lease.record import MAX_READY_DIGESTS
 from lambda_migrate.migrations.history import is_versioned
-from lambda_migrate.migrations.plan import make_plan
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.postgresql.ports import is_behind_last_completion, require_environment
 
@@ -125,10 +124,11 @@ class _ReadinessInspector:
 
     def _compare(self, inspection: DatabaseInspection, identity: str) -> ReadinessInspection:
         out_of_order = self._target.policy.allow_out_of_order
-        plan = make_plan(self._manifest, inspection.history, allow_out_of_order=out_of_order)
+        plan = self._manifest.make_plan(inspection.history, allow_out_of_order=out_of_order)
         digests = find_satisfied_digests(inspection.history)
         applied_count = sum(map(is_versioned, inspection.history))
-        if not plan.is_current and applied_count > len(self._manifest) + MAX_READY_DIGESTS:
+        may_be_old = not (plan.is_current or plan.needs_description)
+        if may_be_old and applied_count > len(self._manifest) + MAX_READY_DIGESTS:
             raise self._record_divergence()
         manifest_digest = self._manifest.digest if plan.is_current else ""
         check = replace(

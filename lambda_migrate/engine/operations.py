@@ -21,8 +21,15 @@ from lambda_migrate.engine.apply import (
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
 from lambda_migrate.engine.flag_gate import check_flags
 from lambda_migrate.engine.holder import LeaseSession
+from lambda_migrate.engine.revision_rollback import plan_revision_rollback, roll_back_revisions
 from lambda_migrate.engine.rollback import roll_back
-from lambda_migrate.engine.status import SchemaStatus, Verification, find_problems, read_status
+from lambda_migrate.engine.status import (
+    SchemaStatus,
+    Verification,
+    find_problems,
+    make_described_plan,
+    read_status,
+)
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.events import LeaseTakenOver
@@ -30,11 +37,13 @@ from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
-from lambda_migrate.migrations import HistoryRow, RowState, make_plan
+from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.baseline import choose_baseline, require_no_tool_history
 from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.history import find_row, is_versioned
+from lambda_migrate.migrations.plan import Plan
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
+from lambda_migrate.migrations.revisions import RevisionManifest
 from lambda_migrate.migrations.rollback import (
     choose_rollback,
     require_one_choice,
@@ -61,6 +70,7 @@ __all__ = [
     "Verification",
     "release_lease",
     "require_in_doubt",
+    "require_sql_files",
 ]
 
 _HISTORY_CHANGED = "another process changed the history meanwhile; check it and try again"
@@ -158,7 +168,8 @@ class Operations:
         *,
         ignore_other_history: bool,
     ) -> Plan:
-        plan = self._make_plan(manifest, inspection.history)
+        self._require_migrations()
+        plan, _ = make_described_plan(self.target, manifest, inspection.history, deadline)
         require_no_tool_history(
             plan,
             lambda: self.target.database.read_tool_histories(deadline),
@@ -167,9 +178,8 @@ class Operations:
         return plan
 
     def _make_plan(self, manifest: Manifest, history: Sequence[HistoryRow]) -> Plan:
-        self._require_migrations()
         out_of_order = self.target.policy.allow_out_of_order
-        return make_plan(manifest, history, allow_out_of_order=out_of_order)
+        return manifest.make_plan(history, allow_out_of_order=out_of_order)
 
     def dry_run(
         self,
@@ -201,13 +211,14 @@ class Operations:
             NotReady: A feature flag blocks all migrations. A flag that only holds versions back
                 does not prevent a dry run.
         """
+        require_sql_files(self.manifest, "`plan --dry-run`", "run `up` on a copy of the database")
         manifest = self._manifest_up_to(to)
         inspection = self.target.database.inspect(deadline)
         plan = self._plan_from_inspection(
             inspection, manifest, deadline, ignore_other_history=ignore_other_history
         )
         require_no_divergence(plan)
-        require_valid_scripts(plan, self.target)
+        require_valid_scripts(manifest, plan, self.target)
         if not (plan.pending or plan.in_doubt):
             return DryRunResult()
         check_flags(self.target, deadline, version=0, operation="the dry run", advice="; lift it")
@@ -324,6 +335,12 @@ class Operations:
             ConfigurationError: See `choose_rollback`.
         """
         require_one_choice(to=to, steps=steps, only=only)
+        if isinstance(self.manifest, RevisionManifest):
+            if steps is None:
+                raise ConfigurationError(
+                    f"{self.manifest.tool} rolls back the last revisions: write `down --steps N`"
+                )
+            return self._roll_back_revisions(deadline, steps=steps, confirm=confirm)
         history = self.target.database.read_history(deadline)
         try:
             rows = choose_rollback(history, to=to, steps=steps, only=only)
@@ -343,13 +360,25 @@ class Operations:
                 raise LeaseHeld(_HISTORY_CHANGED)
             return roll_back(lease_session, fenced_session, rows)
 
+    def _roll_back_revisions(
+        self, deadline: Deadline, *, steps: int, confirm: Callable[[RollbackPlan], bool]
+    ) -> tuple[str, ...]:
+        """`down` with another tool, which chooses the revisions and has their scripts."""
+        rows = plan_revision_rollback(self.target, deadline, steps=steps)
+        if not rows or not confirm(RollbackPlan(rows, Plan())):
+            return ()
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            if not roll_back_revisions(lease_session, fenced_session, rows, steps=steps):
+                raise LeaseHeld(_HISTORY_CHANGED)
+        return tuple(row.name for row in rows)
+
     def _plan_rollback(
         self, history: Sequence[HistoryRow], rows: tuple[HistoryRow, ...]
     ) -> RollbackPlan:
         remaining = [row for row in history if row not in rows]
         out_of_order = self.target.policy.allow_out_of_order
         return RollbackPlan(
-            rows, make_plan(self.manifest, remaining, allow_out_of_order=out_of_order)
+            rows, self.manifest.make_plan(remaining, allow_out_of_order=out_of_order)
         )
 
     def preview_baseline(
@@ -373,6 +402,7 @@ class Operations:
         Raises:
             ConfigurationError: See `choose_baseline`.
         """
+        require_sql_files(self.manifest, "`baseline`", "mark revisions with the tool itself")
         self._require_file(version)
         return choose_baseline(
             self.manifest,
@@ -416,6 +446,7 @@ class Operations:
             LeaseHeld: Another process holds the lease, or the applied migrations changed meanwhile.
             ConfigurationError: See `choose_baseline`.
         """
+        require_sql_files(self.manifest, "`baseline`", "mark revisions with the tool itself")
         self._require_file(version)
         with self._open_database(deadline) as (lease_session, fenced_session):
             chosen = choose_baseline(
@@ -525,6 +556,7 @@ class Operations:
         Raises:
             ConfigurationError: There is no such row, or no such file; or see `require_in_doubt`.
         """
+        require_sql_files(self.manifest, "`repair`", "correct its version table with the tool")
         if declared_state not in _REPAIR_STATES:
             raise ConfigurationError(
                 f"{declared_state!r} is not an outcome of version {version}: write one of "
@@ -682,6 +714,8 @@ class Operations:
 
     def _require_file(self, version: Version | None) -> None:
         self._require_migrations()
+        if version is not None:
+            require_sql_files(self.manifest, "a version", "leave it out")
         if isinstance(version, RepeatableVersion):
             raise ConfigurationError(
                 f"{version} is repeatable and has no version: name a versioned migration"
@@ -737,6 +771,24 @@ def _require_only_adopted(history: Sequence[HistoryRow], versions: Collection[Ve
         raise ConfigurationError(
             f"{own[-1]}{more} was applied or marked by lambda-migrate after the adoption, so it "
             "cannot be undone any more: roll that back first (`lambda-migrate down`)"
+        )
+
+
+def require_sql_files(manifest: Manifest, operation: str, advice: str) -> None:
+    """Refuse an operation that has no meaning for another tool's migrations.
+
+    Args:
+        manifest: The migrations.
+        operation: What was asked for, for the message.
+        advice: What to do instead.
+
+    Raises:
+        ConfigurationError: They are another tool's.
+    """
+    if isinstance(manifest, RevisionManifest):
+        raise ConfigurationError(
+            f"{operation} works on SQL files only, and LAMBDA_MIGRATE_SOURCE is {manifest.tool}: "
+            f"{advice}"
         )
 
 

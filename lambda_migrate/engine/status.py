@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 from lambda_migrate.lease.record import join_digests, split_digests
-from lambda_migrate.migrations import make_plan
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.postgresql.ports import is_behind_last_completion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
@@ -20,7 +19,13 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import HistoryRow, Manifest, Plan
     from lambda_migrate.postgresql.ports import FenceRow
 
-__all__ = ["SchemaStatus", "Verification", "find_problems", "read_status"]
+__all__ = [
+    "SchemaStatus",
+    "Verification",
+    "find_problems",
+    "make_described_plan",
+    "read_status",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class SchemaStatus:
             of this one.
     """
 
-    history: tuple[HistoryRow, ...]
+    history: Sequence[HistoryRow]
     plan: Plan
     lease: LeaseState
     is_marked_ready: bool
@@ -63,14 +68,30 @@ def read_status(target: Target, manifest: Manifest, deadline: Deadline) -> Schem
     inspection = target.database.inspect(deadline)
     lease = target.store.read(consistent=True)
     address = target.database.fingerprint
-    out_of_order = target.policy.allow_out_of_order
+    plan, history = make_described_plan(target, manifest, inspection.history, deadline)
     return SchemaStatus(
-        history=inspection.history,
-        plan=make_plan(manifest, inspection.history, allow_out_of_order=out_of_order),
+        history=history,
+        plan=plan,
         lease=lease,
         is_marked_ready=lease.is_ready(manifest.digest, address),
         is_other_database=_is_other_database(inspection.fence, lease, address),
     )
+
+
+def make_described_plan(
+    target: Target, manifest: Manifest, history: Sequence[HistoryRow], deadline: Deadline
+) -> tuple[Plan, Sequence[HistoryRow]]:
+    """Compare a manifest with a history, for a command: another tool is started if necessary.
+
+    Returns:
+        The plan, and the history with what that tool said.
+    """
+    out_of_order = target.policy.allow_out_of_order
+    plan = manifest.make_plan(history, allow_out_of_order=out_of_order)
+    if plan.needs_description:
+        history = target.database.describe(history, deadline)
+        plan = manifest.make_plan(history, allow_out_of_order=out_of_order)
+    return plan, history
 
 
 def _is_other_database(fence: FenceRow | None, lease: LeaseState, address: str) -> bool:

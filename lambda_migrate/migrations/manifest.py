@@ -15,9 +15,11 @@ from lambda_migrate.migrations.digest import (
 from lambda_migrate.migrations.version import RepeatableVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.migration import Hook, Migration
+    from lambda_migrate.migrations.plan import Plan
     from lambda_migrate.migrations.version import Version
 
 __all__ = ["Manifest"]
@@ -107,6 +109,24 @@ class Manifest:
             return self
         earlier = (m for m in self.migrations if m.version <= version)
         return Manifest(earlier, self.hooks.values())
+
+    def make_plan(self, history: Sequence[HistoryRow], *, allow_out_of_order: bool = False) -> Plan:
+        """Compare this manifest with a history; see `plan.make_plan`."""
+        from lambda_migrate.migrations.plan import make_plan
+
+        return make_plan(self, history, allow_out_of_order=allow_out_of_order)
+
+    def find_faults(
+        self, pending: Sequence[Migration], placeholders: Mapping[str, str]
+    ) -> list[str]:
+        """Why pending scripts cannot be run; several migrations have the same hooks."""
+        from lambda_migrate.migrations.sql.lint import check_migration
+
+        return list(
+            dict.fromkeys(
+                fault for each in pending for fault in check_migration(each, placeholders)
+            )
+        )
 
     def __len__(self) -> int:
         return len(self.migrations)

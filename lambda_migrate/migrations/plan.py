@@ -52,6 +52,7 @@ class Plan:
             texts of repeatable migrations.
         in_doubt: Rows of interrupted non-transactional migrations, to be settled first.
         divergences: Contradictions; while there is one, nothing is applied.
+        needs_description: Whether another tool has to say what is pending; see `revisions`.
     """
 
     pending: tuple[Migration, ...] = ()
@@ -59,6 +60,7 @@ class Plan:
     ahead: tuple[HistoryRow, ...] = ()
     in_doubt: tuple[HistoryRow, ...] = ()
     divergences: tuple[Divergence, ...] = ()
+    needs_description: bool = False
 
     @property
     def superseded(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ class Plan:
     @property
     def is_current(self) -> bool:
         """Whether the manifest may be served on this database as it is."""
-        return not (self.pending or self.in_doubt or self.divergences)
+        return not (self.pending or self.in_doubt or self.divergences or self.needs_description)
 
 
 def make_plan(

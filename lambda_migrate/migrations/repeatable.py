@@ -114,6 +114,9 @@ def find_satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
     Computed from versions and checksums. The digest in a row dates from when it was applied;
     earlier rows may have been rolled back, added or repaired since.
     """
+    recorded: tuple[str, ...] | None = getattr(history, "satisfied_digests", None)
+    if recorded is not None:  # a `RevisionHistory`, whose digests have no chain
+        return recorded
     checksums: dict[str, list[str]] = {}
     for row in sorted(history, key=lambda row: row.fence):
         if isinstance(row.version, RepeatableVersion) and row.version.startswith(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection
     from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant
+    from lambda_migrate.postgresql.queries import Queries
     from lambda_migrate.postgresql.session import PostgreSQLSession
 
     RunQuery = Callable[[str], list[list[Any]]]
@@ -42,6 +43,7 @@ class PostgreSQLDatabase:
         lock_timeout_seconds: For each lock that a transactional migration requests.
         random: Random numbers, for jitter.
         placeholders: The values of placeholders in scripts; see `parse_placeholders`.
+        mirror_scope: Of the tool that migrates it, if that is not this library; see `mirror`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class PostgreSQLDatabase:
         lock_timeout_seconds: float = 3.0,
         random: Random | None = None,
         placeholders: str | Mapping[str, str] = "",
+        mirror_scope: str = "",
     ) -> None:
         is_default_schema = schema == "lambda_migrate"
         self.fingerprint = fingerprint if is_default_schema else f"{fingerprint}#{schema}"
@@ -61,6 +64,7 @@ class PostgreSQLDatabase:
         self.lock_timeout_seconds = lock_timeout_seconds
         self.random = random
         self._placeholders = placeholders
+        self._mirror_scope = mirror_scope
 
     @property
     def placeholders(self) -> Mapping[str, str]:
@@ -73,10 +77,10 @@ class PostgreSQLDatabase:
         """See `Database.inspect`."""
         from lambda_migrate.postgresql.fence import read_fence
         from lambda_migrate.postgresql.ports import DatabaseInspection
-        from lambda_migrate.postgresql.queries import Queries, SchemaProbe
+        from lambda_migrate.postgresql.queries import SchemaProbe
         from lambda_migrate.postgresql.session import parse_history_rows
 
-        queries = Queries(self.schema)
+        queries = self._make_queries()
 
         def inspect(run: RunQuery) -> DatabaseInspection:
             probe = SchemaProbe(*run(queries.probe())[0])
@@ -84,14 +88,30 @@ class PostgreSQLDatabase:
             if not (probe.has_fence and probe.has_history):
                 return DatabaseInspection(is_replica=probe.is_replica)
             has_active_holder = bool(run(queries.find_holders()))
-            history = parse_history_rows(run(queries.read_history()))
-            return DatabaseInspection(tuple(history), fence, has_active_holder, probe.is_replica)
+            history: Sequence[HistoryRow]
+            if self._mirror_scope:
+                from lambda_migrate.postgresql.mirror import read_revision_history
+                from lambda_migrate.postgresql.mirror_queries import MirrorQueries
+
+                mirror = MirrorQueries(self.schema, self._mirror_scope)
+                history = read_revision_history(run, mirror)
+            else:
+                history = tuple(parse_history_rows(run(queries.read_history())))
+            return DatabaseInspection(history, fence, has_active_holder, probe.is_replica)
 
         return self._read(inspect, deadline, description=f"the history in schema {self.schema!r}")
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
         return list(self.inspect(deadline).history)
+
+    def describe(
+        self,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,  # noqa: ARG002 - only `ToolDatabase` starts a tool
+    ) -> Sequence[HistoryRow]:
+        """See `Database.describe`."""
+        return history
 
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
         """See `Database.read_tool_histories`."""
@@ -164,6 +184,10 @@ class PostgreSQLDatabase:
             ),
             deadline,
         )
+        if self._mirror_scope:
+            from lambda_migrate.postgresql.mirror import RevisionSession
+
+            return RevisionSession(connection, deadline, self._mirror_scope)
         return PostgreSQLSession(connection, deadline)
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> PostgreSQLDryRun:
@@ -179,15 +203,19 @@ class PostgreSQLDatabase:
             raise
         return dry_run
 
+    def _make_queries(self) -> Queries:
+        from lambda_migrate.postgresql.queries import Queries
+
+        return Queries(self.schema, has_mirror=bool(self._mirror_scope))
+
     def _make_fenced_connection(self, grant: LeaseGrant) -> FencedConnection:
         from lambda_migrate.postgresql.fence import FencedConnection
-        from lambda_migrate.postgresql.queries import Queries
         from lambda_migrate.postgresql.sql_fragments import application_name
 
         name = application_name(grant.target, grant.fence, self.schema)
         return FencedConnection(
             lambda seconds: self.connect(name, seconds),
-            Queries(self.schema),
+            self._make_queries(),
             grant,
             random=self.random or system_random(),
             lock_seconds=self.lock_timeout_seconds,

@@ -625,7 +625,7 @@ class FencedConnection:
             self._take_advisory_lock(deadline)
         while True:
             fence_row = self._read_checked_fence(probe, deadline)
-            lockers = self.read(self.queries.find_fence_locker(self.grant), deadline)
+            lockers = self.read(self.queries.find_fence_lockers(self.grant), deadline)
             if not terminate_holders and lockers:
                 raise holder_error(lockers[0])
             if self._set_token(fence_row, deadline, terminate_holders=terminate_holders):
@@ -873,7 +873,7 @@ def holder_error(row: Sequence[Any] = ()) -> LeaseHeld:
     """The error while another process is migrating.
 
     Args:
-        row: Of `Queries.find_fence_locker`, `Queries.find_advisory_lockers` or
+        row: Of `Queries.find_fence_lockers`, `Queries.find_advisory_lockers` or
             `Queries.find_holders`, if one was read.
     """
     by = f": {_describe_session(row[0], row[-2], row[-1])}" if row else ""

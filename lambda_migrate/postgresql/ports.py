@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lambda_migrate.clock import Deadline
-    from lambda_migrate.migrations import HistoryRow, Migration
+    from lambda_migrate.migrations import HistoryRow, Manifest, Migration
     from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.requirement_check import ToolInspection
@@ -139,7 +139,7 @@ class DatabaseInspection:
         is_replica: Whether the server is in recovery, so that its data may be outdated.
     """
 
-    history: tuple[HistoryRow, ...] = ()
+    history: Sequence[HistoryRow] = ()
     fence: FenceRow | None = None
     has_active_holder: bool = False
     is_replica: bool = False
@@ -216,8 +216,15 @@ class FencedSession(DatabaseSession, Protocol):
     def unverified_identity(self) -> str:
         """The identity whose record in the lease table may be outdated, or ""."""
 
-    def read_history(self) -> list[HistoryRow]:
+    def read_history(self) -> Sequence[HistoryRow]:
         """Read every row, in the order of versions."""
+
+    def describe(self) -> Sequence[HistoryRow]:
+        """`read_history`, with what another tool says about the code; see `revisions`."""
+        return self.read_history()
+
+    def record_manifest(self, manifest: Manifest) -> None:
+        """Record that the database satisfies a manifest, if no rows of its migrations show it."""
 
     def read_tool_histories(self) -> list[ToolHistory]:
         """Read the history tables of other migration tools, in every schema."""
@@ -354,8 +361,14 @@ class Database(Protocol):
     def inspect(self, deadline: Deadline) -> DatabaseInspection:
         """Read the state of the database through one short connection, without taking over."""
 
-    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        """The history of `inspect`; [] if there is none."""
+    def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
+        """The history of `inspect`; empty if there is none."""
+
+    def describe(self, history: Sequence[HistoryRow], deadline: Deadline) -> Sequence[HistoryRow]:
+        """``history``, with what another tool says about the code; see `revisions`.
+
+        For commands: it starts that tool.
+        """
 
     def take_over(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True

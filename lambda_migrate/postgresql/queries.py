@@ -292,27 +292,36 @@ class Queries:
             f"{SAFE_SEARCH_PATH} SELECT to_jsonb(fence)::text, {system} FROM {self._fence} AS fence"
         )
 
-    def find_fence_locker(self, grant: LeaseGrant | None = None) -> str:
-        """The backend that has locked the fence row: process, transaction, application, start time.
+    def find_fence_lockers(self, grant: LeaseGrant | None = None) -> str:
+        """The backends that have locked the fence row: process, transaction, application, start.
 
         The ``xmax`` of a locked row is the transaction that locked it, and a running transaction
         holds a lock on its own id. So the query finds a backend that is inside a transaction of a
         migration or dry run right now. It finds neither one that only reads the table nor one under
         a token newer than ``grant``'s. The lock on the table tells a transaction's id from that of
-        a group of transactions that share a lock.
+        a group of transactions that share a lock. The members of such a group, the connections of
+        another tool's migrations, are those with an id and the table's lock for locking rows; a
+        takeover has another one.
         """
         return f"""
             {SAFE_SEARCH_PATH}
-            SELECT l.pid, f.xmax::text, a.application_name, {_iso_timestamp("a.xact_start")}
-            FROM {self._fence} f
-            JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = f.xmax
-                AND l.granted AND l.pid <> pg_backend_pid()
-            JOIN pg_locks t ON t.pid = l.pid AND t.locktype = 'relation' AND t.granted
-                AND t.relation = f.tableoid AND t.mode IN ('RowShareLock', 'RowExclusiveLock')
-                AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-            WHERE {"TRUE" if grant is None else self._may_take_fence(grant)}
-            LIMIT 1"""
+            WITH locker AS (
+                SELECT DISTINCT ON (l.pid) l.pid, l.transactionid, t.mode,
+                    l.transactionid = f.xmax AS is_alone
+                FROM {self._fence} f
+                JOIN pg_locks t ON t.locktype = 'relation' AND t.granted
+                    AND t.relation = f.tableoid AND t.mode IN ('RowShareLock', 'RowExclusiveLock')
+                    AND t.database =
+                        (SELECT oid FROM pg_database WHERE datname = current_database())
+                JOIN pg_locks l ON l.locktype = 'transactionid' AND l.pid = t.pid
+                    AND l.granted AND l.mode = 'ExclusiveLock' AND l.pid <> pg_backend_pid()
+                WHERE f.xmax <> '0' AND {"TRUE" if grant is None else self._may_take_fence(grant)}
+                ORDER BY l.pid, l.transactionid = f.xmax DESC, t.mode DESC)
+            SELECT l.pid, l.transactionid::text, a.application_name,
+                {_iso_timestamp("a.xact_start")}
+            FROM locker l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE l.is_alone
+                OR (l.mode = 'RowShareLock' AND NOT EXISTS (SELECT FROM locker WHERE is_alone))"""
 
     def terminate_transaction(self, pid: int, transaction: str) -> str:
         """End a backend that is still in that very transaction; no row if it is not.
@@ -395,8 +404,8 @@ class Queries:
         )
 
     def find_holders(self, grant: LeaseGrant | None = None) -> str:
-        """What `find_fence_locker` and `find_advisory_lockers` find: the active holders."""
-        return f"{self.find_fence_locker(grant)}; {self.find_advisory_lockers()}"
+        """What `find_fence_lockers` and `find_advisory_lockers` find: the active holders."""
+        return f"{self.find_fence_lockers(grant)}; {self.find_advisory_lockers()}"
 
     def terminate_advisory_lockers(self, *, wait_ms: int) -> str:
         """End these sessions, waiting up to ``wait_ms`` for each; false for one that remains.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lambda_migrate.clock import Deadline
-    from lambda_migrate.migrations import Migration
+    from lambda_migrate.migrations import Manifest, Migration
     from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.fence import FencedConnection
@@ -59,7 +59,7 @@ class PostgreSQLSession(DatabaseSession):
         """See `FencedSession.unverified_identity`."""
         return self._connection.unverified_identity
 
-    def read_history(self) -> list[HistoryRow]:
+    def read_history(self) -> Sequence[HistoryRow]:
         """See `FencedSession.read_history`.
 
         Raises:
@@ -78,6 +78,16 @@ class PostgreSQLSession(DatabaseSession):
 
         found: list[ToolHistory] = self._run_bookkeeping(lambda: read_tool_histories(run))
         return found
+
+    def describe(self) -> Sequence[HistoryRow]:
+        """See `FencedSession.describe`."""
+        return self.read_history()
+
+    def record_manifest(self, manifest: Manifest) -> None:
+        """See `FencedSession.record_manifest`."""
+        from lambda_migrate.migrations.repeatable import make_manifest_row
+
+        self.record_applied([(make_manifest_row(manifest), manifest.digest)], baseline=False)
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `FencedSession.apply`."""

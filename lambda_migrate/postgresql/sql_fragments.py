@@ -11,6 +11,10 @@ role's own path.
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "BEGIN",
@@ -26,6 +30,7 @@ __all__ = [
     "begin_transaction",
     "quote_identifier",
     "quote_literal",
+    "quote_text_array",
 ]
 
 DEFAULT_SCHEMA = "lambda_migrate"
@@ -53,6 +58,13 @@ def quote_literal(value: str | int | bool | None) -> str:
 def quote_identifier(name: str) -> str:
     """Quote ``name`` as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text_array(values: Iterable[str]) -> str:
+    """Quote ``values`` as an SQL array of texts."""
+    escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    elements = ",".join(f'"{value}"' for value in escaped)
+    return f"{quote_literal('{' + elements + '}')}::pg_catalog.text[]"
 
 
 def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> str:

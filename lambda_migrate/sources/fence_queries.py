@@ -16,6 +16,7 @@ from lambda_migrate.postgresql.sql_fragments import (
     advisory_lock_key,
     quote_identifier,
     quote_literal,
+    quote_text_array,
 )
 from lambda_migrate.sources.protocol import ChildError
 
@@ -144,9 +145,10 @@ class FenceQueries:
         request = self._request
         applied_at = "pg_catalog.clock_timestamp()" if row.state == "applied" else "NULL"
         values = (
-            f"{quote_literal(request.scope)}, {quote_literal(row.id)}, {_text_array(row.parents)},"
-            f" {row.position}, {quote_literal(row.name)}, {quote_literal(row.state)},"
-            f" {_text_array(row.statements)}, {request.fence}, {quote_literal(request.owner)},"
+            f"{quote_literal(request.scope)}, {quote_literal(row.id)},"
+            f" {quote_text_array(row.parents)}, {row.position}, {quote_literal(row.name)},"
+            f" {quote_literal(row.state)},"
+            f" {quote_text_array(row.statements)}, {request.fence}, {quote_literal(request.owner)},"
             f" {quote_literal(request.request_id)}, {quote_literal(__version__)},"
             f" pg_catalog.clock_timestamp(), {applied_at}, {row.duration_ms}"
         )
@@ -240,9 +242,3 @@ def _set_shorter(name: str, milliseconds: int) -> str:
         f" THEN setting ELSE {_set(name, milliseconds)} END"
         f" FROM pg_catalog.pg_settings WHERE name {EQUALS} '{name}')"
     )
-
-
-def _text_array(values: Sequence[str]) -> str:
-    escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-    elements = ",".join(f'"{value}"' for value in escaped)
-    return f"{quote_literal('{' + elements + '}')}::pg_catalog.text[]"

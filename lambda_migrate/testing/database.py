@@ -19,6 +19,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
+from lambda_migrate.migrations.repeatable import make_manifest_row
 from lambda_migrate.migrations.requirement_check import ToolInspection, check_requirement
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import check_script
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lambda_migrate.clock import Clock, Deadline
-    from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.migrations import Manifest, Migration, Script
     from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.version import Version
@@ -190,6 +191,10 @@ class InMemoryDatabase:
             dry_run.begin(deadline)
             return dry_run
 
+    def describe(self, history: Sequence[HistoryRow], deadline: Deadline) -> Sequence[HistoryRow]:  # noqa: ARG002
+        """See `Database.describe`."""
+        return history
+
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
         """See `Database.read_tool_histories`."""
         with self._guard:
@@ -296,6 +301,14 @@ class InMemorySession(DatabaseSession):
         """See `FencedSession.read_history`."""
         with self._require_fence() as database:
             return database._sorted_rows()
+
+    def describe(self) -> list[HistoryRow]:
+        """See `FencedSession.describe`."""
+        return self.read_history()
+
+    def record_manifest(self, manifest: Manifest) -> None:
+        """See `FencedSession.record_manifest`."""
+        self.record_applied([(make_manifest_row(manifest), manifest.digest)], baseline=False)
 
     def read_tool_histories(self) -> list[ToolHistory]:
         """See `FencedSession.read_tool_histories`."""

@@ -22,6 +22,13 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "target": ("orders", "orders"),
     "environment": ("staging", "staging"),
     "directory": ("db/migrations", "db/migrations"),
+    "source": ("Django", "django"),
+    "source_setup": ("app.db:alembic_config", "app.db:alembic_config"),
+    "alembic_config": ("db/alembic.ini", "db/alembic.ini"),
+    "alembic_revision": ("orders@head", "orders@head"),
+    "django_manifest": ("folders.json", "folders.json"),
+    "django_database": ("reports", "reports"),
+    "django_try_atomic": ("no", False),
     "allow_empty": ("on", True),
     "mode": ("require", "require"),
     "ready_when": ("prisma:1_add, rails:7", parse_ready_when("prisma:1_add,rails:7")),
@@ -392,3 +399,10 @@ def test_settings_load_nothing_heavy() -> None:
 
 def test_every_setting_is_an_argument_in_order() -> None:
     assert list(SettingsArguments.__annotations__) == list(describe_settings())
+
+
+def test_settings_of_sql_files_are_refused_for_another_source() -> None:
+    (fault,) = faults_of({"LAMBDA_MIGRATE_SOURCE": "alembic", "LAMBDA_MIGRATE_DIRECTORY": "db"})
+    assert fault.startswith("LAMBDA_MIGRATE_DIRECTORY (argument directory) has no meaning for")
+    (fault,) = faults_of({}, source_setup="app/db.py")
+    assert fault.endswith("write module:callable, for example app.migrations:alembic_config")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -15,6 +15,7 @@ from lambda_migrate.errors import (
     LeaseLost,
     MigrationFailed,
 )
+from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.postgresql.fence import FencedConnection
 from lambda_migrate.postgresql.ports import FenceRow, StaleFencingToken
 from lambda_migrate.postgresql.queries import Queries
@@ -230,6 +231,27 @@ def test_an_older_holder_with_the_fence_row_locked_is_ended(
 ) -> None:
     older._connection.begin(soon())
     _assert_ended(bench, older)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_connection_that_shares_the_fence_row_is_ended(each_bench: Bench, count: int) -> None:
+    """The connections of another tool's migration, some of which may have ended already."""
+    bench = each_bench
+    bench.apply()
+    with ExitStack() as stack:
+        ended, reader, *sharers = (stack.enter_context(bench.connect()) for _ in range(2 + count))
+        reader.run("BEGIN; SELECT token FROM lambda_migrate.fence; SELECT pg_current_xact_id()")
+        for sharer in (ended, *sharers):
+            sharer.run("BEGIN; SELECT token FROM lambda_migrate.fence FOR SHARE")
+        ended.run("COMMIT")
+        assert len(bench.holders()) == 0
+        assert bench.database().inspect(soon()).has_active_holder
+        with bench.holder(2, "successor"):
+            for sharer in sharers:
+                with pytest.raises(ConnectionLost):
+                    sharer.run("SELECT 1")
+        assert reader.run("SELECT 1; COMMIT") == [[1]]
+        assert ended.run("SELECT 1") == [[1]]
 
 
 def test_an_older_holder_that_changed_its_name_is_ended(

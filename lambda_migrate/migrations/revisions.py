@@ -1,0 +1,364 @@
+"""Migrations of another tool: revisions that name their parents, instead of numbered files.
+
+The tool's version table decides what is applied. Alembic lists its heads there, so that a revision
+is applied if it is one of them or an ancestor of one; Django lists every migration. The mirror in
+PostgreSQL has the ancestry, also of revisions that this code does not have, and for each digest
+that the database has satisfied the heads which that code needs. From these a holder decides whether
+its code is current before it loads the tool. Only the tool itself, in a child process, can say what
+is pending: it describes the code, and the description is added to the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+from lambda_migrate.migrations.digest import EMPTY_DIGEST
+from lambda_migrate.migrations.history import HistoryRow, RowState
+from lambda_migrate.migrations.manifest import Manifest
+from lambda_migrate.migrations.migration import Migration, Script
+from lambda_migrate.migrations.plan import Divergence, Plan
+from lambda_migrate.migrations.version import DottedVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from lambda_migrate.migrations.version import Version
+
+__all__ = [
+    "CodeDescription",
+    "MirrorRow",
+    "Revision",
+    "RevisionHistory",
+    "RevisionManifest",
+    "RevisionVersion",
+    "SatisfiedDigest",
+]
+
+
+class RevisionVersion(DottedVersion):
+    """A revision's id, where SQL migrations have a version: it follows every number.
+
+    Attributes:
+        position: Its place in the order of its code, which orders ids.
+    """
+
+    __slots__ = ("position",)
+
+    position: int
+
+    def __new__(cls, revision_id: str, position: int = 0) -> RevisionVersion:
+        """Create it from the id and its place."""
+        version = super().__new__(cls, revision_id)
+        version.position = position
+        return version
+
+    @property
+    def _key(self) -> tuple[int, str]:
+        return (self.position, str(self))
+
+    def __lt__(self, other: object, /) -> bool:
+        return isinstance(other, RevisionVersion) and self._key < other._key
+
+    def __le__(self, other: object, /) -> bool:
+        return isinstance(other, RevisionVersion) and self._key <= other._key
+
+    def __gt__(self, other: object, /) -> bool:
+        return not isinstance(other, RevisionVersion) or self._key > other._key
+
+    def __ge__(self, other: object, /) -> bool:
+        return not isinstance(other, RevisionVersion) or self._key >= other._key
+
+
+class Revision(NamedTuple):
+    """A revision of the code, or a step of a plan.
+
+    Attributes:
+        id: As the version table has it.
+        parents: Ids that it depends on directly.
+        name: What messages show.
+        path: Its file; "" if unknown.
+    """
+
+    id: str
+    parents: Sequence[str] = ()
+    name: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeDescription:
+    """What the tool says about the code and the database.
+
+    Attributes:
+        graph: Every revision of the code, parents first.
+        heads: The ids that the code needs.
+        steps: What the command would run, in order.
+        applied: The ids in the version table.
+        version_table: Its schema and name.
+    """
+
+    graph: Sequence[Revision]
+    heads: Sequence[str]
+    steps: Sequence[Revision]
+    applied: Sequence[str]
+    version_table: tuple[str, str]
+
+
+class SatisfiedDigest(NamedTuple):
+    """A manifest that the database has satisfied.
+
+    Attributes:
+        digest: Of the manifest.
+        heads: The ids that its code needs.
+        version_table: Schema and name of the tool's table.
+    """
+
+    digest: str
+    heads: Sequence[str]
+    version_table: tuple[str, str]
+
+
+class MirrorRow(NamedTuple):
+    """A row of the mirror.
+
+    Attributes:
+        row: As a history row; its version is a `RevisionVersion`.
+        parents: Ids that the revision depends on directly.
+        statements: Hashes of the statements that are committed, while it is in doubt.
+    """
+
+    row: HistoryRow
+    parents: Sequence[str] = ()
+    statements: Sequence[str] = ()
+
+
+class RevisionHistory(Sequence[HistoryRow]):
+    """The applied revisions, in order, and those in doubt.
+
+    Args:
+        mirror: The mirror's rows.
+        satisfied: The manifests that the mirror has, in the order in which they were recorded.
+        current_ids: The ids in the version table; None if that table is not known yet.
+        lists_every_revision: Whether the version table lists ancestors as well, as Django's does.
+        description: What the tool says; None if it was not asked.
+
+    Attributes:
+        applied: The ids of all applied revisions.
+    """
+
+    def __init__(
+        self,
+        mirror: Iterable[MirrorRow] = (),
+        *,
+        satisfied: Sequence[SatisfiedDigest] = (),
+        current_ids: Iterable[str] | None = None,
+        lists_every_revision: bool = False,
+        description: CodeDescription | None = None,
+    ) -> None:
+        self.mirror = {str(each.row.version): each for each in mirror}
+        self.satisfied = satisfied
+        self.current_ids = None if current_ids is None else frozenset(current_ids)
+        self.lists_every_revision = lists_every_revision
+        self.description = description
+        graph = description.graph if description is not None else ()
+        self._parents: dict[str, Sequence[str]] = {
+            **{each: row.parents for each, row in self.mirror.items()},
+            **{revision.id: revision.parents for revision in graph},
+        }
+        current = self.current_ids or frozenset[str]()
+        self.applied = current if lists_every_revision else self.find_ancestors(current)
+        positions = {revision.id: position for position, revision in enumerate(graph, 1)}
+        names = {revision.id: revision.name for revision in graph}
+        rows = [self._make_row(each, positions, names) for each in self.applied]
+        rows += [
+            each.row
+            for revision_id, each in self.mirror.items()
+            if each.row.is_in_doubt and revision_id not in self.applied
+        ]
+        self._rows = tuple(sorted(rows, key=lambda row: row.version))
+
+    def _make_row(
+        self, revision_id: str, positions: Mapping[str, int], names: Mapping[str, str]
+    ) -> HistoryRow:
+        """The row of an applied revision; the version table decides that it is applied."""
+        mirrored = self.mirror.get(revision_id)
+        if mirrored is None:
+            version = RevisionVersion(revision_id, positions.get(revision_id, 0))
+            name = names.get(revision_id) or revision_id
+            return HistoryRow(version, name, checksum="", digest="", baseline=True)
+        row = mirrored.row
+        if revision_id in positions:
+            row = replace(row, version=RevisionVersion(revision_id, positions[revision_id]))
+        return replace(row, state=RowState.APPLIED) if row.state is RowState.STARTED else row
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> HistoryRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[HistoryRow]: ...
+
+    def __getitem__(self, index: int | slice) -> HistoryRow | Sequence[HistoryRow]:
+        return self._rows[index]
+
+    def with_description(self, description: CodeDescription) -> RevisionHistory:
+        """The same, with what the tool says about the code and the version table."""
+        return RevisionHistory(
+            self.mirror.values(),
+            satisfied=self.satisfied,
+            current_ids=description.applied,
+            lists_every_revision=self.lists_every_revision,
+            description=description,
+        )
+
+    def find_ancestors(self, ids: Iterable[str]) -> frozenset[str]:
+        """These ids and all their known ancestors."""
+        found: set[str] = set()
+        pending = list(ids)
+        while pending:
+            revision_id = pending.pop()
+            if revision_id not in found:
+                found.add(revision_id)
+                pending += self._parents.get(revision_id, ())
+        return frozenset(found)
+
+    def find_heads(self, digest: str) -> Sequence[str] | None:
+        """The ids that the code with this digest needs; None if only the tool knows."""
+        return next((each.heads for each in self.satisfied if each.digest == digest), None)
+
+    def is_known(self, revision_id: str) -> bool:
+        """Whether the code or the mirror has this revision."""
+        return revision_id in self._parents
+
+    @property
+    def version_table(self) -> tuple[str, str] | None:
+        """Schema and name of the tool's table, as it was seen last."""
+        if self.description is not None:
+            return self.description.version_table
+        return self.satisfied[-1].version_table if self.satisfied else None
+
+    @property
+    def satisfied_digests(self) -> tuple[str, ...]:
+        """The manifests of the mirror that the database satisfies, the shortest first."""
+        needed = {each.digest: self.find_ancestors(each.heads) for each in self.satisfied}
+        digests = [digest for digest, ids in needed.items() if ids <= self.applied]
+        return (EMPTY_DIGEST, *sorted(digests, key=lambda digest: len(needed[digest])))
+
+    def without(self, ids: AbstractSet[str]) -> RevisionHistory:
+        """The history as it is once these revisions, and all that need them, are rolled back."""
+        remaining = [each for each in self.applied if not ids & self.find_ancestors([each])]
+        return RevisionHistory(
+            self.mirror.values(),
+            satisfied=self.satisfied,
+            current_ids=remaining,
+            lists_every_revision=self.lists_every_revision,
+            description=self.description,
+        )
+
+
+class RevisionManifest(Manifest):
+    """What a code version ships, of which only the digest is known without the tool.
+
+    Args:
+        digest: Of the files.
+        tool: ``alembic`` or ``django``.
+    """
+
+    __slots__ = ("_digest", "tool")
+
+    def __init__(self, digest: str, tool: str) -> None:
+        super().__init__()
+        self._digest = digest
+        self.tool = tool
+
+    @property
+    def digest(self) -> str:
+        """The name of this manifest."""
+        return self._digest
+
+    @property
+    def version(self) -> Version:
+        """A version above every number, so that a limit by number holds all of it back."""
+        return RevisionVersion(self._digest)
+
+    def digest_at(self, version: Version) -> str:  # noqa: ARG002 - revisions have no chain
+        """The digest."""
+        return self._digest
+
+    def up_to(self, version: Version) -> Manifest:  # noqa: ARG002 - see `version`
+        """No revision is below a number."""
+        return Manifest()
+
+    def find_faults(self, pending: Sequence[Migration], placeholders: object) -> list[str]:  # noqa: ARG002
+        """The tool checks its own files."""
+        return []
+
+    def make_plan(
+        self,
+        history: Sequence[HistoryRow],
+        *,
+        allow_out_of_order: bool = False,  # noqa: ARG002 - a graph has its own order
+    ) -> Plan:
+        """Compare the code with the history; see `Plan.needs_description`."""
+        if not isinstance(history, RevisionHistory):
+            history = RevisionHistory()
+        description = history.description
+        heads = history.find_heads(self._digest) if description is None else description.heads
+        if heads is None:
+            return Plan(applied=tuple(history), needs_description=True)
+        needed = history.find_ancestors(heads)
+        missing = needed - history.applied
+        unknown = [
+            each
+            for each in sorted(history.current_ids or ())
+            if not history.lists_every_revision and not history.is_known(each)
+        ]
+        if description is None:
+            pending: tuple[Migration, ...] = ()
+            code = needed
+        else:
+            pending = tuple(_make_migrations(description, missing))
+            code = frozenset(revision.id for revision in description.graph)
+        rows = [row for row in history if str(row.version) in history.applied]
+        return Plan(
+            pending=pending,
+            applied=tuple(row for row in rows if str(row.version) in code),
+            ahead=tuple(row for row in rows if str(row.version) not in code),
+            in_doubt=tuple(row for row in rows if row.is_in_doubt),
+            divergences=tuple(map(_make_unknown_divergence, unknown)) if description else (),
+            needs_description=description is None and bool(missing or unknown),
+        )
+
+
+def _make_migrations(
+    description: CodeDescription, missing: AbstractSet[str]
+) -> Iterator[Migration]:
+    """The steps that are still missing, as pending migrations."""
+    positions = {revision.id: position for position, revision in enumerate(description.graph, 1)}
+    steps = [step for step in description.steps if step.id in missing] or [
+        revision for revision in description.graph if revision.id in missing
+    ]
+    for step in steps:
+        yield Migration(
+            version=RevisionVersion(step.id, positions.get(step.id, 0)),
+            name=step.name or step.id,
+            up=Script(""),
+            down=None,
+            checksum="",
+            path=step.path,
+        )
+
+
+def _make_unknown_divergence(revision_id: str) -> Divergence:
+    return Divergence(
+        "missing",
+        RevisionVersion(revision_id),
+        revision_id,
+        "the version table names it, and neither this code nor the history has it: deploy the code "
+        "that has it, or roll back to a revision of this code with the tool itself",
+    )

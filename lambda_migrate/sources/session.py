@@ -1,0 +1,554 @@
+"""A database that another tool migrates: the port to PostgreSQL, with steps run by a child."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from lambda_migrate.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeaseLost,
+    ManifestError,
+    MigrateError,
+    MigrationFailed,
+    NotReady,
+    RepairRequired,
+)
+from lambda_migrate.migrations.revisions import CodeDescription, Revision, RevisionHistory
+from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline_cause
+from lambda_migrate.postgresql.ports import DatabaseSession, Notice
+from lambda_migrate.postgresql.sql_fragments import application_name
+from lambda_migrate.postgresql.transactional import RETRYABLE_SQLSTATES
+from lambda_migrate.sources.process import ChildEnded, ChildProcess, ChildTimeout
+from lambda_migrate.sources.protocol import ChildRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.migrations import HistoryRow, Manifest, Migration
+    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.version import Version
+    from lambda_migrate.postgresql.database import PostgreSQLDatabase
+    from lambda_migrate.postgresql.mirror import RevisionSession
+    from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant
+
+__all__ = ["ToolDatabase", "ToolProject", "ToolSession"]
+
+_MIN_START_SECONDS = 3.0
+"""With less time left no child is started: importing a tool and its application takes 1 to 14 s."""
+
+_CANCEL_TOLERANCE_SECONDS = 0.5
+"""A statement that is cancelled with less than this left was cancelled by ``statement_timeout``,
+which the child sets from the deadline."""
+
+_QUERY_CANCELED = "57014"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolProject:
+    """A tool with its project.
+
+    Attributes:
+        tool: ``alembic`` or ``django``.
+        root: The folder of the code.
+        options: The settings of the tool, by name.
+        scope: See `MirrorQueries`.
+    """
+
+    tool: str
+    root: str
+    options: Mapping[str, Any]
+    scope: str
+
+
+class ToolDatabase:
+    """`Database` whose migrations another tool applies.
+
+    Args:
+        database: The database, with a mirror.
+        project: The tool.
+    """
+
+    def __init__(self, database: PostgreSQLDatabase, project: ToolProject) -> None:
+        self._database = database
+        self._project = project
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Database.fingerprint`."""
+        return self._database.fingerprint
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """See `Database.placeholders`; only SQL files have some."""
+        return {}
+
+    def inspect(self, deadline: Deadline) -> DatabaseInspection:
+        """See `Database.inspect`."""
+        return self._database.inspect(deadline)
+
+    def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
+        """See `Database.read_history`."""
+        return self.inspect(deadline).history
+
+    def describe(self, history: Sequence[HistoryRow], deadline: Deadline) -> RevisionHistory:
+        """See `Database.describe`."""
+        return self.describe_command("describe", history, deadline)
+
+    def describe_rollback(
+        self,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,
+        *,
+        to: str | None,
+        steps: int | None,
+    ) -> RevisionHistory:
+        """``history`` with the steps of a rollback."""
+        return self.describe_command("describe-down", history, deadline, to=to, steps=steps)
+
+    def describe_command(
+        self,
+        command: str,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,
+        *,
+        to: str | None = None,
+        steps: int | None = None,
+    ) -> RevisionHistory:
+        """``history`` with the tool's answer to a command that changes nothing."""
+        request = self._make_request(command, deadline, to=to, steps=steps)
+        child = _ToolProcess(request)
+        try:
+            description = child.read_description(deadline)
+        finally:
+            child.stop()
+        known = history if isinstance(history, RevisionHistory) else self._empty_history()
+        return known.with_description(description)
+
+    def _empty_history(self) -> RevisionHistory:
+        return RevisionHistory(lists_every_revision=self._project.tool == "django")
+
+    def _make_request(self, command: str, deadline: Deadline, **fields: Any) -> ChildRequest:
+        schema = self._database.schema
+        return ChildRequest(
+            **{
+                "tool": self._project.tool,
+                "command": command,
+                "root": self._project.root,
+                "options": self._project.options,
+                "scope": self._project.scope,
+                "schema": schema,
+                "application_name": "lambda-migrate status",
+                "deadline_seconds": deadline.remaining(),
+                "lock_timeout_ms": round(self._database.lock_timeout_seconds * 1000),
+                **fields,
+            }
+        )
+
+    def take_over(
+        self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
+    ) -> ToolSession:
+        """See `Database.take_over`."""
+        session = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
+        return ToolSession(
+            cast("RevisionSession", session),
+            self,
+            grant,
+            deadline,
+            keeps_connection=not terminate_holders,
+        )
+
+    def make_run_request(
+        self,
+        command: str,
+        grant: LeaseGrant,
+        deadline: Deadline,
+        *,
+        identity: str,
+        **fields: Any,
+    ) -> ChildRequest:
+        """The request of a command that changes the database under ``grant``."""
+        return self._make_request(
+            command,
+            deadline,
+            target=grant.target,
+            fence=grant.fence,
+            owner=grant.owner,
+            request_id=grant.request_id,
+            identity=identity,
+            application_name=application_name(grant.target, grant.fence, self._database.schema),
+            **fields,
+        )
+
+    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> NoReturn:  # noqa: ARG002
+        """See `Database.begin_dry_run`.
+
+        Raises:
+            ConfigurationError: The tool's migrations cannot be measured and rolled back as one.
+        """
+        raise ConfigurationError(
+            f"`plan --dry-run` runs SQL files only: {self._project.tool} decides about its own "
+            "transactions. Run `up` on a copy of the database instead"
+        )
+
+    def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:  # noqa: ARG002
+        """See `Database.read_tool_histories`; the tool's own table is the authority here."""
+        return []
+
+
+class _ToolProcess:
+    """A child with the events that it has sent, and its errors translated.
+
+    Args:
+        request: What it is to do.
+
+    Raises:
+        NotReady: Too little time is left to start it.
+    """
+
+    def __init__(self, request: ChildRequest) -> None:
+        if request.deadline_seconds < _MIN_START_SECONDS:
+            raise NotReady(
+                f"not enough time left to start {request.tool}; the next invocation will continue"
+            )
+        self._request = request
+        self._tool = request.tool
+        self._child = ChildProcess(request)
+        self._names: dict[str, str] = {}
+        self._notices: list[Notice] = []
+        self._is_running_step = False
+
+    def read_description(self, deadline: Deadline) -> CodeDescription:
+        """The plan, which comes first."""
+        event = self._read(deadline, expected="plan")
+        graph = tuple(
+            Revision(each["id"], tuple(each["parents"]), each["name"]) for each in event["graph"]
+        )
+        steps = tuple(
+            Revision(each["id"], tuple(each["parents"]), each["name"], each["path"])
+            for each in event["steps"]
+        )
+        self._names = {each.id: each.name for each in (*graph, *steps)}
+        schema, table = event["version_table"]
+        return CodeDescription(
+            graph, tuple(event["heads"]), steps, tuple(event["applied"]), (schema, table)
+        )
+
+    def run_step(self, step_id: str, deadline: Deadline) -> int:
+        """Let the child run the step that it announces next; the duration in milliseconds."""
+        name = self._names.get(step_id) or step_id
+        event = self._read(deadline, expected="start", name=name)
+        if event["id"] != step_id:
+            raise MigrationFailed(
+                f"{self._tool} began {event['id']} instead: the code or the database changed "
+                "while it ran",
+                migration=name,
+            )
+        self._is_running_step = True
+        self._child.answer(may_continue=True)
+        duration_ms = int(self._read(deadline, expected="applied", name=name)["duration_ms"])
+        self._is_running_step = False
+        return duration_ms
+
+    def finish(self, deadline: Deadline) -> None:
+        """Wait for the end of the child, after its last step."""
+        self._read(deadline, expected="done")
+        self._child.close()
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """The messages of PostgreSQL since the last call."""
+        notices, self._notices = tuple(self._notices), []
+        return notices
+
+    def kill(self) -> None:
+        """End the child, whatever it is doing."""
+        self._child.kill()
+
+    def stop(self) -> None:
+        """End the child; one that waits before a step rolls back and ends by itself."""
+        if self._is_running_step:
+            self._child.kill()
+        else:
+            self._child.answer(may_continue=False)
+        self._child.close()
+
+    def _read(self, deadline: Deadline, *, expected: str, name: str = "") -> dict[str, Any]:
+        while True:
+            try:
+                event = self._child.read_event(deadline)
+            except ChildTimeout:
+                raise MigrationFailed(deadline_cause(), migration=name, is_timeout=True) from None
+            except ChildEnded as ended:
+                raise MigrationFailed(
+                    f"the process that ran {self._tool} {ended}: out of memory, or a crash; its "
+                    "output is in the log",
+                    migration=name,
+                    is_process_killed=ended.status < 0,
+                ) from None
+            kind = event.get("event")
+            if kind == expected:
+                return event
+            if kind == "notice":
+                self._notices.append(Notice(event["severity"], event["message"]))
+            elif kind == "failed":
+                failed_name = self._names.get(event["id"]) or event["id"] or name
+                is_late = deadline.remaining() < _CANCEL_TOLERANCE_SECONDS
+                raise _translate_failure(event, self._request, failed_name, is_late=is_late)
+            elif kind == "done":
+                raise MigrationFailed(
+                    f"{self._tool} ended without an error and without applying it: does env.py "
+                    "call context.run_migrations(), also while an event loop is running?",
+                    migration=name,
+                )
+            else:
+                raise MigrationFailed(
+                    f"{self._tool} sent {kind!r} where {expected!r} was expected", migration=name
+                )
+
+
+def _translate_failure(
+    event: Mapping[str, Any], request: ChildRequest, name: str, *, is_late: bool
+) -> MigrateError:
+    """The error of the event ``failed``.
+
+    Args:
+        event: Its fields.
+        request: What the child was to do.
+        name: Of the migration that failed; "" if none did.
+        is_late: Whether the deadline has passed, or is about to.
+    """
+    kind, message, sqlstate = event["kind"], event["message"], event["sqlstate"]
+    where = f" ({event['path']}:{event['line']})" if event["path"] else ""
+    if kind == "stale_fence":
+        return LeaseLost(
+            f"lost the lease on {request.target!r}: fencing token {request.fence} was superseded "
+            f"by {event['token']}; nothing more of it was committed"
+        )
+    if kind in _ERRORS_BY_KIND:
+        prefix = f"{name}: " if name else ""
+        return _ERRORS_BY_KIND[kind](f"{prefix}{message}{where}")
+    is_timeout = kind == "interrupted" or (
+        is_late and sqlstate in (_QUERY_CANCELED, TRANSACTION_TIMEOUT)
+    )
+    cause = deadline_cause() if is_timeout else message
+    code = f" [{sqlstate}]" if sqlstate else ""
+    heading = f"{name or request.tool} failed: {cause}{code}{where}"
+    failure = RepairRequired if kind == "repair" else MigrationFailed
+    return failure(
+        cause,
+        migration=name,
+        sqlstate=sqlstate,
+        detail="\n".join(filter(None, (heading, event["detail"]))),
+        is_timeout=is_timeout,
+    )
+
+
+_ERRORS_BY_KIND: dict[str, type[ConfigurationError] | type[DatabaseUnavailable]] = {
+    "configuration": ConfigurationError,
+    "manifest": ManifestError,
+    "unavailable": DatabaseUnavailable,
+}
+
+
+class ToolSession(DatabaseSession):
+    """`FencedSession` whose migrations run in a child.
+
+    Its own connection is closed while the child runs, so that a holder has one at a time.
+
+    Args:
+        session: The holder's session.
+        database: The database.
+        grant: The holder's grant.
+        deadline: For calls without a deadline of their own.
+        keeps_connection: Whether the connection stays open, so that other processes see a holder:
+            without a lease table nothing else shows one.
+    """
+
+    def __init__(
+        self,
+        session: RevisionSession,
+        database: ToolDatabase,
+        grant: LeaseGrant,
+        deadline: Deadline,
+        *,
+        keeps_connection: bool,
+    ) -> None:
+        self._session = session
+        self._database = database
+        self._grant = grant
+        self._deadline = deadline
+        self._keeps_connection = keeps_connection
+        self._child: _ToolProcess | None = None
+        self._history = RevisionHistory()
+        self._is_aborted = False
+        self._must_record_environment = False
+
+    @property
+    def identity(self) -> str:
+        """See `FencedSession.identity`."""
+        return self._session.identity
+
+    @property
+    def is_new_or_copied_database(self) -> bool:
+        """See `FencedSession.is_new_or_copied_database`."""
+        return self._session.is_new_or_copied_database
+
+    @property
+    def unverified_identity(self) -> str:
+        """See `FencedSession.unverified_identity`."""
+        return self._session.unverified_identity
+
+    def read_history(self) -> RevisionHistory:
+        """See `FencedSession.read_history`; a child that has run its steps ends first."""
+        if self._child is not None:
+            child, self._child = self._child, None
+            try:
+                child.finish(self._deadline)
+            except BaseException:
+                child.stop()
+                raise
+        description = self._history.description
+        self._history = self._session.read_history()
+        if description is not None:
+            applied = tuple(self._history.current_ids or ())
+            self._history = self._history.with_description(replace(description, applied=applied))
+        return self._history
+
+    def describe(self) -> RevisionHistory:
+        """See `FencedSession.describe`: start the tool, which waits before its first step."""
+        return self._start("up")
+
+    def begin_rollback(self, *, to: str | None, steps: int | None) -> RevisionHistory:
+        """Start the tool for a rollback, which waits before its first step."""
+        return self._start("down", to=to, steps=steps)
+
+    def _start(self, command: str, **fields: Any) -> RevisionHistory:
+        if not self._keeps_connection:
+            self._session.disconnect()
+        started = {
+            each: list(row.statements)
+            for each, row in self._history.mirror.items()
+            if row.row.is_in_doubt
+        }
+        request = self._database.make_run_request(
+            command,
+            self._grant,
+            self._deadline,
+            identity=self.identity,
+            started=started,
+            **fields,
+        )
+        self._child = _ToolProcess(request)
+        if self._is_aborted:
+            self._child.kill()
+        description = self._child.read_description(self._deadline)
+        self._session.version_table = description.version_table
+        self._history = self._history.with_description(description)
+        return self._history
+
+    def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:  # noqa: ARG002
+        """See `FencedSession.apply`; a lock that was not available is tried again.
+
+        The tool ends with an error then, so it is started again.
+        """
+        revision_id = str(migration.version)
+        for attempt in count(1):
+            try:
+                milliseconds = self._run_step(revision_id, deadline)
+                break
+            except MigrationFailed as failed:
+                if failed.sqlstate not in RETRYABLE_SQLSTATES:
+                    raise
+                self._session.pause(attempt, deadline)
+                if deadline.remaining() < _MIN_START_SECONDS:
+                    raise
+            if revision_id in self._start("up").applied:
+                milliseconds = 0  # committed, though the tool reported an error after that
+                break
+        self._must_record_environment = True
+        return milliseconds
+
+    def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
+        """See `FencedSession.roll_back`; `begin_rollback` has chosen the rows."""
+        return self._run_step(str(row.version), deadline)
+
+    def _run_step(self, revision_id: str, deadline: Deadline) -> int:
+        assert self._child is not None  # noqa: S101 - the plan, which names the steps, came from it
+        try:
+            return self._child.run_step(revision_id, deadline)
+        except MigrateError:
+            if self._is_aborted:
+                raise self._session.lease_lost() from None
+            raise
+
+    def resolve_in_doubt(
+        self,
+        row: HistoryRow,
+        deadline: Deadline,  # noqa: ARG002
+        *,
+        file: tuple[Migration, str] | None = None,  # noqa: ARG002
+    ) -> None:
+        """See `FencedSession.resolve_in_doubt`.
+
+        Raises:
+            RepairRequired: Always: what was interrupted while it was applied is pending, and only
+                a rollback is in doubt.
+        """
+        raise RepairRequired(
+            "its rollback was interrupted after a part of it was committed: complete it with "
+            "`lambda-migrate down`, or with the tool itself",
+            migration=row.name,
+        )
+
+    def record_manifest(self, manifest: Manifest) -> None:
+        """See `FencedSession.record_manifest`."""
+        self._session.record_satisfied(manifest, self._history)
+
+    def record_environment(self) -> None:
+        """See `FencedSession.record_environment`; not while a child runs."""
+        if self._child is None:
+            self._session.record_environment()
+            self._must_record_environment = False
+
+    def read_tool_histories(self) -> list[ToolHistory]:
+        """See `ToolDatabase.read_tool_histories`."""
+        return []
+
+    def record_applied(
+        self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
+    ) -> NoReturn:
+        """See `FencedSession.record_applied`; the tool's own table decides."""
+        raise NotImplementedError
+
+    def delete_rows(self, versions: Sequence[Version]) -> NoReturn:
+        """See `FencedSession.delete_rows`; the tool's own table decides."""
+        raise NotImplementedError
+
+    def mark_repeatables_stale(self, name: str = "") -> None:
+        """See `FencedSession.mark_repeatables_stale`; there are none."""
+
+    def abort(self) -> None:
+        """See `FencedSession.abort`."""
+        self._is_aborted = True
+        child = self._child
+        if child is not None:
+            child.kill()
+        self._session.abort()
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """See `DatabaseSession.take_notices`."""
+        return self._child.take_notices() if self._child is not None else ()
+
+    def close(self) -> None:
+        """See `FencedSession.close`."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.stop()
+        if self._must_record_environment and not self._is_aborted:
+            with suppress(MigrateError):  # a later success records it, too
+                self.record_environment()
+        self._session.close()
