@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import record_completion
 from lambda_migrate.events import MigrationRolledBack
 from lambda_migrate.lease.attempt import Progress
 from lambda_migrate.lease.readiness import remove_ready_digests
 from lambda_migrate.migrations.history import HistoryRow
-from lambda_migrate.migrations.revisions import RevisionVersion
+from lambda_migrate.migrations.revisions import RevisionHistory, RevisionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,22 +17,9 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.migrations.revisions import RevisionHistory
     from lambda_migrate.postgresql.ports import FencedSession
 
 __all__ = ["plan_revision_rollback", "roll_back_revisions"]
-
-
-class _RollbackPlanner(Protocol):
-    """What the port to the database has besides, if another tool migrates it."""
-
-    def describe_rollback(
-        self, history: Sequence[HistoryRow], deadline: Deadline, *, steps: int
-    ) -> RevisionHistory: ...
-
-
-class _RollbackSession(Protocol):
-    def begin_rollback(self, *, steps: int) -> RevisionHistory: ...
 
 
 def plan_revision_rollback(
@@ -40,13 +27,13 @@ def plan_revision_rollback(
 ) -> tuple[HistoryRow, ...]:
     """The revisions that the tool would roll back, in its order; changes nothing."""
     history = target.database.inspect(deadline).history
-    planner = cast("_RollbackPlanner", target.database)
-    return _choose_rows(planner.describe_rollback(history, deadline, steps=steps))
+    return _choose_rows(target.database.describe(history, deadline, rollback_steps=steps))
 
 
-def _choose_rows(history: RevisionHistory) -> tuple[HistoryRow, ...]:
+def _choose_rows(history: Sequence[HistoryRow]) -> tuple[HistoryRow, ...]:
+    description = history.description if isinstance(history, RevisionHistory) else None
     rows = {str(row.version): row for row in history}
-    chosen = history.description.steps if history.description is not None else ()
+    chosen = () if description is None else description.steps
     return tuple(
         rows.get(step.id) or HistoryRow(RevisionVersion(step.id), step.name, "", "")
         for step in chosen
@@ -70,8 +57,9 @@ def roll_back_revisions(
     """
     target, deadline = lease_session.target, lease_session.deadline
     fenced_session.read_history()
-    history = cast("_RollbackSession", fenced_session).begin_rollback(steps=steps)
-    if [row.version for row in _choose_rows(history)] != [row.version for row in rows]:
+    history = fenced_session.describe(rollback_steps=steps)
+    chosen = [row.version for row in _choose_rows(history)]
+    if not isinstance(history, RevisionHistory) or chosen != [row.version for row in rows]:
         return False
     remaining = history.without({str(row.version) for row in rows})
     lease_session.withdraw_readiness(

@@ -108,9 +108,11 @@ class PostgreSQLDatabase:
     def describe(
         self,
         history: Sequence[HistoryRow],
-        deadline: Deadline,  # noqa: ARG002 - only `ToolDatabase` starts a tool
+        deadline: Deadline,  # noqa: ARG002
+        *,
+        rollback_steps: int | None = None,  # noqa: ARG002
     ) -> Sequence[HistoryRow]:
-        """See `Database.describe`."""
+        """See `Database.describe`; this library knows its own files."""
         return history
 
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:

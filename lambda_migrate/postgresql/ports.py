@@ -219,9 +219,11 @@ class FencedSession(DatabaseSession, Protocol):
     def read_history(self) -> Sequence[HistoryRow]:
         """Read every row, in the order of versions."""
 
-    def describe(self) -> Sequence[HistoryRow]:
-        """`read_history`, with what another tool says about the code; see `revisions`."""
-        return self.read_history()
+    def describe(self, *, rollback_steps: int | None = None) -> Sequence[HistoryRow]:
+        """The history read last, with what another tool says about the code; see `revisions`.
+
+        That tool then waits to run its steps: see `apply`, or with ``rollback_steps`` `roll_back`.
+        """
 
     def record_manifest(self, manifest: Manifest) -> None:
         """Record that the database satisfies a manifest, if no rows of its migrations show it."""
@@ -364,10 +366,21 @@ class Database(Protocol):
     def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
         """The history of `inspect`; empty if there is none."""
 
-    def describe(self, history: Sequence[HistoryRow], deadline: Deadline) -> Sequence[HistoryRow]:
+    def describe(
+        self,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,
+        *,
+        rollback_steps: int | None = None,
+    ) -> Sequence[HistoryRow]:
         """``history``, with what another tool says about the code; see `revisions`.
 
-        For commands: it starts that tool.
+        For commands: it starts that tool, which changes nothing.
+
+        Args:
+            history: As inspected.
+            deadline: Overall.
+            rollback_steps: Plan the rollback of that many revisions instead.
         """
 
     def take_over(

@@ -79,8 +79,8 @@ class PostgreSQLSession(DatabaseSession):
         found: list[ToolHistory] = self._run_bookkeeping(lambda: read_tool_histories(run))
         return found
 
-    def describe(self) -> Sequence[HistoryRow]:
-        """See `FencedSession.describe`."""
+    def describe(self, *, rollback_steps: int | None = None) -> Sequence[HistoryRow]:  # noqa: ARG002
+        """See `FencedSession.describe`; this library knows its own files."""
         return self.read_history()
 
     def record_manifest(self, manifest: Manifest) -> None:

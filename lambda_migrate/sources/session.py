@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration
     from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.ready_when import Requirement
+    from lambda_migrate.migrations.requirement_check import ToolInspection
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.database import PostgreSQLDatabase
     from lambda_migrate.postgresql.mirror import RevisionSession
@@ -95,33 +97,16 @@ class ToolDatabase:
         """See `Database.read_history`."""
         return self.inspect(deadline).history
 
-    def describe(self, history: Sequence[HistoryRow], deadline: Deadline) -> RevisionHistory:
+    def describe(
+        self,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,
+        *,
+        rollback_steps: int | None = None,
+    ) -> RevisionHistory:
         """See `Database.describe`."""
-        return self.describe_command("describe", history, deadline)
-
-    def describe_rollback(
-        self,
-        history: Sequence[HistoryRow],
-        deadline: Deadline,
-        *,
-        to: str | None,
-        steps: int | None,
-    ) -> RevisionHistory:
-        """``history`` with the steps of a rollback."""
-        return self.describe_command("describe-down", history, deadline, to=to, steps=steps)
-
-    def describe_command(
-        self,
-        command: str,
-        history: Sequence[HistoryRow],
-        deadline: Deadline,
-        *,
-        to: str | None = None,
-        steps: int | None = None,
-    ) -> RevisionHistory:
-        """``history`` with the tool's answer to a command that changes nothing."""
-        request = self._make_request(command, deadline, to=to, steps=steps)
-        child = _ToolProcess(request)
+        command = "describe" if rollback_steps is None else "describe-down"
+        child = _ToolProcess(self._make_request(command, deadline, steps=rollback_steps))
         try:
             description = child.read_description(deadline)
         finally:
@@ -194,6 +179,12 @@ class ToolDatabase:
             f"`plan --dry-run` runs SQL files only: {self._project.tool} decides about its own "
             "transactions. Run `up` on a copy of the database instead"
         )
+
+    def inspect_requirements(
+        self, requirements: Sequence[Requirement], deadline: Deadline
+    ) -> ToolInspection:
+        """See `Database.inspect_requirements`."""
+        return self._database.inspect_requirements(requirements, deadline)
 
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:  # noqa: ARG002
         """See `Database.read_tool_histories`; the tool's own table is the authority here."""
@@ -418,15 +409,11 @@ class ToolSession(DatabaseSession):
             self._history = self._history.with_description(replace(description, applied=applied))
         return self._history
 
-    def describe(self) -> RevisionHistory:
-        """See `FencedSession.describe`: start the tool, which waits before its first step."""
-        return self._start("up")
+    def describe(self, *, rollback_steps: int | None = None) -> RevisionHistory:
+        """See `FencedSession.describe`; the tool waits before its first step."""
+        return self._start("up" if rollback_steps is None else "down", steps=rollback_steps)
 
-    def begin_rollback(self, *, to: str | None, steps: int | None) -> RevisionHistory:
-        """Start the tool for a rollback, which waits before its first step."""
-        return self._start("down", to=to, steps=steps)
-
-    def _start(self, command: str, **fields: Any) -> RevisionHistory:
+    def _start(self, command: str, *, steps: int | None = None) -> RevisionHistory:
         if not self._keeps_connection:
             self._session.disconnect()
         started = {
@@ -440,7 +427,7 @@ class ToolSession(DatabaseSession):
             self._deadline,
             identity=self.identity,
             started=started,
-            **fields,
+            steps=steps,
         )
         self._child = _ToolProcess(request)
         if self._is_aborted:
@@ -473,7 +460,7 @@ class ToolSession(DatabaseSession):
         return milliseconds
 
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
-        """See `FencedSession.roll_back`; `begin_rollback` has chosen the rows."""
+        """See `FencedSession.roll_back`; `describe` has chosen the rows."""
         return self._run_step(str(row.version), deadline)
 
     def _run_step(self, revision_id: str, deadline: Deadline) -> int:

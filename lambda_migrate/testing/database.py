@@ -191,7 +191,13 @@ class InMemoryDatabase:
             dry_run.begin(deadline)
             return dry_run
 
-    def describe(self, history: Sequence[HistoryRow], deadline: Deadline) -> Sequence[HistoryRow]:  # noqa: ARG002
+    def describe(
+        self,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,  # noqa: ARG002
+        *,
+        rollback_steps: int | None = None,  # noqa: ARG002
+    ) -> Sequence[HistoryRow]:
         """See `Database.describe`."""
         return history
 
@@ -302,7 +308,7 @@ class InMemorySession(DatabaseSession):
         with self._require_fence() as database:
             return database._sorted_rows()
 
-    def describe(self) -> list[HistoryRow]:
+    def describe(self, *, rollback_steps: int | None = None) -> list[HistoryRow]:  # noqa: ARG002
         """See `FencedSession.describe`."""
         return self.read_history()
 

@@ -150,8 +150,17 @@ class SteppedDatabase:
         self.instance.closes_a_connection()
         return self._database.inspect(deadline)
 
-    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        return list(self.inspect(deadline).history)
+    def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
+        return self.inspect(deadline).history
+
+    def describe(
+        self,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,
+        *,
+        rollback_steps: int | None = None,
+    ) -> Sequence[HistoryRow]:
+        return self._database.describe(history, deadline, rollback_steps=rollback_steps)
 
     def take_over(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
@@ -195,11 +204,17 @@ class SteppedSession(DatabaseSession):
     def is_new_or_copied_database(self) -> bool:
         return self._session.is_new_or_copied_database
 
-    def read_history(self) -> list[HistoryRow]:
+    def read_history(self) -> Sequence[HistoryRow]:
         fault = self._turn("history")
         history = self._session.read_history()
         self._lose(fault)
         return history
+
+    def describe(self, *, rollback_steps: int | None = None) -> Sequence[HistoryRow]:
+        return self._session.describe(rollback_steps=rollback_steps)
+
+    def record_manifest(self, manifest: Manifest) -> None:
+        self._session.record_manifest(manifest)
 
     def read_tool_histories(self) -> list[ToolHistory]:
         return self._session.read_tool_histories()
