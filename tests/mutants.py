@@ -786,8 +786,8 @@ MUTANTS = (
     ),
     Mutant(
         "a missing value is found when its script is sent",
-        "lambda_migrate/engine/apply.py",
-        "check_migration(each, values)",
+        "lambda_migrate/migrations/manifest.py",
+        "check_migration(each, placeholders)",
         "check_migration(each)",
         ("placeholders, real",),
     ),
@@ -1193,7 +1193,7 @@ MUTANTS = (
     Mutant(
         "a history that never matches is inspected repeatedly",
         "lambda_migrate/engine/inspection.py",
-        "if not plan.is_current and applied_count > len(self._manifest) + MAX_READY_DIGESTS:",
+        "if may_be_old and applied_count > len(self._manifest) + MAX_READY_DIGESTS:",
         "if False:",
         ("engine",),
     ),

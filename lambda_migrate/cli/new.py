@@ -37,7 +37,13 @@ from lambda_migrate.migrations.version import parse_version
 def _new(invocation: CommandInvocation, *, name: str, no_transaction: bool) -> int:
     from lambda_migrate.cli.migration_template import write_migration
 
-    directory = invocation.settings.directory
+    settings = invocation.settings
+    if settings.source != "sql":
+        raise ConfigurationError(
+            f"`new` creates SQL files, and LAMBDA_MIGRATE_SOURCE is {settings.source}: create the "
+            "migration with that tool"
+        )
+    directory = settings.directory
     if directory.startswith("package:"):
         raise ConfigurationError(
             f"cannot create a file in {directory}: name a directory with --directory"

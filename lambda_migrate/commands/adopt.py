@@ -50,6 +50,10 @@ def adopt(
         undo: Remove what an earlier run wrote.
         keep_theirs: Also write the tool's history table from now on.
     """
+    if context.settings.source != "sql":
+        raise ConfigurationError(
+            f"LAMBDA_MIGRATE_SOURCE is {context.settings.source}, which needs no adoption: run `up`"
+        )
     if context.settings.directory.startswith("package:"):
         raise ConfigurationError(
             f"cannot create files in {context.settings.directory}: name a directory with "

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration
-    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.requirement_check import ToolInspection
     from lambda_migrate.migrations.version import Version
@@ -513,6 +513,10 @@ class ToolSession(DatabaseSession):
 
     def delete_rows(self, versions: Sequence[Version]) -> NoReturn:
         """See `FencedSession.delete_rows`; the tool's own table decides."""
+        raise NotImplementedError
+
+    def keep_tool_history(self, kept: KeptHistory | None) -> NoReturn:
+        """See `FencedSession.keep_tool_history`; the tool's own table decides."""
         raise NotImplementedError
 
     def mark_repeatables_stale(self, name: str = "") -> None:
