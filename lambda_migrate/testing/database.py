@@ -19,7 +19,6 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
-from lambda_migrate.migrations.repeatable import make_manifest_row
 from lambda_migrate.migrations.requirement_check import ToolInspection, check_requirement
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import check_script
@@ -314,6 +313,8 @@ class InMemorySession(DatabaseSession):
 
     def record_manifest(self, manifest: Manifest) -> None:
         """See `FencedSession.record_manifest`."""
+        from lambda_migrate.migrations.repeatable import make_manifest_row
+
         self.record_applied([(make_manifest_row(manifest), manifest.digest)], baseline=False)
 
     def read_tool_histories(self) -> list[ToolHistory]:

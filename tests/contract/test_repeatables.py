@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.engine import apply, rollback
+from lambda_migrate.engine import rollback
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrationFailed, NotReady
 from lambda_migrate.migrations import Manifest, Migration, RowState, Script
+from lambda_migrate.migrations import repeatable as repeatable_migrations
 from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.postgresql.ports import Database
@@ -266,7 +267,7 @@ def test_a_holder_killed_before_it_records_the_set_has_nothing_applied_again(
 ) -> None:
     code = release(1, a="1")
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "make_manifest_row", _killed)
+        patch.setattr(repeatable_migrations, "make_manifest_row", _killed)
         with pytest.raises(RuntimeError, match="killed"):
             service.start(code)
     assert service.has(a="1")
