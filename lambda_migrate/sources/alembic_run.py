@@ -572,9 +572,9 @@ class _AlembicRun:
             raise
 
     def _restore_local_settings(self, connection: Connection) -> None:
-        """Repeat SET LOCAL of env.py, which ended with the first step's transaction."""
+        """Repeat SET LOCAL of env.py, which ended with an earlier transaction."""
         context = self._context
-        if not self._applied or context is None or context.connection is None:
+        if context is None or context.connection is None:
             return
         if _get_session(context.connection) is not _get_session(connection):
             return
