@@ -604,10 +604,9 @@ class _AlembicRun:
         session = _get_session(connection)
         if not session.has_advisory_lock:
             pid = _read_backend_pid(connection)
+            # It is not free if the parent keeps it, which then excludes others instead.
             row = _query(connection, self._queries.share_advisory_lock())
-            if not row or not row[0]:
-                raise self._fail("another process has the advisory lock", kind="unavailable")
-            session.has_advisory_lock = True
+            session.has_advisory_lock = bool(row and row[0])
             row = _query(connection, "SELECT pg_catalog.pg_backend_pid()")
             if pid != row[0]:
                 raise self._fail(
