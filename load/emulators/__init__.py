@@ -1,1 +1,1 @@
-"""Emulators of CloudWatch and AppConfig, and readers of template.yaml for alarms and dashboards."""
+"""CloudWatch, emulated, and a reader of template.yaml."""

@@ -12,7 +12,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags, FlagSource
 from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.testing import FakeClock, InMemoryFlags
-from load.emulators.appconfig import LocalAppConfig
+from tests.local_appconfig import LocalAppConfig
 
 PROFILE = "orders/staging/lambda-migrate"
 CONTEXT = {"target": "orders", "environment": "staging", "function": "orders-api"}

@@ -27,7 +27,7 @@ from lambda_migrate.local.package.build import ROOT
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.emulators.appconfig import LocalAppConfig
+from tests.local_appconfig import LocalAppConfig
 from tests.sandbox import lines
 from tests.unit.docs.pages import code_blocks
 

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from load.emulators.appconfig import LocalAppConfig
 from tests.drills.drill import Drill
 from tests.drills.service import ADD_STATUS, SLOW, V1, Deployments, code
+from tests.local_appconfig import LocalAppConfig
 from tests.sandbox import Sandbox, running, until
 
 PROFILE = "orders/production/lambda-migrate"

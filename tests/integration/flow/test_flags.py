@@ -11,7 +11,7 @@ import pytest
 
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED
 from lambda_migrate.local.runtime.function import LocalFunction
-from load.emulators.appconfig import LocalAppConfig
+from tests.local_appconfig import LocalAppConfig
 from tests.sandbox import COUNTERS, HANDLER, Sandbox, effect, ends, until
 
 PROFILE = "orders/staging/lambda-migrate"

@@ -14,7 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from lambda_migrate.testing import FakeClock
-from load.emulators.appconfig import POLL_SECONDS, LocalAppConfig
+from tests.local_appconfig import POLL_SECONDS, LocalAppConfig
 
 FIRST, SECOND = {"a": 1}, {"a": 2}
 

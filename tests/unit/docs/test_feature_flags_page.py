@@ -23,7 +23,7 @@ from lambda_migrate.aws.appconfig import (
 )
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import NAMES, Flags
-from load.emulators.appconfig import LocalAppConfig
+from tests.local_appconfig import LocalAppConfig
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "how-to" / "feature-flags.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.local.runtime.loopback import find_free_port
 from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.testing import FakeClock
-from load.emulators.appconfig import LocalAppConfig
+from tests.local_appconfig import LocalAppConfig
 
 PROFILE = "orders/staging/lambda-migrate"
 CONTEXT = {"target": "orders", "environment": "staging", "function": "orders-api"}

@@ -30,7 +30,7 @@ from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FakeClock, RecordingObserver
 from lambda_migrate.testing.scratch import ScratchDatabase, open_migrations
-from load.emulators.appconfig import LocalAppConfig
+from tests.local_appconfig import LocalAppConfig
 from tests.unit.engine.fakes import Fakes
 from tests.unit.entrypoints.lines import Context, Lines
 
