@@ -16,7 +16,7 @@ from pathlib import Path
 from load.chaos.evidence import ChaosResult
 from load.chaos.invariants import INVARIANTS
 from load.chaos.schedule import KINDS, Schedule, from_json, generate, to_json
-from load.chaos.worker import Workers
+from load.chaos.worker import run_schedules
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     schedules = _make_schedules(options)
     began = time.monotonic()
     results: list[ChaosResult] = []
-    with Workers(options.workers) as workers:
-        for result in workers.run(schedules):
-            results.append(result)
-            for violation in result.violations:
-                print(f"VIOLATED in seed {result.schedule.seed}: {violation}", flush=True)
+    for result in run_schedules(schedules, workers=options.workers):
+        results.append(result)
+        for violation in result.violations:
+            print(f"VIOLATED in seed {result.schedule.seed}: {violation}", flush=True)
     failed = [result for result in results if result.violations]
     write_report(results, options.out, seconds=time.monotonic() - began)
     print(

@@ -68,8 +68,6 @@ class _LeaseRequest:
 class DynamoDBRelay:
     """Stands between the environments and a DynamoDB engine.
 
-    Faults are armed in any thread: each is an element that is appended to a list.
-
     Args:
         loop: Where it runs.
         engine: The engine's URL.
@@ -83,6 +81,8 @@ class DynamoDBRelay:
         self.url = ""
         self.written: list[str] = []
         """All writes, to be searched for secrets."""
+        self.on_next_write: list[Callable[[str], object]] = []
+        """Called with the owner when the next write is done, before its response."""
         self._engine = urlsplit(engine).netloc
         self._loop = loop
         self._record_fault = record_fault
@@ -90,7 +90,6 @@ class DynamoDBRelay:
         self._active: list[tuple[str, float, float]] = []  # kind, until when, probability
         self._double_grants: list[str] = []
         self._reads_shown_free: list[str] = []
-        self._on_write: list[Callable[[str], None]] = []
         self._items: list[tuple[float, Item | None]] = [(0.0, None)]  # since when, the item
         self._writing = asyncio.Lock()
         self._server = HttpServer(self._answer)
@@ -120,17 +119,18 @@ class DynamoDBRelay:
         self._double_grants.append(kind)
         self._reads_shown_free.append(kind)
 
-    def on_next_write(self, callback: Callable[[str], None]) -> None:
-        """Call back with the owner when the next write is done, before its response."""
-        self._on_write.append(callback)
-
     def lose_item(self) -> None:
         """Record that the item was deleted, past this relay."""
         self._items.append((time.monotonic(), None))
 
     def clear_faults(self) -> None:
         """End and disarm all faults."""
-        for armed in (self._active, self._double_grants, self._reads_shown_free, self._on_write):
+        for armed in (
+            self._active,
+            self._double_grants,
+            self._reads_shown_free,
+            self.on_next_write,
+        ):
             armed.clear()
 
     # --- serving
@@ -194,8 +194,8 @@ class DynamoDBRelay:
             read = _LeaseRequest("GetItem", {**key, "ConsistentRead": True}, request.headers)
             item = json.loads((await self._ask_engine(read)).body).get("Item")
             self._items.append((time.monotonic(), item))
-            if self._on_write:
-                self._on_write.pop()(request.owner)
+            if self.on_next_write:
+                self.on_next_write.pop()(request.owner)
                 await asyncio.sleep(SIGNAL_SECONDS)
         return response
 

@@ -1,4 +1,4 @@
-"""What a forked process of a round does: it serves, rolls back, or writes like an application.
+"""What a forked process of a round does: it serves, or rolls back.
 
 It sees only what a Lambda environment sees: variables, files, a context with a deadline. Each event
 goes to the round as one datagram.
@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import Deadline
@@ -41,8 +42,7 @@ def run(job: dict[str, Any]) -> None:
             stamped = {"name": job["name"], "at": time.monotonic(), "wall": time.time(), **event}
             events.send(json.dumps(stamped).encode())
 
-        roles = {"serve": _run_environment, "roll back": _roll_back, "traffic": _run_application}
-        roles[job["role"]](job, emit)
+        (_roll_back if job["role"] == "roll back" else _run_environment)(job, emit)
         code = 0
     except BaseException:  # noqa: BLE001 - it is printed to the log, then the process ends
         traceback.print_exc()
@@ -71,19 +71,15 @@ class _ShiftedClock:
         time.sleep(seconds)
 
 
-class _Context:
+def _make_context(ends: float, *, request_id: str) -> Any:
     """The part of Lambda's context that is read here."""
-
-    function_name = "chaos"
-    memory_limit_in_mb = 128
-    invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:chaos"
-
-    def __init__(self, ends: float, *, request_id: str) -> None:
-        self.aws_request_id = request_id
-        self._ends = ends
-
-    def get_remaining_time_in_millis(self) -> int:
-        return max(0, round((self._ends - time.monotonic()) * 1000))
+    return SimpleNamespace(
+        function_name="chaos",
+        memory_limit_in_mb=128,
+        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:chaos",
+        aws_request_id=request_id,
+        get_remaining_time_in_millis=lambda: max(0, round((ends - time.monotonic()) * 1000)),
+    )
 
 
 # --- an execution environment
@@ -94,16 +90,15 @@ def _run_environment(job: dict[str, Any], emit: EmitEvent) -> None:
     invoke = _make_handler() if is_handler else _make_runner(job)
     for number in range(job.get("invocations", 1)):
         ends = time.monotonic() + job["timeout"]
-        emit({"event": "invoked", "ends": ends})
+        emit({"event": "invoked", "ends": ends, "outlives": job.get("outlives_deadline", False)})
         try:
-            answer = invoke(_Context(ends, request_id=f"{job['name']}-{number}"))
+            answer = invoke(_make_context(ends, request_id=f"{job['name']}-{number}"))
         except MigrateError as error:
             emit(_make_error_event(error))
             if not error.retryable and not is_handler:
                 time.sleep(0.3)
             continue
         emit({"event": "served", **answer})
-        emit({"event": "observed", **_observe(job["database"])})
         return
 
 
@@ -111,14 +106,11 @@ def _make_error_event(error: MigrateError) -> dict[str, Any]:
     return {
         "event": "raised",
         "error": type(error).__name__,
-        "retryable": error.retryable,
         "message": str(error)[:_MESSAGE_CHARACTERS],
-        "migration": str(getattr(error, "migration", "")),
-        "sqlstate": str(getattr(error, "sqlstate", "")),
     }
 
 
-def _make_handler() -> Callable[[_Context], dict[str, Any]]:
+def _make_handler() -> Callable[[Any], dict[str, Any]]:
     """The decorated handler, configured by the environment's variables alone."""
     from lambda_migrate import migrate_on_cold_start
 
@@ -129,7 +121,7 @@ def _make_handler() -> Callable[[_Context], dict[str, Any]]:
     return lambda context: handler({}, context)
 
 
-def _make_runner(job: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
+def _make_runner(job: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
     """A runner with the schedule's clock and lease."""
     from lambda_migrate.aws.telemetry import PowertoolsObserver
     from lambda_migrate.runner import MigrationRunner
@@ -137,7 +129,7 @@ def _make_runner(job: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     manifest, target = _make_target(job, PowertoolsObserver())
     runner = MigrationRunner(manifest, target)
 
-    def invoke(context: _Context) -> dict[str, Any]:
+    def invoke(context: Any) -> dict[str, Any]:
         deadline = Deadline.from_context(context, target.clock)
         return {"outcome": runner.ensure(deadline, request_id=context.aws_request_id).value}
 
@@ -164,7 +156,7 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
 
     manifest, target = _make_target(job, null_observer)
     ends = time.monotonic() + job["timeout"]
-    emit({"event": "invoked", "ends": ends})
+    emit({"event": "invoked", "ends": ends, "outlives": False})
     while True:
         try:
             down = Operations(manifest, target).down(
@@ -178,67 +170,3 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
         else:
             emit({"event": "rolled back", "migrations": list(down)})
         return
-
-
-# --- an application
-
-
-def _run_application(job: dict[str, Any], _emit: EmitEvent) -> None:
-    """Short transactions on the migrated table, one after another."""
-    import pg8000.native
-
-    number = 0
-    while True:
-        try:
-            connection = _connect(job["database"], "application")
-            while True:
-                number += 1
-                connection.run("BEGIN")
-                connection.run(
-                    "UPDATE orders SET amount = amount WHERE id = :id", id=number % 900 + 1
-                )
-                time.sleep(0.4)
-                connection.run("COMMIT")
-                time.sleep(0.1)
-        except (pg8000.native.Error, OSError):
-            time.sleep(0.1)  # no table yet, or no server
-
-
-# --- what the database holds when an environment serves
-
-_OBSERVE = """
-    SELECT to_regclass('effects') IS NOT NULL,
-           ARRAY(SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-                 WHERE i.indisvalid AND c.relname LIKE 'orders\\_%' AND c.relname <> 'orders_pkey'
-                 ORDER BY 1)
-"""
-
-
-def _observe(database: dict[str, str]) -> dict[str, Any]:
-    """Query it through a connection that no fault touches."""
-    import pg8000.native
-
-    for _ in range(100):
-        try:
-            connection = _connect(database, "chaos observer")
-            try:
-                (row,) = connection.run(_OBSERVE)
-                versions = connection.run("SELECT version FROM effects") if row[0] else []
-            finally:
-                connection.close()
-        except (pg8000.native.Error, OSError):
-            time.sleep(0.1)  # it is being restarted
-            continue
-        return {"versions": sorted(version for (version,) in versions), "indexes": row[1]}
-    return {"versions": None, "indexes": None}
-
-
-def _connect(database: dict[str, str], application: str) -> Any:
-    import pg8000.native
-
-    return pg8000.native.Connection(
-        "postgres",
-        database=database["name"],
-        unix_sock=database["socket"],
-        application_name=application,
-    )

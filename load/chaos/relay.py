@@ -10,6 +10,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from lambda_migrate.local.runtime.loopback import HOST
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 16
+_THREADS = 64  # each waits for a server, mostly
 
 SIGNAL_SECONDS = 0.1
 """How long a response waits for a signal to arrive at its process."""
@@ -30,6 +32,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(ThreadPoolExecutor(_THREADS))
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
     def __enter__(self) -> Loop:
@@ -44,11 +47,11 @@ class Loop:
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run in the loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+        return self.start(work).result()
 
-    def call(self, function: Callable[[], object]) -> None:
+    def start(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Run in the loop, soon."""
-        self.loop.call_soon_threadsafe(function)
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     async def _cancel_all(self) -> None:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -83,15 +86,18 @@ class PostgreSQLRelay:
 
     def __init__(self, loop: Loop, server: Path, record_fault: RecordFault) -> None:
         self.port = 0
+        self.unanswered: list[str] = []
+        """Breaks the connection between the next ``commit``, or ``takeover``, and its response."""
+        self.late_commits: list[float] = []
+        """By how many seconds the next COMMIT is delivered later."""
+        self.on_next_commit: list[Callable[[], object]] = []
+        """Called when the next COMMIT was sent, before its response arrives."""
         self._loop = loop
         self._socket = server
         self._record_fault = record_fault
         self._links: set[_Link] = set()
         self._silent = 0
         self._refusing = 0
-        self._unanswered: list[str] = []
-        self._late: list[float] = []
-        self._on_commit: list[Callable[[], None]] = []
         self._server: asyncio.AbstractServer | None = None
 
     def __enter__(self) -> PostgreSQLRelay:
@@ -109,59 +115,39 @@ class PostgreSQLRelay:
 
         self._loop.run(close())
 
-    # --- faults; each is called in any thread
+    # --- outages; when they are cancelled, they end at once
 
-    def refuse(self, seconds: float) -> None:
+    async def refuse(self, seconds: float) -> None:
         """Break all connections, take no new ones for so long."""
-
-        def begin() -> None:
-            self._refusing += 1
-            if self._links:
-                self._record_fault("postgresql-refused", f"{len(self._links)} connections")
-            for link in list(self._links):
-                link.cut()
-            self._loop.loop.call_later(seconds, end)
-
-        def end() -> None:
+        if self._links:
+            self._record_fault("postgresql-refused", f"{len(self._links)} connections")
+        for link in list(self._links):
+            link.cut()
+        self._refusing += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
             self._refusing -= 1
 
-        self._loop.call(begin)
-
-    def silence(self, seconds: float, *, include_new_connections: bool) -> None:
+    async def silence(self, seconds: float, *, include_new_connections: bool) -> None:
         """Hold back everything for so long, then deliver it, as a network that heals does."""
-
-        def begin() -> None:
-            held = list(self._links)
-            for link in held:
-                link.passes.clear()
-            if held or include_new_connections:
-                kind = "silent" if include_new_connections else "stuck"
-                self._record_fault(f"postgresql-{kind}", "")
-            self._silent += include_new_connections
-            self._loop.loop.call_later(seconds, lambda: end(held))
-
-        def end(held: list[_Link]) -> None:
+        held = list(self._links)
+        for link in held:
+            link.passes.clear()
+        if held or include_new_connections:
+            kind = "silent" if include_new_connections else "stuck"
+            self._record_fault(f"postgresql-{kind}", "")
+        self._silent += include_new_connections
+        try:
+            await asyncio.sleep(seconds)
+        finally:
             self._silent -= include_new_connections
             for link in list(self._links) if include_new_connections else held:
                 link.passes.set()
 
-        self._loop.call(begin)
-
-    def lose_response_to_next(self, what: str) -> None:
-        """Break the connection between the next ``commit``, or ``takeover``, and its response."""
-        self._unanswered.append(what)
-
-    def delay_next_commit(self, seconds: float) -> None:
-        """Deliver the next COMMIT so much later."""
-        self._late.append(seconds)
-
-    def on_next_commit(self, callback: Callable[[], None]) -> None:
-        """Call back when the next COMMIT was sent, before its response arrives."""
-        self._on_commit.append(callback)
-
     def clear_faults(self) -> None:
-        """Disarm all faults."""
-        for armed in (self._unanswered, self._late, self._on_commit):
+        """Disarm what waits for the next COMMIT."""
+        for armed in (self.unanswered, self.late_commits, self.on_next_commit):
             armed.clear()
 
     # --- carrying
@@ -199,21 +185,21 @@ class PostgreSQLRelay:
             await link.passes.wait()
             writer.write(data)
             await writer.drain()
-            if what == "commit" and self._on_commit:
+            if what == "commit" and self.on_next_commit:
                 link.passes.clear()  # the response waits until the signal has arrived
                 self._loop.loop.call_later(SIGNAL_SECONDS, link.passes.set)
-                self._on_commit.pop()()
+                self.on_next_commit.pop()()
         await link.passes.wait()
         with contextlib.suppress(OSError, NotImplementedError):
             writer.write_eof()
 
     async def _before_commit(self, link: _Link, what: str) -> None:
-        if self._late and what == "commit":
-            seconds = self._late.pop()
+        if self.late_commits and what == "commit":
+            seconds = self.late_commits.pop()
             self._record_fault("commit-late", f"{seconds:.2f} s")
             await asyncio.sleep(seconds)
-        if what in self._unanswered:
-            self._unanswered.remove(what)
+        if what in self.unanswered:
+            self.unanswered.remove(what)
             self._record_fault(f"{what}-unanswered", "")
             link.is_muted = True
 

@@ -1,24 +1,21 @@
-"""One schedule while it runs: starts processes, applies faults, records what happens."""
+"""One schedule while it runs: a task for each process and each fault, in the relays' loop."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import heapq
-import itertools
 import json
 import os
-import queue
 import random
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pg8000.native
 
 from lambda_migrate.local.runtime.fork_client import ForkedProcess
 from load.chaos.dynamodb import DynamoDBRelay
@@ -40,13 +37,14 @@ _OUTLIVE_SECONDS = 8.0
 _LOG_TAIL = 4_000
 _ROLLBACK_SECONDS = 15.0
 _COLD_START_SECONDS = 40.0
+_HOLDER_SECONDS = 1.5  # how long a fault waits for a holder that it can hit
 
 _SLACK_SECONDS = 2.5
 """What a loaded machine may add to a cold start that has a limit."""
 
 
 class ChaosRun:
-    """One schedule while it runs. One thread acts; slow faults have one each.
+    """One schedule while it runs. Everything but the constructor belongs to the relays' loop.
 
     Args:
         schedule: What happens.
@@ -65,8 +63,7 @@ class ChaosRun:
         stack: contextlib.ExitStack,
     ) -> None:
         self._schedule = schedule
-        self._server = worker.server
-        self._fork_server = worker.fork_server
+        self._worker = worker
         self._state = state
         self._folder = folder
         self._evidence = ChaosEvidence(schedule)
@@ -78,51 +75,45 @@ class ChaosRun:
         self._dynamodb = stack.enter_context(
             DynamoDBRelay(worker.loop, worker.engine.endpoint_url, self._record_fault, rng=rng)
         )
-        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         self._socket.bind(str(folder / "events.sock"))
-        reader = threading.Thread(target=self._read_events, daemon=True)
-        reader.start()
-        stack.callback(reader.join, 10)
-        stack.callback(self._send, b"")
-        self._actions: list[tuple[float, int, Callable[[], None]]] = []
-        self._action_numbers = itertools.count()
-        self._planned = 0
+        self._socket.setblocking(False)
         self._records: dict[str, ProcessRecord] = {}
         self._processes: dict[str, ForkedProcess] = {}
         stack.callback(self._kill_all)
-        self._invoked: dict[str, dict[str, Any]] = {}
-        self._frozen: dict[str, float] = {}
         self._names: dict[int, str] = {}
         """By pid. Never forgotten: an owner in the item may be long dead."""
-        self._threads: list[threading.Thread] = []
+        self._invoked: dict[str, dict[str, Any]] = {}
+        self._frozen: dict[str, float] = {}
+        self._outages: list[asyncio.Task[None]] = []
+        self._observing: list[asyncio.Task[None]] = []
         self._began = time.monotonic()
 
-    def execute(self, before_final_state: Callable[[StateReader, Path], None]) -> ChaosEvidence:
+    async def execute(
+        self, before_final_state: Callable[[StateReader, Path], None]
+    ) -> ChaosEvidence:
         """From the first start to the final state."""
-        self._began = time.monotonic()
-        self._schedule_actions()
-        if self._schedule.has_traffic:
-            self._start("traffic", "traffic", code_version="new", timeout=0.0)
-        while self._planned or self._has_running_process():
-            self._process_next()
-        for thread in self._threads:
-            thread.join()
-        self._postgresql.clear_faults()
-        self._dynamodb.clear_faults()
-        self._signal("traffic", signal.SIGKILL)
-        leftover_connections = self._wait_for_connections(self._schedule.lease_seconds + 1.0)
-        self._start_cold_afterwards()
-        before_final_state(self._state, self._log("fresh probe"))
-        connections = self._wait_for_connections(1.5)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._socket, self._receive_events)
+        try:
+            self._began = time.monotonic()
+            traffic = asyncio.ensure_future(self._write_like_an_application())
+            await asyncio.gather(*self._start_processes(), *map(self._apply, self._schedule.faults))
+            traffic.cancel()
+            self._end_faults()
+            leftover = await self._wait_for_connections(self._schedule.lease_seconds + 1.0)
+            await self._start_cold_afterwards()
+            await asyncio.gather(*self._observing)
+        finally:
+            loop.remove_reader(self._socket)
+        await asyncio.to_thread(before_final_state, self._state, self._log("fresh probe"))
+        connections = await self._wait_for_connections(1.5)
         evidence = self._evidence
-        evidence.state = self._state.read_state()
-        evidence.state.leftover_connections, evidence.state.connections = (
-            leftover_connections,
-            connections,
-        )
+        evidence.state = await asyncio.to_thread(self._state.read_state)
+        evidence.state.leftover_connections = leftover
+        evidence.state.connections = connections
         evidence.state.secrets = self._find_secrets()
-        evidence.processes = [one for one in self._records.values() if one.name != "traffic"]
+        evidence.processes = list(self._records.values())
         for record in evidence.processes:
             record.log = self._log(record.name).read_text(errors="replace")[-_LOG_TAIL:]
         evidence.timeline.sort()
@@ -132,104 +123,80 @@ class ChaosRun:
     def _now(self) -> float:
         return time.monotonic() - self._began
 
+    async def _sleep_until(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, at - self._now))
+
     def _log(self, name: str) -> Path:
         return self._folder / f"{name.replace(' ', '-')}.log"
 
     def _record(self, process: str, what: str, detail: str = "") -> None:
         self._evidence.timeline.append((round(self._now, 3), process, what, detail))
 
-    def _record_fault(self, kind: str, detail: str) -> None:
-        """Record that a fault took effect. Called in any thread."""
+    def _record_fault(self, kind: str, detail: str = "") -> None:
+        """Record that a fault took effect."""
         counts = self._evidence.fault_counts
         counts[kind] = counts.get(kind, 0) + 1
         self._record("faults", kind, detail)
 
-    # --- what happens when
-
-    def _schedule_actions(self) -> None:
-        for number, each in enumerate(self._schedule.environments):
-            start = partial(
-                self._start,
-                f"environment {number}",
-                "serve",
-                code_version=each.code_version,
-                timeout=each.timeout,
-                invocations=each.invocations,
-                clock_offset=each.clock_offset,
-                clock_jumps_after=each.clock_jumps_after,
-                clock_jump=each.clock_jump,
-            )
-            self._call_at(each.at, start)
-        for fault in self._schedule.faults:
-            self._call_at(fault.at, partial(self._apply, fault))
-        rollback = self._schedule.rollback
-        if rollback is not None:
-            start = partial(
-                self._start,
-                "rollback",
-                "roll back",
-                code_version="new",
-                timeout=_ROLLBACK_SECONDS,
-                target_version=rollback.target_version,
-            )
-            self._call_at(rollback.at, start)
-
-    def _call_at(self, at: float, act: Callable[[], None], *, is_planned: bool = True) -> None:
-        """Call ``act`` then; the run continues as long as anything is planned."""
-        self._planned += is_planned
-
-        def run() -> None:
-            self._planned -= is_planned
-            act()
-
-        heapq.heappush(self._actions, (at, next(self._action_numbers), run))
-
-    def _process_next(self) -> None:
-        """Do what is due, or handle one event."""
-        due = self._actions[0][0] - self._now if self._actions else 0.5
-        if due <= 0:
-            heapq.heappop(self._actions)[2]()
-            return
-        with contextlib.suppress(queue.Empty):
-            self._handle(self._events.get(timeout=min(due, 0.5)))
-
-    def _has_running_process(self) -> bool:
-        return any(one.ended is None for one in self._records.values() if one.name != "traffic")
+    async def _write_like_an_application(self) -> None:
+        """Short transactions on the migrated table, one after another."""
+        while self._schedule.has_traffic:
+            await asyncio.to_thread(self._state.write)
+            await asyncio.sleep(0.1)
 
     # --- processes
 
-    def _start(
-        self, name: str, role: str, *, code_version: str, timeout: float, **more: Any
-    ) -> None:
-        clock_error = max(abs(more.get("clock_offset", 0.0)), abs(more.get("clock_jump", 0.0)))
-        self._records[name] = ProcessRecord(name, code_version, clock_error)
+    def _start_processes(self) -> list[Coroutine[Any, Any, ProcessRecord]]:
+        started = [
+            self._run_process(f"environment {number}", "serve", **asdict(each))
+            for number, each in enumerate(self._schedule.environments)
+        ]
+        if self._schedule.rollback is not None:
+            job = {"timeout": _ROLLBACK_SECONDS, **asdict(self._schedule.rollback)}
+            started.append(self._run_process("rollback", "roll back", code_version="new", **job))
+        return started
+
+    async def _run_process(
+        self, name: str, role: str, *, code_version: str, at: float = 0.0, **job: Any
+    ) -> ProcessRecord:
+        """Start a process at its time, and wait for its end."""
+        await self._sleep_until(at)
+        clock_error = max(abs(job.get("clock_offset", 0.0)), abs(job.get("clock_jump", 0.0)))
+        record = self._records[name] = ProcessRecord(name, code_version, clock_error)
+        process = await self._fork(name, role, code_version, job)
+        ended: Future[None] = Future()
+        process.when_ended(lambda: ended.set_result(None))
+        await asyncio.wrap_future(ended)
+        self._receive_events()  # what it sent before
+        process.kill()  # it has ended; this collects it
+        self._invoked.pop(name, None)
+        self._record_resumed(record)
+        record.ended, record.exit_code = round(self._now, 3), process.poll()
+        self._record(name, "ended", str(record.exit_code))
+        return record
+
+    async def _fork(
+        self, name: str, role: str, code_version: str, job: dict[str, Any]
+    ) -> ForkedProcess:
         self._log(name).touch()  # it may be killed before it can
-        job = {
-            "name": name,
-            "role": role,
-            "timeout": timeout,
-            **more,
-            "entry_point": self._schedule.entry_point,
-            "lease_seconds": self._schedule.lease_seconds,
-            "database": {"socket": str(self._server.socket), "name": self._state.name},
-            "events": self._socket.getsockname(),
-        }
-        process = self._fork_server.fork_call(
+        process = await asyncio.to_thread(
+            self._worker.fork_server.fork_call,
             "load.chaos.process:run",
-            job,
+            {
+                "name": name,
+                "role": role,
+                **job,
+                "entry_point": self._schedule.entry_point,
+                "lease_seconds": self._schedule.lease_seconds,
+                "events": self._socket.getsockname(),
+            },
             variables=self._variables(code_version),
             directory=self._folder,
             log=self._log(name),
         )
         self._processes[name] = process
         self._names[process.pid] = name
-
-        def report_end() -> None:
-            # Through the socket: behind everything that the process itself sent.
-            ended = {"event": "ended", "name": name, "code": process.poll()}
-            self._send(json.dumps({**ended, "at": time.monotonic()}).encode())
-
-        process.when_ended(report_end)
+        return process
 
     def _variables(self, code_version: str) -> dict[str, str]:
         address = f"127.0.0.1:{self._postgresql.port}/{self._state.name}"
@@ -254,15 +221,9 @@ class ChaosRun:
         }
 
     def _signal(self, name: str, number: int) -> None:
-        """Signal a process, if it was started. Called in any thread."""
-        process = self._processes.get(name)
-        if process is not None:
-            process.signal_group(number)
-
-    def _kill(self, record: ProcessRecord, why: str) -> None:
-        record.killed = record.killed or why
-        self._record(record.name, "killed", why)
-        self._signal(record.name, signal.SIGKILL)
+        """Signal a process, if it was started."""
+        if name in self._processes:
+            self._processes[name].signal_group(number)
 
     def _kill_all(self) -> None:
         for process in self._processes.values():
@@ -270,151 +231,127 @@ class ChaosRun:
 
     # --- events of processes
 
-    def _read_events(self) -> None:
-        while data := self._socket.recv(1 << 16):
-            self._events.put(json.loads(data))
-
-    def _send(self, data: bytes) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.sendto(data, self._socket.getsockname())
+    def _receive_events(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._handle(json.loads(self._socket.recv(1 << 16)))
 
     def _handle(self, event: dict[str, Any]) -> None:
         name, what = event["name"], event["event"]
         record = self._records[name]
-        if what == "signalled":
-            self._record_signal(record, event["fault"])
-            return
-        event = {**event, "at": round(event["at"] - self._began, 3)}
+        event["at"] = round(event["at"] - self._began, 3)
         record.events.append(event)
-        if what == "observed":
-            self._record_observation(record, event)
-            return
-        details = (str(event.get(key, "")) for key in ("outcome", "error", "message", "code"))
+        details = (str(event.get(key, "")) for key in ("outcome", "error", "message"))
         self._record(name, what, " ".join(filter(None, details))[:200])
+        self._invoked.pop(name, None)
+        if what == "served":
+            self._observing.append(asyncio.ensure_future(self._observe(record, event["wall"])))
         if what == "invoked":
             self._invoked[name] = event
-            late = _OUTLIVE_SECONDS if self._outlives_deadline(name) else _KILL_LATE_SECONDS
-            ends = event["ends"] - self._began + late
-            self._call_at(ends, lambda: self._kill_at_deadline(record, event), is_planned=False)
-        else:
-            self._invoked.pop(name, None)
-        if what == "ended":
-            self._processes[name].kill()  # it has ended; this collects it
-            self._record_resumed(record)
-            record.ended, record.exit_code = event["at"], event["code"]
-
-    def _outlives_deadline(self, name: str) -> bool:
-        kind, _, number = name.partition(" ")
-        is_own = kind == "environment"
-        return is_own and self._schedule.environments[int(number)].outlives_deadline
+            late = _OUTLIVE_SECONDS if event["outlives"] else _KILL_LATE_SECONDS
+            asyncio.get_running_loop().call_later(
+                event["ends"] - time.monotonic() + late, self._kill_at_deadline, record, event
+            )
 
     def _kill_at_deadline(self, record: ProcessRecord, invocation: dict[str, Any]) -> None:
-        if self._invoked.get(record.name, {}).get("at") == invocation["at"]:
-            self._kill(record, "deadline")
+        if self._invoked.get(record.name) is invocation:
+            record.killed = record.killed or "deadline"
+            self._record(record.name, "killed", "deadline")
+            self._signal(record.name, signal.SIGKILL)
 
-    def _record_observation(self, record: ProcessRecord, event: dict[str, Any]) -> None:
-        served = next(e for e in reversed(record.events) if e["event"] == "served")
-        versions = event["versions"]
+    async def _observe(self, record: ProcessRecord, served_at: float) -> None:
+        """Record what the database holds when a process serves."""
+        versions, indexes = await asyncio.to_thread(self._state.observe)
+        frozen = sum(until - since for since, until in record.frozen)
         self._evidence.observations.append(
-            Observation(
-                process=record.name,
-                code_version=record.code_version,
-                served_at=served["wall"],
-                versions=None if versions is None else tuple(versions),
-                indexes=tuple(event["indexes"] or ()),
-                frozen_seconds=sum(until - since for since, until in record.frozen),
-            )
+            Observation(record.name, record.code_version, served_at, versions, indexes, frozen)
         )
 
     # --- faults
 
-    def _apply(self, fault: Fault) -> None:
+    async def _apply(self, fault: Fault) -> None:
+        """Apply a fault at its time, or arm it there."""
+        await self._sleep_until(fault.at)
         kind, seconds = fault.kind, fault.seconds
-        slow = {
-            "postgresql-restart": self._restart_postgresql,
-            "postgresql-cut": self._terminate_connections,
-            "dynamodb-item-lost": self._delete_item,
-        }
-        if kind in slow:
-            thread = threading.Thread(target=slow[kind], daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        postgresql, dynamodb = self._postgresql, self._dynamodb
+        if kind == "postgresql-restart":
+            self._record_fault(kind)
+            await asyncio.to_thread(self._worker.server.restart, "immediate")
+        elif kind == "postgresql-cut":
+            if count := await asyncio.to_thread(self._state.terminate_connections):
+                self._record_fault(kind, f"{count} connections")
+        elif kind == "dynamodb-item-lost":
+            await asyncio.to_thread(self._state.delete_item)
+            dynamodb.lose_item()
+            self._record_fault(kind)
         elif kind in ("kill", "freeze"):
-            self._signal_target(fault, until=self._now + 1.5)
+            await self._signal_target(fault)
         elif kind.endswith("at-commit"):
-            self._postgresql.on_next_commit(
-                lambda: self._signal_owner(fault, self._dynamodb.owner or "")
-            )
+            postgresql.on_next_commit.append(lambda: self._signal_owner(fault, dynamodb.owner))
         elif kind.endswith("at-write"):
-            self._dynamodb.on_next_write(lambda owner: self._signal_owner(fault, owner))
+            dynamodb.on_next_write.append(partial(self._signal_owner, fault))
         elif kind == "postgresql-refused":
-            self._postgresql.refuse(seconds)
+            self._begin_outage(postgresql.refuse(seconds))
         elif kind in ("postgresql-silent", "postgresql-stuck"):
-            self._postgresql.silence(seconds, include_new_connections=kind == "postgresql-silent")
+            is_all = kind == "postgresql-silent"
+            self._begin_outage(postgresql.silence(seconds, include_new_connections=is_all))
         elif kind in ("commit-unanswered", "takeover-unanswered"):
-            self._postgresql.lose_response_to_next(kind.partition("-")[0])
+            postgresql.unanswered.append(kind.partition("-")[0])
         elif kind == "commit-late":
-            self._postgresql.delay_next_commit(seconds)
+            postgresql.late_commits.append(seconds)
         elif kind.startswith("granted-twice"):
-            self._dynamodb.grant_twice(kind)
+            dynamodb.grant_twice(kind)
         else:
-            self._dynamodb.inject(kind, seconds, fault.probability)
+            dynamodb.inject(kind, seconds, fault.probability)
 
-    def _restart_postgresql(self) -> None:
-        self._record_fault("postgresql-restart", "")
-        self._server.restart("immediate")
+    def _begin_outage(self, outage: Coroutine[Any, Any, None]) -> None:
+        self._outages.append(asyncio.ensure_future(outage))
 
-    def _terminate_connections(self) -> None:
-        with contextlib.suppress(pg8000.native.Error, OSError):  # it is being restarted
-            count = self._state.terminate_connections()
-            if count:
-                self._record_fault("postgresql-cut", f"{count} connections")
+    def _end_faults(self) -> None:
+        for outage in self._outages:
+            outage.cancel()
+        self._postgresql.clear_faults()
+        self._dynamodb.clear_faults()
 
-    def _delete_item(self) -> None:
-        self._state.delete_item()
-        self._dynamodb.lose_item()
-        self._record_fault("dynamodb-item-lost", "")
-
-    def _signal_target(self, fault: Fault, *, until: float) -> None:
+    async def _signal_target(self, fault: Fault) -> None:
         """Signal an environment; or the holder, as soon as there is one, for a short while."""
-        name = f"environment {fault.target}"
-        if fault.target == HOLDER:
-            name = self._find_process(self._dynamodb.owner or "")
+        until = self._now + _HOLDER_SECONDS
+        while self._now < until:
+            is_holder = fault.target == HOLDER
+            holder = self._find_process(self._dynamodb.owner)
+            if self._signal_process(fault, holder if is_holder else f"environment {fault.target}"):
+                return
+            await asyncio.sleep(0.03)
+
+    def _signal_owner(self, fault: Fault, owner: str | None) -> None:
+        """Signal the process of this owner at once."""
+        self._signal_process(fault, self._find_process(owner))
+
+    def _signal_process(self, fault: Fault, name: str) -> bool:
+        """Kill or freeze a process; False if it does not run."""
         record = self._records.get(name)
-        if record is not None and record.ended is None:
-            self._signal_for(fault, name)
-            self._record_signal(record, fault)
-        elif self._now < until:
-            self._call_at(self._now + 0.03, lambda: self._signal_target(fault, until=until))
-
-    def _signal_owner(self, fault: Fault, owner: str) -> None:
-        """Signal the process of this owner at once. Called in the loop's thread."""
-        name = self._find_process(owner)
-        if name:
-            self._signal_for(fault, name)
-            self._events.put({"event": "signalled", "name": name, "fault": fault})
-
-    def _signal_for(self, fault: Fault, name: str) -> None:
+        if record is None or record.ended is not None or name not in self._processes:
+            return False
         self._record_fault(fault.kind, name)
-        is_kill = fault.kind.startswith("kill")
-        self._signal(name, signal.SIGKILL if is_kill else signal.SIGSTOP)
-
-    def _record_signal(self, record: ProcessRecord, fault: Fault) -> None:
         if fault.kind.startswith("kill"):
             record.killed = record.killed or "fault"
+            self._signal(name, signal.SIGKILL)
         else:
-            self._frozen.setdefault(record.name, self._now)
-            self._call_at(self._now + fault.seconds, lambda: self._resume(record))
+            self._frozen.setdefault(name, self._now)
+            self._signal(name, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(fault.seconds, self._resume, record)
+        return True
 
-    def _find_process(self, owner: str) -> str:
+    def _find_process(self, owner: str | None) -> str:
         """Which process has this owner id: function/pid/random, see `new_owner`."""
-        parts = owner.split("/")
+        parts = (owner or "").split("/")
         return self._names.get(int(parts[1]), "") if len(parts) == 3 else ""
 
     def _resume(self, record: ProcessRecord) -> None:
-        self._record_resumed(record)
-        self._record(record.name, "resumed")
-        self._signal(record.name, signal.SIGCONT)
+        if record.ended is None:
+            self._record_resumed(record)
+            self._record(record.name, "resumed")
+            self._signal(record.name, signal.SIGCONT)
 
     def _record_resumed(self, record: ProcessRecord) -> None:
         since = self._frozen.pop(record.name, None)
@@ -423,23 +360,22 @@ class ChaosRun:
 
     # --- afterwards
 
-    def _start_cold_afterwards(self) -> None:
+    async def _start_cold_afterwards(self) -> None:
         """Cold starts when all faults are over, without waiting for the pause after a failure."""
         if self._schedule.broken_version:
-            self._state.clear_failure_pause()
-            self._start_cold("new")
-        self._start_cold("probe")
-        self._start_cold("old")
+            await asyncio.to_thread(self._state.clear_failure_pause)
+            await self._start_cold("new")
+        await self._start_cold("probe")
+        await self._start_cold("old")
 
-    def _start_cold(self, code_version: str) -> None:
+    async def _start_cold(self, code_version: str) -> None:
         """One cold start, with its limit: two leases, and the work that is left."""
         work = sum(spec.seconds for spec in self._schedule.migrations)
         limit = 2 * self._schedule.lease_seconds + work + _SLACK_SECONDS
-        name, began = f"fresh {code_version}", self._now
-        self._start(name, "serve", code_version=code_version, timeout=_COLD_START_SECONDS)
-        record = self._records[name]
-        while record.ended is None:
-            self._process_next()
+        began = self._now
+        record = await self._run_process(
+            f"fresh {code_version}", "serve", code_version=code_version, timeout=_COLD_START_SECONDS
+        )
         ends = [e for e in record.events if e["event"] in ("served", "raised")]
         last: dict[str, Any] = ends[-1] if ends else {"at": self._now, "event": "killed"}
         self._evidence.cold_starts.append(
@@ -452,11 +388,11 @@ class ChaosRun:
             )
         )
 
-    def _wait_for_connections(self, seconds: float) -> list[str]:
+    async def _wait_for_connections(self, seconds: float) -> list[str]:
         """Connections of the library, once there are none or so much time has passed."""
         until = self._now + seconds
-        while (found := self._state.connections()) and self._now < until:
-            time.sleep(0.1)
+        while (found := await asyncio.to_thread(self._state.connections)) and self._now < until:
+            await asyncio.sleep(0.1)
         return found
 
     def _find_secrets(self) -> list[str]:

@@ -6,6 +6,8 @@ import contextlib
 import time
 from typing import Any
 
+import pg8000.native
+
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.evidence import FinalState
 
@@ -30,6 +32,21 @@ _INDEXES = """
 _RUNS = """
     SELECT version, direction, extract(epoch FROM pg_xact_commit_timestamp(xmin))
     FROM runs ORDER BY pg_xact_commit_timestamp(xmin), id"""
+
+
+_OBSERVE = """
+    SELECT to_regclass('effects') IS NOT NULL,
+           ARRAY(SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                 WHERE i.indisvalid AND c.relname LIKE 'orders\\_%' AND c.relname <> 'orders_pkey'
+                 ORDER BY 1)"""
+
+_WRITE = """
+    UPDATE orders SET amount = amount WHERE id = 1 + floor(random() * 900);
+    SELECT pg_sleep(0.4)"""
+"""A short transaction of an application."""
+
+_UNREACHED = (pg8000.native.Error, OSError)
+"""The server is being restarted."""
 
 
 class StateReader:
@@ -58,7 +75,27 @@ class StateReader:
 
     def terminate_connections(self) -> int:
         """End the connections of lambda-migrate; returns how many there were."""
-        return len(self.query(f"SELECT pg_terminate_backend(pid) {_LIBRARY_CONNECTIONS}"))
+        try:
+            return len(self.query(f"SELECT pg_terminate_backend(pid) {_LIBRARY_CONNECTIONS}"))
+        except _UNREACHED:
+            return 0
+
+    def observe(self) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+        """The versions with an effect and the valid indexes; None if it cannot be reached."""
+        for _ in range(100):
+            try:
+                [[has_effects, indexes]] = self.query(_OBSERVE)
+                rows = self.query("SELECT version FROM effects") if has_effects else []
+            except _UNREACHED:
+                time.sleep(0.1)
+                continue
+            return tuple(sorted(version for (version,) in rows)), tuple(indexes)
+        return None, ()
+
+    def write(self) -> None:
+        """Write to the migrated table, if it is there, as an application does."""
+        with contextlib.suppress(*_UNREACHED):
+            self.query(_WRITE)
 
     def delete_item(self) -> None:
         """Delete the target's item."""

@@ -10,8 +10,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lambda_migrate.local.runtime.fork_client import ForkServer
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
@@ -45,83 +47,65 @@ _PRELOADED = (
 _run_numbers = itertools.count(1)
 
 
-class Workers:
-    """Several workers that run schedules side by side.
+def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[ChaosResult]:
+    """Run schedules side by side and check the invariants; results come as they are ready."""
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
-    Args:
-        count: How many.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._stack = ExitStack()
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-
-    def __enter__(self) -> Workers:
-        with self._stack:
-            # PostgreSQL's own account must be able to pass through.
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lm-chaos-"))
-            loop = self._stack.enter_context(Loop())
-            engine = self._stack.enter_context(LocalDynamoDB())
-            engine.create_table(TABLE)
-            for number in range(self._count):
-                worker = Worker(Path(folder) / f"worker-{number}", loop, engine)
-                self._idle.put(self._stack.enter_context(worker))
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def run(self, schedules: Iterable[Schedule]) -> Iterator[ChaosResult]:
-        """Run them all and check the invariants; results come as they are ready."""
-        pool = ThreadPoolExecutor(self._count)
-        try:
-            for done in as_completed([pool.submit(self._run_one, each) for each in schedules]):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _run_one(self, schedule: Schedule) -> ChaosResult:
-        worker = self._idle.get()
+    def run_one(schedule: Schedule) -> ChaosResult:
+        worker = idle.get()
         try:
             return check_invariants(worker.run(schedule))
         finally:
-            self._idle.put(worker)
+            idle.put(worker)
+
+    with (
+        # PostgreSQL's own account must be able to pass through.
+        tempfile.TemporaryDirectory(prefix="lm-chaos-") as folder,
+        Loop() as loop,
+        LocalDynamoDB() as engine,
+        ExitStack() as stack,
+    ):
+        engine.create_table(TABLE)
+        for number in range(workers):
+            worker = open_worker(Path(folder) / f"worker-{number}", loop, engine)
+            idle.put(stack.enter_context(worker))
+        pool = ThreadPoolExecutor(workers)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for done in as_completed([pool.submit(run_one, each) for each in schedules]):
+            yield done.result()
 
 
-class Worker:
-    """A PostgreSQL server and a fork server; the loop and the DynamoDB engine are shared.
+@contextmanager
+def open_worker(folder: Path, loop: Loop, engine: LocalDynamoDB) -> Iterator[Worker]:
+    """A worker with servers of its own.
 
     Args:
         folder: For logs and migration files.
         loop: Where the relays run.
         engine: The DynamoDB engine, with `TABLE`.
     """
-
-    def __init__(self, folder: Path, loop: Loop, engine: LocalDynamoDB) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.loop = loop
-        self.engine = engine
-        self.server = LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS)
-        log = folder / "fork-server.log"
-        self.fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=log)
-        self._folder = folder
-        self._client = engine.client()
-
-    def __enter__(self) -> Worker:
-        self.server.start()
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "fork-server.log"
+    fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=log)
+    client = engine.client()
+    with LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS) as server, closing(client):
+        fork_server.start(os.environ)
         try:
-            self.fork_server.start(os.environ)
-        except BaseException:
-            self.server.close()
-            raise
-        return self
+            yield Worker(loop, engine, server, fork_server, folder, client)
+        finally:
+            fork_server.stop()
 
-    def __exit__(self, *_: object) -> None:
-        self.fork_server.stop()
-        self.server.close()
-        self._client.close()
+
+@dataclass(frozen=True)
+class Worker:
+    """A PostgreSQL server and a fork server; the loop and the DynamoDB engine are shared."""
+
+    loop: Loop
+    engine: LocalDynamoDB
+    server: LocalPostgreSQL
+    fork_server: ForkServer
+    folder: Path
+    client: Any  # of the engine
 
     def run(
         self,
@@ -137,11 +121,12 @@ class Worker:
                 with the database and a log: tests do something wrong there, which must be found.
         """
         name = f"round_{schedule.seed}_{next(_run_numbers)}"
-        folder = self._folder / name
+        folder = self.folder / name
         folder.mkdir()
         with ExitStack() as stack:
             self.server.create_database(name)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(self.server.drop_database, name)
-            state = StateReader(self.server, self._client, name)
-            return ChaosRun(schedule, self, state, folder, stack).execute(before_final_state)
+            state = StateReader(self.server, self.client, name)
+            run = ChaosRun(schedule, self, state, folder, stack)
+            return self.loop.run(run.execute(before_final_state))

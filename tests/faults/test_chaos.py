@@ -32,7 +32,7 @@ from load.chaos.schedule import (
     to_json,
 )
 from load.chaos.state_reader import SECRETS, TABLE, StateReader
-from load.chaos.worker import Worker, Workers
+from load.chaos.worker import Worker, open_worker, run_schedules
 
 SEEDS = range(180, 200)
 """Twenty in a row that have every kind of fault between them."""
@@ -48,8 +48,8 @@ def results() -> dict[str, ChaosResult]:
     """The twenty, and those that are kept; a few side by side, because they mostly wait."""
     named = {f"seed {seed}": generate(seed) for seed in SEEDS}
     named |= {f"saved {file.stem}": from_json(file.read_text()) for file in SAVED}
-    with Workers(6) as workers:
-        finished = {result.schedule: result for result in workers.run(named.values())}
+    results = run_schedules(named.values(), workers=6)
+    finished = {result.schedule: result for result in results}
     return {name: finished[schedule] for name, schedule in named.items()}
 
 
@@ -122,7 +122,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     folder = tmp_path_factory.mktemp("chaos")
     with Loop() as loop, LocalDynamoDB() as engine:
         engine.create_table(TABLE)
-        with Worker(folder, loop, engine) as worker:
+        with open_worker(folder, loop, engine) as worker:
             yield worker
 
 

@@ -127,7 +127,7 @@ def test_write_callback_runs_before_the_response(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, shared_dynamodb: LocalDynamoDB
 ) -> None:
     seen: list[str] = []
-    relay.on_next_write(seen.append)
+    relay.on_next_write.append(seen.append)
     lease = acquired(table.acquire("me"))
     table.renew(lease)
     assert seen == ["me"], "once, and told whose write it was"
@@ -164,8 +164,8 @@ def test_commit_with_lost_response_is_committed(
     relay, open_connection = connect
     connection = open_connection()
     connection.run("CREATE TABLE IF NOT EXISTS chaos_unanswered (id int)")
-    relay.lose_response_to_next("takeover")  # which this is not
-    relay.lose_response_to_next("commit")
+    relay.unanswered.append("takeover")  # which this is not
+    relay.unanswered.append("commit")
     connection.run("BEGIN ISOLATION LEVEL READ COMMITTED")
     connection.run("INSERT INTO chaos_unanswered VALUES (1)")
     with pytest.raises(BROKEN):
@@ -175,10 +175,12 @@ def test_commit_with_lost_response_is_committed(
     assert open_connection().run("SELECT 1") == [[1]]
 
 
-def test_refused_clients_can_reconnect_later(connect: Network, faults: RecordedFaults) -> None:
+def test_refused_clients_can_reconnect_later(
+    loop: Loop, connect: Network, faults: RecordedFaults
+) -> None:
     relay, open_connection = connect
     connection = open_connection()
-    relay.refuse(0.3)
+    loop.start(relay.refuse(0.3))
     until(lambda: faults, what="the connections are broken")
     with pytest.raises(BROKEN):
         connection.run("SELECT 1")
@@ -187,11 +189,11 @@ def test_refused_clients_can_reconnect_later(connect: Network, faults: RecordedF
 
 @pytest.mark.parametrize("include_new_connections", [True, False])
 def test_delayed_data_arrives_later(
-    connect: Network, faults: RecordedFaults, include_new_connections: bool
+    loop: Loop, connect: Network, faults: RecordedFaults, include_new_connections: bool
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()
-    relay.silence(0.3, include_new_connections=include_new_connections)
+    loop.start(relay.silence(0.3, include_new_connections=include_new_connections))
     until(lambda: faults, what="the silence begins")
     if not include_new_connections:
         assert open_connection().run("SELECT 2") == [[2]]
@@ -204,7 +206,7 @@ def test_late_commit_commits(
     relay, open_connection = connect
     connection = open_connection()
     connection.run("CREATE TABLE IF NOT EXISTS chaos_late (id int)")
-    relay.delay_next_commit(0.3)
+    relay.late_commits.append(0.3)
     connection.run("BEGIN")
     connection.run("INSERT INTO chaos_late VALUES (1)")
     connection.run("COMMIT")
