@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +36,6 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lambda-migrate",
 }
 
-_STYLE_ATTRIBUTE = re.compile(r' style="([^"]*)"')
-
 
 @contextmanager
 def style() -> Iterator[None]:
@@ -50,14 +45,5 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write an SVG that is the same for the same figure, at about half of matplotlib's size."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None}, dpi=150)
-    svg = "<svg" + file.getvalue().partition("<svg")[2]
-    text = "\n".join(line.strip() for line in svg.splitlines())
-    repeated = [each for each, n in Counter(_STYLE_ATTRIBUTE.findall(text)).items() if n > 3]
-    rules = ""
-    for number, each in enumerate(repeated):
-        text = text.replace(f' style="{each}"', f' class="s{number}"')
-        rules += f".s{number}{{{each}}}"
-    path.write_text(text.replace("<defs>", f"<style>{rules}</style>\n<defs>", 1) + "\n")
+    """Write an SVG that is the same for the same figure."""
+    figure.savefig(path, format="svg", metadata={"Date": None}, dpi=150)

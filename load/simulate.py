@@ -10,13 +10,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from load import charts
+from load.bench.results import Table, format_number, markdown_table
 from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY, POLICIES, MakePolicy
 from load.simulation.results import SimulationResult, summarize
@@ -104,29 +105,23 @@ def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
 
 # -- output ---------------------------------------------------------------------------------------
 
-_COLUMNS = (
-    f"{'':25} {'':>4} {'starts':>8} {'arrive':>8} {'migration':>9} {'delay':>8} {'99 in 100':>9}"
-    f" {'calls':>6} {'read units':>10} {'peak units/s':>12} {'throttled':>9} {'acquired':>8}"
-    f" {'not served':>10} {'dollars':>8}"
-)
-
 
 def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
-    print(f"\n{name}\n\n{_COLUMNS}")
-    found = []
-    for case in cases:
-        found.append(case)
-        scenario, result = case.scenario, case.result
-        arrival = "ramp" if scenario.is_ramp else "at once"
-        parameter = "" if case.parameter is None else f"{case.parameter:g}"
-        print(
-            f"{case.name:25} {parameter:>4} {scenario.environments:8,} {arrival:>8}"
-            f" {scenario.migration_seconds:7g} s {result.delay_median:6.2f} s"
-            f" {result.delay_p99:7.2f} s {result.calls_median:6g} {result.read_units:10.1f}"
-            f" {result.peak_units:12,.0f} {result.throttled:9.0%} {result.mean_acquisitions:8g}"
-            f" {result.not_served:10,} {result.dollars:8.5f}",
-            flush=True,
+    found = list(cases)
+    columns = [field.name.replace("_", " ") for field in fields(SimulationResult)]
+    rows = [
+        (
+            case.name,
+            "" if case.parameter is None else f"{case.parameter:g}",
+            f"{case.scenario.environments:,}",
+            "ramp" if case.scenario.is_ramp else "at once",
+            f"{case.scenario.migration_seconds:g}",
+            *map(format_number, asdict(case.result).values()),
         )
+        for case in found
+    ]
+    header = ("policy", "of", "starts", "arrive", "migration", *columns)
+    print(f"\n{name}\n\n{markdown_table(Table(header, rows))}", flush=True)
     return found
 
 

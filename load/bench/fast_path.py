@@ -16,7 +16,7 @@ from load.bench.processes import Program, read_figures, run, run_alternating
 from load.bench.results import Limit, Section, Table, format_number, format_spread, ratios
 from load.bench.tools import ALEMBIC, DBMATE, LAMBDA_MIGRATE, TOOLS, YOYO
 from load.bench.workspace import TABLE, Workspace
-from load.profile.latency_relay import CertificateAuthority, open_relay
+from load.profile.latency_relay import make_certificate_authority, open_relay
 
 MIGRATIONS = 50
 """How many there are, all of them applied."""
@@ -60,7 +60,7 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
     """Import, check and serve, against boto3's one read and other tools with nothing to do."""
     port = int(workspace.dynamodb.endpoint_url.rpartition(":")[2])
     with ExitStack() as stack:
-        authority = stack.enter_context(CertificateAuthority.create())
+        authority = stack.enter_context(make_certificate_authority())
         tls_port = stack.enter_context(open_relay(port, tls=authority.server_context))
         programs, databases = {}, {}
         for title, tool in TOOLS.items():

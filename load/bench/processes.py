@@ -50,21 +50,13 @@ class Program(NamedTuple):
 
 
 class ProcessResult(NamedTuple):
-    """A process that has ended.
+    """A process that has ended."""
 
-    Attributes:
-        pid: Its id.
-        status: Exit status, negative for a signal.
-        cpu: Seconds of processor time, user and system, its children's included.
-        wall: Seconds until its end, from its start or from the opening of the barrier.
-        output: What it wrote, both streams.
-    """
-
-    pid: int
-    status: int
-    cpu: float
-    wall: float
-    output: str
+    pid: int  # its id
+    status: int  # exit status, negative for a signal
+    cpu: float  # seconds of processor time, user and system, its children's included
+    wall: float  # seconds until its end, from its start or from the opening of the barrier
+    output: str  # what it wrote, both streams
 
 
 class Process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from load.bench.results import Section, Table
+from load.bench.results import Section, Table, markdown_table
 from load.bench.tools import DBMATE_VERSION
 
 _BUSY_SHARE = 0.1
@@ -27,17 +27,11 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run.
+    """One run."""
 
-    Attributes:
-        sections: What was measured, by row.
-        machine: Where.
-        provisional: Why the figures may be off, or "".
-    """
-
-    sections: Mapping[str, Section]
-    machine: Mapping[str, str]
-    provisional: str = ""
+    sections: Mapping[str, Section]  # what was measured, by row
+    machine: Mapping[str, str]  # where
+    provisional: str = ""  # why the figures may be off, or ""
 
 
 def describe_other_work() -> str:
@@ -95,16 +89,3 @@ def write_report(report: Report, directory: Path, docs: Path | None) -> None:
         **tables,
     )
     (docs / "reference" / "benchmarks.md").write_text(page)
-
-
-def markdown_table(table: Table) -> str:
-    """A table whose columns align in the source, too."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = [_format_row(row, widths) for row in rows]
-    return "".join(lines) + "\n"
-
-
-def _format_row(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "| " + " | ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)) + " |\n"

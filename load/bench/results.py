@@ -34,21 +34,13 @@ def format_spread(values: Sequence[float]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit, and what was measured.
+    """A limit, and what was measured."""
 
-    Attributes:
-        what: What is measured.
-        limit: The most that the median may be.
-        values: Of several runs; empty where it could not be measured.
-        unit: Of all of these.
-        note: What a reader must know about the figure.
-    """
-
-    what: str
-    limit: float
-    values: Sequence[float]
-    unit: str = ""
-    note: str = ""
+    what: str  # what is measured
+    limit: float  # the most that the median may be
+    values: Sequence[float]  # of several runs; empty where it could not be measured
+    unit: str = ""  # of all of these
+    note: str = ""  # what a reader must know about the figure
 
     @property
     def outcome(self) -> str:
@@ -73,6 +65,19 @@ class Table(NamedTuple):
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+def markdown_table(table: Table) -> str:
+    """A table whose columns align in the source, too."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = [_format_row(row, widths) for row in rows]
+    return "".join(lines) + "\n"
+
+
+def _format_row(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "| " + " | ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)) + " |\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,28 +41,18 @@ _BALANCE = 2  # how many of the migrations add to it
 
 @dataclass(frozen=True, slots=True)
 class StormResult:
-    """One storm of one tool.
+    """One storm of one tool."""
 
-    Attributes:
-        failed: Processes that ended with an error.
-        error: The error of one of them.
-        repeated: Migrations that took effect more than once.
-        balance: What was added to the balance; 2 is right.
-        pending: Migrations that took no effect.
-        connections: The most at any moment.
-        last_ready: Seconds from the barrier's opening to the end of the last that succeeded.
-        waits: lambda-migrate alone: seconds from the last commit to the handler, of each that had
-            begun before it and did not migrate.
-    """
-
-    failed: int
-    error: str
-    repeated: int
-    balance: int
-    pending: int
-    connections: int
-    last_ready: float | None
+    failed: int  # processes that ended with an error
+    error: str  # the error of one of them
+    repeated: int  # migrations that took effect more than once
+    balance: int  # what was added to it; 2 is right
+    pending: int  # migrations that took no effect
+    connections: int  # the most at any moment
+    last_ready: float | None  # seconds from the barrier to the end of the last that succeeded
     waits: Sequence[float]
+    """lambda-migrate alone: seconds from the last commit to the handler, of each that had begun
+    before it and did not migrate."""
 
 
 def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:

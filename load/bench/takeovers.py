@@ -5,19 +5,20 @@ Each kill has its own database, target and processes. The migration itself recor
 
 from __future__ import annotations
 
+import os
 import random
-import sys
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from lambda_migrate.local.runtime.function import LocalFunction
 from load.bench.migrations import MigrationSource
-from load.bench.processes import MeasurementFailed, Process, read_figures
+from load.bench.processes import MeasurementFailed
 from load.bench.results import Limit, Section, Table, format_number, percentile
-from load.bench.tools import LAMBDA_MIGRATE
 from load.bench.workspace import TABLE, Workspace
 
 LEASE_SECONDS = 5.0
@@ -43,30 +44,17 @@ _IS_RUNNING = """
     SELECT 1 FROM pg_stat_activity WHERE datname = current_database()
     AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%FROM length%'
 """
-_PROGRAM = """
-import app
-from load.bench.processes import print_figures
-print_figures(app.handler({}, app.Context()))
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class TakeoverResult:
-    """One holder killed; times are seconds after it.
+    """One holder killed; times are seconds after it."""
 
-    Attributes:
-        acquired: Another process had the lease.
-        started: Its migration began to run.
-        served: Each of the waiters was at its handler.
-        failed: How many waiters were not served.
-        effects: How often the migration took effect.
-    """
-
-    acquired: float
-    started: float
-    served: Sequence[float]
-    failed: int
-    effects: int
+    acquired: float  # another process had the lease
+    started: float  # its migration began to run
+    served: Sequence[float]  # each of the waiters was at its handler
+    failed: int  # how many waiters were not served
+    effects: int  # how often the migration took effect
 
 
 def measure(workspace: Workspace, *, kills: int, rng: random.Random | None = None) -> Section:
@@ -75,88 +63,61 @@ def measure(workspace: Workspace, *, kills: int, rng: random.Random | None = Non
     # A renewal comes every third of a lease, so that each moment between two is as likely.
     moments = [LEASE_SECONDS * (1 + rng.random() / 3) for _ in range(kills)]
 
-    def kill(seconds: float) -> TakeoverResult:
-        with workspace.new_database() as database, ExitStack() as stack:
-            return _Takeover(workspace, database, stack).run(seconds)
-
     with ThreadPoolExecutor(_SIMULTANEOUS_KILLS) as threads:
-        return section_of(list(threads.map(kill, moments)))
+        return section_of(list(threads.map(partial(_kill_holder, workspace), moments)))
 
 
-class _Takeover:
-    """One target, from its holder's start until all other processes serve."""
-
-    def __init__(self, workspace: Workspace, database: str, stack: ExitStack) -> None:
-        self._workspace = workspace
-        self._database = database
-        self._stack = stack
-        self._processes: list[Process] = []
-        self._table = workspace.dynamodb.client()
-
-    def run(self, seconds: float) -> TakeoverResult:
-        """Kill the holder ``seconds`` after the last process began to wait."""
-        self._query(_CREATE_TABLES)
-        holder = self._start("holder")
-        self._wait_until(lambda: self._query(_IS_RUNNING), "the holder did not begin to migrate")
-        names = [f"waiter{number}" for number in range(WAITERS)]
-        waiters = [self._start(name) for name in names]
-        count_requests = self._workspace.dynamodb.requests
-        self._wait_until(
-            lambda: all(count_requests(self._key(name)).total() for name in names),
-            "a waiter sent no request",
+def _kill_holder(workspace: Workspace, seconds: float) -> TakeoverResult:
+    """Kill the holder of a target ``seconds`` after the last waiter began to wait."""
+    lease = {"LAMBDA_MIGRATE_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
+    with (
+        workspace.new_database() as database,
+        workspace.function([_MIGRATION], {**workspace.environment(database), **lease}) as function,
+    ):
+        query = partial(workspace.query, database)
+        wait = partial(_wait_until, function)
+        read_item = partial(
+            workspace.dynamodb.client().get_item,
+            TableName=TABLE,
+            Key={"target": {"S": database}},
+            ConsistentRead=True,
         )
+        query(_CREATE_TABLES)
+        function.submit()
+        wait(lambda: query(_IS_RUNNING), "the holder did not begin to migrate")
+        waiting = [function.submit() for _ in range(WAITERS)]
+        wait(lambda: _count_senders(workspace, function) > WAITERS, "a waiter sent no request")
         time.sleep(seconds)
-        self._query("UPDATE length SET seconds = 0")
+        query("UPDATE length SET seconds = 0")
         killed_at = time.time()
-        holder.kill()
-        self._wait_until(lambda: self._read_fence() > 1, "no process took over")
+        os.kill(function.environments()[0].pid, signal.SIGKILL)
+        wait(lambda: int(read_item()["Item"]["fence"]["N"]) > 1, "no process took over")
         acquired_at = time.time()
-        self._wait_until(
-            lambda: all(waiter.has_ended() for waiter in waiters), "a waiter was not served"
-        )
-        finished = [waiter.wait(0.0) for waiter in waiters]
-        served_at = [float(read_figures(one.output)) for one in finished if one.status == 0]
-        starts = self._query("SELECT extract(epoch FROM at)::float8 FROM starts")
-        return TakeoverResult(
-            acquired=acquired_at - killed_at,
-            started=min((at for (at,) in starts), default=acquired_at) - killed_at,
-            served=[at - killed_at for at in served_at],
-            failed=WAITERS - len(served_at),
-            effects=len(starts),
-        )
+        results = [each.result() for each in waiting]
+        served_at = [float(one.payload) for one in results if one.ok]
+        starts = query("SELECT extract(epoch FROM at)::float8 FROM starts")
+    return TakeoverResult(
+        acquired=acquired_at - killed_at,
+        started=min((at for (at,) in starts), default=acquired_at) - killed_at,
+        served=[at - killed_at for at in served_at],
+        failed=WAITERS - len(served_at),
+        effects=len(starts),
+    )
 
-    def _start(self, name: str) -> Process:
-        project = self._workspace.project(LAMBDA_MIGRATE, [_MIGRATION], "takeover")
-        command = (sys.executable, "-c", _PROGRAM)
-        program = self._workspace.program(LAMBDA_MIGRATE, project, self._database, command)
-        environment = {
-            **program.environment,
-            "AWS_ACCESS_KEY_ID": self._key(name),
-            "LAMBDA_MIGRATE_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
-        }
-        process = Process(self._stack, program._replace(environment=environment))
-        self._processes.append(process)
-        return process
 
-    def _key(self, name: str) -> str:
-        """The access key of a process, by which its requests are counted."""
-        return f"{self._database}{name}".replace("_", "")
+def _count_senders(workspace: Workspace, function: LocalFunction) -> int:
+    """How many environments have sent a request to DynamoDB."""
+    requests = workspace.dynamodb.requests
+    return sum(requests(view.access_key).total() > 0 for view in function.environments())
 
-    def _read_fence(self) -> int:
-        key = {"target": {"S": self._database}}
-        item = self._table.get_item(TableName=TABLE, Key=key, ConsistentRead=True)["Item"]
-        return int(item["fence"]["N"])
 
-    def _query(self, sql: str) -> list[list[Any]]:
-        return self._workspace.query(self._database, sql)
-
-    def _wait_until(self, condition: Callable[[], Any], error_message: str) -> None:
-        until = time.monotonic() + _TIMEOUT_SECONDS
-        while not condition():
-            if time.monotonic() > until:
-                logs = "\n".join(process.read_output() for process in self._processes)
-                raise MeasurementFailed(f"{error_message}:\n{logs}")
-            time.sleep(_POLL_SECONDS)
+def _wait_until(function: LocalFunction, condition: Callable[[], Any], error_message: str) -> None:
+    until = time.monotonic() + _TIMEOUT_SECONDS
+    while not condition():
+        if time.monotonic() > until:
+            logs = "\n".join(function.logs(one.environment_id) for one in function.environments())
+            raise MeasurementFailed(f"{error_message}:\n{logs}")
+        time.sleep(_POLL_SECONDS)
 
 
 def section_of(results: Sequence[TakeoverResult]) -> Section:

@@ -30,19 +30,15 @@ DBMATE_VERSION = "2.36.0"
 
 
 class Tool(NamedTuple):
-    """A way to bring a schema up to date.
+    """A way to bring a schema up to date."""
 
-    Attributes:
-        title: Its name for readers.
-        files: The texts of its project for some migrations, by path.
-        import_code: Python: what a process does before its first event. "" for a program.
-        migrate_code: Python: what brings a database up to date, run in the project's directory.
-    """
-
-    title: str
+    title: str  # for readers
     files: Callable[[Sequence[MigrationSource]], Mapping[str, str]]
+    """The texts of its project for some migrations, by path."""
     import_code: str = ""
+    """Python: what a process does before its first event. "" for a program."""
     migrate_code: str = ""
+    """Python: what brings a database up to date, run in the project's directory."""
 
     def command(self, *, barrier: bool = False) -> Sequence[str]:
         """What brings a database up to date, with or without a start barrier after the imports."""

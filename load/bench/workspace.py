@@ -14,16 +14,19 @@ from typing import Any
 
 import pg8000.native
 
+from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.migrations import MigrationSource
 from load.bench.processes import Program
-from load.bench.tools import Tool
+from load.bench.tools import LAMBDA_MIGRATE, Tool
 
 ROLE = "app"
 """Not a superuser: the last three connections are not for it, so that they can be counted."""
 
 TABLE = "lambda-migrate"
+
+_TARGET = "LAMBDA_MIGRATE_TARGET"
 
 
 class Workspace:
@@ -97,6 +100,19 @@ class Workspace:
         """What runs a tool's project against a database; or another command in its place."""
         return Program(command or tool.command(), project, self.environment(database))
 
+    def function(
+        self, migrations: Sequence[MigrationSource], environment: Mapping[str, str]
+    ) -> LocalFunction:
+        """A local Lambda function that migrates with lambda-migrate.
+
+        Args:
+            migrations: What it has.
+            environment: See `environment`. Its access key is left out: each process has its own.
+        """
+        variables = {k: v for k, v in environment.items() if k != "AWS_ACCESS_KEY_ID"}
+        code, name = self.project(LAMBDA_MIGRATE, migrations, "function"), variables[_TARGET]
+        return LocalFunction(code=code, name=name, environment=variables, timeout=120)
+
     def environment(self, database: str) -> Mapping[str, str]:
         """Every variable of a measured process: few of this shell's.
 
@@ -110,7 +126,7 @@ class Workspace:
             "PGSSLMODE": "disable",  # dbmate's driver insists on TLS otherwise
             "AWS_LAMBDA_FUNCTION_NAME": "bench",
             "LAMBDA_MIGRATE_TABLE": TABLE,
-            "LAMBDA_MIGRATE_TARGET": database,
+            _TARGET: database,
             "POWERTOOLS_SERVICE_NAME": "bench",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }

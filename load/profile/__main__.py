@@ -14,9 +14,15 @@ import memray
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.bench.processes import read_figures
 from load.bench.report import describe_machine, describe_other_work
-from load.profile.capacity import measure_holder, measure_limited_cpu, partition_table
-from load.profile.page import write_page
-from load.profile.starts import KINDS, MEASURED, ColdStartProfiler, limit_cpu
+from load.profile.page import partition_table, write_page
+from load.profile.starts import (
+    KINDS,
+    MEASURED,
+    ColdStartProfiler,
+    limit_cpu,
+    measure_holder,
+    measure_limited_cpu,
+)
 
 DELAYS = (0.0, 0.001, 0.005)
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import botocore
 import trustme
@@ -17,31 +18,25 @@ from lambda_migrate.local.runtime.loopback import HOST
 from load.chaos.relay import Loop
 
 
-class CertificateAuthority:
-    """A certificate authority made for one run, and the bundles that name it.
+class CertificateAuthority(NamedTuple):
+    """A certificate authority made for one run, and the bundles that name it."""
 
-    Attributes:
-        server_context: The context of a server on this machine.
-        only: A bundle with this authority alone.
-        among_all: A bundle with all the authorities that botocore ships, and this one.
-    """
+    server_context: ssl.SSLContext  # of a server on this machine
+    only: Path  # a bundle with this authority alone
+    among_all: Path  # one with all the authorities that botocore ships, and this one
 
-    def __init__(self, directory: Path) -> None:
-        authority = trustme.CA()
-        self.server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(HOST, "localhost").configure_cert(self.server_context)
-        own = authority.cert_pem.bytes()
-        shipped = (Path(botocore.__file__).parent / "cacert.pem").read_bytes()
-        self.only, self.among_all = directory / "only.pem", directory / "all.pem"
-        self.only.write_bytes(own)
-        self.among_all.write_bytes(shipped + own)
 
-    @classmethod
-    @contextmanager
-    def create(cls) -> Iterator[CertificateAuthority]:
-        """One whose bundles are in a temporary directory."""
-        with tempfile.TemporaryDirectory(prefix="lm-bench-") as directory:
-            yield cls(Path(directory))
+@contextmanager
+def make_certificate_authority() -> Iterator[CertificateAuthority]:
+    """One whose bundles are in a temporary directory."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST, "localhost").configure_cert(context)
+    own = authority.cert_pem.bytes()
+    with tempfile.TemporaryDirectory(prefix="lm-bench-") as directory:
+        only, among_all = Path(directory, "only.pem"), Path(directory, "all.pem")
+        only.write_bytes(own)
+        among_all.write_bytes((Path(botocore.__file__).parent / "cacert.pem").read_bytes() + own)
+        yield CertificateAuthority(context, only, among_all)
 
 
 @contextmanager

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from load.bench.report import markdown_table
-from load.bench.results import Table, format_number, format_spread
+from load.bench.results import Table, format_number, format_spread, markdown_table
 from load.profile.measured_process import PHASES
 from load.profile.starts import LEASE_SECONDS
+from load.simulation.model import simulate
+from load.simulation.policies import LIBRARY
+from load.simulation.results import summarize
+from load.simulation.table import Scenario
 
 _CPU, _WALL = 0, 1
 _MB = 2**20
@@ -18,6 +21,28 @@ _MANY = "migrating 1,000 files"
 
 _Runs = Sequence[Mapping[str, Sequence[float]]]
 _Cells = Mapping[str, Mapping[str, str]]
+
+
+COLD_STARTS = (100, 1_000, 1_500, 2_000, 10_000)
+
+
+def partition_table(seed: int = 1) -> Table:
+    """The load on the lease's partition by the model of `make simulate`."""
+    rows = []
+    for starts in COLD_STARTS:
+        run = simulate(Scenario(environments=starts), LIBRARY, seed=seed)
+        found, limit = summarize([run]), run.scenario.partition_read_units
+        rows.append(
+            (
+                f"{starts:,}",
+                format_number(found.peak_units),
+                f"{found.peak_units / limit:.0%}",
+                f"{found.throttled:.1%}",
+                format_number(found.delay_p99),
+            )
+        )
+    header = ("starts at once", "units in the busiest second", "of 3,000", "throttled")
+    return Table((*header, "99 in 100 serve after the commit, s"), rows)
 
 
 def write_page(measurements: Mapping[str, Any], partition: Table, docs: Path) -> None:

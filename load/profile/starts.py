@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from typing import Any
 
+from lambda_migrate.local.runtime.plain_http import (
+    HttpServer,
+    LocalHTTPRequest,
+    LocalHTTPResponse,
+    json_response,
+)
 from load.bench.migrations import MigrationSource, small_migrations
-from load.bench.processes import MeasurementFailed, Process, ProcessResult, Program, run
+from load.bench.processes import MeasurementFailed, ProcessResult, Program, read_figures, run
 from load.bench.tools import LAMBDA_MIGRATE
-from load.bench.workspace import ROLE, Workspace
-from load.profile.latency_relay import CertificateAuthority, open_relay
+from load.bench.workspace import ROLE, TABLE, Workspace
+from load.chaos.relay import Loop
+from load.profile.latency_relay import (
+    CertificateAuthority,
+    make_certificate_authority,
+    open_relay,
+)
 
 LEASE_SECONDS = 5
 MEASURED = ("-m", "load.profile.measured_process")
@@ -27,6 +39,15 @@ _IS_HOLDING = """
 SELECT 1 FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%pg_sleep(CASE%'
 """
+
+_COUNT_CONNECTIONS_AND_LOCKS = """
+SELECT (SELECT count(*) FROM pg_stat_activity
+        WHERE datname LIKE 'bench%' AND backend_type = 'client backend'),
+       (SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+        WHERE d.datname LIKE 'bench%')
+"""
+MEMORY_SIZES = (128, 512, 1_769)
+"""Megabytes; at the last Lambda gives a function one processor, below a proportional share."""
 
 KINDS: Mapping[str, int] = {
     "current": 7,
@@ -40,64 +61,49 @@ KINDS: Mapping[str, int] = {
 _Variables = Callable[[str], Mapping[str, str]]
 
 
-class _SecretsManager(BaseHTTPRequestHandler):
+async def _answer_secret(_request: LocalHTTPRequest) -> LocalHTTPResponse:
     """Secrets Manager, as far as one secret that names the role goes."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        """Answer GetSecretValue."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        secret = json.dumps({"username": ROLE, "password": "unused"})
-        body = json.dumps({"Name": _SECRET_NAME, "SecretString": secret}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-amz-json-1.1")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Write nothing."""
+    secret = json.dumps({"username": ROLE, "password": "unused"})
+    return json_response({"Name": _SECRET_NAME, "SecretString": secret})
 
 
+@dataclass(frozen=True, slots=True)
 class ColdStartProfiler:
     """Servers behind relays that delay each round trip."""
 
-    def __init__(
-        self, workspace: Workspace, secrets_port: int, authority: CertificateAuthority
-    ) -> None:
-        self.workspace = workspace
-        self._secrets_port = secrets_port
-        self._authority = authority
+    workspace: Workspace
+    secrets_port: int
+    authority: CertificateAuthority
 
     @classmethod
     @contextmanager
     def open(cls) -> Iterator[ColdStartProfiler]:
         """All servers running."""
-        secrets = ThreadingHTTPServer(("127.0.0.1", 0), _SecretsManager)
-        Thread(target=secrets.serve_forever, name="secrets", daemon=True).start()
-        try:
-            with Workspace.open() as workspace, CertificateAuthority.create() as authority:
-                yield cls(workspace, secrets.server_port, authority)
-        finally:
-            secrets.shutdown()
-            secrets.server_close()
+        secrets = HttpServer(_answer_secret)
+        with (
+            Workspace.open() as workspace,
+            make_certificate_authority() as authority,
+            Loop() as loop,
+        ):
+            address = loop.run(secrets.open())
+            yield cls(workspace, int(address.rpartition(":")[2]), authority)
+            loop.run(secrets.close())
 
     @contextmanager
     def delay_round_trips(self, seconds: float) -> Iterator[_Variables]:
         """The variables of a function, by database, when each round trip takes longer."""
         dynamodb = int(self.workspace.dynamodb.endpoint_url.rpartition(":")[2])
-        tls = self._authority.server_context
+        tls = self.authority.server_context
         with (
             open_relay(dynamodb, tls=tls, delay_seconds=seconds) as lease_port,
-            open_relay(self._secrets_port, delay_seconds=seconds) as secret_port,
+            open_relay(self.secrets_port, delay_seconds=seconds) as secret_port,
             open_relay(self.workspace.server.port, delay_seconds=seconds) as database_port,
         ):
 
             def variables(database: str) -> Mapping[str, str]:
                 url = f"postgresql://127.0.0.1:{database_port}/{database}?sslmode=disable"
                 own = {
-                    "AWS_CA_BUNDLE": str(self._authority.among_all),
+                    "AWS_CA_BUNDLE": str(self.authority.among_all),
                     "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{lease_port}",
                     "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{secret_port}",
                     "LAMBDA_MIGRATE_DATABASE_SECRET": _SECRET_NAME,
@@ -131,7 +137,9 @@ class ColdStartProfiler:
             def program(count: int, *, slow: bool = False, measured: bool = True) -> Program:
                 interpreter = (sys.executable, *(command if measured else (*MEASURED, "run")))
                 whole = (*prefix, *interpreter) if measured else interpreter
-                return Program(whole, self._project(count, slow=slow), environment)
+                migrations = _migrations(count, slow=slow)
+                project = self.workspace.project(LAMBDA_MIGRATE, migrations, "slow" * slow)
+                return Program(whole, project, environment)
 
             if kind == "migrating 1,000 files":
                 return run(program(1000)), database
@@ -139,29 +147,28 @@ class ColdStartProfiler:
             if kind in ("current", "migrating one file"):
                 return run(program(50 if kind == "current" else 51)), database
             self.workspace.query(database, _CREATE_COUNTER)
-            holder = program(50, slow=True, measured=False)
-            with self._hold_lease(holder, is_killed=kind == "taking over"):
+            with self._hold_lease(environment, is_killed=kind == "taking over"):
                 return run(program(50, slow=True)), database
 
-    def _project(self, count: int, *, slow: bool) -> Path:
-        migrations = small_migrations(count)
-        if slow:
-            migrations.append(MigrationSource(count + 1, "slow", (_SLOW_SCRIPT,)))
-        return self.workspace.project(LAMBDA_MIGRATE, migrations, "slow" if slow else "")
-
     @contextmanager
-    def _hold_lease(self, program: Program, *, is_killed: bool) -> Iterator[None]:
+    def _hold_lease(self, environment: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
-        with ExitStack() as stack:
-            holder = Process(stack, program)
+        with self.workspace.function(_migrations(50, slow=True), environment) as holder:
+            running = holder.submit()
             while not self.workspace.query("postgres", _IS_HOLDING):
-                if holder.has_ended():
-                    raise MeasurementFailed(f"the holder did not migrate:\n{holder.read_output()}")
+                if running.done():
+                    raise MeasurementFailed(f"the holder did not migrate: {running.result()}")
                 time.sleep(0.01)
             if is_killed:
-                holder.kill()
+                os.kill(holder.environments()[0].pid, signal.SIGKILL)
             yield
-            holder.wait(0.0)
+
+
+def _migrations(count: int, *, slow: bool = False) -> list[MigrationSource]:
+    migrations = small_migrations(count)
+    if slow:
+        migrations.append(MigrationSource(count + 1, "slow", (_SLOW_SCRIPT,)))
+    return migrations
 
 
 @contextmanager
@@ -186,3 +193,39 @@ def limit_cpu(share: float) -> Iterator[Sequence[str]]:
         yield ("sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "limited")
     finally:
         group.rmdir()
+
+
+def measure_limited_cpu(profiler: ColdStartProfiler, kind: str) -> dict[int, float]:
+    """Wall seconds of a start with the processor share of each memory size."""
+    found = {}
+    with profiler.delay_round_trips(0.0) as variables:
+        for size in MEMORY_SIZES:
+            with limit_cpu(size / MEMORY_SIZES[-1]) as prefix:
+                result, _ = profiler.start(kind, variables, prefix=prefix)
+            found[size] = sum(wall for _, wall in read_figures(result.output).values())
+    return found
+
+
+def measure_holder(profiler: ColdStartProfiler, kind: str) -> Sequence[int]:
+    """Connections and locks at most during a start, and the bytes of the state item after it."""
+    workspace = profiler.workspace
+    with (
+        profiler.delay_round_trips(0.0) as variables,
+        workspace.sample(_COUNT_CONNECTIONS_AND_LOCKS) as samples,
+    ):
+        _, database = profiler.start(kind, variables)
+    key = {"target": {"S": database}}
+    item = workspace.dynamodb.client().get_item(TableName=TABLE, Key=key, ConsistentRead=True)
+    return (*map(max, zip(*samples, strict=True)), item_bytes({"M": item["Item"]}))
+
+
+def item_bytes(value: Mapping[str, Any]) -> int:
+    """Bytes of a DynamoDB value, as its Developer Guide counts them."""
+    ((kind, content),) = value.items()
+    if kind == "M":
+        return 3 + sum(1 + len(name) + item_bytes(each) for name, each in content.items())
+    if kind == "L":
+        return 3 + sum(1 + item_bytes(each) for each in content)
+    if kind == "N":
+        return len(content) // 2 + 1
+    return len(content) if kind in ("S", "B") else 1

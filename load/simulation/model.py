@@ -1,19 +1,20 @@
 """Cold starts, holders and heartbeats in simulated time.
 
 A cold start goes the way of `lambda_migrate.engine.cold_start` and `lambda_migrate.lease.waiter`:
-the steps are `decide`'s, the delays the policy's. Only the sleeping is SimPy's. One event is one
-request: it is simulated at the moment it reaches the partition, and its two ways, there and back,
-are added to the sleeps before and after.
+the steps are `decide`'s, the delays the policy's. Only the sleeping is SimPy's. A request meets the
+partition when it arrives there, and what it returns is known when the response is back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from math import log
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from simpy import Environment
 
@@ -27,6 +28,7 @@ from load.simulation.policies import MakePolicy
 from load.simulation.table import EPOCH_MS, LeaseTable, Partition, Scenario
 
 Events = Generator[Any, Any, None]
+_T = TypeVar("_T")
 
 RAMP_BURST = 1_000
 RAMP_RATE = 100.0
@@ -68,6 +70,14 @@ class Deployment:
     committed: float | None = None  # the last migration
 
 
+@dataclass(slots=True)
+class _Holder:
+    """A cold start's lease, which its heartbeat renews, and whether it holds it."""
+
+    lease: Lease
+    is_holding: bool = True
+
+
 def make_start_times(scenario: Scenario, rng: Random) -> list[float]:
     """When each simulated environment reads for the first time, in order."""
     times = []
@@ -83,200 +93,178 @@ def simulate(scenario: Scenario, make_policy: MakePolicy, *, seed: int) -> Deplo
 
 
 class _Simulation:
-    """What all environments share: time, the table, and what PostgreSQL has committed."""
+    """All environments, and what they share: time, the table, and what PostgreSQL committed."""
 
     def __init__(self, scenario: Scenario, make_policy: MakePolicy, rng: Random) -> None:
-        self.scenario = scenario
-        self.rng = rng
-        self.make_policy = make_policy
-        self.environment = Environment()
-        self.table = LeaseTable(self.environment, scenario, rng)
-        self.pending = [*_SHORT_MIGRATIONS_SECONDS, scenario.migration_seconds]
-        self.record = Deployment(scenario, self.table.partition)
+        self._scenario = scenario
+        self._rng = rng
+        self._make_policy = make_policy
+        self._environment = Environment()
+        self._table = LeaseTable(self._environment, scenario, rng)
+        self._pending = [*_SHORT_MIGRATIONS_SECONDS, scenario.migration_seconds]
+        self._record = Deployment(scenario, self._table.partition)
         # The median of an exponential distribution is its mean times log(2).
         mean = (scenario.read_seconds - scenario.min_read_seconds) / log(2)
         self._network_delay_rate = 2 / max(1e-9, mean)
 
     def run(self) -> Deployment:
-        for number, arrival in enumerate(make_start_times(self.scenario, self.rng)):
+        for number, arrival in enumerate(make_start_times(self._scenario, self._rng)):
             start = SimulatedStart(arrival)
-            self.record.starts.append(start)
-            self.environment.process(_ColdStart(self, start, str(number)).run())
-        self.environment.run()
-        return self.record
+            self._record.starts.append(start)
+            self._environment.process(self._start_cold(start, str(number)))
+        self._environment.run()
+        return self._record
 
-    def network_delay(self) -> float:
-        """How long a request is under way to the partition, or its answer back."""
-        return self.scenario.min_read_seconds / 2 + self.rng.expovariate(self._network_delay_rate)
+    @property
+    def _now(self) -> float:
+        return float(self._environment.now)
 
+    @property
+    def _now_ms(self) -> int:
+        return EPOCH_MS + round(self._now * 1000)
 
-class _ColdStart:
-    """One environment, from its first read to serving or giving up."""
+    def _travel(self) -> Any:
+        """Wait while a request is under way to the partition, or its response back."""
+        delay = self._rng.expovariate(self._network_delay_rate)
+        return self._environment.timeout(self._scenario.min_read_seconds / 2 + delay)
 
-    def __init__(self, simulation: _Simulation, start: SimulatedStart, owner: str) -> None:
-        self._simulation = simulation
-        self._start = start
-        self._owner = owner
-        self._watch = LeaseWatch()
-        self._policy = simulation.make_policy(simulation.rng)
+    def _request(
+        self, start: SimulatedStart, call: Callable[[], _T]
+    ) -> Generator[Any, Any, _T | None]:
+        """Send a request and wait for the response; None if the partition refused it."""
+        yield self._travel()
+        start.calls += 1
+        response: _T | None = None
+        with suppress(LeaseStoreUnavailable):
+            response = call()
+        yield self._travel()
+        return response
 
-    def run(self) -> Events:
+    # --- a cold start
+
+    def _start_cold(self, start: SimulatedStart, owner: str) -> Events:
         """Read, decide and do, as `MigrationRunner` does."""
-        environment, simulation, start = self._simulation.environment, self._simulation, self._start
+        watch, policy = LeaseWatch(), self._make_policy(self._rng)
         began: float | None = None
         failures = 0
         state = LeaseState()
         is_confirming = True  # the first read is strongly consistent, and so is the last one
-        pause = start.arrived + simulation.network_delay()
+        yield self._environment.timeout(start.arrived)
         while True:
-            yield environment.timeout(pause)
-            start.calls += 1
-            # What is decided on the response is decided that much later.
-            response_delay = simulation.network_delay()
-            now = environment.now + response_delay
-            try:
-                state = simulation.table.read(is_consistent=is_confirming)
-                step = self._decide(state, now)
-                failures = 0
-                if isinstance(step, Serve) and not is_confirming:
-                    is_confirming = True
-                    pause = response_delay + simulation.network_delay()
-                    continue
-                is_confirming = False
-            except LeaseStoreUnavailable:
-                step = Wait(state)
+            read = partial(self._table.read, is_consistent=is_confirming)
+            response = yield from self._request(start, read)
+            step: Decision = Wait(state)
+            if response is None:
                 is_confirming = is_confirming and began is not None
                 failures += began is not None
-            if isinstance(step, Serve):
-                start.served = now
-                return
+            else:
+                state, failures = response, 0
+                step = self._decide(state, owner, watch)
+                is_confirming = isinstance(step, Serve) and not is_confirming
+                if is_confirming:
+                    continue
             if isinstance(step, Acquire):
-                yield environment.timeout(response_delay + simulation.network_delay())
-                response_delay = simulation.network_delay()
-                now = environment.now + response_delay
-                answer = self._acquire(step)
+                answer = yield from self._request(start, partial(self._acquire, owner, step))
                 if isinstance(answer, Lease):
-                    yield from _Holder(simulation, start, answer).run(response_delay)
+                    yield from self._migrate(start, _Holder(answer))
                     return
-                state, failures = answer, 0
-                if isinstance(self._decide(state, now), Serve):
-                    start.served = now
-                    return
+                state, failures = answer or LeaseState(), 0
+                step = self._decide(state, owner, watch)
+            if isinstance(step, Serve):
+                start.served = self._now
+                return
             # Wait, also after a lost bid: an immediate retry would meet the same item.
-            if began is None:
-                began = now
+            began = self._now if began is None else began
             start.waited = True
-            remaining = start.arrived + _WAIT_SECONDS - now
+            remaining = start.arrived + _WAIT_SECONDS - self._now
             if remaining <= 0:
                 return
-            delay = self._policy.delay(
-                now - began, state=state, now_ms=_to_wall_ms(now), error_count=failures
-            )
-            pause = response_delay + min(delay, remaining) + simulation.network_delay()
+            waited = self._now - began
+            delay = policy.delay(waited, state=state, now_ms=self._now_ms, error_count=failures)
+            yield self._environment.timeout(min(delay, remaining))
 
-    def _decide(self, state: LeaseState, now: float) -> Decision:
+    def _decide(self, state: LeaseState, owner: str, watch: LeaseWatch) -> Decision:
         return decide(
             state,
             digest=_DIGEST,
             address=_ADDRESS,
-            owner=self._owner,
-            now_ms=_to_wall_ms(now),
-            is_expired=self._watch.has_expired(state, now),
+            owner=owner,
+            now_ms=self._now_ms,
+            is_expired=watch.has_expired(state, self._now),
         )
 
-    def _acquire(self, step: Acquire) -> Lease | LeaseState:
-        self._start.calls += 1
-        try:
-            table = self._simulation.table
-            return table.acquire(self._owner, step.state, is_expired=step.is_expired)
-        except LeaseStoreUnavailable:
-            return LeaseState()
+    def _acquire(self, owner: str, step: Acquire) -> Lease | LeaseState:
+        answer = self._table.acquire(owner, step.state, is_expired=step.is_expired)
+        if isinstance(answer, Lease):
+            self._record.acquired.append(self._now)
+        return answer
 
+    # --- the holder
 
-def _to_wall_ms(now: float) -> int:
-    return EPOCH_MS + round(now * 1000)
-
-
-class _Holder:
-    """What a cold start does once it holds the lease."""
-
-    def __init__(self, simulation: _Simulation, start: SimulatedStart, lease: Lease) -> None:
-        self._simulation = simulation
-        self._environment = simulation.environment
-        self._start = start
-        self._lease = lease
-        self._interval = simulation.table.lease_seconds / RENEWALS_PER_LEASE
-        self._is_holding = True
-        simulation.record.acquired.append(simulation.environment.now)
-
-    def run(self, response_delay: float) -> Events:
-        """Apply what is left, then record it; ``response_delay`` is that of the acquisition."""
-        environment, simulation = self._environment, self._simulation
-        self._start.held = True
-        environment.process(self._heartbeat())
-        yield environment.timeout(response_delay + _CONNECT_SECONDS)
-        self._renew()  # it publishes the first migration at once, the others with the heartbeat
-        while simulation.pending and self._is_holding:
-            yield environment.timeout(simulation.pending[0])
+    def _migrate(self, start: SimulatedStart, holder: _Holder) -> Events:
+        """Apply what is left, then record it."""
+        start.held = True
+        self._environment.process(self._renew_regularly(start, holder))
+        yield self._environment.timeout(_CONNECT_SECONDS)
+        # It publishes the first migration at once, the others with the heartbeat.
+        self._renew(start, holder)
+        while self._pending and holder.is_holding:
+            yield self._environment.timeout(self._pending[0])
             # PostgreSQL's fence: a holder that was superseded commits nothing more.
-            if self._lease.fence != len(simulation.record.acquired):
-                self._is_holding = False
-            if self._is_holding:
-                del simulation.pending[0]
-        if not self._is_holding:
+            if holder.lease.fence != len(self._record.acquired):
+                holder.is_holding = False
+            if holder.is_holding:
+                del self._pending[0]
+        if not holder.is_holding:
             return
-        self._is_holding = False  # the heartbeat ends with the last migration
-        if simulation.record.committed is None:
-            simulation.record.committed = environment.now
-        yield from self._release()
-        self._start.served = environment.now + simulation.network_delay()
+        holder.is_holding = False  # the heartbeat ends with the last migration
+        if self._record.committed is None:
+            self._record.committed = self._now
+        yield from self._release(start, holder.lease)
+        start.served = self._now
 
-    def _renew(self) -> float:
-        """Renew once; returns the pause before the next time, as `Heartbeat` does."""
-        self._start.calls += 1
-        try:
-            self._lease = self._simulation.table.renew(self._lease)
-        except LeaseLost:
-            self._is_holding = False
-        except LeaseStoreUnavailable:
-            trusted = self._lease.trusted_until - self._environment.now
-            self._is_holding = self._is_holding and trusted > 0
-            return min(self._interval / 5, max(0.0, trusted))
-        return self._interval
-
-    def _heartbeat(self) -> Events:
-        pause = self._interval
+    def _renew_regularly(self, start: SimulatedStart, holder: _Holder) -> Events:
+        pause = self._table.lease_seconds / RENEWALS_PER_LEASE
         while True:
             yield self._environment.timeout(pause)
-            if not self._is_holding:
+            if not holder.is_holding:
                 return
-            pause = self._renew()
+            pause = self._renew(start, holder)
 
-    def _release(self) -> Events:
+    def _renew(self, start: SimulatedStart, holder: _Holder) -> float:
+        """Renew once; returns the pause before the next time, as `Heartbeat` does."""
+        interval = self._table.lease_seconds / RENEWALS_PER_LEASE
+        start.calls += 1
+        try:
+            holder.lease = self._table.renew(holder.lease)
+        except LeaseLost:
+            holder.is_holding = False
+        except LeaseStoreUnavailable:
+            trusted = holder.lease.trusted_until - self._now
+            holder.is_holding = holder.is_holding and trusted > 0
+            return min(interval / 5, max(0.0, trusted))
+        return interval
+
+    def _release(self, start: SimulatedStart, lease: Lease) -> Events:
         """Record the end in the table, in as many tries as the lease can be trusted."""
         for tries in count(1):
-            yield self._environment.timeout(self._simulation.network_delay())
-            if self._complete() or self._environment.now > self._lease.trusted_until:
+            is_over = yield from self._request(start, partial(self._complete, lease))
+            # If it is not, the lease expires, and the next environment records it.
+            if is_over or self._now > lease.trusted_until:
                 return
-            pause = min(1.0, _PAUSE_BETWEEN_TRIES * tries)
-            yield self._environment.timeout(self._simulation.network_delay() + pause)
+            yield self._environment.timeout(min(1.0, _PAUSE_BETWEEN_TRIES * tries))
 
-    def _complete(self) -> bool:
-        """Whether the end is recorded, or the lease is lost."""
-        self._start.calls += 1
+    def _complete(self, lease: Lease) -> bool:
+        """Record the end, unless the lease is lost."""
         check = DatabaseCheck(
             identity=_IDENTITY,
             address=_ADDRESS,
             digests=(_DIGEST,),
-            fence=self._lease.fence,
-            owner=self._lease.owner,
-            at_ms=_to_wall_ms(self._environment.now),
+            fence=lease.fence,
+            owner=lease.owner,
+            at_ms=self._now_ms,
         )
-        databases = record_check(self._lease.state.databases, check)
-        try:
-            self._simulation.table.store_completion(self._lease, databases)
-        except LeaseLost:
-            return True
-        except LeaseStoreUnavailable:
-            return False  # the lease expires, and the next environment records it
+        with suppress(LeaseLost):
+            databases = record_check(lease.state.databases, check)
+            self._table.store_completion(lease, databases)
         return True

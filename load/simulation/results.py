@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from load.bench.results import percentile
 from load.simulation.model import Deployment, SimulatedStart
 
 READ_DOLLARS = 0.125e-6
@@ -47,8 +48,8 @@ def find_waiters(run: Deployment) -> list[SimulatedStart]:
 def summarize(runs: Sequence[Deployment]) -> SimulationResult:
     """The result of several runs of one scenario; costs are those of one run."""
     seen = [(run, start) for run in runs for start in find_waiters(run)]
-    delays = sorted((start.served or 0.0) - (run.committed or 0.0) for run, start in seen)
-    calls = sorted(float(start.calls) for _, start in seen)
+    delays = [(start.served or 0.0) - (run.committed or 0.0) for run, start in seen] or [math.nan]
+    calls = [float(start.calls) for _, start in seen] or [math.nan]
     represented, count = runs[0].scenario.represented, len(runs)
     read_units = sum(run.partition.read_units for run in runs)
     write_units = sum(run.partition.write_units for run in runs)
@@ -57,10 +58,10 @@ def summarize(runs: Sequence[Deployment]) -> SimulationResult:
         waiting=round(len(seen) * represented / count),
         not_served=round(unserved * represented / count),
         mean_acquisitions=sum(len(run.acquired) for run in runs) / count,
-        delay_median=quantile(delays, 0.5),
-        delay_p99=quantile(delays, 0.99),
-        calls_median=quantile(calls, 0.5),
-        calls_mean=sum(calls) / len(calls) if calls else math.nan,
+        delay_median=percentile(delays, 50),
+        delay_p99=percentile(delays, 99),
+        calls_median=percentile(calls, 50),
+        calls_mean=sum(calls) / len(calls),
         read_units=read_units / sum(len(run.starts) for run in runs),
         peak_units=max(max(run.partition.requested_units_in.values()) for run in runs)
         * represented,
@@ -68,10 +69,3 @@ def summarize(runs: Sequence[Deployment]) -> SimulationResult:
         / sum(run.partition.requests for run in runs),
         dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS) * represented / count,
     )
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of them does not exceed; NaN of none."""
-    if not ordered:
-        return math.nan
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

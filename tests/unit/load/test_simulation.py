@@ -9,7 +9,7 @@ import pytest
 
 from load.simulation.model import RAMP_BURST, RAMP_RATE, make_start_times, simulate
 from load.simulation.policies import LIBRARY, MakePolicy, fixed, growing
-from load.simulation.results import SimulationResult, find_waiters, quantile, summarize
+from load.simulation.results import SimulationResult, find_waiters, summarize
 from load.simulation.table import CONSISTENT_UNITS, READ_UNITS, Scenario
 
 CALM = Scenario(environments=400, stale_seconds=0.0, read_seconds=0.002, min_read_seconds=0.001)
@@ -182,13 +182,3 @@ def test_lambdas_ramp_is_a_thousand_at_once_and_then_a_hundred_a_second() -> Non
 def test_all_at_once_differ_by_their_process_start_alone() -> None:
     at = make_start_times(Scenario(environments=500, start_spread_seconds=0.3), Random(1))
     assert 0 <= at[0] <= at[-1] < 0.3
-
-
-# --- figures
-
-
-@pytest.mark.parametrize(
-    ("share", "value"), [(0.0, 1.0), (0.5, 2.0), (0.51, 3.0), (0.99, 4.0), (1.0, 4.0)]
-)
-def test_a_quantile_is_a_value_that_was_seen(share: float, value: float) -> None:
-    assert quantile([1.0, 2.0, 3.0, 4.0], share) == value
