@@ -13,6 +13,7 @@ says whether it was cold.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from locust import LoadTestShape, User, events, task  # before boto3: it patches
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
-from load.storm.locust_client import DeployedFunction, HostFailed, send_to_host
+from load.storm.locust_client import Response, invoke
 
 SPAWN_RATE = 100.0
 """Lambda starts 1,000 environments in 10 s for each function."""
@@ -43,9 +44,9 @@ def _add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--waves", type=int, default=3, help="of the shape `waves`")
     group.add_argument("--clients", type=int, default=0, help="clients of the old version")
     group.add_argument("--warm", type=int, default=1, help="warm invocations after each cold one")
-    group.add_argument("--control", default="", help="URL of the local Lambda (load.storm)")
-    group.add_argument("--function", default="", help="name of a deployed function")
-    group.add_argument("--event", default="{}", help="JSON event for a deployed function")
+    group.add_argument("--function", default="", help="name of the function")
+    group.add_argument("--event", default="{}", help="JSON event")
+    group.add_argument("--local", action="store_true", help="it is the local one of load.storm")
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's own
@@ -53,7 +54,7 @@ def _choose_shape(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if options is None:
         return
-    if not (options.control or options.function):
+    if not options.function:
         raise SystemExit("name the deployed function with --function")
     shape = StormShape()  # type: ignore[no-untyped-call]  # Locust's own
     shape.runner = environment.runner
@@ -68,12 +69,31 @@ class _StormUser(User):
     """Invokes the function, and emits what happened to Locust."""
 
     abstract = True
+    _numbers = itertools.count(1)
 
     def on_start(self) -> None:
         """Read the options."""
         self.options: Any = self.environment.parsed_options
+        self._number = next(self._numbers)
 
-    def emit_request(self, name: str, seconds: float, failure: str = "") -> None:
+    def invoke(self, kind: str, *, name: str = "", **more: Any) -> Response:
+        """Invoke the function, and count it under ``name``, or as a cold or a warm one.
+
+        Args:
+            kind: What the local Lambda is to do: ``cold``, ``warm``, ``write`` or ``read``.
+            name: In Locust's statistics.
+            more: For the local Lambda.
+        """
+        event = self.options.event
+        if self.options.local:
+            event = json.dumps({"kind": kind, "user": self._number, **more})
+        response = invoke(self.options.function, event)
+        if response.name == "cold":
+            self._emit_request("init", response.init_seconds)
+        self._emit_request(name or response.name, response.seconds, response.failure)
+        return response
+
+    def _emit_request(self, name: str, seconds: float, failure: str = "") -> None:
         """Count one request in Locust's statistics."""
         self.environment.events.request.fire(
             request_type="lambda",
@@ -84,50 +104,18 @@ class _StormUser(User):
             context={},
         )
 
-    def send(self, name: str, path: str, **body: Any) -> dict[str, Any] | None:
-        """Send a request to the local Lambda and count it; None if the host failed."""
-        started = time.perf_counter()
-        try:
-            response = send_to_host(self.options.control, path, **body)
-        except HostFailed as error:
-            self.emit_request(name, time.perf_counter() - started, f"control: {error}")
-            return None
-        if name == "cold":
-            self.emit_request("init", response["init_seconds"])
-        self.emit_request(name, response["duration_seconds"], response["failure"])
-        return response
-
-    def pause_forever(self) -> None:
-        """Do nothing more: an environment is cold once."""
-        while True:
-            time.sleep(3600)
-
 
 class ColdStartUser(_StormUser):
     """One execution environment: cold once, then warm."""
 
     @task
     def run_lifecycle(self) -> None:
-        """Start, and be invoked again."""
-        if self.options.control:
-            self._start_locally()
-        else:
-            self._invoke_deployed_function()
-        self.pause_forever()
-
-    def _start_locally(self) -> None:
-        response = self.send("cold", "/cold")
-        if response is not None:
-            for _ in range(self.options.warm):
-                self.send("warm", "/invoke", kind="warm", version=response["version"])
-
-    def _invoke_deployed_function(self) -> None:
-        function = DeployedFunction(self.options.function, self.options.event)
-        for _ in range(1 + self.options.warm):
-            response = function.invoke()
-            if response.name == "cold":
-                self.emit_request("init", response.init_seconds)
-            self.emit_request(response.name, response.seconds, response.failure)
+        """Start, be invoked again, and do nothing more: an environment is cold once."""
+        self.invoke("cold")
+        for _ in range(self.options.warm):
+            self.invoke("warm")
+        while True:
+            time.sleep(3600)
 
 
 class ClientUser(_StormUser):
@@ -136,9 +124,9 @@ class ClientUser(_StormUser):
     @task
     def place_and_read_order(self) -> None:
         """Place an order, read it, pause."""
-        placed = self.send("write", "/invoke", kind="write", subject=1)
-        if placed is not None and not placed["failure"]:
-            self.send("read", "/invoke", kind="read", subject=_order_id_of(placed["payload"]))
+        placed = self.invoke("write", name="write", subject=1)
+        if not placed.failure:
+            self.invoke("read", name="read", subject=_order_id_of(placed.payload))
         time.sleep(0.2)
 
 

@@ -1,5 +1,5 @@
 """Validate a release as in staging: ``python -m load.staging``, or ``make staging``.
 
 The release is version 2 of examples/orders: `validation` deploys and rolls it back on generated
-data, `faults` breaks a small service in each way that an alarm is for, and `verdicts` decides.
+data, and `verdicts` decides.
 """

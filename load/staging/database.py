@@ -9,17 +9,14 @@ from __future__ import annotations
 import difflib
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import pg8000.native
 
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
 from lambda_migrate.postgresql.sql_fragments import quote_identifier
 
-RunQuery = Callable[[str], Sequence[Sequence[Any]]]
+RunQuery = Callable[[str], list[list[Any]]]
 """Runs one statement in the database, and returns its rows."""
 
 _COPIES = "lambda_migrate_staging"
@@ -37,18 +34,6 @@ WHERE schemaname = 'public' GROUP BY 1 ORDER BY 1
 _INVALID_INDEXES = """
 SELECT 'INVALID index ' || indexrelid::regclass FROM pg_index WHERE NOT indisvalid ORDER BY 1
 """
-
-
-@contextmanager
-def connect(server: LocalPostgreSQL, database: str) -> Iterator[Any]:
-    """A connection that counts neither as the application's nor as lambda-migrate's."""
-    connection = pg8000.native.Connection(
-        "postgres", database=database, unix_sock=str(server.socket), application_name="staging"
-    )
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import count
@@ -18,7 +18,7 @@ from typing import Any
 from lambda_migrate.local.demo.example import get_order, place_order, read_order_id
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.postgresql.sql_fragments import quote_literal
-from load.storm.packages import Orders
+from load.storm.scenarios import Orders
 
 _FIRST_CUSTOMER = 2
 """Id of the first customer; 1 is the guest that the example's first migration makes."""
@@ -84,17 +84,11 @@ $$
 
 @dataclass(frozen=True)
 class GeneratedOrders:
-    """Orders of the example, and their customers.
+    """Orders of the example, and their customers."""
 
-    Attributes:
-        orders: How many.
-        seed: The same seed gives the same data.
-        until: The day after the last order.
-    """
-
-    orders: int
-    seed: int
-    until: date
+    orders: int  # how many
+    seed: int  # the same seed gives the same data
+    until: date  # the day after the last order
 
     @property
     def customers(self) -> int:
@@ -106,8 +100,8 @@ class GeneratedOrders:
         customer = _FIRST_CUSTOMER + customer_number * _coprime(self.customers) % self.customers
         return f"buyer{customer}@example.com"
 
-    def fill(self, connection: Any) -> None:
-        """Insert the rows into the example's tables, and analyse them.
+    def fill(self, run: Callable[[str], object]) -> None:
+        """Insert the rows into the example's tables, in one script.
 
         As pg_restore does, foreign keys are not checked row by row; a check checks all of them.
         """
@@ -124,17 +118,16 @@ class GeneratedOrders:
             "notes": _array(_NOTES),
             "note_count": len(_NOTES),
         }
-        connection.run(_CREATE_UNIFORM.format(seed=int(self.seed)))
-        connection.run("SET session_replication_role = replica")
-        connection.run(_ORDERS.format(**values))
-        connection.run(_CUSTOMERS.format(**values))
-        connection.run("RESET session_replication_role")
+        script = [
+            _CREATE_UNIFORM.format(seed=int(self.seed)),
+            "SET session_replication_role = replica",
+            _ORDERS.format(**values),
+            _CUSTOMERS.format(**values),
+        ]
         for table in ("customers", "orders"):
-            connection.run(
-                f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), "  # noqa: S608 - two names of our own
-                f"(SELECT greatest(max(id), 1) FROM {table}))"
-            )
-        connection.run("ANALYZE")
+            newest = f"(SELECT greatest(max(id), 1) FROM {table})"  # noqa: S608 - two names of our own
+            script.append(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {newest})")
+        run("; ".join(script))
 
 
 @dataclass(frozen=True, slots=True)

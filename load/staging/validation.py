@@ -6,7 +6,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,14 @@ from lambda_migrate.events import null_observer
 from lambda_migrate.local.demo.example import VERSIONS
 from lambda_migrate.local.demo.servers import make_operations
 from lambda_migrate.local.runtime.process import ProcessError
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.migrations.source import read_manifest
+from load.emulators.cloudwatch import CloudWatch, read_alarms
 from load.staging.database import (
-    connect,
     copy_tables,
     find_changed_rows,
     find_schema_differences,
     read_schema,
-)
-from load.staging.faults import (
-    NAMESPACE,
-    SERVICE,
-    inject_faults,
-    reached_alarms,
-    read_metrics,
-    staging_alarms,
 )
 from load.staging.generated_orders import GeneratedOrdersPackage
 from load.staging.verdicts import (
@@ -42,14 +36,19 @@ from load.staging.verdicts import (
     verdict_of_orders,
     verdict_of_schema,
     verdicts_of_dry_run,
-    verdicts_of_faults,
     verdicts_of_storm,
 )
 from load.storm.__main__ import run_on_testbed
 from load.storm.evidence import Evidence
 from load.storm.scenarios import Scenario, Wave
-from load.storm.testbed import Testbed, open_testbed
+from load.storm.testbed import TABLE, Testbed, open_testbed
 from load.storm.verdicts import Verdict, judge
+
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"
+"""With the alarms."""
+
+_SERVICE, _NAMESPACE = "orders", "Orders"
+"""Dimension and namespace of all metrics."""
 
 _POSTGRESQL_SETTINGS = {
     "shared_buffers": "256MB",
@@ -77,57 +76,44 @@ _COUNT_WRONG_POINTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How the release is validated."""
-
-    environments: int = 40  # cold starts of each storm
-    clients: int = 6  # that use the old version meanwhile
-    limits: Limits = field(default_factory=Limits)
-
-
 @contextmanager
 def open_validation(
-    package: GeneratedOrdersPackage, options: Options, out: Path
+    package: GeneratedOrdersPackage,
+    out: Path,
+    *,
+    environments: int,
+    clients: int,
+    limits: Limits | None = None,
 ) -> Iterator[Validation]:
     """A validation on an empty database; everything that was started is ended.
 
     Args:
         package: Both versions, and the data.
-        options: How.
         out: The folder for the storms' reports.
+        environments: Cold starts of each storm.
+        clients: Clients that use the old version meanwhile.
+        limits: What is accepted.
 
     Raises:
-        ConfigurationError: The machine has too little memory, or something is not installed.
+        ConfigurationError: Something is not installed.
         ProcessError: A server did not start.
     """
+    scenario = Scenario(
+        "deployment",
+        "deployment",
+        "orders",
+        (Wave(2, environments),),
+        ready=1,
+        clients=clients,
+        settings={"POWERTOOLS_METRICS_NAMESPACE": _NAMESPACE, "POWERTOOLS_SERVICE_NAME": _SERVICE},
+    )
     with (
         tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
         open_testbed(
-            _make_scenario("deployment", options),
-            package,
-            Path(home),
-            tuning=_POSTGRESQL_SETTINGS,
+            scenario, package, Path(home), api=LocalDynamoDB(), tuning=_POSTGRESQL_SETTINGS
         ) as testbed,
-        connect(testbed.server, package.database) as connection,
     ):
-        yield Validation(package, options, testbed, connection, out, Path(home))
-
-
-def _make_scenario(name: str, options: Options) -> Scenario:
-    """New environments start at once beside clients of version 1; or old ones, and a rollback."""
-    is_rollback = name == "rollback"
-    return Scenario(
-        name,
-        name,
-        "orders",
-        (Wave(1 if is_rollback else 2, options.environments),),
-        ready=2 if is_rollback else 1,
-        clients=options.clients,
-        rollback=is_rollback,
-        processes="forked",
-        settings={"POWERTOOLS_METRICS_NAMESPACE": NAMESPACE, "POWERTOOLS_SERVICE_NAME": SERVICE},
-    )
+        yield Validation(package, limits or Limits(), testbed, out)
 
 
 class Validation:
@@ -136,19 +122,16 @@ class Validation:
     def __init__(
         self,
         package: GeneratedOrdersPackage,
-        options: Options,
+        limits: Limits,
         testbed: Testbed,
-        connection: Any,
         out: Path,
-        home: Path,
     ) -> None:
         self.storms: dict[str, Evidence] = {}
         self._package = package
-        self._options = options
+        self._limits = limits
         self._testbed = testbed
-        self._connection = connection
+        self._query = partial(testbed.server.execute, database=package.database)
         self._out = out
-        self._home = home
         self._facts: dict[str, Any] = {}
         self._is_pointless = False
         """Whether a step has made those after it meaningless."""
@@ -192,9 +175,6 @@ class Validation:
             self._is_pointless = True
         return StepResult(name, time.monotonic() - began, verdicts, self._facts)
 
-    def _query(self, sql: str) -> list[list[Any]]:
-        return self._connection.run(sql) or []
-
     def _make_operations(self, version: int) -> Operations:
         bed = self._testbed
         return make_operations(
@@ -205,7 +185,7 @@ class Validation:
 
     def _restore(self) -> list[Verdict]:
         self._make_operations(1).up(Deadline.after(_OPERATION_SECONDS))
-        self._package.generated.fill(self._connection)
+        self._package.generated.fill(self._query)
         self._query("VACUUM (ANALYZE)")
         self._copies = copy_tables(self._query)
         self._schema_before = read_schema(self._testbed.server, self._package.database)
@@ -231,30 +211,39 @@ class Validation:
         # What it wrote and rolled back is still in the tables' files, and would slow down the rest.
         self._query("VACUUM (ANALYZE)")
         self._is_pointless = document["error"] is not None
-        return list(verdicts_of_dry_run(document, self._options.limits))
+        return list(verdicts_of_dry_run(document, self._limits))
 
     def _deploy(self) -> list[Verdict]:
-        evidence, verdicts = self._run_storm("deployment")
+        evidence, verdicts = self._run_storm("deployment", self._testbed.scenario)
         self._is_pointless = any(count != 1 for count in evidence.effects.values())
         return verdicts
 
     def _roll_back(self) -> list[Verdict]:
-        evidence, verdicts = self._run_storm("rollback")
+        """Old environments start at once beside the same clients, and version 2 is rolled back."""
+        scenario = self._testbed.scenario
+        scenario = replace(
+            scenario,
+            name="rollback",
+            shape="rollback",
+            waves=(Wave(1, scenario.environments),),
+            ready=2,
+            rollback=True,
+        )
+        evidence, verdicts = self._run_storm("rollback", scenario)
         if evidence.rolled_back is not None:
             verdicts.insert(0, judge("rollback", True, f"{evidence.rolled_back:.2f} s"))
         return verdicts
 
-    def _run_storm(self, name: str) -> tuple[Evidence, list[Verdict]]:
+    def _run_storm(self, name: str, scenario: Scenario) -> tuple[Evidence, list[Verdict]]:
         """Run a storm on the database that stays."""
         began = time.monotonic()
-        scenario = _make_scenario(name, self._options)
         evidence = run_on_testbed(replace(self._testbed, scenario=scenario), self._out / name)
         for function in self._testbed.functions.values():
             function.end_idle()
         # Connections of the restore and the dry run are not the storm's.
         sessions = [one for one in evidence.sessions if one.opened >= began]
         evidence = self.storms[name] = replace(evidence, sessions=sessions)
-        verdicts = list(verdicts_of_storm(evidence, self._options.limits))
+        verdicts = list(verdicts_of_storm(evidence, self._limits))
         return evidence, [*verdicts, verdict_of_log_lines(evidence)]
 
     def _check_data(self) -> list[Verdict]:
@@ -276,7 +265,7 @@ class Validation:
         results = [one.result for storm in self.storms.values() for one in storm.observed]
         confirmed = self._package.read_confirmed_orders(results)
         query = "SELECT count(*) FROM orders WHERE id = ANY (:ids)"
-        [[count]] = self._connection.run(query, ids=confirmed)
+        [[count]] = self._query(query, ids=confirmed)
         return [
             judge("existing rows", not changed, "; ".join(changed) or kept),
             verdict_of_orders(len(confirmed), int(count)),
@@ -288,15 +277,18 @@ class Validation:
         return judge(what, count == 0, f"{count:,}")
 
     def _check_alarms(self) -> list[Verdict]:
-        """Which alarms are reached by the release, and by each fault."""
-        alarms = staging_alarms(self._package.database)
-        own = read_metrics(*self._testbed.functions.values())
-        reached = reached_alarms(own, alarms)
-        found = ", ".join(sorted(reached)) or f"none of {len(alarms)} alarms"
-        results = inject_faults(self._testbed, self._home)
-        emitted = {metric.name for metric in own.metrics()}
-        emitted.update(*(one.metrics for one in results))
-        return [
-            judge("alarms reached by this release", not reached, found),
-            *verdicts_of_faults(results, alarms, emitted),
-        ]
+        """Which alarms the release reaches, by the metrics that all of its functions wrote."""
+        values = {
+            "LeaseTable": TABLE,
+            "MetricsNamespace": _NAMESPACE,
+            "ServiceName": _SERVICE,
+            "Target": self._package.database,
+        }
+        alarms, cloudwatch = read_alarms(TEMPLATE, values), CloudWatch()
+        for _, function, view in self._testbed.environments():
+            cloudwatch.read(function.logs(view.environment_id))
+        reached = [name for name, alarm in alarms.items() if cloudwatch.has_reached(alarm)]
+        metrics = {metric.name for metric in cloudwatch.metrics()}
+        found = ", ".join(sorted(reached)) or f"none of {len(alarms)}, by {len(metrics)} metrics"
+        is_fine = bool(metrics) and not reached
+        return [judge("alarms reached by this release", is_fine, found)]

@@ -6,23 +6,25 @@ Exit codes: 0, every verdict passed; 1, one failed; 2, wrong usage, or something
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.storm.evidence import Evidence, gather_evidence
-from load.storm.host import Host, serve
-from load.storm.packages import package_of
-from load.storm.report import write_report
-from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_scenario
+from load.storm.host import Host
+from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_scenario, package_of
 from load.storm.testbed import Testbed, open_testbed
-from load.storm.verdicts import verdicts
+from load.storm.verdicts import verdicts, write_report
 
 _LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
 _LOCUST_SECONDS = 1_800.0
@@ -35,11 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "scenarios", nargs="*", metavar="SCENARIO", help=f"{names} (default: the standard set)"
     )
-    parser.add_argument("-n", type=int, help="cold starts of each storm")
+    parser.add_argument("-n", type=at_least(1), help="cold starts of each storm")
     parser.add_argument("--out", type=Path, default=Path("storm-report"))
     options = parser.parse_args(arguments)
-    if options.n is not None and options.n < 1:
-        parser.error(f"-n {options.n}: write a number from 1")
     unknown = sorted(set(options.scenarios) - set(SCENARIOS))
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {names}")
@@ -47,9 +47,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes = [each for each in STANDARD_SET if each[0] in (options.scenarios or SCENARIOS)]
     else:
         sizes = [(name, options.n) for name in options.scenarios or SCENARIOS]
+    scenarios = [make_scenario(name, n) for name, n in sizes]
+    return run_program(lambda: _run_all(scenarios, options.out))
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option: a number that is not less."""
+
+    def read(text: str) -> int:
+        value = int(text.replace(",", ""))
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text}: write a number from {least}")
+        return value
+
+    return read
+
+
+def run_program(run: Callable[[], int]) -> int:
+    """The exit code of a program: 2 if something is not installed, or did not start."""
     try:
-        install_dynalite(report=lambda _: None)
-        return _run_all([make_scenario(name, n) for name, n in sizes], options.out)
+        return run()
     except (ConfigurationError, ProcessError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -59,9 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
+    install_dynalite(report=lambda _: None)
     failed = 0
     for scenario in scenarios:
-        print(f"{scenario.name}, {scenario.processes} processes ...", flush=True)
+        print(f"{scenario.name} ...", flush=True)
         with (
             tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
             open_testbed(scenario, package_of(scenario.kind), Path(home)) as testbed,
@@ -89,12 +107,13 @@ def run_on_testbed(testbed: Testbed, out: Path) -> Evidence:
     host.prepare()
     out.mkdir(parents=True, exist_ok=True)
     log = out / "locust.log"
-    with serve(host) as url, log.open("w") as output:
+    with InvokeApi([cast(LocalFunction, host)]) as api, log.open("w") as output:
         command = [
             *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless"),
             *("--csv", str(out / "locust"), "--html", str(out / "locust.html"), "--only-summary"),
             *("--exit-code-on-error", "0", "--loglevel", "WARNING", "--stop-timeout", "5"),
-            *("--storm", scenario.shape, "-n", str(scenario.environments), "--control", url),
+            *("--storm", scenario.shape, "-n", str(scenario.environments), "--local"),
+            *("--function", host.name),
             *("--waves", str(len(scenario.waves)), "--clients", str(scenario.clients)),
             *("--warm", str(scenario.warm)),
         ]
@@ -105,6 +124,7 @@ def run_on_testbed(testbed: Testbed, out: Path) -> Evidence:
             timeout=_LOCUST_SECONDS,
             check=False,
             cwd=_LOCUSTFILE.parents[1],
+            env={**os.environ, **api.environment(), "NO_PROXY": "127.0.0.1"},
         )
     if done.returncode != 0:
         raise ProcessError(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")

@@ -39,41 +39,25 @@ class Session:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was seen of one storm. Times are monotonic seconds of one clock.
-
-    Attributes:
-        scenario: The storm.
-        observed: Every invocation that Locust asked for.
-        checks: Of each environment, in order.
-        effects: How often each migration took effect, counted in the database.
-        rollback_effects: The same of down scripts; empty without a rollback.
-        attempts: How often the failing migration was tried; None if none fails.
-        intervals: Each migration, and each down script.
-        committed: When PostgreSQL committed the last migration; None if none succeeds.
-        sessions: Connections of lambda-migrate, in the server's log, which misses none.
-        requests_by_environment: To DynamoDB, counted by it.
-        rates: Requests to it by tenth of a second since the epoch.
-        locust: Requests and failures by name, as Locust counted them.
-        rolled_back: Seconds that the rollback took.
-        errors: What else went wrong.
-        seconds: How long the storm took, with the start of the servers.
-    """
+    """Everything that was seen of one storm. Times are monotonic seconds of one clock."""
 
     scenario: Scenario
-    observed: Sequence[ObservedInvocation]
-    checks: Mapping[str, Sequence[SchemaCheck]]
-    effects: Mapping[str, int] = field(default_factory=dict)
-    rollback_effects: Mapping[str, int] = field(default_factory=dict)
-    attempts: int | None = None
-    intervals: Sequence[Interval] = ()
-    committed: float | None = None
-    sessions: Sequence[Session] = ()
-    requests_by_environment: Mapping[str, int] = field(default_factory=dict)
+    observed: Sequence[ObservedInvocation]  # every invocation that Locust asked for
+    checks: Mapping[str, Sequence[SchemaCheck]]  # of each environment, in order
+    effects: Mapping[str, int] = field(default_factory=dict)  # of each migration, in the database
+    rollback_effects: Mapping[str, int] = field(default_factory=dict)  # of down scripts
+    attempts: int | None = None  # of the failing migration; None if none fails
+    intervals: Sequence[Interval] = ()  # each migration, and each down script
+    committed: float | None = None  # the last migration; None if none succeeds
+    sessions: Sequence[Session] = ()  # of lambda-migrate, in the server's log, which misses none
+    requests_by_environment: Mapping[str, int] = field(default_factory=dict)  # to DynamoDB
     rates: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """Requests to DynamoDB by tenth of a second since the epoch."""
     locust: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    rolled_back: float | None = None
-    errors: Sequence[str] = ()
-    seconds: float = 0.0
+    """Requests and failures by name, as Locust counted them."""
+    rolled_back: float | None = None  # seconds that the rollback took
+    errors: Sequence[str] = ()  # what else went wrong
+    seconds: float = 0.0  # that the storm took, with the start of the servers
 
     @cached_property
     def cold(self) -> list[ObservedInvocation]:

@@ -1,19 +1,16 @@
-"""The local Lambda behind an HTTP server, for a Locust in another process.
+"""The local Lambda behind its Invoke API, for a Locust in another process.
 
-In Locust's own process gevent would schedule everything, which hides races.
-
-===========  ===================================  ==================================
-``/cold``                                         starts an environment, invokes it
-``/invoke``  ``kind``, ``subject``, ``version``   an environment that is free
-===========  ===================================  ==================================
+In Locust's own process gevent would schedule everything, which hides races. What is invoked is one
+function, `Host.name`; the event's ``kind`` says what to do: ``cold`` starts an environment and
+invokes it, the others invoke one that is free.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +20,6 @@ from lambda_migrate.local.demo.results import is_served
 from lambda_migrate.local.demo.servers import RollbackTimes, make_operations
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import StartBarrier
-from lambda_migrate.local.runtime.plain_http import (
-    HttpServer,
-    LocalHTTPRequest,
-    LocalHTTPResponse,
-    json_response,
-)
-from load.chaos.relay import Loop
 from load.storm.scenarios import Wave
 from load.storm.testbed import Testbed
 
@@ -61,21 +51,15 @@ class _WaveState:
 
 @dataclass(slots=True)
 class Host:
-    """Serves Locust's users. Every method but `prepare` belongs to the loop that it serves in.
-
-    Attributes:
-        testbed: What the storm runs on.
-        observed: Every invocation that was asked for, in the order of their answers.
-        rollback_times: The down scripts of a rollback.
-        rolled_back: How long it took; None if there was none, or it failed.
-        errors: What else went wrong.
-    """
+    """A function for `InvokeApi`, in whose loop every method but `prepare` runs."""
 
     testbed: Testbed
-    observed: list[ObservedInvocation] = field(default_factory=list)
+    observed: list[ObservedInvocation] = field(default_factory=list)  # in the order of answers
     rollback_times: RollbackTimes = field(default_factory=RollbackTimes)
-    rolled_back: float | None = None
-    errors: list[str] = field(default_factory=list)
+    rolled_back: float | None = None  # seconds; None if there was no rollback, or it failed
+    errors: list[str] = field(default_factory=list)  # what else went wrong
+    name: str = "storm"
+    _versions: dict[int, int] = field(default_factory=dict)  # of users that are environments
     _waves: list[_WaveState] = field(default_factory=list)
     _rollback: asyncio.Future[None] | None = None
 
@@ -101,23 +85,23 @@ class Host:
                 why = (one.error_message or json.dumps(one.payload)).partition("\n")[0]
                 self.errors.append(f"before the storm: {why}")
 
-    async def respond(self, request: LocalHTTPRequest) -> LocalHTTPResponse:
-        """Respond to one of the requests above."""
-        body: dict[str, Any] = json.loads(request.body or b"{}")
-        if request.path == "/cold":
-            return await self._start_cold()
-        if request.path == "/invoke":
-            return await self._invoke(body)
-        return json_response({"error": f"there is no {request.path}"}, status=404)
+    def submit(self, event: Mapping[str, Any], **_: object) -> Future[InvocationResult]:
+        """Invoke as an event asks for it; see `LocalFunction.submit`."""
+        user = int(event["user"])
+        if event["kind"] == "cold":
+            work = self._start_cold(user)
+        else:
+            work = self._invoke(user, event["kind"], int(event.get("subject", 0)))
+        return asyncio.run_coroutine_threadsafe(work, asyncio.get_running_loop())
 
-    async def _start_cold(self) -> LocalHTTPResponse:
+    async def _start_cold(self, user: int) -> InvocationResult:
         current = next((one for one in self._waves if one.started < one.wave.environments), None)
         if current is None:
-            return json_response({"error": "all cold starts were made"}, status=400)
+            raise ConnectionError("all cold starts were made")
         current.started += 1
         if current.started == 1 and current.number > 1:
             await asyncio.to_thread(self._end_idle_environments)
-        version = current.wave.version
+        version = self._versions[user] = current.wave.version
         event = self.testbed.package.event("cold", current.started)
         barrier = current.barrier if current.wave.simultaneous else None
         submitted = self.testbed.functions[version].submit_cold(event, barrier=barrier)
@@ -134,9 +118,9 @@ class Host:
         for function in self.testbed.functions.values():
             function.end_idle()
 
-    async def _invoke(self, body: dict[str, Any]) -> LocalHTTPResponse:
-        kind, version = str(body["kind"]), int(body.get("version", 1))
-        event = self.testbed.package.event(kind, int(body.get("subject", 0)))
+    async def _invoke(self, user: int, kind: str, subject: int) -> InvocationResult:
+        version = self._versions.get(user, 1)
+        event = self.testbed.package.event(kind, subject)
         result = await asyncio.wrap_future(self.testbed.functions[version].submit(event))
         return self._observe(ObservedInvocation(kind, version, 0, result))
 
@@ -156,19 +140,9 @@ class Host:
         operations.down(deadline, to=operations.manifest.version)
         return _ROLLBACK_SECONDS - deadline.remaining()
 
-    def _observe(self, observed: ObservedInvocation) -> LocalHTTPResponse:
+    def _observe(self, observed: ObservedInvocation) -> InvocationResult:
         self.observed.append(observed)
-        result = observed.result
-        return json_response(
-            {
-                "payload": result.payload,
-                "init_seconds": result.init_seconds,
-                "duration_seconds": result.duration_seconds,
-                "environment": observed.environment,
-                "version": observed.version,
-                "failure": failure_of(result),
-            }
-        )
+        return observed.result
 
 
 def failure_of(result: InvocationResult) -> str:
@@ -178,12 +152,3 @@ def failure_of(result: InvocationResult) -> str:
     if result.status in ("timeout", "crashed", "throttled"):
         return result.status
     return result.error_type or f"HTTP {result.payload['statusCode']}"
-
-
-@contextmanager
-def serve(host: Host) -> Iterator[str]:
-    """Serve Locust from a thread of its own; yields the URL."""
-    server = HttpServer(host.respond)
-    with Loop() as loop:
-        yield f"http://{loop.run(server.open())}"
-        loop.run(server.close())

@@ -16,8 +16,7 @@ from lambda_migrate.local.servers.dynamodb import Dynalite, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
 if TYPE_CHECKING:
-    from load.storm.packages import Package
-    from load.storm.scenarios import Scenario
+    from load.storm.scenarios import Package, Scenario
 
 
 TABLE = "lambda-migrate"
@@ -26,10 +25,8 @@ PRELOADED = (
     "aws_lambda_powertools.metrics",
     "aws_lambda_powertools.logging",
     "boto3",
-    "botocore.session",
     "pg8000.native",
     "tenacity",
-    str(Path(__file__).with_name("preloaded_modules.py")),
 )
 """What forked environments share: neither the function nor lambda_migrate itself."""
 
@@ -80,7 +77,12 @@ class Testbed:
 
 @contextmanager
 def open_testbed(
-    scenario: Scenario, package: Package, home: Path, *, tuning: Mapping[str, str] | None = None
+    scenario: Scenario,
+    package: Package,
+    home: Path,
+    *,
+    api: LocalDynamoDB | Dynalite | None = None,
+    tuning: Mapping[str, str] | None = None,
 ) -> Iterator[Testbed]:
     """Start everything and deploy every version.
 
@@ -88,6 +90,7 @@ def open_testbed(
         scenario: The storm.
         package: What is deployed.
         home: A temporary directory.
+        api: The DynamoDB API, not yet running; dynalite, which is faster than moto, by default.
         tuning: Settings of PostgreSQL, above those of every storm.
 
     Raises:
@@ -105,7 +108,7 @@ def open_testbed(
     }
     with (
         LocalPostgreSQL(databases=[package.database], settings=settings) as server,
-        Dynalite() if scenario.engine == "dynalite" else LocalDynamoDB() as dynamodb,
+        api or Dynalite() as dynamodb,
         ExitStack() as stack,
     ):
         dynamodb.create_table(TABLE)
@@ -122,7 +125,7 @@ def open_testbed(
                     timeout=_TIMEOUT_SECONDS,
                     init_timeout=_TIMEOUT_SECONDS,
                     concurrency=scenario.environments + scenario.clients + 10,
-                    preload=PRELOADED if scenario.processes == "forked" else None,
+                    preload=PRELOADED,
                     niceness=_NICENESS,
                     log_directory=home / f"logs-{version}",
                 )

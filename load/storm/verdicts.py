@@ -1,14 +1,21 @@
-"""What a storm must show, and whether it did. Pure: evidence in, verdicts out."""
+"""What a storm must show, whether it did, and the report of both.
+
+Pure but for the report: evidence in, verdicts out.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from lambda_migrate.local.demo.checks import SchemaCheck
+from lambda_migrate.local.demo.checks import Distribution, SchemaCheck
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 
@@ -182,3 +189,77 @@ def _locust_counted_the_same(evidence: Evidence) -> Verdict:
     found = ", ".join(f"{kind} {count}" for kind, (count, _) in expected.items())
     is_held = all(evidence.locust.get(kind) == counts for kind, counts in expected.items())
     return judge("Locust counted the same", is_held and bool(expected), found)
+
+
+_KINDS = ("cold", "warm", "write", "read")
+
+
+def write_report(evidence: Evidence, results: Sequence[Verdict], out: Path) -> None:
+    """Write ``report.json`` and ``report.md`` into ``out``, beside Locust's own.
+
+    Figures are seconds unless their key says otherwise.
+    """
+    distributions = _distributions(evidence)
+    figures = {
+        "passed": all(one.state != "failed" for one in results),
+        "verdicts": [asdict(one) for one in results],
+        "scenario": asdict(evidence.scenario),
+        "machine": machine(),
+        "seconds": round(evidence.seconds, 1),
+        "invocations": {kind: _count_invocations(evidence, kind) for kind in _KINDS},
+        **{name: asdict(found) for name, found in distributions.items()},
+        "outcomes": dict(Counter(check.outcome for check in evidence.first_checks)),
+        "migrated_by": [asdict(check) for check in evidence.migrators],
+        "effects": dict(evidence.effects),
+        "attempts": evidence.attempts,
+        "dynamodb_busiest_second": peak_of(evidence.rates),
+        "connections": {"at_most": evidence.max_sessions, "in_all": len(evidence.sessions)},
+        "rolled_back": evidence.rolled_back,
+        "locust": {name: list(counts) for name, counts in evidence.locust.items()},
+    }
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    (out / "report.json").write_text(text + "\n")
+    lines = [
+        f"# {evidence.scenario.name}\n",
+        *(f"- {one.state}: {one.what}: {one.found}" for one in results),
+        "\n| | median | 99 in 100 | worst |\n|---|---|---|---|",
+        *(
+            f"| {name.replace('_', ' ')} | {one.median:.3f} | {one.p99:.3f} | {one.worst:.3f} |"
+            for name, one in distributions.items()
+        ),
+    ]
+    (out / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def _count_invocations(evidence: Evidence, kind: str) -> dict[str, Any]:
+    failures = [failure_of(one.result) for one in evidence.observed if one.kind == kind]
+    return {"count": len(failures), "failures": dict(Counter(filter(None, failures)))}
+
+
+def _distributions(evidence: Evidence) -> dict[str, Distribution]:
+    values: dict[str, Sequence[float]] = {
+        f"{kind}_invocations": [
+            one.result.duration_seconds for one in evidence.observed if one.kind == kind
+        ]
+        for kind in _KINDS
+    }
+    values |= {
+        "init": [one.result.init_seconds for one in evidence.cold],
+        "waited": [check.waited for check in evidence.waiters],
+        "commit_to_handler": evidence.seconds_to_handler,
+        "commit_to_answer": evidence.seconds_to_answer,
+        "dynamodb_calls_of_each_waiter": [check.lease_calls for check in evidence.waiters],
+    }
+    found = {name: Distribution.of(each) for name, each in values.items()}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def machine() -> dict[str, Any]:
+    """The machine that it ran on."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gigabytes": round(pages / 1024**3, 1),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }

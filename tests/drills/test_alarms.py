@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
+from load.emulators.cloudwatch import CloudWatch
 from tests.drills.drill import Drill
 from tests.drills.page import Page
 from tests.drills.service import (
@@ -108,6 +111,31 @@ def test_slow_checks(sandbox: Sandbox) -> None:
         assert function.invoke().ok
         assert function.storm(1)[0].ok
         check_section(sandbox, "ColdStartCheckTimeAlarm", current, function)
+
+
+def test_three_periods_of_slow_checks(own_sandbox: Sandbox) -> None:
+    """DynamoDB delays one check; its metrics are repeated for the two periods after."""
+    sandbox, current = own_sandbox, code(own_sandbox, V2)
+    assert isinstance(sandbox.dynamodb, LocalDynamoDB)
+    with deploy_version(sandbox, current) as function:
+        assert function.invoke().ok
+        function.end_idle()
+        [fresh] = function.start_environments(1)
+        sandbox.dynamodb.pause()
+        resume = threading.Timer(3.0, sandbox.dynamodb.resume)  # above the second that is slow
+        resume.start()
+        assert function.invoke().payload["statusCode"] == 200
+        resume.join()
+        slow, cloudwatch = CloudWatch(), CloudWatch()
+        slow.read(function.logs(fresh))
+    now = time.time()
+    for metric in slow.metrics():
+        for value in slow.values(metric):
+            for period in range(3):
+                cloudwatch.put(metric, value, at=now + 300 * period)
+    alarms = template_alarms(sandbox)
+    reached = {name for name, alarm in alarms.items() if cloudwatch.has_reached(alarm)}
+    assert reached == {"ColdStartCheckTimeAlarm"}
 
 
 def test_every_alarm_of_the_template_has_a_section_and_a_drill(sandbox: Sandbox) -> None:

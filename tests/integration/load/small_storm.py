@@ -1,42 +1,38 @@
-"""A small storm without Locust: threads that ask the same server the same things."""
+"""A small storm without Locust: what its users would invoke, in a loop of this process."""
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from load.storm.evidence import Evidence, gather_evidence
-from load.storm.host import Host, serve
-from load.storm.locust_client import send_to_host
-from load.storm.packages import Package
-from load.storm.scenarios import Scenario, make_scenario
+from load.storm.host import Host
+from load.storm.scenarios import Package, Scenario
 from load.storm.testbed import open_testbed
 from load.storm.verdicts import Verdict, verdicts
-
-
-def forked_scenario(name: str, n: int) -> Scenario:
-    """A scenario whose environments and DynamoDB API start quickly."""
-    return replace(make_scenario(name, n), engine="moto", processes="forked")
 
 
 def run_storm(scenario: Scenario, package: Package, home: Path) -> Evidence:
     """Each cold start and its warm invocation, and statistics such as Locust writes."""
     began = time.monotonic()
-    with open_testbed(scenario, package, home) as testbed:
+    with open_testbed(scenario, package, home, api=LocalDynamoDB()) as testbed:
         host = Host(testbed)
         host.prepare()
-        with serve(host) as url, ThreadPoolExecutor(scenario.environments) as pool:
-            list(pool.map(lambda _: _start_cold(url), range(scenario.environments)))
+        asyncio.run(_run_users(host, scenario.environments))
         _write_statistics(host, home / "locust_stats.csv")
         return gather_evidence(host, locust=home / "locust", seconds=time.monotonic() - began)
 
 
-def _start_cold(url: str) -> None:
-    version = send_to_host(url, "/cold")["version"]
-    send_to_host(url, "/invoke", kind="warm", version=version)
+async def _run_users(host: Host, users: int) -> None:
+    await asyncio.gather(*(_run_user(host, user) for user in range(users)))
+
+
+async def _run_user(host: Host, user: int) -> None:
+    for kind in ("cold", "warm"):
+        await asyncio.wrap_future(host.submit({"kind": kind, "user": user}))
 
 
 def _write_statistics(host: Host, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.staging.database import (
     RunQuery,
-    connect,
     copy_tables,
     find_changed_rows,
     find_schema_differences,
@@ -40,12 +40,11 @@ def server() -> Iterator[LocalPostgreSQL]:
 
 
 @pytest.fixture
-def run(server: LocalPostgreSQL) -> Iterator[RunQuery]:
+def run(server: LocalPostgreSQL) -> RunQuery:
     server.drop_database("staging")
     server.create_database("staging")
-    with connect(server, "staging") as connection:
-        connection.run(TABLES)
-        yield lambda sql: connection.run(sql) or []
+    server.execute(TABLES, "staging")
+    return partial(server.execute, database="staging")
 
 
 def test_added_rows_and_changed_types_are_no_change(run: RunQuery) -> None:
@@ -117,11 +116,11 @@ def load_generated(
     """Fill a new database, and answer the queries."""
     server.drop_database("shop")
     server.create_database("shop")
-    with connect(server, "shop") as connection:
-        for path in sorted(MIGRATIONS.glob("000[123]*.sql")):
-            connection.run(path.read_text().partition("-- migrate:down")[0])
-        generated.fill(connection)
-        return [connection.run(query) for query in queries]
+    run = partial(server.execute, database="shop")
+    for path in sorted(MIGRATIONS.glob("000[123]*.sql")):
+        run(path.read_text().partition("-- migrate:down")[0])
+    generated.fill(run)
+    return [run(query) for query in queries]
 
 
 SUM = "SELECT sum(hashtextextended(o::text, 0)) FROM orders AS o"

@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.local.demo.example import Example, find_example
 from load.staging.__main__ import main
 from load.staging.generated_orders import GeneratedOrders, GeneratedOrdersPackage
-from load.staging.validation import Options, open_validation
+from load.staging.validation import open_validation
 from load.staging.verdicts import Decision, StepResult, decide
 
 UNTIL = date(2026, 2, 2)
@@ -29,7 +29,7 @@ def validate_changed(
     path.write_text(path.read_text().replace(old, new))
     generated = GeneratedOrders(500, 1, UNTIL)
     package = GeneratedOrdersPackage(Example(folder), generated=generated)
-    with open_validation(package, Options(3, 2), tmp_path / "out") as validation:
+    with open_validation(package, tmp_path / "out", environments=3, clients=2) as validation:
         steps = list(validation.run(last=last))
     return steps, decide(steps)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from load.storm.host import Host, serve
-from load.storm.locust_client import HostFailed, send_to_host
-from load.storm.packages import CountingPackage
-from load.storm.report import write_report
+from lambda_migrate.local.runtime.environment import InvocationResult
+from load.storm.host import Host, failure_of
+from load.storm.scenarios import CountingPackage, make_scenario
 from load.storm.testbed import open_testbed
-from load.storm.verdicts import verdicts
-from tests.integration.load.small_storm import forked_scenario, run_storm, verdicts_by_name
+from load.storm.verdicts import verdicts, write_report
+from tests.integration.load.small_storm import run_storm, verdicts_by_name
 
 # It opens a connection as lambda-migrate would, where one that waits should have none.
 TWO_CONNECTIONS = """
@@ -51,7 +50,7 @@ def handler(event, context):
 
 
 def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
-    scenario = forked_scenario("together", 3)
+    scenario = make_scenario("together", 3)
     found = verdicts_by_name(
         run_storm(scenario, CountingPackage(repeated_version=4, handler=TWO_CONNECTIONS), tmp_path)
     )
@@ -62,7 +61,7 @@ def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
 
 
 def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
-    scenario = forked_scenario("together", 3)
+    scenario = make_scenario("together", 3)
     evidence = run_storm(scenario, CountingPackage(), tmp_path)
     found = verdicts(evidence)
     assert {one.what for one in found if one.state != "passed"} == set()
@@ -80,7 +79,7 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
 
 
 def test_failing_handler_is_found(tmp_path: Path) -> None:
-    scenario = forked_scenario("waves", 3)
+    scenario = make_scenario("waves", 3)
     found = verdicts_by_name(run_storm(scenario, CountingPackage(handler=RAISES), tmp_path))
     assert found["no invocation failed"].state == "failed"
     assert "3 ValueError" in found["no invocation failed"].found
@@ -88,29 +87,19 @@ def test_failing_handler_is_found(tmp_path: Path) -> None:
     assert found["each migration took effect once"].found.startswith("12 of 12")
 
 
-@pytest.fixture
-def host_url(tmp_path: Path) -> Iterator[str]:
-    scenario = forked_scenario("ramp", 1)
-    with (
-        open_testbed(scenario, CountingPackage(fails=True), tmp_path) as testbed,
-        serve(Host(testbed)) as url,
-    ):
-        yield url
+def test_host_counts_failures_and_makes_no_more_cold_starts_than_planned(tmp_path: Path) -> None:
+    async def invoke() -> list[InvocationResult]:
+        results = [
+            await asyncio.wrap_future(host.submit({"kind": kind, "user": 7}))
+            for kind in ("cold", "warm")
+        ]
+        with pytest.raises(ConnectionError, match="all cold starts were made"):
+            await asyncio.wrap_future(host.submit({"kind": "cold", "user": 8}))
+        return results
 
-
-def test_host_reports_failures_and_refuses_unknown_requests(host_url: str) -> None:
-    cold = send_to_host(host_url, "/cold")
-    assert (cold["failure"], cold["environment"]) == ("MigrationFailed", "v1 env0001")
-    assert cold["init_seconds"] > 0 < cold["duration_seconds"]
-    warm = send_to_host(host_url, "/invoke", kind="warm", version=1)
-    assert warm["failure"] == "MigrationFailed"
-    with pytest.raises(HostFailed, match="all cold starts were made"):
-        send_to_host(host_url, "/cold")
-    with pytest.raises(HostFailed, match="there is no /coffee"):
-        send_to_host(host_url, "/coffee")
-
-
-@pytest.mark.parametrize("url", ["", "127.0.0.1:80", "http://127.0.0.1:9"])
-def test_invalid_or_missing_host_is_reported(url: str) -> None:
-    with pytest.raises(HostFailed, match=r"write http://host:port|/cold: "):
-        send_to_host(url, "/cold")
+    with open_testbed(make_scenario("ramp", 1), CountingPackage(fails=True), tmp_path) as testbed:
+        host = Host(testbed)
+        results = asyncio.run(invoke())
+    assert [failure_of(one) for one in results] == ["MigrationFailed", "MigrationFailed"]
+    assert [one.cold for one in results] == [True, False]
+    assert [one.kind for one in host.observed] == ["cold", "warm"]

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.plain_http import LocalHTTPRequest, LocalHTTPResponse
+from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from load.storm.__main__ import main
 from load.storm.evidence import read_statistics
-from load.storm.host import Host, serve
 
 ROOT = Path(__file__).parents[3]
 PROBE = ROOT / "tests" / "integration" / "local" / "function"
@@ -54,28 +47,7 @@ def test_wrong_usage_is_exit_code_2(asked: list[str]) -> None:
     assert ended.value.code == 2
 
 
-# -- a stack that is deployed: here, the local Lambda behind Lambda's own Invoke API --------------
-
-
-@contextmanager
-def deployed(function: LocalFunction) -> Iterator[str]:
-    """Lambda's Invoke API as far as boto3 needs it,"""
-
-    async def respond(request: LocalHTTPRequest) -> LocalHTTPResponse:
-        body = json.loads(request.body) if request.body else {}
-        result = await asyncio.wrap_future(function.submit(body))
-        report = "REPORT RequestId: x Duration: 1.00 ms"
-        if result.cold:
-            report += f" Init Duration: {result.init_seconds * 1000:.2f} ms"
-        headers = {"X-Amz-Log-Result": base64.b64encode(report.encode()).decode()}
-        if result.ok:
-            return LocalHTTPResponse(200, json.dumps(result.payload).encode(), headers)
-        headers["X-Amz-Function-Error"] = "Unhandled"
-        said = {"errorType": result.error_type, "errorMessage": result.error_message}
-        return LocalHTTPResponse(200, json.dumps(said).encode(), headers)
-
-    with serve(cast(Host, SimpleNamespace(respond=respond))) as url:
-        yield url
+# -- a stack that is deployed: here, a local one with Lambda's Invoke API --------------
 
 
 @pytest.mark.parametrize("event", ["{}", '{"raise": "x"}'])
@@ -84,22 +56,14 @@ def test_function_is_invoked_by_name_and_cold_starts_are_counted(
 ) -> None:
     with (
         LocalFunction("probe.handler", code=PROBE, preload=[]) as function,
-        deployed(function) as url,
+        InvokeApi([function]) as api,
     ):
-        environ: dict[str, Any] = {
-            "AWS_ENDPOINT_URL_LAMBDA": url,
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "PATH": "/usr/bin",
-        }
-        asked = ["--function", "orders", "--event", event, "-n", "3", "--warm", "2"]
+        asked = ["--function", function.name, "--event", event, "-n", "3", "--warm", "2"]
         csvs = ["--csv", str(tmp_path / "locust"), "--exit-code-on-error", "0"]
         ran = subprocess.run(
             [*LOCUST, *asked, *csvs],
             cwd=ROOT,
-            env=environ,
+            env={**api.environment(), "PATH": "/usr/bin"},
             capture_output=True,
             text=True,
             timeout=120,

@@ -14,9 +14,6 @@ from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.engine.dry_run import FAILED, RAN, SKIPPED, DryRunResult, DryRunStep
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
-from load.emulators.cloudwatch import Alarm, CloudWatch, Metric
-from load.staging.faults import FAULTS, Fault, FaultResult
-from load.staging.report import write_report
 from load.staging.verdicts import (
     Limits,
     StepResult,
@@ -25,8 +22,8 @@ from load.staging.verdicts import (
     verdict_of_orders,
     verdict_of_schema,
     verdicts_of_dry_run,
-    verdicts_of_faults,
     verdicts_of_storm,
+    write_report,
 )
 from load.storm.evidence import Evidence
 from load.storm.verdicts import Verdict
@@ -168,67 +165,6 @@ def test_failing_migration_is_named() -> None:
     assert found.state == "failed"
     assert "0002_fill" in found.found
     assert "out of range" in found.found
-
-
-# -- alarms ---------------------------------------------------------------------------------------
-
-
-def _never(_: object) -> CloudWatch:
-    raise AssertionError("must not be called")
-
-
-FAULT = Fault("it breaks", frozenset({"BrokenAlarm"}), _never)
-
-
-def alarm(name: str, metric: str) -> Alarm:
-    metrics = (Metric("Orders", metric),)
-    return Alarm(name, metrics, "Sum", 60, 1, "GreaterThanThreshold", 0.0)
-
-
-ALARMS = {"BrokenAlarm": alarm("BrokenAlarm", "Broken")}
-
-
-def alarmed(one: FaultResult, alarms: Mapping[str, Alarm] = ALARMS) -> dict[str, str]:
-    found = verdicts_of_faults([one], alarms, one.metrics)
-    return {v.what: v.state for v in found if v.state != "passed"}
-
-
-HEARD = FaultResult(FAULT, frozenset({"BrokenAlarm"}), frozenset({"Broken"}))
-
-
-def test_alarm_must_be_reached_by_its_fault_alone() -> None:
-    assert alarmed(HEARD) == {}
-    assert alarmed(replace(HEARD, reached_alarms=frozenset())) == {
-        "BrokenAlarm is reached": "failed"
-    }
-    both = frozenset({"BrokenAlarm", "OtherAlarm"})
-    assert alarmed(replace(HEARD, reached_alarms=both)) == {"it breaks: no other alarm": "failed"}
-    assert alarmed(replace(HEARD, error="it did not break")) == {"BrokenAlarm is reached": "failed"}
-
-
-def test_missing_metric_fails() -> None:
-    silent = replace(HEARD, metrics=frozenset())
-    assert alarmed(silent) == {"every metric of an alarm was emitted": "failed"}
-
-
-def test_missing_alarm_fails_and_an_unknown_one_is_not_measured() -> None:
-    own = {"OwnAlarm": alarm("OwnAlarm", "Broken")}
-    assert alarmed(HEARD, own) == {
-        "BrokenAlarm is reached": "failed",
-        "OwnAlarm is reached": "not measured",
-    }
-
-
-def test_every_alarm_has_a_fault() -> None:
-    assert {name for fault in FAULTS for name in fault.expected_alarms} == {
-        "ColdStartCheckTimeAlarm",
-        "LeaseHeldTimeAlarm",
-        "LeaseTakeoverAlarm",
-        "LeaseWaitTimeAlarm",
-        "MigrationFailedAlarm",
-        "NotReadyAlarm",
-        "TableThrottledAlarm",
-    }
 
 
 # -- the report -----------------------------------------------------------------------------------
