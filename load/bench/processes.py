@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import signal
+import resource
+import select
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -52,77 +53,54 @@ class Program(NamedTuple):
 class ProcessResult(NamedTuple):
     """A process that has ended."""
 
-    pid: int  # its id
+    pid: int
     status: int  # exit status, negative for a signal
-    cpu: float  # seconds of processor time, user and system, its children's included
     wall: float  # seconds until its end, from its start or from the opening of the barrier
     output: str  # what it wrote, both streams
-
-
-class Process:
-    """A process that has been started; it is gone when its stack is closed."""
-
-    def __init__(
-        self, stack: ExitStack, program: Program, *, stdin: int = subprocess.DEVNULL
-    ) -> None:
-        self._log: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
-        self._popen = subprocess.Popen(
-            program.command,
-            cwd=program.directory,
-            env=dict(program.environment),
-            stdin=stdin,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
-        self.pid = self._popen.pid
-        stack.callback(self._popen.wait)
-        stack.callback(self._popen.kill)
-
-    def read_output(self) -> str:
-        """What it has written, without moving the position at which it writes."""
-        log = self._log.fileno()
-        return os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
-
-    def kill(self) -> None:
-        """End it at once, unless it has ended."""
-        if self._popen.returncode is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-
-    def has_ended(self) -> bool:
-        """Whether it has ended; `wait` still has its figures."""
-        return bool(os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
-
-    def wait(self, started_at: float) -> ProcessResult:
-        """Wait until it ends."""
-        _, status, usage = os.wait4(self.pid, 0)
-        wall = time.monotonic() - started_at
-        self._popen.returncode = os.waitstatus_to_exitcode(status)
-        cpu = usage.ru_utime + usage.ru_stime
-        return ProcessResult(self.pid, self._popen.returncode, cpu, wall, self.read_output())
-
-
-@contextmanager
-def _start(
-    programs: Sequence[Program], *, stdin: int = subprocess.DEVNULL
-) -> Iterator[list[Process]]:
-    """Start all; those that hang are killed."""
-    with ExitStack() as stack:
-        processes = [Process(stack, program, stdin=stdin) for program in programs]
-        timer = threading.Timer(_TIMEOUT_SECONDS, lambda: list(map(Process.kill, processes)))
-        stack.callback(timer.cancel)
-        timer.start()
-        yield processes
+    cpu: float = 0.0  # seconds of processor time with its children's, where it ran alone
 
 
 def run(program: Program) -> ProcessResult:
-    """Run one process to its end; it must succeed."""
-    started_at = time.monotonic()
-    with _start([program]) as [process]:
-        result = process.wait(started_at)
+    """Run one process to its end, alone; it must succeed."""
+    started_at, cpu = time.monotonic(), _children_cpu()
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        process = _start(program, subprocess.DEVNULL, log)
+        result = _finish(process, log, started_at)
     if result.status != 0:
         raise MeasurementFailed(f"a measured process exited with {result.status}:\n{result.output}")
-    return result
+    return result._replace(cpu=_children_cpu() - cpu)
+
+
+def _children_cpu() -> float:
+    """Processor time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _start(program: Program, stdin: int, log: IO[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        program.command,
+        cwd=program.directory,
+        env=dict(program.environment),
+        stdin=stdin,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _finish(process: subprocess.Popen[bytes], log: IO[str], started_at: float) -> ProcessResult:
+    """Wait until it ends; one that hangs is killed."""
+    end = os.pidfd_open(process.pid)  # Popen.wait would poll: its times are up to 50 ms late
+    if not select.select([end], [], [], _TIMEOUT_SECONDS)[0]:
+        process.kill()
+    os.close(end)
+    status = process.wait()
+    return ProcessResult(process.pid, status, time.monotonic() - started_at, _read(log))
+
+
+def _read(log: IO[str]) -> str:
+    log.seek(0)
+    return log.read()
 
 
 def run_alternating(
@@ -153,21 +131,28 @@ def run_from_barrier(
         on_open: Called just before the barrier opens.
     """
     barrier, key = os.pipe()
-    with tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready:
-        environment = {**program.environment, "BENCH_READY": ready.name}
-        waiting = program._replace(environment=environment)
-        with _start([waiting] * count, stdin=barrier) as processes:
-            try:
-                while Path(ready.name).stat().st_size < count:
-                    for process in processes:
-                        if process.has_ended():
-                            error = f"did not reach the start barrier:\n{process.read_output()}"
-                            raise MeasurementFailed(f"a process {error}")
-                    time.sleep(0.02)
-                on_open()
-                opened_at = time.monotonic()
-            finally:
-                os.close(key)
-                os.close(barrier)
-            with ThreadPoolExecutor(count) as threads:  # each end is noticed when it happens
-                return list(threads.map(lambda process: process.wait(opened_at), processes))
+    with tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready, ExitStack() as stack:
+        waiting = program._replace(environment={**program.environment, "BENCH_READY": ready.name})
+        logs = [
+            stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            for _ in range(count)
+        ]
+        processes = [_start(waiting, barrier, log) for log in logs]
+        for process in processes:
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        try:
+            while Path(ready.name).stat().st_size < count:
+                for process, log in zip(processes, logs, strict=True):
+                    if process.poll() is not None:
+                        raise MeasurementFailed(
+                            f"a process did not reach the barrier:\n{_read(log)}"
+                        )
+                time.sleep(0.02)
+            on_open()
+            opened_at = time.monotonic()
+        finally:
+            os.close(key)
+            os.close(barrier)
+        with ThreadPoolExecutor(count) as threads:  # each end is noticed when it happens
+            return list(threads.map(_finish, processes, logs, itertools.repeat(opened_at)))
