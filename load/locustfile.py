@@ -16,20 +16,25 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
-from locust import LoadTestShape, User, events, task  # before boto3: it patches the sockets
+import gevent
+from locust import User, events, task  # before boto3: it patches the sockets
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
 from load.storm.locust_client import Response, invoke
 
-SPAWN_RATE = 100.0
-"""Lambda starts 1,000 environments in 10 s for each function."""
+STORMS = {
+    "together": 0.0,
+    "ramp": 100.0,  # Lambda starts 1,000 environments in 10 s for each function
+    "trickle": 4.0,  # longer than several of the pauses after a failure
+}
+"""Cold starts a second by the storm's shape; 0: all at the same moment."""
 
 CLIENT_PHASE_SECONDS = 3.0
-"""How long only clients use the old version, before and after."""
+"""How long only clients use the old version, before and after; Locust writes its statistics once a
+second, so that they are complete by then."""
 
 
 class InvocationFailed(Exception):
@@ -39,9 +44,8 @@ class InvocationFailed(Exception):
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust's own
 def _add_options(parser: LocustArgumentParser) -> None:
     group = parser.add_argument_group("cold-start storms")
-    group.add_argument("--storm", choices=sorted(SHAPES), default="together", help="the shape")
+    group.add_argument("--storm", choices=sorted(STORMS), default="together", help="the shape")
     group.add_argument("-n", "--environments", type=int, default=10, help="cold starts")
-    group.add_argument("--waves", type=int, default=3, help="of the shape `waves`")
     group.add_argument("--clients", type=int, default=0, help="clients of the old version")
     group.add_argument("--warm", type=int, default=1, help="warm invocations after each cold one")
     group.add_argument("--function", default="", help="name of the function")
@@ -50,16 +54,25 @@ def _add_options(parser: LocustArgumentParser) -> None:
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's own
-def _choose_shape(environment: Environment, **_: Any) -> None:
+def _plan(environment: Environment, **_: Any) -> None:
+    """Plan as many users as there are cold starts and clients, and an end."""
     options = environment.parsed_options
     if options is None:
         return
     if not options.function:
         raise SystemExit("name the deployed function with --function")
-    shape = StormShape()  # type: ignore[no-untyped-call]  # Locust's own
-    shape.runner = environment.runner
-    shape.options = options
-    environment.shape_class = shape
+    ColdStartUser.fixed_count, ClientUser.fixed_count = options.environments, options.clients
+    options.num_users = options.environments + options.clients
+    options.spawn_rate = STORMS[options.storm] or options.num_users
+    missing = options.environments * (1 + options.warm)
+
+    def count_response(name: str, **_: Any) -> None:
+        nonlocal missing
+        missing -= name in ("cold", "warm")
+        if not missing and name in ("cold", "warm") and environment.runner is not None:
+            gevent.spawn_later(CLIENT_PHASE_SECONDS, environment.runner.quit)
+
+    environment.events.request.add_listener(count_response)  # type: ignore[no-untyped-call]
 
 
 # -- users ----------------------------------------------------------------------------------------
@@ -111,6 +124,8 @@ class ColdStartUser(_StormUser):
     @task
     def run_lifecycle(self) -> None:
         """Start, be invoked again, and do nothing more: an environment is cold once."""
+        if self.options.clients:
+            time.sleep(CLIENT_PHASE_SECONDS)
         self.invoke("cold")
         for _ in range(self.options.warm):
             self.invoke("warm")
@@ -136,78 +151,3 @@ def _order_id_of(payload: Any) -> int:
         return int(json.loads(payload["body"])["order_id"])
     except (KeyError, TypeError, ValueError):
         return 1
-
-
-# -- shapes ---------------------------------------------------------------------------------------
-
-Tick = tuple[int, float, list[type[User]]]
-
-
-class StormShape(LoadTestShape):
-    """A shape of `SHAPES` that ends when all requests were answered."""
-
-    abstract = True  # chosen by --storm, not by Locust
-    options: Any = None
-    _ends_at: float | None = None
-
-    def tick(self) -> Tick | None:
-        """How many users should run now, how many start a second, and which; None: it is over."""
-        return None if self._has_ended() else SHAPES[self.options.storm](self)
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Seconds since it began."""
-        return time.perf_counter() - float(self.start_time)
-
-    def count_responses(self, *names: str) -> int:
-        """How many of these requests were answered, failed ones included."""
-        if self.runner is None:
-            return 0
-        entries = self.runner.stats.entries  # not `get`, which makes what it does not find
-        matching = (entries.get((name, "lambda")) for name in names)
-        return sum(int(entry.num_requests) for entry in matching if entry is not None)
-
-    def _has_ended(self) -> bool:
-        wanted = self.options.environments * (1 + self.options.warm)
-        if self.count_responses("cold", "warm") < wanted:
-            return False
-        if self._ends_at is None:
-            self._ends_at = self.elapsed_seconds
-            if self.options.storm in ("deployment", "rollback"):
-                self._ends_at += CLIENT_PHASE_SECONDS
-        return self.elapsed_seconds >= self._ends_at
-
-
-def _start_at_rate(shape: StormShape, rate: float) -> Tick:
-    return shape.options.environments, rate, [ColdStartUser]
-
-
-def _start_together(shape: StormShape) -> Tick:
-    return _start_at_rate(shape, shape.options.environments)
-
-
-def _start_in_waves(shape: StormShape) -> Tick:
-    """The next wave starts when the one before has been answered."""
-    n, waves = shape.options.environments, shape.options.waves
-    size = n // waves
-    finished = min(shape.count_responses("cold") // size if size else 0, waves - 1)
-    return n if finished == waves - 1 else size * (finished + 1), float(n), [ColdStartUser]
-
-
-def _start_beside_clients(shape: StormShape) -> Tick:
-    """Clients use version 1; then cold starts, and in the host a rollback at the same moment."""
-    clients, n = shape.options.clients, shape.options.environments
-    if shape.elapsed_seconds < CLIENT_PHASE_SECONDS:
-        return clients, float(clients), [ClientUser]
-    return clients + n, float(n), [ColdStartUser]
-
-
-SHAPES: dict[str, Callable[[StormShape], Tick]] = {
-    "together": _start_together,
-    "ramp": lambda shape: _start_at_rate(shape, SPAWN_RATE),
-    # Longer than several of the pauses after a failure.
-    "trickle": lambda shape: _start_at_rate(shape, 4.0),
-    "waves": _start_in_waves,
-    "deployment": _start_beside_clients,
-    "rollback": _start_beside_clients,
-}

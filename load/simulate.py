@@ -107,6 +107,7 @@ def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
 
 
 def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
+    print(f"\n{name} ...", flush=True)
     found = list(cases)
     columns = [field.name.replace("_", " ") for field in fields(SimulationResult)]
     rows = [
@@ -121,7 +122,7 @@ def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
         for case in found
     ]
     header = ("policy", "of", "starts", "arrive", "migration", *columns)
-    print(f"\n{name}\n\n{markdown_table(Table(header, rows))}", flush=True)
+    print(markdown_table(Table(header, rows)), flush=True)
     return found
 
 

@@ -9,7 +9,7 @@ It reads alarms and the dashboard; it does not emulate a deployment.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ _PSEUDO_PARAMETERS = {
     "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{AWS_ACCOUNT_ID}:stack/local/1",
     "AWS::URLSuffix": "amazonaws.com",
     "AWS::NoValue": None,
+}
+
+_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
+    "Fn::Join": lambda values: values[0].join(map(str, values[1])),
+    "Fn::Select": lambda values: values[1][int(values[0])],
+    "Fn::Equals": lambda values: str(values[0]) == str(values[1]),
+    "Fn::Not": lambda values: not values[0],
+    "Fn::And": all,
+    "Fn::Or": any,
 }
 
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
@@ -123,17 +132,8 @@ class Template:
             if argument not in self._body.get("Conditions", {}):
                 raise ConfigurationError(f"{self._name}: there is no condition {argument}")
             return self._resolve(self._body["Conditions"][argument])
-        values = self._resolve(argument)
-        if name == "Fn::Join":
-            return values[0].join(map(str, values[1]))
-        if name == "Fn::Select":
-            return values[1][int(values[0])]
-        if name == "Fn::Equals":
-            return str(values[0]) == str(values[1])
-        if name == "Fn::Not":
-            return not values[0]
-        if name in ("Fn::And", "Fn::Or"):
-            return all(values) if name == "Fn::And" else any(values)
+        if name in _FUNCTIONS:
+            return _FUNCTIONS[name](self._resolve(argument))
         raise ConfigurationError(f"{self._name}: {name} is not supported")
 
     def _value(self, name: str) -> Any:

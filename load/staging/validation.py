@@ -100,7 +100,7 @@ def open_validation(
     """
     scenario = Scenario(
         "deployment",
-        "deployment",
+        "together",
         "orders",
         (Wave(2, environments),),
         ready=1,
@@ -224,7 +224,6 @@ class Validation:
         scenario = replace(
             scenario,
             name="rollback",
-            shape="rollback",
             waves=(Wave(1, scenario.environments),),
             ready=2,
             rollback=True,

@@ -114,8 +114,7 @@ def run_on_testbed(testbed: Testbed, out: Path) -> Evidence:
             *("--exit-code-on-error", "0", "--loglevel", "WARNING", "--stop-timeout", "5"),
             *("--storm", scenario.shape, "-n", str(scenario.environments), "--local"),
             *("--function", host.name),
-            *("--waves", str(len(scenario.waves)), "--clients", str(scenario.clients)),
-            *("--warm", str(scenario.warm)),
+            *("--clients", str(scenario.clients), "--warm", str(scenario.warm)),
         ]
         done = subprocess.run(
             command,

@@ -23,6 +23,7 @@ from lambda_migrate.local.runtime.function import StartBarrier
 from load.storm.scenarios import Wave
 from load.storm.testbed import Testbed
 
+_PAUSE_SECONDS = 2.0  # between waves: what the one before migrated has been recorded by then
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
 
@@ -32,7 +33,6 @@ class ObservedInvocation:
 
     kind: str  # cold, warm, write, read
     version: int
-    wave: int  # of cold starts; 0 for others
     result: InvocationResult
 
     @property
@@ -43,10 +43,11 @@ class ObservedInvocation:
 
 @dataclass(slots=True)
 class _WaveState:
-    number: int
     wave: Wave
     barrier: StartBarrier
     started: int = 0
+    answered: int = 0  # cold starts and warm invocations
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True)
@@ -59,17 +60,18 @@ class Host:
     rolled_back: float | None = None  # seconds; None if there was no rollback, or it failed
     errors: list[str] = field(default_factory=list)  # what else went wrong
     name: str = "storm"
-    _versions: dict[int, int] = field(default_factory=dict)  # of users that are environments
+    _users: dict[int, _WaveState] = field(default_factory=dict)  # that are environments
     _waves: list[_WaveState] = field(default_factory=list)
+    _endings: list[asyncio.Future[None]] = field(default_factory=list)
     _rollback: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
         scenario = self.testbed.scenario
-        for number, wave in enumerate(scenario.waves, 1):
+        for wave in scenario.waves:
             # The rollback waits at the barrier of the last wave.
-            rollbacks = 1 if scenario.rollback and number == len(scenario.waves) else 0
+            rollbacks = int(scenario.rollback and wave is scenario.waves[-1])
             barrier = StartBarrier(wave.environments + rollbacks if wave.simultaneous else 0)
-            self._waves.append(_WaveState(number, wave, barrier))
+            self._waves.append(_WaveState(wave, barrier))
 
     def prepare(self) -> None:
         """Migrate to the version that is there before the storm, and start its environments."""
@@ -95,34 +97,39 @@ class Host:
         return asyncio.run_coroutine_threadsafe(work, asyncio.get_running_loop())
 
     async def _start_cold(self, user: int) -> InvocationResult:
-        current = next((one for one in self._waves if one.started < one.wave.environments), None)
-        if current is None:
+        waiting = (n for n, one in enumerate(self._waves) if one.started < one.wave.environments)
+        number = next(waiting, None)
+        if number is None:
             raise ConnectionError("all cold starts were made")
+        current = self._users[user] = self._waves[number]
         current.started += 1
-        if current.started == 1 and current.number > 1:
-            await asyncio.to_thread(self._end_idle_environments)
-        version = self._versions[user] = current.wave.version
         event = self.testbed.package.event("cold", current.started)
+        if number > 0:
+            await self._waves[number - 1].is_over.wait()
         barrier = current.barrier if current.wave.simultaneous else None
-        submitted = self.testbed.functions[version].submit_cold(event, barrier=barrier)
-        has_rollback = self.testbed.scenario.rollback and current is self._waves[-1]
-        if current.started == 1 and has_rollback:
+        function = self.testbed.functions[current.wave.version]
+        submitted = function.submit_cold(event, barrier=barrier)
+        is_last = current is self._waves[-1]
+        if self._rollback is None and self.testbed.scenario.rollback and is_last:
             self._rollback = asyncio.ensure_future(self._roll_back(current.barrier))
         result = await asyncio.wrap_future(submitted)
         if self._rollback is not None:
             await self._rollback  # until then clients go on
-        return self._observe(ObservedInvocation("cold", version, current.number, result))
+        return self._observe("cold", current.wave.version, result, current)
 
-    def _end_idle_environments(self) -> None:
-        """Lambda ends some; here all of them are ended, between two waves."""
+    async def _end_wave(self, wave: _WaveState) -> None:
+        """Lambda ends some environments; here all of them are ended, between two waves."""
         for function in self.testbed.functions.values():
-            function.end_idle()
+            await asyncio.to_thread(function.end_idle)
+        await asyncio.sleep(_PAUSE_SECONDS)
+        wave.is_over.set()
 
     async def _invoke(self, user: int, kind: str, subject: int) -> InvocationResult:
-        version = self._versions.get(user, 1)
+        wave = self._users.get(user)
+        version = wave.wave.version if wave else 1
         event = self.testbed.package.event(kind, subject)
         result = await asyncio.wrap_future(self.testbed.functions[version].submit(event))
-        return self._observe(ObservedInvocation(kind, version, 0, result))
+        return self._observe(kind, version, result, wave)
 
     async def _roll_back(self, barrier: StartBarrier) -> None:
         await asyncio.wrap_future(barrier.arrive())
@@ -140,9 +147,16 @@ class Host:
         operations.down(deadline, to=operations.manifest.version)
         return _ROLLBACK_SECONDS - deadline.remaining()
 
-    def _observe(self, observed: ObservedInvocation) -> InvocationResult:
-        self.observed.append(observed)
-        return observed.result
+    def _observe(
+        self, kind: str, version: int, result: InvocationResult, wave: _WaveState | None
+    ) -> InvocationResult:
+        self.observed.append(ObservedInvocation(kind, version, result))
+        if wave is not None:
+            wave.answered += 1
+            expected = wave.wave.environments * (1 + self.testbed.scenario.warm)
+            if wave.answered == expected and wave is not self._waves[-1]:
+                self._endings.append(asyncio.ensure_future(self._end_wave(wave)))
+        return result
 
 
 def failure_of(result: InvocationResult) -> str:

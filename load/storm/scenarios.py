@@ -43,7 +43,7 @@ class Scenario:
     name: str  # of its report
     shape: str  # the Locust shape that drives it
     kind: Kind
-    waves: tuple[Wave, ...]  # each begins when the one before has been answered
+    waves: tuple[Wave, ...]  # each begins when all of the one before has been answered
     ready: int = 0  # a version that one environment has migrated to before; 0: none
     clients: int = 0  # that use version 1 all the time, writing and reading
     rollback: bool = False  # version 2 is rolled back while the last wave starts
@@ -69,12 +69,12 @@ _FAILURE_PAUSE = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
 SCENARIOS = {
     "together": Scenario("together", "together", "counting", (_WAVE,)),
     "ramp": Scenario("ramp", "ramp", "counting", (_RAMP,)),
-    "deployment": Scenario("deployment", "deployment", "orders", (Wave(2, 1),), ready=1, clients=6),
+    "deployment": Scenario("deployment", "together", "orders", (Wave(2, 1),), ready=1, clients=6),
     "rollback": Scenario(
-        "rollback", "rollback", "orders", (_WAVE,), ready=2, clients=6, rollback=True
+        "rollback", "together", "orders", (_WAVE,), ready=2, clients=6, rollback=True
     ),
     "failing": Scenario("failing", "trickle", "failing", (_RAMP,), settings=_FAILURE_PAUSE),
-    "waves": Scenario("waves", "waves", "counting", (_WAVE, _WAVE, Wave(2, 1))),
+    "waves": Scenario("waves", "together", "counting", (_WAVE, _WAVE, Wave(2, 1))),
 }
 """Of one environment in each wave; `make_scenario` gives them their size."""
 

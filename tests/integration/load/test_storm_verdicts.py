@@ -24,7 +24,7 @@ HOLDER = SchemaCheck("v1 env0002", "MIGRATED", 13.5, 3.5, 0.0, 4, 1, ("0001_effe
 
 
 def observed(result: InvocationResult = SERVED, kind: str = "cold") -> ObservedInvocation:
-    return ObservedInvocation(kind, 1, 1, result)
+    return ObservedInvocation(kind, 1, result)
 
 
 GOOD = Evidence(
