@@ -17,10 +17,10 @@ from lambda_migrate.errors import ManifestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
 __all__ = [
     "check_manifest",
-    "compute_digest",
     "find_loaded_modules",
     "read_digest",
     "write_manifest",
@@ -30,25 +30,26 @@ _PYC_HEADER_BYTES = 16
 """Flags and the time or the hash of the source, which differ between builds of the same code."""
 
 
-def read_digest(manifest: str, *, root: str = "", database: str = "default") -> str:
+def read_digest(root: str, options: Mapping[str, Any]) -> str:
     """Compute the digest of a project's migrations.
 
     Args:
-        manifest: The manifest's path, relative to ``root``. It is not read if this process has
-            loaded Django's apps: they are the truth.
-        root: The folder of the code; the working directory unless given.
-        database: The alias of the database that is migrated.
+        root: The folder of the code.
+        options: The settings ``django_manifest``, the manifest's path relative to ``root``, and
+            ``django_database``. The manifest is not read if this process has loaded Django's apps:
+            they are the truth.
 
     Raises:
         ManifestError: There is no usable manifest, or a folder that it names is missing.
     """
+    manifest = options["django_manifest"]
     modules = find_loaded_modules(root)
     if modules is None:
         modules = _read_manifest(manifest, root)
-    return compute_digest(modules, root=root, database=database, manifest=manifest)
+    return _compute_digest(modules, root, manifest=manifest, database=options["django_database"])
 
 
-def find_loaded_modules(root: str = "") -> dict[str, str] | None:
+def find_loaded_modules(root: str) -> dict[str, str] | None:
     """The module of migrations of each app with migrations; None if the apps are not loaded.
 
     This repeats what Django's ``MigrationLoader.load_disk`` does, without its imports.
@@ -64,17 +65,11 @@ def find_loaded_modules(root: str = "") -> dict[str, str] | None:
     return {app: module for app, module in modules.items() if module and _find_folder(module, root)}
 
 
-def compute_digest(
-    modules: Mapping[str, str], *, root: str = "", database: str = "default", manifest: str = ""
-) -> str:
-    """Combine the names and contents of all files in the folders of ``modules``.
-
-    Raises:
-        ManifestError: There are no modules, or a folder is missing or unreadable.
-    """
+def _compute_digest(modules: Mapping[str, str], root: str, *, manifest: str, database: str) -> str:
+    """Combine the names and contents of all files in the folders of ``modules``."""
     if not modules:
         raise ManifestError(
-            f"{manifest or 'the project'} names no app with migrations; correct INSTALLED_APPS, "
+            f"{manifest} names no app with migrations; correct INSTALLED_APPS, "
             "then run `lambda-migrate manifest`"
         )
     digest = sha256(f"lambda-migrate django v1\0{database}\0".encode())
@@ -94,7 +89,7 @@ def compute_digest(
     return digest.hexdigest()
 
 
-def write_manifest(manifest: str, modules: Mapping[str, str], *, root: str = "") -> None:
+def write_manifest(manifest: str, modules: Mapping[str, str], *, root: str) -> None:
     """Write the manifest; the same project always gives the same text.
 
     Raises:
@@ -108,7 +103,7 @@ def write_manifest(manifest: str, modules: Mapping[str, str], *, root: str = "")
         raise ManifestError(f"{manifest} cannot be written: {error.strerror}") from error
 
 
-def check_manifest(manifest: str, modules: Mapping[str, str], *, root: str = "") -> None:
+def check_manifest(manifest: str, modules: Mapping[str, str], *, root: str) -> None:
     """Compare the manifest, if there is one, with the modules of the loaded project.
 
     Raises:

@@ -594,6 +594,10 @@ class _Migrator:
         plan = self._plan
         if plan is None:
             plan = executor.migration_plan(self._find_targets(executor, arguments))
+            if not any(backwards for _, backwards in plan):
+                # The executor follows the order of the whole graph.
+                places = {migration: place for place, (migration, _) in enumerate(order)}
+                plan = sorted(plan, key=lambda step: places.get(step[0], 0))
         self._total = len(plan)
         self._channel.send_plan(
             [

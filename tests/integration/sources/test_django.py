@@ -386,15 +386,15 @@ def test_the_manifest_names_each_folder_and_must_be_current(make_project: MakePr
     }
     root = str(project.root)
     django_files.write_manifest("manifest.json", modules, root=root)
-    options = {"django_manifest": "manifest.json"}
+    options = {"django_manifest": "manifest.json", "django_database": "default"}
     assert migrate(project, options=options)["event"] == "done"
-    before = django_files.read_digest("manifest.json", root=root)
+    before = django_files.read_digest(root, options)
     (moved / "0002_status.py").write_bytes(
         (moved / "0002_status.py").read_bytes().replace(b"\n", b"\r\n")
     )
-    assert django_files.read_digest("manifest.json", root=root) == before
+    assert django_files.read_digest(root, options) == before
     (moved / "data.sql").write_text("SELECT 1")
-    assert django_files.read_digest("manifest.json", root=root) != before
+    assert django_files.read_digest(root, options) != before
 
     wrong = {**modules, "gone": "gone.migrations"}
     del wrong["auth"]
