@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.ports import Database
     from lambda_migrate.settings import Settings
+    from lambda_migrate.sources.session import ToolProject
 
 __all__ = [
     "default_observer",
@@ -40,6 +41,7 @@ __all__ = [
     "make_manifest",
     "make_store",
     "make_target",
+    "make_tool_project",
     "report_check_failure",
 ]
 
@@ -155,8 +157,7 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
 
 def make_database(settings: Settings) -> Database:
     """Create the database of the settings."""
-    is_sql = settings.source == "sql"
-    scope = f"django:{settings.django_database}" if settings.source == "django" else "alembic"
+    project = None if settings.source == "sql" else make_tool_project(settings)
     fingerprint = settings.require_configured(database=True).address_fingerprint
     if settings.ready_when is not None:
         # The item may be shared with functions whose database lambda-migrate migrates.
@@ -167,14 +168,21 @@ def make_database(settings: Settings) -> Database:
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
         placeholders=settings.placeholders,
-        mirror_scope="" if is_sql else scope,
+        mirror_scope="" if project is None else project.scope,
     )
-    if is_sql:
+    if project is None:
         return database
-    from lambda_migrate.sources.session import ToolDatabase, ToolProject
+    from lambda_migrate.sources.session import ToolDatabase
 
-    root = _code_root(os.environ)
-    return ToolDatabase(database, ToolProject(settings.source, root, settings.tool_options, scope))
+    return ToolDatabase(database, project)
+
+
+def make_tool_project(settings: Settings) -> ToolProject:
+    """The project of the tool that `Settings.source` names."""
+    from lambda_migrate.sources.session import ToolProject
+
+    scope = f"django:{settings.django_database}" if settings.source == "django" else "alembic"
+    return ToolProject(settings.source, _code_root(os.environ), settings.tool_options, scope)
 
 
 def make_connect(settings: Settings) -> Callable[[str, float], Connection]:

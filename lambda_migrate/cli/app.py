@@ -5,7 +5,7 @@ from __future__ import annotations
 # isort: off
 from lambda_migrate.cli.help import HELP
 from lambda_migrate.cli.options import COMMON_OPTIONS, CURRENT_INVOCATION, app
-from lambda_migrate.cli import new, inspect, migrate, repair, adopt, lease, demo
+from lambda_migrate.cli import new, manifest, inspect, migrate, repair, adopt, lease, demo
 # isort: on
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "demo",
     "inspect",
     "lease",
+    "manifest",
     "migrate",
     "new",
     "repair",

@@ -936,16 +936,12 @@ class _Migrator:
             kind = "unavailable"
         path = self._paths.get(step_id, "")
         line = self._find_line(error, path)
-        detail = [f"{_first_line(error)}{f' [{sqlstate}]' if sqlstate else ''}"]
-        detail += _list_server_fields(error)
-        if path:
-            detail.append(f"  at {path}{f':{line}' if line else ''}")
         return ChildError(
             _first_line(error),
             kind=kind,
             step_id=step_id,
             sqlstate=sqlstate,
-            detail="\n".join(detail),
+            detail="\n".join(_list_server_fields(error)),
             path=path,
             line=line,
         )

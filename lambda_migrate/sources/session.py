@@ -66,6 +66,27 @@ class ToolProject:
     options: Mapping[str, Any]
     scope: str
 
+    def read_modules(self, deadline: Deadline) -> dict[str, str]:
+        """The module of migrations of each app, from Django itself; no database is needed.
+
+        Raises:
+            ConfigurationError: The project cannot be loaded.
+        """
+        request = ChildRequest(
+            self.tool,
+            "manifest",
+            self.root,
+            self.options,
+            self.scope,
+            schema="",
+            deadline_seconds=deadline.remaining(),
+        )
+        child = _ToolProcess(request)
+        try:
+            return child.read_modules(deadline)
+        finally:
+            child.stop()
+
 
 class ToolDatabase:
     """`Database` whose migrations another tool applies.
@@ -229,6 +250,10 @@ class _ToolProcess:
             graph, tuple(event["heads"]), steps, tuple(event["applied"]), (schema, table)
         )
 
+    def read_modules(self, deadline: Deadline) -> dict[str, str]:
+        """The answer to the command ``manifest``."""
+        return dict(self._read(deadline, expected="manifest")["modules"])
+
     def run_step(self, step_id: str, deadline: Deadline) -> int:
         """Let the child run the step that it announces next; the duration in milliseconds."""
         name = self._names.get(step_id) or step_id
@@ -313,7 +338,8 @@ def _translate_failure(
         is_late: Whether the deadline has passed, or is about to.
     """
     kind, message, sqlstate = event["kind"], event["message"], event["sqlstate"]
-    where = f" ({event['path']}:{event['line']})" if event["path"] else ""
+    place = ":".join(str(each) for each in (event["path"], event["line"]) if each)
+    where = f" ({place})" if place else ""
     if kind == "stale_fence":
         return LeaseLost(
             f"lost the lease on {request.target!r}: fencing token {request.fence} was superseded "
