@@ -154,7 +154,7 @@ MUTANTS = (
         ("django",),
     ),
     Mutant(
-        "a Django project that catches a stale fence goes on",
+        "a Django project that catches the errors of the fence goes on",
         "lambda_migrate/sources/django_run.py",
         "        self.failure = error\n",
         "",
@@ -177,8 +177,8 @@ MUTANTS = (
     Mutant(
         "a Django migration that commits by itself leaves no trace",
         "lambda_migrate/sources/django_run.py",
-        "        self._log(connection, step, doubt)\n        result = message.execute()",
-        "        result = message.execute()",
+        "self._run(connection, self.queries.upsert_revision(row._replace(statements=[TRANSACTION])))",
+        "del row",
         ("django",),
     ),
     Mutant(

@@ -18,7 +18,7 @@ import os
 import time
 import traceback
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from lambda_migrate.sources.protocol import Channel, ChildRequest
 
 __all__ = ["run"]
+
+_COMMITTED_BY_ITSELF = "it had committed by itself before its end"
 
 _IDLE, _IN_TRANSACTION = 0, 2
 """Transaction states of libpq, as both drivers report them."""
@@ -142,9 +144,7 @@ class _CurrentStep:
         interrupted: The log that an interrupted run has left, to be followed.
         began: When it began.
         in_parts: Whether each statement is logged, because each may be committed by itself.
-        has_begun: Whether its transaction has begun, with its row.
         is_recorded: Whether Django is recording it; that is not logged.
-        uncommitted: Entries of the transaction, written if it commits by itself.
         followed: How many entries of ``interrupted`` have been followed.
     """
 
@@ -154,9 +154,7 @@ class _CurrentStep:
     interrupted: list[str]
     began: float
     in_parts: bool = False
-    has_begun: bool = False
     is_recorded: bool = False
-    uncommitted: list[str] = field(default_factory=list)
     followed: int = 0
 
 
@@ -227,8 +225,6 @@ class _Fence:
         """Write the row that is visible only if the migration commits by itself."""
         self.check(connection)
         self._run(connection, self.queries.upsert_revision(row._replace(statements=[TRANSACTION])))
-        assert self.step is not None  # noqa: S101 - the caller has set it
-        self.step.has_begun = True
 
     # --- the wrapper
 
@@ -254,8 +250,6 @@ class _Fence:
         is_idle = raw.info.transaction_status == _IDLE
         if is_idle and not raw.autocommit:
             self.check(connection)
-            if step is not None and step.has_begun and not step.in_parts:
-                self._log_own_commit(connection, step)
         if (
             is_idle
             and raw.autocommit
@@ -267,13 +261,11 @@ class _Fence:
 
     def _run_inside(self, connection: Any, message: _Message, step: _CurrentStep | None) -> Any:
         """Run a statement in a transaction that has shared the fence, and log it there."""
-        if step is None or message.kind in (MessageKind.READ, MessageKind.SETTING):
+        is_logged = message.kind not in (MessageKind.READ, MessageKind.SETTING)
+        if step is None or not step.in_parts or not is_logged:
             return message.execute()
         if message.kind is MessageKind.CONTROL:
             return self._run_control(connection, message, step)
-        if not step.in_parts:
-            step.uncommitted.append(message.entry)
-            return message.execute()
         if self._is_done(message, step):
             return None
         result = message.execute()
@@ -285,7 +277,7 @@ class _Fence:
         if self._is_done(message, step):
             return None
         doubt = IN_DOUBT + message.entry
-        self._log(connection, step, doubt)
+        self._run(connection, self.queries.append_statement(step.id, doubt))
         result = message.execute()
         self._confirm(connection, step, message, doubt)
         return result
@@ -319,7 +311,7 @@ class _Fence:
                 self.fail(connection, ChildError(conflict))
         with self._own_transaction(connection):
             if step is not None:
-                self._log(connection, step, doubt)
+                self._run(connection, self.queries.append_statement(step.id, doubt))
         with self._timeouts_outside(connection):
             try:
                 result = message.execute()
@@ -353,25 +345,10 @@ class _Fence:
 
     # --- the log
 
-    def _log(self, connection: Any, step: _CurrentStep, entry: str) -> None:
-        """Add an entry; from then on, every statement is logged by itself."""
-        entries, step.uncommitted = [*step.uncommitted, entry], []
-        for each in entries:
-            self._run(connection, self.queries.append_statement(step.id, each))
-        if not step.in_parts:
-            step.in_parts = True
-            self._run(connection, self.queries.append_statement(step.id, "", replaces=TRANSACTION))
-
-    def _log_own_commit(self, connection: Any, step: _CurrentStep) -> None:
-        """The driver's connection was committed; what had been done in it is known."""
-        *earlier, last = step.uncommitted or [""]
-        step.uncommitted = earlier
-        self._log(connection, step, last)
-
     def _is_done(self, message: _Message, step: _CurrentStep) -> bool:
         """Whether an interrupted run has committed this statement; follow its log."""
         remaining = step.interrupted[step.followed :]
-        if not remaining or not step.in_parts:
+        if not remaining:
             return False
         step.followed += 1
         if remaining[0] != message.entry:
@@ -384,6 +361,12 @@ class _Fence:
                 f"this is committed and can be neither skipped nor repeated: {message.excerpt}",
             )
         return True
+
+    def require_rolled_back(self, step: _CurrentStep) -> None:
+        """Check that a step which failed in a transaction has not committed a part of it."""
+        with self._own_transaction(step.connection):
+            if self._run(step.connection, self.queries.read_statements(step.id)):
+                self.require_repair(step, _COMMITTED_BY_ITSELF)
 
     def require_repair(self, step: _CurrentStep, why: str) -> None:
         """Stop, because only a person can tell what an interrupted migration has done."""
@@ -732,24 +715,19 @@ class _Migrator:
         self._fence.step = step
         is_first_run = interrupted is None
         if TRANSACTION in step.interrupted:
-            self._fence.require_repair(step, "it had committed by itself before its end")
+            self._fence.require_repair(step, _COMMITTED_BY_ITSELF)
         if is_first_run and (migration.atomic or self._may_try(migration)):
             try:
                 result = self._run_in_transaction(
                     migration, executor, run, state if migration.atomic else state.clone(), step
                 )
             except Exception as error:
-                if (
-                    migration.atomic
-                    or self._fence.failure
-                    or not _is_refusal(error)
-                    or (step.in_parts)
-                ):
+                if migration.atomic or self._fence.failure or not _is_refusal(error):
                     raise
+                self._fence.require_rolled_back(step)
                 self._channel.send_notice(
                     step_id, "NOTICE", f"it runs outside a transaction: {_first_line(error)}"
                 )
-                step.has_begun, step.uncommitted = False, []
                 result = self._run_in_parts(migration, run, state, step, executor)
         else:
             result = self._run_in_parts(migration, run, state, step, executor)

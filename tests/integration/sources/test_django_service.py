@@ -1,0 +1,105 @@
+"""A Django project as a service: cold starts on the local Lambda, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from lambda_migrate.local.runtime.function import LocalFunction
+from tests.integration.sources.django_projects import (
+    INITIAL,
+    STATUS,
+    WITH_AUTH,
+    DjangoProject,
+    migration,
+)
+from tests.sandbox import Sandbox
+
+HANDLER = """
+import sys
+from lambda_migrate import migrate_on_cold_start
+
+@migrate_on_cold_start
+def handler(event, context):
+    return {"imported": [name for name in ("django", "pg8000", "psycopg") if name in sys.modules]}
+"""
+
+SLOW = migration("migrations.RunSQL('SELECT pg_sleep(1)')", after="0002_status")
+
+
+class Service(DjangoProject):
+    """A project with a target in the lease table."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        migrations = {"0001_initial": INITIAL, "0002_status": STATUS, "0003_slow": SLOW}
+        name = f"{sandbox.name}_django"
+        super().__init__(
+            sandbox.root / name, sandbox.postgresql, name, migrations, settings=WITH_AUTH
+        )
+        self.write("app.py", HANDLER)
+        self.variables = {
+            **sandbox.environment(source="django", database_url=self.url),
+            "DJANGO_SETTINGS_MODULE": "mysite.settings",
+        }
+
+    def run(self, *arguments: str) -> tuple[int, Any]:
+        """Run a command; its exit code and its document."""
+        done = subprocess.run(
+            [sys.executable, "-m", "lambda_migrate", *arguments, "--format", "json"],
+            cwd=self.root,
+            env={**os.environ, **self.variables, "LAMBDA_MIGRATE_TABLE": ""},
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, json.loads(done.stdout or done.stderr.splitlines()[-1])
+
+    def invoke(self, count: int) -> list[Any]:
+        """Invoke so many new environments at once."""
+        with LocalFunction(code=self.root, environment=self.variables, timeout=60.0) as function:
+            results = [function.submit() for _ in range(count)]
+            return [each.result().payload for each in results]
+
+
+@pytest.fixture
+def service(sandbox: Sandbox) -> Service:
+    return Service(sandbox)
+
+
+def test_cold_starts_migrate_once_and_later_ones_import_nothing(service: Service) -> None:
+    code, document = service.run("manifest")
+    assert (code, sorted(document["modules"])) == (0, ["auth", "contenttypes", "shop"])
+
+    first = service.invoke(4)
+
+    assert sorted(first, key=str) == [{"imported": ["pg8000"]}] + [{"imported": []}] * 3
+    assert service.applied() == ["0001_initial", "0002_status", "0003_slow"]
+    assert set(service.mirror().values()) == {"applied"}
+    assert service.invoke(2) == [{"imported": []}] * 2, "they opened no connection"
+
+
+def test_each_command_works_in_a_django_project(service: Service) -> None:
+    assert service.run("manifest")[0] == 0
+    code, document = service.run("status", "--exit-code")
+    assert code == 3, document
+    code, planned = service.run("plan")
+    assert code == 0
+    assert "shop.0003_slow" in json.dumps(planned)
+    assert service.run("up")[0] == 0
+    assert service.run("status", "--exit-code")[0] == 0
+    assert service.run("verify")[0] == 0
+    assert service.run("down", "--steps", "1", "--yes")[0] == 0
+    assert service.applied() == ["0001_initial", "0002_status"]
+    service.write(
+        "shop/migrations/0003_slow.py",
+        migration("migrations.RunSQL('SELECT 1/0')", after="0002_status"),
+    )
+    code, failed = service.run("up")
+    assert code == 1
+    assert "division by zero" in json.dumps(failed)
+    assert "shop/migrations/0003_slow.py" in json.dumps(failed)
