@@ -177,8 +177,8 @@ MUTANTS = (
     Mutant(
         "a Django migration that commits by itself leaves no trace",
         "lambda_migrate/sources/django_run.py",
-        "self._run(connection, self.queries.upsert_revision(row._replace(statements=[TRANSACTION])))",
-        "del row",
+        "(connection, self.queries.upsert_revision(row._replace(statements=[TRANSACTION])))",
+        "(connection, 'SELECT 1')",
         ("django",),
     ),
     Mutant(

@@ -29,7 +29,7 @@ def handler(event, context):
     return {"imported": [name for name in ("django", "pg8000", "psycopg") if name in sys.modules]}
 """
 
-SLOW = migration("migrations.RunSQL('SELECT pg_sleep(1)')", after="0002_status")
+SLOW = migration("migrations.RunSQL('SELECT pg_sleep(1)', '')", after="0002_status")
 
 
 class Service(DjangoProject):
