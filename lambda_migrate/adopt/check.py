@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.baseline import APPLIED, FAILED
+from lambda_migrate.migrations.baseline import APPLIED, FAILED, ToolHistoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -15,9 +16,33 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.migrations.version import Version
 
-__all__ = ["require_adoptable"]
+__all__ = ["replace_with_dump", "require_adoptable"]
 
 _MAX_LISTED = 10
+
+
+def replace_with_dump(history: ToolHistory, dumped: str, version: Version) -> ToolHistory:
+    """A tool's history as that of the one migration that a dump of its schema is.
+
+    Args:
+        history: The history.
+        dumped: The keys of what was applied where the dump was made, one a line.
+        version: The dump's version.
+
+    Raises:
+        ConfigurationError: Something else is applied here.
+    """
+    applied = {each.key for each in history.entries if each.state == APPLIED}
+    expected = set(dumped.split("\n"))
+    failed = [each for each in history.entries if each.state == FAILED]
+    if applied != expected and not failed:
+        raise ConfigurationError(
+            f"{history.tool} has applied {len(applied & expected)} of the {len(expected)} versions "
+            f"here that the dump contains, and {len(applied - expected)} others ({history.table}): "
+            f"bring this database to the same version with {history.tool} first"
+        )
+    entry = ToolHistoryEntry(f"{len(applied)} versions", version=version, key=dumped)
+    return replace(history, entries=(*failed, entry), is_comparable=True)
 
 
 def require_adoptable(

@@ -8,6 +8,7 @@ line that looks like a marker. A script that PostgreSQL cannot run in a transact
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,14 @@ class ConvertedFile:
         return parse_migration(self.content, filename=self.filename, path=self.filename)
 
 
-def convert_migrations(migrations: Sequence[SourceMigration]) -> tuple[ConvertedFile, ...]:
-    """Convert migrations, in the order in which their tool applies them.
+def convert_migrations(
+    migrations: Sequence[SourceMigration], tool_table: str
+) -> tuple[ConvertedFile, ...]:
+    """Convert migrations.
+
+    Args:
+        migrations: In the order in which their tool applies them.
+        tool_table: The tool's history table.
 
     Raises:
         ConfigurationError: A file cannot be parsed.
@@ -77,7 +84,7 @@ def convert_migrations(migrations: Sequence[SourceMigration]) -> tuple[Converted
                 f"{source.path}: {filename} would be written twice; rename one of the two files"
             )
         taken.add(filename.lower())
-        converted.append(_add_faults(_convert(source, filename)))
+        converted.append(_add_faults(_convert(source, filename), tool_table))
     return tuple(converted)
 
 
@@ -86,7 +93,10 @@ def _convert(source: SourceMigration, filename: str) -> ConvertedFile:
     if filename != f"{source.name}.sql":
         changes.append(f"{source.name} is called {filename.removesuffix('.sql')}")
     if source.verbatim is not None:
-        return ConvertedFile(source, filename, source.verbatim, tuple(changes))
+        verbatim = ConvertedFile(source, filename, source.verbatim, tuple(changes))
+        with suppress(ManifestError):  # the tool is less strict, for example about a second marker
+            verbatim.parse()
+            return verbatim
     up, up_changes = _convert_script(source.up, "up", is_repeatable=is_repeatable_name(filename))
     text, changes = up, changes + up_changes
     if source.down is not None:
@@ -96,7 +106,7 @@ def _convert(source: SourceMigration, filename: str) -> ConvertedFile:
     return ConvertedFile(source, filename, text.encode(), tuple(changes))
 
 
-def _add_faults(converted: ConvertedFile) -> ConvertedFile:
+def _add_faults(converted: ConvertedFile, tool_table: str) -> ConvertedFile:
     """Parse the result, as a start would."""
     try:
         migration = converted.parse()
@@ -105,7 +115,18 @@ def _add_faults(converted: ConvertedFile) -> ConvertedFile:
             [f"{converted.source.path}: {fault.partition(': ')[2]}" for fault in error.faults],
             heading=f"{converted.source.path} cannot be converted:",
         ) from error
-    return replace(converted, faults=tuple(check_migration(migration)))
+    faults = [*check_migration(migration), *_find_tool_table(migration, tool_table)]
+    return replace(converted, faults=tuple(faults))
+
+
+def _find_tool_table(migration: Migration, tool_table: str) -> Iterator[str]:
+    """Statements about the tool's own table, which a new database does not have."""
+    for each in split_statements(migration.up.sql):
+        if re.search(rf"\b{re.escape(tool_table)}\b", each.text):
+            yield (
+                f"{migration.path}:{migration.up.line + each.line - 1}: it names {tool_table}, "
+                "which a new database does not have; remove the statement"
+            )
 
 
 # --- names and versions

@@ -134,9 +134,11 @@ def _split_at(text: str, up: str, down: str) -> tuple[str, str | None]:
     flags = re.MULTILINE | re.IGNORECASE
     up_marker, down_marker = re.search(up, text, flags), re.search(down, text, flags)
     cuts = sorted(each.span() for each in (up_marker, down_marker) if each is not None)
+    if not cuts:
+        return text, None
     ends = [*(start for start, _ in cuts[1:]), len(text)]
     parts = {start: text[end:until] for (start, end), until in zip(cuts, ends, strict=True)}
-    above = text[: cuts[0][0]] if cuts else text
+    above = text[: cuts[0][0]]
     up_sql = "" if up_marker is None else parts[up_marker.start()]
     return above + up_sql, None if down_marker is None else parts[down_marker.start()]
 
@@ -149,7 +151,7 @@ def _read_dbmate(folder: Path) -> SourceFiles:
     for path in found.list_files("*.sql"):
         if match := re.match(r"\d+", path.name):
             up, down = _split_at(
-                read_script(path), r"^-- *migrate:up.*\n?", r"^-- *migrate:down.*\n?"
+                read_script(path), r"^--\s*migrate:up.*\n?", r"^--\s*migrate:down.*\n?"
             )
             found.add(
                 path,

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.adopt.adoption import AdoptedFile, Adoption
-from lambda_migrate.adopt.check import require_adoptable
+from lambda_migrate.adopt.check import replace_with_dump, require_adoptable
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
 from lambda_migrate.adopt.detect import Detected, detect_tool, find_layouts, find_layouts_of
+from lambda_migrate.adopt.dump import dump_schema
+from lambda_migrate.adopt.files import SourceFiles
 from lambda_migrate.adopt.layouts import LAYOUTS, Layout
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
@@ -22,7 +24,6 @@ from lambda_migrate.migrations.source import build_manifest
 from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
 
 if TYPE_CHECKING:
-    from lambda_migrate.adopt.files import SourceFiles
     from lambda_migrate.commands.context import CommandContext
     from lambda_migrate.engine.operations import Operations
     from lambda_migrate.migrations import Manifest
@@ -126,7 +127,10 @@ class _Plan:
     history: ToolHistory | None
 
     def rename(self, tool_history: ToolHistory) -> ToolHistory:
-        """See `rename_entries`."""
+        """Give the tool's entries the versions of the files; see `rename_entries`."""
+        if self.layout.read is None and tool_history.tool == self.layout.tool:
+            [dump] = self.adoption.files
+            return replace_with_dump(tool_history, dump.key, self.manifest.migrations[0].version)
         return rename_entries(
             tool_history,
             self.layout.tool,
@@ -144,11 +148,11 @@ def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str
     ]
     detected = _detect(context, folder, record, histories, source=source, files=files)
     converted: tuple[ConvertedFile, ...] = ()
-    if record is not None and not detected.folder.is_dir():
-        adoption = record  # only the new files are here, as in a function
+    if record is not None and (detected.layout.read is None or not detected.folder.is_dir()):
+        adoption = record  # only the new files are here, as in a function; or a dump was made
     else:
-        found = _read_files(detected)
-        converted = convert_migrations(found.migrations)
+        found = _read_files(context, detected)
+        converted = convert_migrations(found.migrations, _describe_tool(detected.layout.tool).table)
         adoption = _build_adoption(context, folder, detected, found, converted)
         if conflicts := adoption.find_conflicts(folder, record):
             raise ConfigurationError(
@@ -162,8 +166,11 @@ def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str
     layout = detected.layout
     versions = adoption.versions
     history = detected.history
-    if history is not None:
+    if history is not None and layout.read is None:
+        history = replace_with_dump(history, adoption.files[0].key, manifest.migrations[0].version)
+    elif history is not None:
         history = rename_entries(history, layout.tool, versions, layout.normalise_key)
+    if history is not None:
         require_adoptable(
             history,
             layout,
@@ -210,13 +217,21 @@ def _detect(
     return detect_tool(found, histories, tool=source)
 
 
-def _read_files(detected: Detected) -> SourceFiles:
-    layout = detected.layout
+def _read_files(context: CommandContext, detected: Detected) -> SourceFiles:
+    layout, history = detected.layout, detected.history
     if layout.read is None:
-        raise ConfigurationError(
-            f"the migrations of {layout.tool} are {layout.language}, which cannot be converted: "
-            f"dump the schema into a first migration and mark it as applied, see {ADOPTION_GUIDE}"
+        if history is None:
+            raise ConfigurationError(
+                f"the migrations of {layout.tool} are {layout.language}, so the first migration is "
+                f"a dump of the schema, and {layout.tool} has applied nothing in this database"
+            )
+        dump = dump_schema(
+            context.settings.address,
+            history,
+            schema=context.settings.schema,
+            timeout=context.deadline.remaining(),
         )
+        return SourceFiles((dump,), {}, {})
     found = layout.read(detected.folder)
     if found.unusable:
         raise ConfigurationError(

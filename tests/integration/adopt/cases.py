@@ -43,6 +43,7 @@ GOLANG_MIGRATE = ToolCase(
     table="schema_migrations",
     adopted=("000001_customers.sql", "000002_status.sql", "000003_index.sql"),
     third="version = 3 AND NOT dirty",
+    has_single_row=True,
     dirty="UPDATE schema_migrations SET dirty = true",
 )
 
@@ -202,6 +203,7 @@ TERN = ToolCase(
     table="schema_version",
     adopted=("001_customers.sql", "002_status.sql", "003_index.sql"),
     third="version = 3",
+    has_single_row=True,
 )
 
 KNEX = ToolCase(

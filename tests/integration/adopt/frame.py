@@ -48,6 +48,7 @@ class ToolCase:
             applied by lambda-migrate with ``--keep-theirs``; "" if the tool cannot be kept.
         dirty: SQL that makes a version look as if it had failed; "" if the tool has no such state.
         has_checksums: Whether its table has checksums of its files.
+        has_single_row: Whether its table has only the last version.
     """
 
     tool: str
@@ -58,6 +59,7 @@ class ToolCase:
     third: str = ""
     dirty: str = ""
     has_checksums: bool = False
+    has_single_row: bool = False
 
 
 @dataclass(kw_only=True)
@@ -148,13 +150,15 @@ def make_database(project: Project, case: ToolCase) -> None:
         project.sandbox.query(statement)
 
 
-def check_adoption(project: Project, tool: str, table: str, adopted: tuple[str, ...]) -> None:
-    """Adopt a project of three migrations, two of them applied, and apply the third."""
+def check_adoption(
+    project: Project, tool: str, table: str, adopted: tuple[str, ...], *options: str
+) -> None:
+    """Adopt a project of three migrations, two of them applied."""
     files, theirs = project.tree(), project.rows(table)
-    code, document = project.call("adopt", "--dry-run")
+    code, document = project.call("adopt", "--dry-run", *options)
     assert (code, document["tool"]) == (0, tool), document
     assert (project.tree(), project.history()) == (files, []), "a dry run changes nothing"
-    code, document = project.call("adopt", "--yes")
+    code, document = project.call("adopt", "--yes", *options)
     assert code == 0, document
     names = [name.removesuffix(".sql") for name in adopted]
     assert tuple(document["written"]) == adopted
@@ -163,9 +167,6 @@ def check_adoption(project: Project, tool: str, table: str, adopted: tuple[str, 
     assert project.rows(table) == theirs, "the tool's own table stays as it is"
     kept = {path: text for path, text in project.tree().items() if path in files}
     assert kept == files, "the tool's own files stay as they are"
-    code, document = project.call("up")
-    assert (code, document["applied"]) == (0, names[2:]), document
-    assert project.call("verify")[0] == 0
 
 
 def check_fresh_database(project: Project, table: str) -> None:
@@ -173,6 +174,8 @@ def check_fresh_database(project: Project, table: str) -> None:
     name = f"{project.sandbox.name}_fresh"
     code, document = project.call("up", url=project.sandbox.postgresql.create_database(name))
     assert code == 0, document
-    tool = re.compile(rf"{table.rpartition('.')[2]}|_lock|schema {table.partition('.')[0]}\b")
+    tool = re.compile(
+        rf"{table.rpartition('.')[2]}|_lock|ar_internal|schema {table.partition('.')[0]}\b"
+    )
     without_tool = {line for line in project.schema() if not tool.search(line)}
     assert project.schema(name) == without_tool

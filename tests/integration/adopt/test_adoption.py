@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 
 import pytest
 
 from lambda_migrate.adopt.layouts import LAYOUTS
-from tests.sandbox import Sandbox
+from lambda_migrate.local.servers.postgresql import find_binaries
 
-from .cases import CASES, CODE
+from .cases import CASES, CODE, DBMATE
 from .frame import (
     ONE,
+    THREE,
     THREE_DOWN,
+    TWO,
     Project,
     ToolCase,
     check_adoption,
@@ -24,73 +26,53 @@ from .frame import (
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.tool)
 
 
-@pytest.fixture
-def project(
-    sandbox: Sandbox,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Project:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return Project(sandbox=sandbox, folder=folder, capsys=capsys)
-
-
-@each_case
-def test_a_tools_project_is_adopted_and_its_next_migration_applied(
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.tool)
+def test_a_tools_project_is_adopted_undone_and_adopted_again(
     project: Project, case: ToolCase
 ) -> None:
     make_database(project, case)
-    check_adoption(project, case.tool, case.table, case.adopted)
-    check_fresh_database(project, case.table)
-
-
-@each_case
-def test_an_adoption_is_undone_without_a_trace(project: Project, case: ToolCase) -> None:
-    make_database(project, case)
     files, theirs = project.tree(), project.rows(case.table)
     keep = ["--keep-theirs"] if case.third else []
-    code, document = project.call("adopt", "--yes", *keep)
-    assert code == 0, document
+    check_adoption(project, case.tool, case.table, case.adopted, *keep)
     code, document = project.call("adopt", "--undo", "--yes")
     assert code == 0, document
     assert (project.tree(), project.history()) == (files, [])
     assert project.rows(case.table) == theirs
     assert not (project.folder / project.directory).exists()
-    assert project.call("adopt", "--yes")[0] == 0
-    assert project.call("up")[0] == 0
-    assert "cannot be undone" in project.refusal("adopt", "--undo", "--yes")
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.third], ids=lambda case: case.tool)
-def test_the_tools_table_is_kept_through_migrations_and_rollbacks(
-    project: Project, case: ToolCase
-) -> None:
-    make_database(project, case)
-    theirs = project.rows(case.table)
-    assert project.call("adopt", "--yes", "--keep-theirs")[0] == 0
-    assert project.rows(case.table) == theirs
-    own = str(int(re.sub(r"\D.*", "", case.adopted[2].lstrip("V"))) + 1)
-    (project.folder / project.directory / f"{own}_own.sql").write_text(
+    check_adoption(project, case.tool, case.table, case.adopted, *keep)
+    (project.folder / project.directory / f"{_next_version(case)}_own.sql").write_text(
         "-- migrate:up\nSELECT 1;\n-- migrate:down\n"
     )
-    assert project.call("up")[0] == 0
-    assert project.rows(case.table) != theirs
-    project.call("down", "--only", own, "--yes")
+    code, document = project.call("up")
+    names = [name.removesuffix(".sql") for name in case.adopted[2:]]
+    assert (code, set(names) < set(document["applied"])) == (0, True), document
+    assert "cannot be undone" in project.refusal("adopt", "--undo", "--yes")
+    check_fresh_database(project, case.table)
+    if case.third:
+        _check_kept_table(project, case, theirs)
+
+
+def _check_kept_table(project: Project, case: ToolCase, theirs: list[str]) -> None:
+    """The tool's table has followed the migrations, and follows their rollback."""
+    assert len(project.rows(case.table)) > len(theirs) or case.has_single_row
+    assert project.call("down", "--only", _next_version(case), "--yes")[0] == 0
     assert project.sandbox.query(f"SELECT count(*) FROM {case.table} WHERE {case.third}") == [[1]]
-    if not any(THREE_DOWN in text for text in case.files.values()):
-        return
-    assert project.call("down", "--steps", "1", "--yes")[0] == 0
-    assert _versioned_rows(project, case) == theirs
-    code, document = project.call("adopt", "--yes")
-    assert code == 0, document
+    if any(THREE_DOWN in text for text in case.files.values()):
+        assert project.call("down", "--steps", "1", "--yes")[0] == 0
+        assert [row for row in project.rows(case.table) if '"R__' not in row] == theirs
+
+
+def _next_version(case: ToolCase) -> str:
+    return str(int(re.sub(r"\D.*", "", case.adopted[2].lstrip("V"))) + 1)
+
+
+def test_without_the_option_the_tools_table_is_left_alone_again(project: Project) -> None:
+    make_database(project, DBMATE)
+    theirs = project.rows(DBMATE.table)
+    assert project.call("adopt", "--yes", "--keep-theirs")[0] == 0
+    assert project.call("adopt", "--yes")[0] == 0
     assert project.call("up")[0] == 0
-    assert _versioned_rows(project, case) == theirs, "without the option it is left alone"
-
-
-def _versioned_rows(project: Project, case: ToolCase) -> list[str]:
-    return [row for row in project.rows(case.table) if '"R__' not in row]
+    assert project.rows(DBMATE.table) == theirs
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.dirty], ids=lambda case: case.tool)
@@ -113,6 +95,26 @@ def test_a_file_that_was_edited_after_it_was_applied_is_refused(
     path.write_text(path.read_text() + "SELECT 1;\n")
     assert "is not what" in project.refusal("adopt", "--yes")
     assert project.history() == []
+
+
+@pytest.mark.parametrize("tool", CODE)
+def test_a_tool_whose_migrations_are_code_is_adopted_by_a_dump(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    path, text, history = CODE[tool]
+    monkeypatch.setenv("PATH", str(find_binaries()), prepend=os.pathsep)
+    project.write({path: text})
+    for statement in (ONE, TWO, *history.split(";\n")):
+        project.sandbox.query(statement)
+    code, document = project.call("adopt", "--yes")
+    assert (code, document["written"]) == (0, ["0001_baseline.sql"]), document
+    assert document["marked_as_applied"] == ["0001_baseline"]
+    (project.folder / project.directory / "0002_index.sql").write_text(
+        f"-- migrate:up transaction:false\n{THREE}"
+    )
+    assert project.call("up")[0] == 0
+    check_fresh_database(project, history.split()[2])
+    assert project.call("adopt", "--yes")[1]["written"] == []
 
 
 def test_every_tool_has_a_case() -> None:

@@ -1,0 +1,109 @@
+"""A first migration from the schema as it is, for a tool whose migrations are code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from lambda_migrate.adopt.files import FoundScript, SourceMigration
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.sql.excerpt import redact
+from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.postgresql.address import DatabaseAddress
+
+__all__ = ["dump_schema"]
+
+_NAME = "0001_baseline"
+
+# Commands of psql, and settings that would switch off the time limits of an invocation.
+_LEFT_OUT = re.compile(r"^(?:\\|SET \w*_timeout =).*\n", re.MULTILINE)
+
+
+def dump_schema(
+    address: DatabaseAddress | None,
+    history: ToolHistory,
+    *,
+    schema: str,
+    timeout: float,
+) -> SourceMigration:
+    """Dump the schema, without the tool's own tables.
+
+    Args:
+        address: The database; None if a secret names it.
+        history: The tool's history.
+        schema: The schema of this library's tables.
+        timeout: In seconds.
+
+    Raises:
+        ConfigurationError: pg_dump is missing, or fails.
+    """
+    program = shutil.which("pg_dump")
+    if program is None or address is None:
+        missing = "the database is named by a secret" if program else "pg_dump is not on the PATH"
+        raise ConfigurationError(
+            f"the migrations of {history.tool} are code, so the first migration is a dump of the "
+            f"schema, and {missing}: write it yourself, see {ADOPTION_GUIDE}"
+        )
+    own_schema, table = history.schema_and_name
+    tables = (table, f"{table}lock", f"{table}_lock", "ar_internal_metadata")
+    done = subprocess.run(  # noqa: S603 - pg_dump with arguments that are no options
+        [
+            program,
+            *("--schema-only", "--no-owner", "--no-privileges", f"--exclude-schema={schema}"),
+            *(f"--exclude-table={_quote(own_schema)}.{_quote(each)}" for each in tables),
+        ],
+        env={**os.environ, **_make_environment(address)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ConfigurationError(
+            f"pg_dump failed: {redact(done.stderr.strip()[-500:])}; use a pg_dump of the server's "
+            "version or a later one"
+        )
+    sql = _LEFT_OUT.sub("", done.stdout)
+    sql = _remove_owned_sequences(sql, tables)
+    return SourceMigration(
+        key="\n".join(_list_applied(history)), name=_NAME, path="pg_dump", up=FoundScript(sql)
+    )
+
+
+def _list_applied(history: ToolHistory) -> Iterable[str]:
+    return sorted(each.key for each in history.entries if each.state == "applied")
+
+
+def _remove_owned_sequences(sql: str, tables: Iterable[str]) -> str:
+    """pg_dump leaves out a table, but writes the sequence of its serial column."""
+    names = "|".join(re.escape(f"{each}_id_seq") for each in tables)
+    return re.sub(rf'CREATE SEQUENCE \S*?"?(?:{names})"?\n[^;]*;\n', "", sql)
+
+
+def _quote(name: str) -> str:
+    """A name in a pattern of pg_dump."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _make_environment(address: DatabaseAddress) -> dict[str, str]:
+    """Libpq's variables: the arguments of a process are visible to other users."""
+    found = {
+        "PGHOST": address.socket_dir or address.host,
+        "PGPORT": str(address.port),
+        "PGDATABASE": address.database,
+        "PGUSER": address.user,
+        "PGPASSWORD": address.password or "",
+        "PGPASSFILE": address.passfile,
+        "PGSSLMODE": address.effective_sslmode,
+        "PGSSLROOTCERT": address.sslrootcert,
+        "PGOPTIONS": address.options,
+    }
+    return {name: value for name, value in found.items() if value}

@@ -1,0 +1,24 @@
+"""A project in a folder of its own, with a database of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox import Sandbox
+
+from .frame import Project
+
+
+@pytest.fixture
+def project(
+    sandbox: Sandbox,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Project:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return Project(sandbox=sandbox, folder=folder, capsys=capsys)
