@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 def _show_adoption(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> list[RenderableType]:
-    would = "would have " if document["dry_run"] else ""
+    is_dry_run = document["dry_run"]
     if "removed" in document:
         files = format_count(len(document["removed"]), "file")
         rows = format_count(len(document["unmarked"]), "history row")
-        return [Text(f"{would}removed {files} and {rows}", style="green")]
+        verb = "would remove" if is_dry_run else "removed"
+        return [Text(f"{verb} {files} and {rows}", style="green")]
     written = format_count(len(document["written"]), "file")
     marked = format_count(len(document["marked_as_applied"]), "migration")
+    write, mark = ("would write", "mark") if is_dry_run else ("wrote", "marked")
     source = f"{document['tool']} ({document['source']})"
-    text = f"{would}adopted from {source}: wrote {written}, marked {marked} as applied"
+    text = f"{write} {written} from {source}, {mark} {marked} as applied"
     shown: list[RenderableType] = [Text(escape_text(text), style="green")]
     pending = [
         each["file"] for each in document["compared"] if each["file"] and each["state"] == "pending"

@@ -335,7 +335,7 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
         )
     versions = set(record.versions.values())
     operations = context.make_operations(_build_manifest(folder, {}))
-    has_tables = operations.require_undoable(versions, context.deadline)
+    unmarked = operations.find_undoable(versions, context.deadline)
     question = Question(
         command="adopt",
         text="undo it?",
@@ -348,10 +348,9 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
     )
     if not (dry_run or context.prompter.confirm(question)):
         return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
-    unmarked: tuple[str, ...] = ()
     removed = tuple(each.filename for each in record.files if not record.is_in_place)
     if not dry_run:
-        if has_tables:
+        if unmarked is not None:
             unmarked = operations.undo_adoption(versions, context.deadline)
         # A function's folder is read-only: there only the database is concerned.
         removed = record.remove(folder) if os.access(folder, os.W_OK) else ()
@@ -361,6 +360,6 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
             "dry_run": dry_run,
             "tool": record.tool,
             "removed": list(removed),
-            "unmarked": list(unmarked),
+            "unmarked": list(unmarked or ()),
         }
     )

@@ -500,19 +500,24 @@ class Operations:
             )
             return _record_baseline(lease_session, fenced_session, chosen, expected)
 
-    def require_undoable(self, versions: Collection[Version], deadline: Deadline) -> bool:
-        """Refuse to undo an adoption that migrations were applied after.
+    def find_undoable(
+        self, versions: Collection[Version], deadline: Deadline
+    ) -> tuple[str, ...] | None:
+        """Return the names that `undo_adoption` would remove from the history.
 
         Args:
             versions: The versions that were adopted.
             deadline: For reading the history.
 
         Returns:
-            Whether the database has this library's tables, so that there is something to undo.
+            The names; None if the database does not have this library's tables.
+
+        Raises:
+            ConfigurationError: See `undo_adoption`.
         """
         inspection = self.target.database.inspect(deadline)
         _require_only_adopted(inspection.history, versions)
-        return inspection.fence is not None
+        return None if inspection.fence is None else tuple(r.name for r in inspection.history)
 
     def undo_adoption(self, versions: Collection[Version], deadline: Deadline) -> tuple[str, ...]:
         """Delete the history rows that an adoption recorded; another tool's table stays as it is.

@@ -99,7 +99,7 @@ def _describe_contents(paths: Sequence[str]) -> str:
 
 def _advice(paths: Sequence[str], *, tool: str, in_package: bool) -> str:
     if tool:
-        return f"Convert the files first: see {ADOPTION_GUIDE}."
+        return f"Convert the files first: `lambda-migrate adopt`; see {ADOPTION_GUIDE}."
     if any(path.endswith(".sql") for path in paths):
         return "Move the files into it, or correct LAMBDA_MIGRATE_DIRECTORY."
     if in_package or any(path.endswith(".py") for path in paths):

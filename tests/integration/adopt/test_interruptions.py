@@ -22,7 +22,9 @@ def run_and_kill(arguments: list[str], moment: int) -> bool:
     """Run a command in a fork that kills itself at that moment; whether it came so far."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
     seen = 0
 
     def kill(event: str, _arguments: tuple[Any, ...]) -> None:

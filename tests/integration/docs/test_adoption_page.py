@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.sandbox import Sandbox
 from tests.unit.docs.pages import DOCS, ROOT, code_blocks
 
@@ -92,42 +90,3 @@ def test_the_table_of_another_service_can_be_ignored(sandbox: Sandbox, tmp_path:
     setting = {"LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY": "true"}
     assert run(sandbox, tmp_path, "up", "--to", "1", **setting)[0] == 0
     assert run(sandbox, tmp_path, "up")[0] == 0, "it is only asked while our own history is empty"
-
-
-@pytest.mark.parametrize(
-    ("title", "files", "setup"),
-    [
-        (
-            "convert.py",
-            {"old/000001_a.up.sql": "CREATE TABLE a ();", "old/000002_b.up.sql": "SELECT 1;"},
-            "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL);"
-            "INSERT INTO schema_migrations VALUES (2, false)",
-        ),
-        (
-            "convert_prisma.py",
-            {
-                "prisma/migrations/1_a/migration.sql": "CREATE TABLE a ();",
-                "prisma/migrations/2_b/migration.sql": "SELECT 1;",
-            },
-            "CREATE TABLE _prisma_migrations (id text, checksum text, finished_at timestamptz,"
-            " migration_name text, logs text, rolled_back_at timestamptz, started_at timestamptz,"
-            " applied_steps_count int);"
-            "INSERT INTO _prisma_migrations VALUES ('x', '', now(), '1_a', NULL, NULL, now(), 1),"
-            " ('y', '', now(), '2_b', NULL, NULL, now(), 1)",
-        ),
-    ],
-)
-def test_converted_files_are_adopted(
-    sandbox: Sandbox, tmp_path: Path, title: str, files: dict[str, str], setup: str
-) -> None:
-    sandbox.query(setup)
-    for name, sql in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(sql)
-    for block in code_blocks(PAGE, "python"):
-        (tmp_path / block.title).write_text(block.text)
-    subprocess.run([sys.executable, title], cwd=tmp_path, check=True, timeout=60)
-    assert run(sandbox, tmp_path, "up")[0] == 2
-    assert run(sandbox, tmp_path, "baseline", "--yes")[0] == 0
-    assert read_history(sandbox) == [["1", True], ["2", True]]
-    assert run(sandbox, tmp_path, "up")[0] == 0

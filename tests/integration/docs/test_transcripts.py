@@ -7,10 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from lambda_migrate.local.servers.postgresql import find_binaries
-from lambda_migrate.migrations.source import read_manifest
 from tests.integration.docs.transcript import expected_lines, make_script, normalize, run
 from tests.sandbox import Sandbox, install_plugin
 from tests.unit.docs.pages import DOCS, ROOT, code_blocks
@@ -78,26 +75,15 @@ def test_adopting_an_existing_database(sandbox: Sandbox, tmp_path: Path) -> None
     ]
 
 
-def test_files_of_golang_migrate_are_converted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "000001_orders.up.sql").write_text("CREATE TABLE orders ();\n")
-    (tmp_path / "old" / "000001_orders.down.sql").write_text("DROP TABLE orders;\n")
-    (tmp_path / "old" / "000002_more.up.sql").write_text("CREATE TABLE more ();\n")
-    concurrent = "-- not in a transaction\ncreate unique index\n concurrently i on orders (id);\n"
-    (tmp_path / "old" / "000003_index.up.sql").write_text(concurrent)
-    (tmp_path / "old" / "000003_index.down.sql").write_text("DROP TABLE more -- concurrently\n")
-    monkeypatch.chdir(tmp_path)
-    page = DOCS / "how-to" / "adopt-an-existing-database.md"
-    [program] = [each.text for each in code_blocks(page, "python") if each.title == "convert.py"]
-    exec(program, {})
-    first, second, third = read_manifest("migrations")
-    assert (first.version, first.down is not None) == (1, True)
-    assert (second.version, second.down) == (2, None)
-    assert first.up.transactional
-    assert third.down is not None
-    assert (third.up.transactional, third.down.transactional) == (False, True)
+def test_adopting_another_tool(sandbox: Sandbox, tmp_path: Path) -> None:
+    page = DOCS / "how-to" / "adopt-another-tool.md"
+    for statement in (
+        "CREATE TABLE orders (id bigint PRIMARY KEY, placed_at timestamptz NOT NULL)",
+        "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL)",
+        "INSERT INTO schema_migrations VALUES (1, false)",
+    ):
+        sandbox.query(statement)
+    assert_output_in_order(run(page, tmp_path, {"DATABASE_URL": sandbox.url}), page)
 
 
 def test_repeatable_migrations(sandbox: Sandbox, tmp_path: Path) -> None:
