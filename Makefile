@@ -27,7 +27,7 @@ PACKAGE = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m lambda_migrate.local.pack
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
 demo: .venv/installed-local
-	$(BIN)/lambda-migrate demo
+	$(BIN)/lambda-migrate demo --app $(or $(APP),sql)
 
 test: lint audit docs test-unit test-real
 

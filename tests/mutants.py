@@ -45,6 +45,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "-k",
         "checks_name or row_of_the_users",
     ),
+    "alembic": (
+        "tests/integration/sources/test_alembic_transactions.py",
+        *("-k", "stale or however or set_local"),
+    ),
+    "alembic, partial": (
+        "tests/integration/sources/test_alembic_partial_commits.py",
+        *("-k", "killed_at or silently"),
+    ),
+    "alembic, files": ("tests/integration/sources/test_alembic_files.py",),
     "django": ("tests/integration/sources/test_django.py",),
     "engine": ("tests/unit/engine",),
     "lease": tuple(
@@ -187,6 +196,56 @@ MUTANTS = (
         "    if faults:\n",
         "    if len(faults) > 99:\n",
         ("django",),
+    ),
+    # --- Alembic
+    Mutant(
+        "a transaction of Alembic is not fenced",
+        "lambda_migrate/sources/alembic_run.py",
+        "            self._compare(self._run_check(connection))\n",
+        "            self._run_check(connection)\n",
+        ("alembic",),
+    ),
+    Mutant(
+        "a revision is not committed if env.py has begun",
+        "lambda_migrate/sources/alembic_run.py",
+        "        if self._is_fenced and _read_status(connection) == _OPEN:\n",
+        "        if not self._is_fenced:\n",
+        ("alembic",),
+    ),
+    Mutant(
+        "an env.py that catches a stale fence succeeds",
+        "lambda_migrate/sources/alembic_run.py",
+        "        if self._error is not None:  # env.py has swallowed it\n",
+        "        if False:\n",
+        ("alembic",),
+    ),
+    Mutant(
+        "SET LOCAL of env.py ends with the first revision",
+        "lambda_migrate/sources/alembic_run.py",
+        "            self._restore_local_settings(connection)\n",
+        "            pass\n",
+        ("alembic",),
+    ),
+    Mutant(
+        "a commit of the driver inside a revision leaves no trace",
+        "lambda_migrate/sources/alembic_run.py",
+        "            self._mark_log(connection, session)\n            log.pending",
+        "            log.pending",
+        ("alembic, partial",),
+    ),
+    Mutant(
+        "a concurrent build of a revision is not in doubt while it runs",
+        "lambda_migrate/sources/alembic_run.py",
+        "            self._write_log(connection, session, UNKNOWN + entry)\n",
+        "            self._write_log(connection, session)\n",
+        ("alembic, partial",),
+    ),
+    Mutant(
+        "line ends change the digest of an Alembic environment",
+        "lambda_migrate/sources/alembic_files.py",
+        '        content = content.replace(b"\\r\\n", b"\\n")\n',
+        "        pass\n",
+        ("alembic, files",),
     ),
     # --- waiting for another tool
     Mutant(

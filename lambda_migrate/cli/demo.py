@@ -21,6 +21,14 @@ _REPORT = "demo-report"
     "Start 100 Lambda runtimes at once and watch one of them migrate.",
     options=(
         Option(
+            "app",
+            str,
+            "Run the example with SQL files (`sql`), or with FastAPI, SQLAlchemy and Alembic "
+            "(`alembic`).",
+            "NAME",
+            default="sql",
+        ),
+        Option(
             "environments",
             int,
             "Start this many runtimes at once.",
@@ -35,9 +43,15 @@ _REPORT = "demo-report"
             default=_REPORT,
         ),
     ),
-    examples=("demo", "demo --environments 20"),
+    examples=("demo", "demo --environments 20", "demo --app alembic"),
 )
-def _demo(_invocation: CommandInvocation, *, environments: int | None, report: str | None) -> int:
+def _demo(
+    _invocation: CommandInvocation,
+    *,
+    app: str | None,
+    environments: int | None,
+    report: str | None,
+) -> int:
     from lambda_migrate.cli.signals import restore_keyboard_interrupt
 
     if environments is not None and environments < 1:
@@ -48,7 +62,11 @@ def _demo(_invocation: CommandInvocation, *, environments: int | None, report: s
 
     restore_keyboard_interrupt()
     try:
-        return run_demo(environments=environments or _ENVIRONMENTS, report=Path(report or _REPORT))
+        return run_demo(
+            environments=environments or _ENVIRONMENTS,
+            report=Path(report or _REPORT),
+            source=app or "sql",
+        )
     except ProcessError as failed:
         raise MigrateError(str(failed)) from failed
 

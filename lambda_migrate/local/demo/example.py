@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APPLICATION",
     "DATABASE",
+    "EXAMPLES",
     "TABLE",
     "VERSIONS",
     "Example",
@@ -32,6 +33,10 @@ APPLICATION = "orders"
 
 DATABASE = "orders"
 TABLE = "lambda-migrate"
+
+EXAMPLES = {"sql": "orders", "alembic": "fastapi-alembic"}
+"""The folder of each example below ``examples``, by the source of its migrations. Their requests
+and migrations are the same."""
 
 VERSIONS = {1: 4, 2: 7}
 """The last migration of each version of the example."""
@@ -63,9 +68,11 @@ class Example:
 
     Attributes:
         directory: The folder of ``app.py`` and ``migrations``.
+        source: Where its migrations come from: a key of `EXAMPLES`.
     """
 
     directory: Path
+    source: str = "sql"
 
     def deploy(self, version: int, home: Path) -> Path:
         """Copy the code with the migrations of ``version`` into ``home`` and return its folder."""
@@ -73,15 +80,17 @@ class Example:
         shutil.copytree(
             self.directory, code, ignore=shutil.ignore_patterns("tests", "__pycache__", "*.md")
         )
-        for path in (code / "migrations").iterdir():
+        for path in self._list_migrations(code):
             if _number(path) > VERSIONS[version]:
                 path.unlink()
         return code
 
+    def _list_migrations(self, code: Path) -> list[Path]:
+        return sorted((code / "migrations").rglob("[0-9]*_*.*"))
+
     def names(self) -> dict[int, str]:
         """The names of its migrations by version."""
-        paths = sorted((self.directory / "migrations").glob("*.sql"))
-        return {_number(path): path.stem for path in paths}
+        return {_number(path): path.stem for path in self._list_migrations(self.directory)}
 
     def count_effects(self, server: LocalPostgreSQL, *, through_version: int) -> dict[str, int]:
         """Count in the database how often each migration up to ``through_version`` took effect."""
@@ -100,19 +109,21 @@ class Example:
                 yield names[version], _count(server, query)
 
 
-def find_example() -> Example:
+def find_example(source: str = "sql") -> Example:
     """The example of this checkout.
 
     Raises:
-        ConfigurationError: This is not a checkout.
+        ConfigurationError: This is not a checkout, or there is no such example.
     """
-    directory = Path(__file__).parents[3] / "examples" / APPLICATION
+    if source not in EXAMPLES:
+        raise ConfigurationError(f"--app {source}: write {' or '.join(EXAMPLES)}")
+    directory = Path(__file__).parents[3] / "examples" / EXAMPLES[source]
     if not (directory / "app.py").is_file():
         raise ConfigurationError(
-            "the demo runs the example function examples/orders, which is not in an installed "
-            "package: clone the repository and run `make demo`"
+            f"the demo runs the example function examples/{EXAMPLES[source]}, which is not in an "
+            "installed package: clone the repository and run `make demo`"
         )
-    return Example(directory)
+    return Example(directory, source)
 
 
 def place_order(number: int = 0) -> dict[str, Any]:
@@ -140,7 +151,13 @@ def _event(method: str, path: str, body: str = "") -> dict[str, Any]:
         "rawQueryString": "",
         "headers": {"content-type": "application/json"},
         "requestContext": {
-            "http": {"method": method, "path": path},
+            "http": {
+                "method": method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "127.0.0.1",
+                "userAgent": "demo",
+            },
             "requestId": "demo",
             "stage": "$default",
         },

@@ -189,8 +189,7 @@ def list_summary_rows(demo: DemoResult) -> Iterator[tuple[str, str]]:
     if demo.rollback is not None:
         yield (
             "rollback",
-            f"{len(demo.rollback.rolled_back)} down scripts in {demo.rollback.seconds:.2f} s, "
-            "by version 1's code",
+            f"{len(demo.rollback.rolled_back)} migrations in {demo.rollback.seconds:.2f} s",
         )
     apart = interval_ms(demo)
     yield (

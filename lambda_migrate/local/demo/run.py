@@ -45,6 +45,7 @@ def run_demo(
     report: Path = Path("demo-report"),
     console: Console | None = None,
     example: Example | None = None,
+    source: str = "sql",
 ) -> int:
     """Run the demo, print the results, and write ``summary.json`` and ``timeline.svg``.
 
@@ -53,6 +54,7 @@ def run_demo(
         report: The folder of the report; created if missing.
         console: Where to print; standard output if None.
         example: The example function; the one of this checkout if None.
+        source: Where the migrations of that one come from; a key of `EXAMPLES`.
 
     Returns:
         0; 1 if a migration took effect twice, an invocation failed or more than one PostgreSQL
@@ -67,7 +69,7 @@ def run_demo(
     if environments < 1:
         raise ConfigurationError(f"--environments {environments}: must be at least 1")
     console = console or Console()
-    example = example or find_example()
+    example = example or find_example(source)
     _require_writable(report)
     try:
         result, rows = _run(environments, console, example)
@@ -158,7 +160,7 @@ class _Demo:
                     self._attempt_rollback(old_fleet)
         if self._rollback is not None:
             self._progress.start_step("measuring the overhead of a warm invocation")
-            self._warm = measure_in_new_process(self._servers.example.directory / "migrations")
+            self._warm = measure_in_new_process(find_example().directory / "migrations")
 
     @contextmanager
     def _deploy(self, version: int) -> Iterator[Fleet]:
@@ -200,9 +202,14 @@ class _Demo:
         self._progress.start_step("rolling back with the down scripts in the database")
         observer = RollbackTimes()
         began = SYSTEM_CLOCK.monotonic()
-        rolled_back = self._servers.make_operations(old_fleet, observer).down(
-            Deadline.after(_ROLLBACK_SECONDS), to=VERSIONS[1]
-        )
+        if self._servers.example.source == "sql":
+            rolled_back = self._servers.make_operations(old_fleet, observer).down(
+                Deadline.after(_ROLLBACK_SECONDS), to=VERSIONS[1]
+            )
+        else:  # the down scripts are not in the database, but in the code of version 2
+            rolled_back = self._servers.roll_back_by_command(
+                self.fleets[-1].code, steps=VERSIONS[2] - VERSIONS[1]
+            )
         seconds = SYSTEM_CLOCK.monotonic() - began
         self._progress.start_step("version 1: a new environment after the rollback")
         rollback = Rollback(

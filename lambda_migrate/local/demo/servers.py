@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.operations import Operations
+from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import Event, MigrationRolledBack, Observer
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.local.demo.checks import to_intervals
@@ -42,6 +46,11 @@ SELECT name, extract(epoch FROM started_at)::float8,
        extract(epoch FROM coalesce(applied_at, started_at))::float8
 FROM lambda_migrate.history WHERE NOT starts_with(version, 'R:')
 ORDER BY started_at, version
+"""
+_REVISIONS = """
+SELECT name, extract(epoch FROM applied_at)::float8 - duration_ms / 1000.0::float8,
+       extract(epoch FROM applied_at)::float8
+FROM lambda_migrate.revision WHERE state = 'applied' ORDER BY position
 """
 
 
@@ -84,6 +93,7 @@ class DemoServers:
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb.endpoint_url,
             "DATABASE_URL": self.server.url(DATABASE),
+            "LAMBDA_MIGRATE_SOURCE": self.example.source,
             "LAMBDA_MIGRATE_TABLE": TABLE,
             "LAMBDA_MIGRATE_TARGET": APPLICATION,
             "LAMBDA_MIGRATE_WAIT_SECONDS": "90",
@@ -93,7 +103,25 @@ class DemoServers:
 
     def migrations(self) -> list[Interval]:
         """All rows of the history; none if it does not exist yet."""
-        return read_migrations(self.server, DATABASE, clock_offset=self.clock_offset)
+        table = "history" if self.example.source == "sql" else "revision"
+        return read_migrations(self.server, DATABASE, table=table, clock_offset=self.clock_offset)
+
+    def roll_back_by_command(self, code: Path, *, steps: int) -> tuple[str, ...]:
+        """Roll back with ``lambda-migrate down``, in the folder of code that has the steps."""
+        names = list(self.example.names().values())[-steps:]
+        command = [sys.executable, "-m", "lambda_migrate", "down", "--steps", str(steps), "--yes"]
+        environment = {
+            **os.environ,
+            **self.variables(),
+            **self.dynamodb.environment(access_key="operator"),
+            "LAMBDA_TASK_ROOT": str(code),
+        }
+        done = subprocess.run(  # noqa: S603 - this library
+            command, cwd=code, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise MigrateError(done.stderr.strip())
+        return tuple(reversed(names))
 
     def make_operations(self, fleet: Fleet, observer: RollbackTimes) -> Operations:
         """The operations of ``lambda-migrate``, with the migration files of ``fleet``."""
@@ -139,13 +167,14 @@ def start_demo_servers(
 
 
 def read_migrations(
-    server: LocalPostgreSQL, database: str, *, clock_offset: float
+    server: LocalPostgreSQL, database: str, *, clock_offset: float, table: str = "history"
 ) -> list[Interval]:
-    """All rows of the history; none if it does not exist yet."""
+    """All rows of the history, or of the table `revision`; none if it does not exist yet."""
     exists = server.execute(
-        "SELECT to_regclass('lambda_migrate.history') IS NOT NULL", database=database
+        f"SELECT to_regclass('lambda_migrate.{table}') IS NOT NULL", database=database
     )
-    rows = server.execute(_HISTORY, database=database) if exists[0][0] else []
+    query = _HISTORY if table == "history" else _REVISIONS
+    rows = server.execute(query, database=database) if exists[0][0] else []
     return to_intervals(rows, clock_offset=clock_offset)
 
 

@@ -297,3 +297,27 @@ def test_the_schema_of_the_library_can_be_left_out_of_autogenerate(project: Alem
     )
     project.write({"migrations/env.py": filtered})
     project.run_alembic("check")
+
+
+def test_an_isolation_level_is_kept_for_every_revision(project: AlembicProject) -> None:
+    env = ENV.replace("poolclass", 'isolation_level="SERIALIZABLE", poolclass')
+    project.write({"migrations/env.py": env})
+    level = "SELECT current_setting('transaction_isolation')"
+    project.add(
+        revision("a1", f'op.execute("CREATE TABLE t AS {level} AS level")'),
+        revision("a2", f'op.execute("INSERT INTO t {level}")', after="a1"),
+    )
+    assert project.run()["applied"] == ["a2"]
+    assert project.query("SELECT DISTINCT level FROM t") == [["serializable"]]
+
+
+def test_a_dialect_that_has_no_autocommit_block_fails_as_it_does_alone(
+    project: AlembicProject,
+) -> None:
+    body = "with op.get_context().autocommit_block():\n    op.execute('VACUUM')"
+    project.add(ONE, revision("a2", body, after="a1"))
+    with pytest.raises(AssertionError):
+        project.run_alembic("upgrade", "head", driver="pg8000")
+    last = project.run(driver="pg8000")
+    assert (last["event"], last["id"], project.heads()) == ("failed", "a2", ["a1"])
+    assert project.run(driver="psycopg")["applied"] == ["a2"]

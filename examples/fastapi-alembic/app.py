@@ -1,0 +1,91 @@
+"""Orders with FastAPI, SQLAlchemy and Alembic: the schema is migrated on cold start.
+
+Two lines make the difference to a service that is migrated by hand: the import and the decorator.
+The settings `LAMBDA_MIGRATE_SOURCE=alembic` and `LAMBDA_MIGRATE_TABLE` do the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException
+from mangum import Mangum
+from models import Customer, Order, database_url
+from pydantic import BaseModel, Field
+from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from lambda_migrate import migrate_on_cold_start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+api = FastAPI()
+
+
+class NewOrder(BaseModel):
+    """The body of a request that places an order."""
+
+    email: str = Field(min_length=3, max_length=320)
+    item: str = Field(min_length=1, max_length=200)
+    quantity: int = Field(default=1, ge=1, le=1_000_000)
+    unit_cents: int = Field(ge=0, le=1_000_000)
+
+
+@functools.cache
+def open_engine() -> Engine:
+    """One connection for each environment, opened by the first request and not by the import."""
+    return create_engine(
+        database_url(os.environ["DATABASE_URL"]),
+        pool_size=1,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"application_name": "orders"},
+    )
+
+
+def open_session() -> Iterator[Session]:
+    """A session for one request; `with` commits it."""
+    with Session(open_engine()) as session, session.begin():
+        yield session
+
+
+OpenSession = Annotated[Session, Depends(open_session)]
+
+
+@api.post("/orders", status_code=201)
+def place_order(new: NewOrder, session: OpenSession) -> dict[str, Any]:
+    """Place an order; add the customer if the email address is new."""
+    upsert = insert(Customer).values(email=new.email)
+    upsert = upsert.on_conflict_do_update(index_elements=["email"], set_={"email": new.email})
+    customer_id = session.scalars(upsert.returning(Customer.id)).one()
+    order = Order(customer_id=customer_id, **new.model_dump(exclude={"email"}))
+    session.add(order)
+    session.flush()
+    return _describe(order, new.email)
+
+
+@api.get("/orders/{order_id}")
+def get_order(order_id: int, session: OpenSession) -> dict[str, Any]:
+    """Return an order."""
+    rows = select(Order, Customer.email).join(Customer).where(Order.id == order_id)
+    found = session.execute(rows).one_or_none()
+    if found is None:
+        raise HTTPException(404, f"order {order_id} does not exist")
+    return _describe(*found)
+
+
+def _describe(order: Order, email: str) -> dict[str, Any]:
+    return {
+        "order_id": order.id,
+        "email": email,
+        "item": order.item,
+        "quantity": order.quantity,
+        "total_cents": order.quantity * order.unit_cents,
+    }
+
+
+handler = migrate_on_cold_start(Mangum(api, lifespan="off"))
