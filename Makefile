@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MAJORS := 14 15 16 17 18
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Write bytecode even where the environment forbids it: without it, every process of every test
 # compiles the library and its own test files again.
@@ -53,7 +54,7 @@ test-unit: .venv/installed-dev .engines/installed
 
 # Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals; and the
 # property-based tests with all their examples.
-test-real: .venv/installed-dev .engines/installed .sam/installed
+test-real: .venv/installed-dev .engines/installed .sam/installed .tools/installed
 	$(BIN)/python -m pytest tests examples -m "not quick or hypothesis" -n 2 --dist loadgroup
 
 # The lease's contract and the concurrent tests on Amazon's own DynamoDB Local (needs Java).
@@ -138,5 +139,15 @@ format: .venv/installed-dev
 	$(BIN)/python -m lambda_migrate.local.servers.pgbouncer install
 	@touch $@
 
+# The real tools whose databases `adopt` takes over in tests: npm's, and Sqitch from Debian's or Ubuntu's
+# packages, which need root.
+.tools/installed: tests/integration/adopt/package.json
+	mkdir -p .tools && cp $< .tools/
+	npm install --prefix .tools --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel error
+	command -v sqitch psql >/dev/null || { $(SUDO) apt-get update --quiet --quiet && \
+		$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes \
+		--no-install-recommends sqitch libdbd-pg-perl postgresql-client; }
+	@touch $@
+
 clean:
-	rm -rf .venv .engines .sam .aws-sam dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage *-report site .cache
+	rm -rf .venv .engines .sam .tools .aws-sam dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage *-report site .cache

@@ -94,7 +94,11 @@ class ColdStart:
             if isinstance(decision, Serve):
                 return self._outcome(decision)
             if isinstance(decision, Refuse):
-                raise _make_refusal(decision, self._target.store.now_ms())
+                raise _make_refusal(
+                    decision,
+                    self._target.store.now_ms(),
+                    has_files=self._decider.ready_when is None,
+                )
             if isinstance(decision, BlockByFlags):
                 raise self._make_flag_error()
             if isinstance(decision, Wait):
@@ -367,7 +371,7 @@ class ColdStart:
         return inspect_database(target, lease, decider.manifest, deadline)
 
 
-def _make_refusal(decision: Refuse, now_ms: int) -> MigrationFailed:
+def _make_refusal(decision: Refuse, now_ms: int, *, has_files: bool) -> MigrationFailed:
     """The failure that another instance recorded, as this instance's error."""
     failure = decision.failure
     refusal = MigrationFailed(
@@ -378,7 +382,7 @@ def _make_refusal(decision: Refuse, now_ms: int) -> MigrationFailed:
         retry_at_ms=failure.retry_at_ms,
     )
     seconds = max(0, failure.retry_at_ms - now_ms) / 1000
-    sooner = "or at once with other migration files"
+    sooner = f"or at once with other {'migration files' if has_files else 'requirements'}"
     if failure.available_ms is not None:
         required = failure.available_ms * REQUIRED_TIME_FACTOR / 1000
         sooner += f" or with more than {required:.1f} s left for it"

@@ -137,10 +137,12 @@ def test_a_failed_migration_of_flyway_fails_functions_at_once_with_its_cause(
 ) -> None:
     sandbox.query(
         "CREATE TABLE flyway_schema_history (installed_rank int, version varchar(50),"
-        " description varchar(200), type varchar(20), script varchar(1000), success boolean)"
+        " description varchar(200), type varchar(20), script varchar(1000), checksum int,"
+        " success boolean)"
     )
     sandbox.query(
-        "INSERT INTO flyway_schema_history VALUES (1, '1.7', 'add', 'SQL', 'V1_7__add.sql', false)"
+        "INSERT INTO flyway_schema_history VALUES (1, '1.7', 'add', 'SQL', 'V1_7__add.sql', 1,"
+        " false)"
     )
     sessions = count_sessions(sandbox)
     with start(sandbox, "flyway:1.7", failure_pause_seconds="300") as function:
