@@ -10,7 +10,7 @@ import pytest
 from lambda_migrate.adopt.layouts import LAYOUTS
 from lambda_migrate.local.servers.postgresql import find_binaries
 
-from .cases import CASES, CODE, DBMATE
+from .cases import CASES, CODE, DBMATE, KNEX
 from .frame import (
     ONE,
     THREE,
@@ -94,6 +94,13 @@ def test_a_file_that_was_edited_after_it_was_applied_is_refused(
     path = project.folder / next(name for name, text in case.files.items() if ONE in text)
     path.write_text(path.read_text() + "SELECT 1;\n")
     assert "is not what" in project.refusal("adopt", "--yes")
+    assert project.history() == []
+
+
+def test_the_locked_history_of_knex_is_refused(project: Project) -> None:
+    make_database(project, KNEX)
+    project.sandbox.query("UPDATE knex_migrations_lock SET is_locked = 1")
+    assert "run `knex migrate:unlock`" in project.refusal("adopt", "--yes")
     assert project.history() == []
 
 
