@@ -144,7 +144,7 @@ format: .venv/installed-dev
 .tools/installed: tests/integration/adopt/package.json
 	mkdir -p .tools && cp $< .tools/
 	npm install --prefix .tools --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel error
-	command -v sqitch psql >/dev/null || { $(SUDO) apt-get update --quiet --quiet && \
+	{ command -v sqitch && command -v psql; } >/dev/null || { $(SUDO) apt-get update --quiet --quiet && \
 		$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes \
 		--no-install-recommends sqitch libdbd-pg-perl postgresql-client; }
 	@touch $@

@@ -527,12 +527,13 @@ class Settings:
                 f"{_label('ready_when')} needs LAMBDA_MIGRATE_MODE=require (argument mode): "
                 "another tool migrates this database, and this function only waits for it"
             )
-        if "directory" in self._values:
-            faults.append(
-                f"{_label('ready_when')} and {_label('directory')} exclude each other: keep the "
-                "directory if lambda-migrate applies its files, or else remove it"
-            )
-        return faults
+        others = ["directory"] if "directory" in self._values else []
+        others += ["source"] if self.source != "sql" else []
+        return faults + [
+            f"{_label('ready_when')} and {_label(other)} exclude each other: keep {other} if "
+            "lambda-migrate applies the migrations, or else remove it"
+            for other in others
+        ]
 
     def _find_time_faults(self) -> list[str]:
         faults = []

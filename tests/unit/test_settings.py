@@ -374,6 +374,8 @@ def test_a_function_that_waits_for_another_tool_neither_migrates_nor_has_files()
     assert "needs LAMBDA_MIGRATE_MODE=require" in fault
     [fault] = faults_of({}, ready_when="prisma:1_add", mode="require", directory="migrations")
     assert "LAMBDA_MIGRATE_DIRECTORY (argument directory) exclude each other" in fault
+    [fault] = faults_of({}, ready_when="alembic:ae1027a6", mode="require", source="alembic")
+    assert "LAMBDA_MIGRATE_SOURCE (argument source) exclude each other" in fault
     assert Settings.load({}, ready_when="prisma:1_add", mode="off").mode == "off"
 
 
