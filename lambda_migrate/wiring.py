@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.ports import Database
     from lambda_migrate.settings import Settings
-    from lambda_migrate.sources.session import ToolProject
+    from lambda_migrate.sources.database import ToolProject
 
 __all__ = [
     "default_observer",
@@ -39,6 +39,7 @@ __all__ = [
     "make_deferred_manifest",
     "make_flags",
     "make_manifest",
+    "make_postgresql_database",
     "make_store",
     "make_target",
     "make_tool_project",
@@ -59,7 +60,8 @@ def make_deferred_manifest(
     if settings.ready_when is not None:
         return settings.ready_when
     if settings.source != "sql":
-        return make_manifest(settings, environ)
+        tool_digest = _read_tool_digest(settings, environ)
+        return DeferredManifest(tool_digest, lambda: make_manifest(settings, environ))
     digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
     if digest in (None, EMPTY_DIGEST):
         return make_manifest(settings, environ)
@@ -69,7 +71,9 @@ def make_deferred_manifest(
 def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     """Read the migrations; a relative directory is relative to the function's code."""
     if settings.source != "sql":
-        return _make_revision_manifest(settings, environ)
+        from lambda_migrate.migrations.revisions import RevisionManifest
+
+        return RevisionManifest(_read_tool_digest(settings, environ), settings.source)
     from lambda_migrate.migrations.source import read_manifest
 
     return read_manifest(
@@ -79,15 +83,13 @@ def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     )
 
 
-def _make_revision_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
+def _read_tool_digest(settings: Settings, environ: Mapping[str, str]) -> str:
     """Read the digest of another tool's files, without that tool."""
     from importlib import import_module
 
-    from lambda_migrate.migrations.revisions import RevisionManifest
-
     files = import_module(f"lambda_migrate.sources.{settings.source}_files")
-    digest = files.read_digest(_code_root(environ), settings.tool_options)
-    return RevisionManifest(digest, settings.source)
+    digest: str = files.read_digest(_code_root(environ), settings.tool_options)
+    return digest
 
 
 def _code_root(environ: Mapping[str, str]) -> str:
@@ -156,33 +158,36 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
 
 
 def make_database(settings: Settings) -> Database:
-    """Create the database of the settings."""
-    project = None if settings.source == "sql" else make_tool_project(settings)
+    """Create the database of the settings, or of the tool that migrates it."""
+    if settings.source == "sql":
+        return make_postgresql_database(settings)
+    from lambda_migrate.sources.database import ToolDatabase
+
+    return ToolDatabase(make_postgresql_database(settings), make_tool_project(settings))
+
+
+def make_tool_project(settings: Settings) -> ToolProject:
+    """The project of the tool that `Settings.source` names."""
+    from lambda_migrate.sources.database import ToolProject
+
+    scope = f"django:{settings.django_database}" if settings.source == "django" else "alembic"
+    return ToolProject(settings.source, _code_root(os.environ), settings.tool_options, scope)
+
+
+def make_postgresql_database(settings: Settings) -> PostgreSQLDatabase:
+    """Create the database of the settings, without the tool that migrates it."""
     fingerprint = settings.require_configured(database=True).address_fingerprint
     if settings.ready_when is not None:
         # The item may be shared with functions whose database lambda-migrate migrates.
         fingerprint += "#ready_when"
-    database = PostgreSQLDatabase(
+    return PostgreSQLDatabase(
         fingerprint=fingerprint,
         connect=make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
         placeholders=settings.placeholders,
-        mirror_scope="" if project is None else project.scope,
+        mirror_scope="" if settings.source == "sql" else make_tool_project(settings).scope,
     )
-    if project is None:
-        return database
-    from lambda_migrate.sources.session import ToolDatabase
-
-    return ToolDatabase(database, project)
-
-
-def make_tool_project(settings: Settings) -> ToolProject:
-    """The project of the tool that `Settings.source` names."""
-    from lambda_migrate.sources.session import ToolProject
-
-    scope = f"django:{settings.django_database}" if settings.source == "django" else "alembic"
-    return ToolProject(settings.source, _code_root(os.environ), settings.tool_options, scope)
 
 
 def make_connect(settings: Settings) -> Callable[[str, float], Connection]:

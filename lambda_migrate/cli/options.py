@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,7 @@ from lambda_migrate.commands.result import (
     EXIT_USAGE_ERROR,
 )
 from lambda_migrate.errors import escape_text
-from lambda_migrate.migrations.version import DottedVersion, parse_version_or_name
+from lambda_migrate.migrations.version import DottedVersion, parse_command_version
 from lambda_migrate.settings import describe_settings
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Param
 
 def _parse_version(text: str) -> Version:
     try:
-        return parse_version_or_name(text)
+        return parse_command_version(text, os.environ)
     except ValueError as error:
         raise typer.BadParameter(f"{escape_text(text)!r} is {error}") from None
 

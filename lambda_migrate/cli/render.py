@@ -433,6 +433,8 @@ def _render_statement(statement: str) -> RenderableType:
 
 
 def _describe_script(step: Mapping[str, Any]) -> str:
+    if step["transactional"] is None:  # another tool's: only that tool reads the file
+        return str(step["path"])
     where = "in a transaction" if step["transactional"] else "outside a transaction"
     isolation = step.get("isolation", "read-committed")
     if isolation != "read-committed":

@@ -152,8 +152,14 @@ class CommandContext:
             "database": self.target.database.fingerprint,
             "environment": settings.environment,
             "schema": settings.schema,
-            "directory": "" if settings.ready_when is not None else settings.directory,
+            "directory": self._describe_source(),
         }
+
+    def _describe_source(self) -> str:
+        """Where the migrations are: a directory, or the tool that has them."""
+        if self.settings.source != "sql":
+            return self.settings.source
+        return "" if self.settings.ready_when is not None else self.settings.directory
 
     def _warn_without_table(self) -> None:
         address = self.settings.address

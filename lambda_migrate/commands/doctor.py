@@ -122,6 +122,8 @@ class _Doctor:
         if self._settings.ready_when is not None:
             return Finding("files", "ok", f"none needed: waits for {self._settings.ready_when}")
         manifest = self._context.manifest
+        if self._settings.source != "sql":
+            return Finding("files", "ok", f"{self._settings.source}, digest {manifest.digest[:12]}")
         files = [*manifest, *manifest.repeatables]
         if not files:
             return Finding("files", "ok", f"{self._settings.directory}: none, as allow_empty says")
@@ -195,15 +197,13 @@ class _Doctor:
 
     def _check_database(self) -> Iterator[Finding]:
         from lambda_migrate.postgresql.connection_check import check_connection
-        from lambda_migrate.postgresql.database import PostgreSQLDatabase
-        from lambda_migrate.wiring import make_database
+        from lambda_migrate.wiring import make_postgresql_database
 
         if not (self._settings.database_url or self._settings.database_secret):
             for check in _DATABASE_CHECKS:
                 yield Finding(check, "skipped", "no database is set")
             return
-        database = make_database(self._settings)
-        assert isinstance(database, PostgreSQLDatabase)  # noqa: S101 - as `make_database` makes it
+        database = make_postgresql_database(self._settings)
         reports: list[ConnectionReport] = []
 
         def connect() -> Finding:
@@ -317,7 +317,8 @@ class _Doctor:
             tool for tool in database.read_tool_histories(self._context.deadline) if tool.is_in_use
         ]
         name = self._settings.schema
-        if tools and not self._settings.ignore_other_history:
+        is_sql = self._settings.source == "sql"
+        if tools and is_sql and not self._settings.ignore_other_history:
             tool = tools[0]
             return Finding(
                 "schema",

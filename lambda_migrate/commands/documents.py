@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.status_entries import StatusEntry, build_entries, count_states
 from lambda_migrate.lease.record import split_digests
+from lambda_migrate.migrations.revisions import RevisionManifest
+from lambda_migrate.migrations.version import RevisionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +75,7 @@ def build_status_document(
     return {
         **location,
         "digest": manifest.digest,
-        "files": len(manifest) + len(manifest.repeatables),
+        "files": _count_files(status, manifest),
         "is_current": status.plan.is_current,
         "is_marked_ready": status.is_marked_ready if has_table else None,
         "counts": {state.replace(" ", "_"): n for state, n in count_states(entries).items()},
@@ -83,6 +85,13 @@ def build_status_document(
         "divergences": [_build_divergence(each) for each in status.plan.divergences],
         "lease": build_lease_document(status.lease) if has_table else None,
     }
+
+
+def _count_files(status: SchemaStatus, manifest: Manifest) -> int:
+    """The migrations of the code; another tool's are known from what it said."""
+    if isinstance(manifest, RevisionManifest):
+        return len(status.plan.applied) + len(status.plan.pending)
+    return len(manifest) + len(manifest.repeatables)
 
 
 def build_version(version: Version) -> int | str:
@@ -244,7 +253,9 @@ def _build_migration(migration: PlannedMigration) -> dict[str, Any]:
         "version": build_version(migration.version),
         "name": migration.name,
         "path": migration.path,
-        "transactional": migration.transactional,
+        "transactional": None
+        if isinstance(migration.version, RevisionVersion)
+        else migration.transactional,
         "isolation": migration.isolation,
         "has_down_script": migration.has_down_script,
         "hooks": list(migration.hooks),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.errors import ConfigurationError, escape_text
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.version import DottedVersion, parse_version_or_name
+from lambda_migrate.migrations.version import DottedVersion, parse_command_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -125,7 +126,7 @@ class CommandRequest:
         names = {each.name: each.parameter_name for each in self.command.options}
         versions = {each.name for each in self.command.options if each.type is DottedVersion}
         return {
-            names[key]: parse_version_or_name(str(value)) if key in versions else value
+            names[key]: parse_command_version(str(value), os.environ) if key in versions else value
             for key, value in self.options.items()
         }
 
@@ -188,7 +189,7 @@ def _is_version(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return False
     try:
-        parse_version_or_name(str(value))
+        parse_command_version(str(value), os.environ)
     except ValueError:
         return False
     return True

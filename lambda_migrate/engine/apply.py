@@ -30,6 +30,7 @@ from lambda_migrate.migrations.baseline import require_no_tool_history
 from lambda_migrate.migrations.history import RowState, is_versioned
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.version import RepeatableVersion
+from lambda_migrate.postgresql.ports import ToolCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -161,7 +162,8 @@ class _ApplyLoop:
         history = self._fenced_session.read_history()
         plan = make_plan_for(self._lease_session, history, self._manifest)
         if plan.needs_description:
-            history = self._fenced_session.describe()
+            command = ToolCommand(to=self._manifest.last_revision)
+            history = self._fenced_session.describe(command=command)
             plan = make_plan_for(self._lease_session, history, self._manifest)
         require_no_divergence(plan)
         return plan, history

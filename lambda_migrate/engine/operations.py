@@ -21,7 +21,11 @@ from lambda_migrate.engine.apply import (
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
 from lambda_migrate.engine.flag_gate import check_flags
 from lambda_migrate.engine.holder import LeaseSession
-from lambda_migrate.engine.revision_rollback import plan_revision_rollback, roll_back_revisions
+from lambda_migrate.engine.revisions import (
+    plan_revision_rollback,
+    roll_back_revisions,
+    run_revision_dry_run,
+)
 from lambda_migrate.engine.rollback import roll_back
 from lambda_migrate.engine.status import (
     SchemaStatus,
@@ -50,6 +54,7 @@ from lambda_migrate.migrations.rollback import (
     require_placeholder_values,
 )
 from lambda_migrate.migrations.version import RepeatableVersion
+from lambda_migrate.postgresql.ports import ToolCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -211,7 +216,6 @@ class Operations:
             NotReady: A feature flag blocks all migrations. A flag that only holds versions back
                 does not prevent a dry run.
         """
-        require_sql_files(self.manifest, "`plan --dry-run`", "run `up` on a copy of the database")
         manifest = self._manifest_up_to(to)
         inspection = self.target.database.inspect(deadline)
         plan = self._plan_from_inspection(
@@ -225,6 +229,8 @@ class Operations:
         stamped = inspection.fence.environment if inspection.fence is not None else ""
         if not confirm(DryRunPlan(plan, manifest, stamped or self.target.environment)):
             return None
+        if isinstance(manifest, RevisionManifest):
+            return self._run_revision_dry_run(deadline, manifest, plan)
         lease_session = LeaseSession(self.target, self._acquire_lease(), deadline)
         try:
             with lease_session.open_dry_run() as dry_run:
@@ -233,6 +239,14 @@ class Operations:
                 return run_dry_run(lease_session, dry_run, plan)
         finally:
             lease_session.release()
+
+    def _run_revision_dry_run(
+        self, deadline: Deadline, manifest: RevisionManifest, plan: Plan
+    ) -> DryRunResult:
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            result = run_revision_dry_run(lease_session, fenced_session, manifest, plan)
+        lease_session.release()
+        return result
 
     def verify(self, deadline: Deadline, *, resync: bool = False) -> Verification:
         """Compare files, history and item.
@@ -336,11 +350,13 @@ class Operations:
         """
         require_one_choice(to=to, steps=steps, only=only)
         if isinstance(self.manifest, RevisionManifest):
-            if steps is None:
+            if only is not None:
                 raise ConfigurationError(
-                    f"{self.manifest.tool} rolls back the last revisions: write `down --steps N`"
+                    f"{self.manifest.tool} rolls back the newest revisions: write `down --steps N` "
+                    "or `down --to REVISION`"
                 )
-            return self._roll_back_revisions(deadline, steps=steps, confirm=confirm)
+            command = ToolCommand("down", "" if to is None else str(to), steps)
+            return self._roll_back_revisions(deadline, command, confirm=confirm)
         history = self.target.database.read_history(deadline)
         try:
             rows = choose_rollback(history, to=to, steps=steps, only=only)
@@ -361,14 +377,18 @@ class Operations:
             return roll_back(lease_session, fenced_session, rows)
 
     def _roll_back_revisions(
-        self, deadline: Deadline, *, steps: int, confirm: Callable[[RollbackPlan], bool]
+        self,
+        deadline: Deadline,
+        command: ToolCommand,
+        *,
+        confirm: Callable[[RollbackPlan], bool],
     ) -> tuple[str, ...]:
         """`down` with another tool, which chooses the revisions and has their scripts."""
-        rows = plan_revision_rollback(self.target, deadline, steps=steps)
+        rows = plan_revision_rollback(self.target, deadline, command)
         if not rows or not confirm(RollbackPlan(rows, Plan())):
             return ()
         with self._open_database(deadline) as (lease_session, fenced_session):
-            if not roll_back_revisions(lease_session, fenced_session, rows, steps=steps):
+            if not roll_back_revisions(lease_session, fenced_session, rows, command):
                 raise LeaseHeld(_HISTORY_CHANGED)
         return tuple(row.name for row in rows)
 
@@ -561,7 +581,8 @@ class Operations:
         Raises:
             ConfigurationError: There is no such row, or no such file; or see `require_in_doubt`.
         """
-        require_sql_files(self.manifest, "`repair`", "correct its version table with the tool")
+        if isinstance(self.manifest, RevisionManifest):
+            return self._resolve_revision(str(version), deadline, declared_state=declared_state)
         if declared_state not in _REPAIR_STATES:
             raise ConfigurationError(
                 f"{declared_state!r} is not an outcome of version {version}: write one of "
@@ -591,6 +612,18 @@ class Operations:
                 manifest_digest=self.manifest.digest,
                 digests_before_migration=before,
             )
+        return name
+
+    def _resolve_revision(
+        self, revision_id: str, deadline: Deadline, *, declared_state: str
+    ) -> str:
+        """`repair` of another tool's revision: its version table decides what is applied."""
+        if declared_state == "edited":
+            require_sql_files(self.manifest, "`repair --as edited`", "write a new migration")
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            is_applied = declared_state == "applied"
+            name = fenced_session.resolve_revision(revision_id, is_applied=is_applied)
+            record_completion(lease_session, fenced_session, fenced_session.read_history())
         return name
 
     def _delete_row(
@@ -719,13 +752,11 @@ class Operations:
 
     def _require_file(self, version: Version | None) -> None:
         self._require_migrations()
-        if version is not None:
-            require_sql_files(self.manifest, "a version", "leave it out")
         if isinstance(version, RepeatableVersion):
             raise ConfigurationError(
                 f"{version} is repeatable and has no version: name a versioned migration"
             )
-        if version is not None:
+        if version is not None and not isinstance(self.manifest, RevisionManifest):
             self._find_migration(version)
 
     def _manifest_up_to(self, version: Version | None) -> Manifest:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 from lambda_migrate.lease.record import join_digests, split_digests
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
-from lambda_migrate.postgresql.ports import is_behind_last_completion
+from lambda_migrate.postgresql.ports import ToolCommand, is_behind_last_completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +89,8 @@ def make_described_plan(
     out_of_order = target.policy.allow_out_of_order
     plan = manifest.make_plan(history, allow_out_of_order=out_of_order)
     if plan.needs_description:
-        history = target.database.describe(history, deadline)
+        command = ToolCommand(to=manifest.last_revision)
+        history = target.database.describe(history, deadline, command=command)
         plan = manifest.make_plan(history, allow_out_of_order=out_of_order)
     return plan, history
 

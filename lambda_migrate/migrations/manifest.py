@@ -82,6 +82,9 @@ class Manifest:
         chain = self.digests[-1] if self.digests else EMPTY_DIGEST
         return add_repeatables(chain, self.repeatables_checksum)
 
+    last_revision = ""
+    """Up to which revision of another tool; "" for all, and for SQL files."""
+
     @property
     def version(self) -> Version:
         """The highest version, or -1 without migrations."""

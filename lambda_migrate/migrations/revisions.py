@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, overload
 
-from lambda_migrate.migrations.digest import EMPTY_DIGEST
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
 from lambda_migrate.migrations.history import HistoryRow, RowState
 from lambda_migrate.migrations.manifest import Manifest
 from lambda_migrate.migrations.migration import Migration, Script
 from lambda_migrate.migrations.plan import Divergence, Plan
-from lambda_migrate.migrations.version import DottedVersion
+from lambda_migrate.migrations.version import RevisionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,43 +33,8 @@ __all__ = [
     "Revision",
     "RevisionHistory",
     "RevisionManifest",
-    "RevisionVersion",
     "SatisfiedDigest",
 ]
-
-
-class RevisionVersion(DottedVersion):
-    """A revision's id, where SQL migrations have a version: it follows every number.
-
-    Attributes:
-        position: Its place in the order of its code, which orders ids.
-    """
-
-    __slots__ = ("position",)
-
-    position: int
-
-    def __new__(cls, revision_id: str, position: int = 0) -> RevisionVersion:
-        """Create it from the id and its place."""
-        version = super().__new__(cls, revision_id)
-        version.position = position
-        return version
-
-    @property
-    def _key(self) -> tuple[int, str]:
-        return (self.position, str(self))
-
-    def __lt__(self, other: object, /) -> bool:
-        return isinstance(other, RevisionVersion) and self._key < other._key
-
-    def __le__(self, other: object, /) -> bool:
-        return isinstance(other, RevisionVersion) and self._key <= other._key
-
-    def __gt__(self, other: object, /) -> bool:
-        return not isinstance(other, RevisionVersion) or self._key > other._key
-
-    def __ge__(self, other: object, /) -> bool:
-        return not isinstance(other, RevisionVersion) or self._key >= other._key
 
 
 class Revision(NamedTuple):
@@ -119,6 +84,10 @@ class SatisfiedDigest(NamedTuple):
     digest: str
     heads: Sequence[str]
     version_table: tuple[str, str]
+
+
+_LAST_POSITION = 2**31
+"""Of a revision that neither the mirror nor the description has."""
 
 
 class MirrorRow(NamedTuple):
@@ -186,7 +155,7 @@ class RevisionHistory(Sequence[HistoryRow]):
         """The row of an applied revision; the version table decides that it is applied."""
         mirrored = self.mirror.get(revision_id)
         if mirrored is None:
-            version = RevisionVersion(revision_id, positions.get(revision_id, 0))
+            version = RevisionVersion(revision_id, positions.get(revision_id, _LAST_POSITION))
             name = names.get(revision_id) or revision_id
             return HistoryRow(version, name, checksum="", digest="", baseline=True)
         row = mirrored.row
@@ -246,7 +215,11 @@ class RevisionHistory(Sequence[HistoryRow]):
     def satisfied_digests(self) -> tuple[str, ...]:
         """The manifests of the mirror that the database satisfies, the shortest first."""
         needed = {each.digest: self.find_ancestors(each.heads) for each in self.satisfied}
-        digests = [digest for digest, ids in needed.items() if ids <= self.applied]
+        digests = [
+            digest
+            for digest, ids in needed.items()
+            if ids <= self.applied and all(map(self.is_known, ids))
+        ]
         return (EMPTY_DIGEST, *sorted(digests, key=lambda digest: len(needed[digest])))
 
     def without(self, ids: AbstractSet[str]) -> RevisionHistory:
@@ -267,14 +240,16 @@ class RevisionManifest(Manifest):
     Args:
         digest: Of the files.
         tool: ``alembic`` or ``django``.
+        last_revision: Up to which revision; "" for what the settings name.
     """
 
-    __slots__ = ("_digest", "tool")
+    __slots__ = ("_digest", "last_revision", "tool")
 
-    def __init__(self, digest: str, tool: str) -> None:
+    def __init__(self, digest: str, tool: str, last_revision: str = "") -> None:
         super().__init__()
         self._digest = digest
         self.tool = tool
+        self.last_revision = last_revision
 
     @property
     def digest(self) -> str:
@@ -290,9 +265,12 @@ class RevisionManifest(Manifest):
         """The digest."""
         return self._digest
 
-    def up_to(self, version: Version) -> Manifest:  # noqa: ARG002 - see `version`
-        """No revision is below a number."""
-        return Manifest()
+    def up_to(self, version: Version) -> Manifest:
+        """The part that ends with a revision; no revision is below a number."""
+        if not isinstance(version, RevisionVersion):
+            return Manifest()
+        digest = chain_digest(self._digest, version, "")
+        return RevisionManifest(digest, self.tool, last_revision=str(version))
 
     def find_faults(self, pending: Sequence[Migration], placeholders: object) -> list[str]:  # noqa: ARG002
         """The tool checks its own files."""
@@ -308,16 +286,18 @@ class RevisionManifest(Manifest):
         if not isinstance(history, RevisionHistory):
             history = RevisionHistory()
         description = history.description
-        heads = history.find_heads(self._digest) if description is None else description.heads
+        if description is None:
+            heads = history.find_heads(self._digest)
+        elif self.last_revision:  # a part, whose end may be relative: "+1"
+            heads = [step.id for step in description.steps]
+        else:
+            heads = description.heads
         if heads is None:
             return Plan(applied=tuple(history), needs_description=True)
         needed = history.find_ancestors(heads)
         missing = needed - history.applied
-        unknown = [
-            each
-            for each in sorted(history.current_ids or ())
-            if not history.lists_every_revision and not history.is_known(each)
-        ]
+        current = frozenset[str]() if history.lists_every_revision else history.current_ids
+        unknown = [each for each in sorted(current or ()) if not history.is_known(each)]
         if description is None:
             pending: tuple[Migration, ...] = ()
             code = needed
@@ -331,7 +311,8 @@ class RevisionManifest(Manifest):
             ahead=tuple(row for row in rows if str(row.version) not in code),
             in_doubt=tuple(row for row in rows if row.is_in_doubt),
             divergences=tuple(map(_make_unknown_divergence, unknown)) if description else (),
-            needs_description=description is None and bool(missing or unknown),
+            needs_description=description is None
+            and bool(missing or unknown or not all(map(history.is_known, needed))),
         )
 
 

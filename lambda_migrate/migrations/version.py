@@ -17,12 +17,16 @@ from lambda_migrate.migrations.digest import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Self
 
 __all__ = [
     "DottedVersion",
     "RepeatableVersion",
+    "RevisionVersion",
     "Version",
+    "parse_command_version",
     "parse_history_version",
     "parse_version",
     "parse_version_or_name",
@@ -96,6 +100,57 @@ def parse_version_or_name(text: str) -> Version:
         ValueError: It is neither.
     """
     return RepeatableVersion(text) if is_repeatable_name(text) else parse_version(text)
+
+
+class RevisionVersion(DottedVersion):
+    """The id of another tool's revision, where SQL migrations have a version.
+
+    It follows every number. `parse_command_version` and `revisions` make them.
+
+    Attributes:
+        position: Its place in the order of its code, which orders ids.
+    """
+
+    __slots__ = ("position",)
+
+    position: int
+
+    def __new__(cls, revision_id: str, position: int = 0) -> RevisionVersion:
+        """Create it from the id and its place."""
+        version = super().__new__(cls, revision_id)
+        version.position = position
+        return version
+
+    @property
+    def _key(self) -> tuple[int, str]:
+        return (self.position, str(self))
+
+    def __lt__(self, other: object, /) -> bool:
+        return isinstance(other, RevisionVersion) and self._key < other._key
+
+    def __le__(self, other: object, /) -> bool:
+        return isinstance(other, RevisionVersion) and self._key <= other._key
+
+    def __gt__(self, other: object, /) -> bool:
+        return not isinstance(other, RevisionVersion) or self._key > other._key
+
+    def __ge__(self, other: object, /) -> bool:
+        return not isinstance(other, RevisionVersion) or self._key >= other._key
+
+
+def parse_command_version(text: str, environ: Mapping[str, str]) -> Version:
+    """Parse what a user writes for a migration; with another source than SQL files, a revision.
+
+    Args:
+        text: What was written.
+        environ: The process environment, which names the source.
+
+    Raises:
+        ValueError: It is neither a version nor a repeatable migration's name.
+    """
+    if environ.get("LAMBDA_MIGRATE_SOURCE", "").strip().lower() in ("", "sql"):
+        return parse_version_or_name(text)
+    return RevisionVersion(text)
 
 
 def parse_history_version(text: str) -> Version:

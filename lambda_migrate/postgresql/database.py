@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection
-    from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant
+    from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant, ToolCommand
     from lambda_migrate.postgresql.queries import Queries
     from lambda_migrate.postgresql.session import PostgreSQLSession
 
@@ -110,7 +110,7 @@ class PostgreSQLDatabase:
         history: Sequence[HistoryRow],
         deadline: Deadline,  # noqa: ARG002
         *,
-        rollback_steps: int | None = None,  # noqa: ARG002
+        command: ToolCommand | None = None,  # noqa: ARG002
     ) -> Sequence[HistoryRow]:
         """See `Database.describe`; this library knows its own files."""
         return history

@@ -14,11 +14,12 @@ from lambda_migrate.migrations.history import HistoryRow, RowState
 from lambda_migrate.migrations.revisions import (
     MirrorRow,
     RevisionHistory,
-    RevisionVersion,
     SatisfiedDigest,
 )
+from lambda_migrate.migrations.version import RevisionVersion
 from lambda_migrate.postgresql.mirror_queries import MirrorQueries
 from lambda_migrate.postgresql.session import PostgreSQLSession
+from lambda_migrate.postgresql.sql_fragments import application_name
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
@@ -95,7 +96,10 @@ class RevisionSession(PostgreSQLSession):
         super().__init__(connection, deadline)
         self.version_table: tuple[str, str] | None = None
         """The tool's table, once the tool has named it."""
-        self._mirror = MirrorQueries(connection.queries.schema, scope)
+        grant, schema = connection.grant, connection.queries.schema
+        self.application_name = application_name(grant.target, grant.fence, schema)
+        """Of every connection of this holder."""
+        self._mirror = MirrorQueries(schema, scope)
 
     def read_history(self) -> RevisionHistory:
         """Read the mirror and the version table; connects again if necessary."""
@@ -113,6 +117,10 @@ class RevisionSession(PostgreSQLSession):
         statements = list(self._mirror.record_satisfied(manifest.digest, history))
         if statements:
             self._write("; ".join(statements))
+
+    def delete_revision(self, revision_id: str) -> None:
+        """Delete what the mirror has about an interrupted revision."""
+        self._write(self._mirror.delete_revision(revision_id))
 
     def disconnect(self) -> None:
         """Close the connection while the tool runs; the next call connects again."""

@@ -70,11 +70,18 @@ class MirrorQueries:
             f" FROM {quote_identifier(schema)}.{quote_identifier(table)}"
         )
 
+    def delete_revision(self, revision_id: str) -> str:
+        """Delete a revision's row, and those of its further connections (``ID #2``)."""
+        return (
+            f"DELETE FROM {self._revision} WHERE {self._in_scope}"
+            f" AND split_part(id, ' #', 1) = {quote_literal(revision_id)}"
+        )
+
     def record_satisfied(self, digest: str, history: RevisionHistory) -> Iterator[str]:
         """Statements that store the ancestry of the code, and that its digest is satisfied.
 
-        Rows of revisions that are neither applied nor in doubt are removed: the tool itself was
-        used to roll them back.
+        Rows of revisions that the tool itself rolled back are removed, and those of further
+        connections of revisions that are applied now.
         """
         description = history.description
         if description is None:
@@ -82,8 +89,9 @@ class MirrorQueries:
         yield from self._upsert_ancestry(history)
         applied = quote_text_array(sorted(history.applied))
         yield (
-            f"DELETE FROM {self._revision} WHERE {self._in_scope} AND state {EQUALS} 'applied'"
-            f" AND id OPERATOR(pg_catalog.<>) ALL ({applied})"
+            f"DELETE FROM {self._revision} WHERE {self._in_scope} AND CASE state"
+            f" WHEN 'applied' THEN id <> ALL ({applied})"
+            f" ELSE split_part(id, ' #', 1) = ANY ({applied}) END"
         )
         values = ", ".join(
             (

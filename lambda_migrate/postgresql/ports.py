@@ -31,6 +31,7 @@ __all__ = [
     "LeaseGrant",
     "Notice",
     "StaleFencingToken",
+    "ToolCommand",
     "is_behind_last_completion",
     "require_environment",
 ]
@@ -128,6 +129,20 @@ def is_behind_last_completion(
     return row.token < token or (row.token == token and row.owner != owner)
 
 
+class ToolCommand(NamedTuple):
+    """What another tool is to do.
+
+    Attributes:
+        name: ``up``, ``down``, or ``dry-run``, which is rolled back.
+        to: The last revision to apply, or the one to roll back to; "" for all.
+        steps: How many revisions to roll back; None if ``to`` says it.
+    """
+
+    name: str = "up"
+    to: str = ""
+    steps: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseInspection:
     """The state of a database, read through one short connection.
@@ -219,10 +234,13 @@ class FencedSession(DatabaseSession, Protocol):
     def read_history(self) -> Sequence[HistoryRow]:
         """Read every row, in the order of versions."""
 
-    def describe(self, *, rollback_steps: int | None = None) -> Sequence[HistoryRow]:
+    def describe(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:
         """The history read last, with what another tool says about the code; see `revisions`.
 
-        That tool then waits to run its steps: see `apply`, or with ``rollback_steps`` `roll_back`.
+        That tool then waits to run its steps: see `apply` and `roll_back`.
+
+        Args:
+            command: What it is to do; None: everything that is pending.
         """
 
     def record_manifest(self, manifest: Manifest) -> None:
@@ -287,6 +305,13 @@ class FencedSession(DatabaseSession, Protocol):
 
     def delete_rows(self, versions: Sequence[Version]) -> None:
         """Delete history rows without running anything; their migrations are pending again."""
+
+    def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:
+        """Settle a revision of another tool that was interrupted; returns its name.
+
+        Raises:
+            ConfigurationError: It is not in doubt, or the tool's own table says otherwise.
+        """
 
     def keep_tool_history(self, kept: KeptHistory | None) -> None:
         """From now on write another tool's history table in the transaction of each row here.
@@ -371,7 +396,7 @@ class Database(Protocol):
         history: Sequence[HistoryRow],
         deadline: Deadline,
         *,
-        rollback_steps: int | None = None,
+        command: ToolCommand | None = None,
     ) -> Sequence[HistoryRow]:
         """``history``, with what another tool says about the code; see `revisions`.
 
@@ -380,7 +405,7 @@ class Database(Protocol):
         Args:
             history: As inspected.
             deadline: Overall.
-            rollback_steps: Plan the rollback of that many revisions instead.
+            command: What to plan; None: everything that is pending.
         """
 
     def take_over(

@@ -14,7 +14,7 @@ from lambda_migrate.postgresql.non_transactional import (
     resolve_in_doubt,
     roll_back_non_transactional,
 )
-from lambda_migrate.postgresql.ports import DatabaseSession, Notice
+from lambda_migrate.postgresql.ports import DatabaseSession, Notice, ToolCommand
 from lambda_migrate.postgresql.queries import ScriptProgress, parse_down_script
 from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
@@ -79,7 +79,7 @@ class PostgreSQLSession(DatabaseSession):
         found: list[ToolHistory] = self._run_bookkeeping(lambda: read_tool_histories(run))
         return found
 
-    def describe(self, *, rollback_steps: int | None = None) -> Sequence[HistoryRow]:  # noqa: ARG002
+    def describe(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:  # noqa: ARG002
         """See `FencedSession.describe`; this library knows its own files."""
         return self.read_history()
 
@@ -158,6 +158,10 @@ class PostgreSQLSession(DatabaseSession):
             self._known_rows.pop(version, None)
         if versions:
             self._write(self._connection.queries.delete_rows(versions))
+
+    def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:  # noqa: ARG002
+        """See `FencedSession.resolve_revision`; there are none."""
+        raise ConfigurationError(f"{revision_id} is no revision of another tool")
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """See `FencedSession.mark_repeatables_stale`."""

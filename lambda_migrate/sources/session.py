@@ -1,11 +1,11 @@
-"""A database that another tool migrates: the port to PostgreSQL, with steps run by a child."""
+"""A holder's session on a database that another tool migrates, with steps run by a child."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -19,11 +19,9 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.migrations.revisions import CodeDescription, Revision, RevisionHistory
 from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline_cause
-from lambda_migrate.postgresql.ports import DatabaseSession, Notice
-from lambda_migrate.postgresql.sql_fragments import application_name
+from lambda_migrate.postgresql.ports import DatabaseSession, Notice, ToolCommand
 from lambda_migrate.postgresql.transactional import RETRYABLE_SQLSTATES
 from lambda_migrate.sources.process import ChildEnded, ChildProcess, ChildTimeout
-from lambda_migrate.sources.protocol import ChildRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,14 +29,13 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration
     from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
-    from lambda_migrate.migrations.ready_when import Requirement
-    from lambda_migrate.migrations.requirement_check import ToolInspection
     from lambda_migrate.migrations.version import Version
-    from lambda_migrate.postgresql.database import PostgreSQLDatabase
     from lambda_migrate.postgresql.mirror import RevisionSession
-    from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant
+    from lambda_migrate.postgresql.ports import LeaseGrant
+    from lambda_migrate.sources.database import ToolDatabase
+    from lambda_migrate.sources.protocol import ChildRequest
 
-__all__ = ["ToolDatabase", "ToolProject", "ToolSession"]
+__all__ = ["ToolSession", "read_description", "read_modules"]
 
 _MIN_START_SECONDS = 3.0
 """With less time left no child is started: importing a tool and its application takes 1 to 14 s."""
@@ -48,168 +45,6 @@ _CANCEL_TOLERANCE_SECONDS = 0.5
 which the child sets from the deadline."""
 
 _QUERY_CANCELED = "57014"
-
-
-@dataclass(frozen=True, slots=True)
-class ToolProject:
-    """A tool with its project.
-
-    Attributes:
-        tool: ``alembic`` or ``django``.
-        root: The folder of the code.
-        options: The settings of the tool, by name.
-        scope: See `MirrorQueries`.
-    """
-
-    tool: str
-    root: str
-    options: Mapping[str, Any]
-    scope: str
-
-    def read_modules(self, deadline: Deadline) -> dict[str, str]:
-        """The module of migrations of each app, from Django itself; no database is needed.
-
-        Raises:
-            ConfigurationError: The project cannot be loaded.
-        """
-        request = ChildRequest(
-            self.tool,
-            "manifest",
-            self.root,
-            self.options,
-            self.scope,
-            schema="",
-            deadline_seconds=deadline.remaining(),
-        )
-        child = _ToolProcess(request)
-        try:
-            return child.read_modules(deadline)
-        finally:
-            child.stop()
-
-
-class ToolDatabase:
-    """`Database` whose migrations another tool applies.
-
-    Args:
-        database: The database, with a mirror.
-        project: The tool.
-    """
-
-    def __init__(self, database: PostgreSQLDatabase, project: ToolProject) -> None:
-        self._database = database
-        self._project = project
-
-    @property
-    def fingerprint(self) -> str:
-        """See `Database.fingerprint`."""
-        return self._database.fingerprint
-
-    @property
-    def placeholders(self) -> Mapping[str, str]:
-        """See `Database.placeholders`; only SQL files have some."""
-        return {}
-
-    def inspect(self, deadline: Deadline) -> DatabaseInspection:
-        """See `Database.inspect`."""
-        return self._database.inspect(deadline)
-
-    def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
-        """See `Database.read_history`."""
-        return self.inspect(deadline).history
-
-    def describe(
-        self,
-        history: Sequence[HistoryRow],
-        deadline: Deadline,
-        *,
-        rollback_steps: int | None = None,
-    ) -> RevisionHistory:
-        """See `Database.describe`."""
-        command = "describe" if rollback_steps is None else "describe-down"
-        child = _ToolProcess(self._make_request(command, deadline, steps=rollback_steps))
-        try:
-            description = child.read_description(deadline)
-        finally:
-            child.stop()
-        known = history if isinstance(history, RevisionHistory) else self._empty_history()
-        return known.with_description(description)
-
-    def _empty_history(self) -> RevisionHistory:
-        return RevisionHistory(lists_every_revision=self._project.tool == "django")
-
-    def _make_request(self, command: str, deadline: Deadline, **fields: Any) -> ChildRequest:
-        schema = self._database.schema
-        return ChildRequest(
-            **{
-                "tool": self._project.tool,
-                "command": command,
-                "root": self._project.root,
-                "options": self._project.options,
-                "scope": self._project.scope,
-                "schema": schema,
-                "application_name": "lambda-migrate status",
-                "deadline_seconds": deadline.remaining(),
-                "lock_timeout_ms": round(self._database.lock_timeout_seconds * 1000),
-                **fields,
-            }
-        )
-
-    def take_over(
-        self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
-    ) -> ToolSession:
-        """See `Database.take_over`."""
-        session = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
-        return ToolSession(
-            cast("RevisionSession", session),
-            self,
-            grant,
-            deadline,
-            keeps_connection=not terminate_holders,
-        )
-
-    def make_run_request(
-        self,
-        command: str,
-        grant: LeaseGrant,
-        deadline: Deadline,
-        *,
-        identity: str,
-        **fields: Any,
-    ) -> ChildRequest:
-        """The request of a command that changes the database under ``grant``."""
-        return self._make_request(
-            command,
-            deadline,
-            target=grant.target,
-            fence=grant.fence,
-            owner=grant.owner,
-            request_id=grant.request_id,
-            identity=identity,
-            application_name=application_name(grant.target, grant.fence, self._database.schema),
-            **fields,
-        )
-
-    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> NoReturn:  # noqa: ARG002
-        """See `Database.begin_dry_run`.
-
-        Raises:
-            ConfigurationError: The tool's migrations cannot be measured and rolled back as one.
-        """
-        raise ConfigurationError(
-            f"`plan --dry-run` runs SQL files only: {self._project.tool} decides about its own "
-            "transactions. Run `up` on a copy of the database instead"
-        )
-
-    def inspect_requirements(
-        self, requirements: Sequence[Requirement], deadline: Deadline
-    ) -> ToolInspection:
-        """See `Database.inspect_requirements`."""
-        return self._database.inspect_requirements(requirements, deadline)
-
-    def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:  # noqa: ARG002
-        """See `Database.read_tool_histories`; the tool's own table is the authority here."""
-        return []
 
 
 class _ToolProcess:
@@ -326,6 +161,24 @@ class _ToolProcess:
                 )
 
 
+def read_description(request: ChildRequest, deadline: Deadline) -> CodeDescription:
+    """Let the tool describe the code and the database, and change nothing."""
+    child = _ToolProcess(request)
+    try:
+        return child.read_description(deadline)
+    finally:
+        child.stop()
+
+
+def read_modules(request: ChildRequest, deadline: Deadline) -> dict[str, str]:
+    """The module of migrations of each app, from Django itself."""
+    child = _ToolProcess(request)
+    try:
+        return child.read_modules(deadline)
+    finally:
+        child.stop()
+
+
 def _translate_failure(
     event: Mapping[str, Any], request: ChildRequest, name: str, *, is_late: bool
 ) -> MigrateError:
@@ -399,6 +252,7 @@ class ToolSession(DatabaseSession):
         self._grant = grant
         self._deadline = deadline
         self._keeps_connection = keeps_connection
+        self._command = ToolCommand()
         self._child: _ToolProcess | None = None
         self._history = RevisionHistory()
         self._is_aborted = False
@@ -435,11 +289,12 @@ class ToolSession(DatabaseSession):
             self._history = self._history.with_description(replace(description, applied=applied))
         return self._history
 
-    def describe(self, *, rollback_steps: int | None = None) -> RevisionHistory:
+    def describe(self, *, command: ToolCommand | None = None) -> RevisionHistory:
         """See `FencedSession.describe`; the tool waits before its first step."""
-        return self._start("up" if rollback_steps is None else "down", steps=rollback_steps)
+        self._command = command or ToolCommand()
+        return self._start()
 
-    def _start(self, command: str, *, steps: int | None = None) -> RevisionHistory:
+    def _start(self) -> RevisionHistory:
         if not self._keeps_connection:
             self._session.disconnect()
         started = {
@@ -447,13 +302,19 @@ class ToolSession(DatabaseSession):
             for each, row in self._history.mirror.items()
             if row.row.is_in_doubt
         }
-        request = self._database.make_run_request(
-            command,
-            self._grant,
+        grant = self._grant
+        request = self._database.make_request(
+            self._command.name,
             self._deadline,
+            target=grant.target,
+            fence=grant.fence,
+            owner=grant.owner,
+            request_id=grant.request_id,
             identity=self.identity,
+            application_name=self._session.application_name,
             started=started,
-            steps=steps,
+            to=self._command.to or None,
+            steps=self._command.steps,
         )
         self._child = _ToolProcess(request)
         if self._is_aborted:
@@ -479,10 +340,10 @@ class ToolSession(DatabaseSession):
                 self._session.pause(attempt, deadline)
                 if deadline.remaining() < _MIN_START_SECONDS:
                     raise
-            if revision_id in self._start("up").applied:
+            if revision_id in self._start().applied:
                 milliseconds = 0  # committed, though the tool reported an error after that
                 break
-        self._must_record_environment = True
+        self._must_record_environment = self._command.name != "dry-run"
         return milliseconds
 
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
@@ -526,6 +387,21 @@ class ToolSession(DatabaseSession):
         if self._child is None:
             self._session.record_environment()
             self._must_record_environment = False
+
+    def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:
+        """See `FencedSession.resolve_revision`."""
+        history = self.read_history()
+        mirrored = history.mirror.get(revision_id)
+        if mirrored is None or not mirrored.row.is_in_doubt:
+            raise ConfigurationError(f"{revision_id} is not in doubt: there is nothing to resolve")
+        if (revision_id in history.applied) is not is_applied:
+            listed, advice = ("does not list", "add") if is_applied else ("lists", "remove")
+            raise ConfigurationError(
+                f"the version table of {self._database.tool} {listed} {revision_id}: {advice} it "
+                "with the tool (`alembic stamp`, `manage.py migrate --fake`), then run this again"
+            )
+        self._session.delete_revision(revision_id)
+        return mirrored.row.name
 
     def read_tool_histories(self) -> list[ToolHistory]:
         """See `ToolDatabase.read_tool_histories`."""

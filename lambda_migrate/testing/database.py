@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import (
+    ConfigurationError,
     DatabaseUnavailable,
     LeaseHeld,
     LeaseLost,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
-    from lambda_migrate.postgresql.ports import LeaseGrant
+    from lambda_migrate.postgresql.ports import LeaseGrant, ToolCommand
 
 __all__ = ["InMemoryDatabase", "InMemoryDryRun", "InMemoryLeaseTable", "InMemorySession"]
 
@@ -195,7 +196,7 @@ class InMemoryDatabase:
         history: Sequence[HistoryRow],
         deadline: Deadline,  # noqa: ARG002
         *,
-        rollback_steps: int | None = None,  # noqa: ARG002
+        command: ToolCommand | None = None,  # noqa: ARG002
     ) -> Sequence[HistoryRow]:
         """See `Database.describe`."""
         return history
@@ -307,7 +308,7 @@ class InMemorySession(DatabaseSession):
         with self._require_fence() as database:
             return database._sorted_rows()
 
-    def describe(self, *, rollback_steps: int | None = None) -> list[HistoryRow]:  # noqa: ARG002
+    def describe(self, *, command: ToolCommand | None = None) -> list[HistoryRow]:  # noqa: ARG002
         """See `FencedSession.describe`."""
         return self.read_history()
 
@@ -415,6 +416,10 @@ class InMemorySession(DatabaseSession):
         with self._require_fence(self._deadline) as database:
             for version in versions:
                 database._rows.pop(version, None)
+
+    def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:  # noqa: ARG002
+        """See `FencedSession.resolve_revision`; there are none."""
+        raise ConfigurationError(f"{revision_id} is no revision of another tool")
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """See `FencedSession.mark_repeatables_stale`."""

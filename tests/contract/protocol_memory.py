@@ -23,6 +23,7 @@ from lambda_migrate.postgresql.ports import (
     DryRunSession,
     FencedSession,
     LeaseGrant,
+    ToolCommand,
 )
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
@@ -158,9 +159,9 @@ class SteppedDatabase:
         history: Sequence[HistoryRow],
         deadline: Deadline,
         *,
-        rollback_steps: int | None = None,
+        command: ToolCommand | None = None,
     ) -> Sequence[HistoryRow]:
-        return self._database.describe(history, deadline, rollback_steps=rollback_steps)
+        return self._database.describe(history, deadline, command=command)
 
     def take_over(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
@@ -210,8 +211,11 @@ class SteppedSession(DatabaseSession):
         self._lose(fault)
         return history
 
-    def describe(self, *, rollback_steps: int | None = None) -> Sequence[HistoryRow]:
-        return self._session.describe(rollback_steps=rollback_steps)
+    def describe(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:
+        return self._session.describe(command=command)
+
+    def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:
+        return self._session.resolve_revision(revision_id, is_applied=is_applied)
 
     def record_manifest(self, manifest: Manifest) -> None:
         self._session.record_manifest(manifest)

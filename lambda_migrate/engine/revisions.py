@@ -1,15 +1,22 @@
-"""Rolling back another tool's revisions, which the tool itself chooses and runs."""
+"""Rolling back another tool's revisions, and a dry run of them.
+
+The tool itself chooses and runs them.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import record_completion
+from lambda_migrate.engine.dry_run import FAILED, NOT_REACHED, RAN, DryRunResult, DryRunStep
+from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.events import MigrationRolledBack
 from lambda_migrate.lease.attempt import Progress
 from lambda_migrate.lease.readiness import remove_ready_digests
 from lambda_migrate.migrations.history import HistoryRow
-from lambda_migrate.migrations.revisions import RevisionHistory, RevisionVersion
+from lambda_migrate.migrations.revisions import RevisionHistory
+from lambda_migrate.migrations.version import RevisionVersion
+from lambda_migrate.postgresql.ports import ToolCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,17 +24,19 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.engine.target import Target
+    from lambda_migrate.migrations import Plan
+    from lambda_migrate.migrations.revisions import RevisionManifest
     from lambda_migrate.postgresql.ports import FencedSession
 
-__all__ = ["plan_revision_rollback", "roll_back_revisions"]
+__all__ = ["plan_revision_rollback", "roll_back_revisions", "run_revision_dry_run"]
 
 
 def plan_revision_rollback(
-    target: Target, deadline: Deadline, *, steps: int
+    target: Target, deadline: Deadline, command: ToolCommand
 ) -> tuple[HistoryRow, ...]:
     """The revisions that the tool would roll back, in its order; changes nothing."""
     history = target.database.inspect(deadline).history
-    return _choose_rows(target.database.describe(history, deadline, rollback_steps=steps))
+    return _choose_rows(target.database.describe(history, deadline, command=command))
 
 
 def _choose_rows(history: Sequence[HistoryRow]) -> tuple[HistoryRow, ...]:
@@ -44,8 +53,7 @@ def roll_back_revisions(
     lease_session: LeaseSession,
     fenced_session: FencedSession,
     rows: tuple[HistoryRow, ...],
-    *,
-    steps: int,
+    command: ToolCommand,
 ) -> bool:
     """Roll back ``rows``, and release the lease.
 
@@ -57,7 +65,7 @@ def roll_back_revisions(
     """
     target, deadline = lease_session.target, lease_session.deadline
     fenced_session.read_history()
-    history = fenced_session.describe(rollback_steps=steps)
+    history = fenced_session.describe(command=command)
     chosen = [row.version for row in _choose_rows(history)]
     if not isinstance(history, RevisionHistory) or chosen != [row.version for row in rows]:
         return False
@@ -83,3 +91,45 @@ def roll_back_revisions(
             )
     record_completion(lease_session, fenced_session, fenced_session.read_history())
     return True
+
+
+def run_revision_dry_run(
+    lease_session: LeaseSession,
+    fenced_session: FencedSession,
+    manifest: RevisionManifest,
+    plan: Plan,
+) -> DryRunResult:
+    """Let the tool run what is pending in one transaction, and roll it back.
+
+    Locks and tables are not measured: the connections are the tool's own.
+
+    Raises:
+        ConfigurationError: The tool refuses, because something commits on its own.
+    """
+    began = lease_session.target.clock.monotonic()
+    before = list(fenced_session.read_history())
+    fenced_session.describe(command=ToolCommand("dry-run", manifest.last_revision))
+    steps: list[DryRunStep] = []
+    error: MigrateError | None = None
+    for migration in plan.pending:
+        if error is not None:
+            steps.append(DryRunStep(migration.version, migration.name, NOT_REACHED))
+            continue
+        try:
+            with lease_session.explain_abort(migration.name):
+                milliseconds = fenced_session.apply(
+                    migration, manifest.digest, lease_session.deadline
+                )
+        except MigrationFailed as failed:
+            error = failed
+            steps.append(DryRunStep(migration.version, migration.name, FAILED))
+        else:
+            seconds = milliseconds / 1000
+            steps.append(DryRunStep(migration.version, migration.name, RAN, seconds=seconds))
+    is_unchanged = error is None and list(fenced_session.read_history()) == before
+    return DryRunResult(
+        tuple(steps),
+        error,
+        is_rollback_confirmed=is_unchanged,
+        seconds=lease_session.target.clock.monotonic() - began,
+    )

@@ -1,0 +1,166 @@
+"""A database that another tool migrates: the port to PostgreSQL, whose steps a child runs.
+
+Every cold start of such a function creates one, so this module imports next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.migrations import HistoryRow
+    from lambda_migrate.migrations.baseline import ToolHistory
+    from lambda_migrate.migrations.ready_when import Requirement
+    from lambda_migrate.migrations.requirement_check import ToolInspection
+    from lambda_migrate.migrations.revisions import RevisionHistory
+    from lambda_migrate.postgresql.database import PostgreSQLDatabase
+    from lambda_migrate.postgresql.mirror import RevisionSession
+    from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant, ToolCommand
+    from lambda_migrate.sources.protocol import ChildRequest
+    from lambda_migrate.sources.session import ToolSession
+
+__all__ = ["ToolDatabase", "ToolProject"]
+
+
+class ToolProject(NamedTuple):
+    """A tool with its project.
+
+    Attributes:
+        tool: ``alembic`` or ``django``.
+        root: The folder of the code.
+        options: The settings of the tool, by name.
+        scope: See `MirrorQueries`.
+    """
+
+    tool: str
+    root: str
+    options: Mapping[str, Any]
+    scope: str
+
+    def read_modules(self, deadline: Deadline) -> dict[str, str]:
+        """The module of migrations of each app, from Django itself; no database is needed.
+
+        Raises:
+            ConfigurationError: The project cannot be loaded.
+        """
+        from lambda_migrate.sources.protocol import ChildRequest
+        from lambda_migrate.sources.session import read_modules
+
+        request = ChildRequest(
+            self.tool,
+            "manifest",
+            self.root,
+            self.options,
+            self.scope,
+            schema="",
+            deadline_seconds=deadline.remaining(),
+        )
+        return read_modules(request, deadline)
+
+
+class ToolDatabase:
+    """`Database` whose migrations another tool applies.
+
+    Args:
+        database: The database, with a mirror.
+        project: The tool.
+    """
+
+    def __init__(self, database: PostgreSQLDatabase, project: ToolProject) -> None:
+        self._database = database
+        self._project = project
+
+    @property
+    def tool(self) -> str:
+        """The tool's name."""
+        return self._project.tool
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Database.fingerprint`."""
+        return self._database.fingerprint
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """See `Database.placeholders`; only SQL files have some."""
+        return {}
+
+    def inspect(self, deadline: Deadline) -> DatabaseInspection:
+        """See `Database.inspect`."""
+        return self._database.inspect(deadline)
+
+    def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
+        """See `Database.read_history`."""
+        return self.inspect(deadline).history
+
+    def describe(
+        self,
+        history: Sequence[HistoryRow],
+        deadline: Deadline,
+        *,
+        command: ToolCommand | None = None,
+    ) -> RevisionHistory:
+        """See `Database.describe`."""
+        from lambda_migrate.migrations.revisions import RevisionHistory
+        from lambda_migrate.sources.session import read_description
+
+        name = "describe-down" if command is not None and command.name == "down" else "describe"
+        fields = {} if command is None else {"to": command.to or None, "steps": command.steps}
+        description = read_description(self.make_request(name, deadline, **fields), deadline)
+        if not isinstance(history, RevisionHistory):  # there are no tables yet
+            history = RevisionHistory(lists_every_revision=self.tool == "django")
+        return history.with_description(description)
+
+    def make_request(self, command: str, deadline: Deadline, **fields: Any) -> ChildRequest:
+        """The request of a command to a child; without a grant, of one that changes nothing."""
+        from lambda_migrate.sources.protocol import ChildRequest
+
+        return ChildRequest(
+            **{
+                "tool": self._project.tool,
+                "command": command,
+                "root": self._project.root,
+                "options": self._project.options,
+                "scope": self._project.scope,
+                "schema": self._database.schema,
+                "application_name": "lambda-migrate status",
+                "deadline_seconds": deadline.remaining(),
+                "lock_timeout_ms": round(self._database.lock_timeout_seconds * 1000),
+                **fields,
+            }
+        )
+
+    def take_over(
+        self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
+    ) -> ToolSession:
+        """See `Database.take_over`."""
+        from lambda_migrate.sources.session import ToolSession
+
+        session = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
+        return ToolSession(
+            cast("RevisionSession", session),
+            self,
+            grant,
+            deadline,
+            keeps_connection=not terminate_holders,
+        )
+
+    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> NoReturn:
+        """See `Database.begin_dry_run`.
+
+        The tool begins its own transaction: `Operations.dry_run` asks it by a `ToolCommand`.
+        """
+        raise NotImplementedError
+
+    def inspect_requirements(
+        self, requirements: Sequence[Requirement], deadline: Deadline
+    ) -> ToolInspection:
+        """See `Database.inspect_requirements`."""
+        return self._database.inspect_requirements(requirements, deadline)
+
+    def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:  # noqa: ARG002
+        """See `Database.read_tool_histories`; the tool's own table is the authority here."""
+        return []
