@@ -6,8 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,25 +115,20 @@ def open_validation(
         yield Validation(package, limits or Limits(), testbed, out)
 
 
+@dataclass
 class Validation:
     """The steps, and what they hand to one another. See `open_validation`."""
 
-    def __init__(
-        self,
-        package: GeneratedOrdersPackage,
-        limits: Limits,
-        testbed: Testbed,
-        out: Path,
-    ) -> None:
-        self.storms: dict[str, Evidence] = {}
-        self._package = package
-        self._limits = limits
-        self._testbed = testbed
-        self._query = partial(testbed.server.execute, database=package.database)
-        self._out = out
-        self._facts: dict[str, Any] = {}
-        self._is_pointless = False
-        """Whether a step has made those after it meaningless."""
+    package: GeneratedOrdersPackage
+    limits: Limits
+    testbed: Testbed
+    out: Path
+    storms: dict[str, Evidence] = field(default_factory=dict)
+    _facts: dict[str, Any] = field(default_factory=dict)
+    _is_pointless: bool = False  # a step has made those after it meaningless
+
+    def _query(self, sql: str, **parameters: Any) -> list[list[Any]]:
+        return self.testbed.server.execute(sql, self.package.database, **parameters)
 
     def run(self, *, last: str = "") -> Iterator[StepResult]:
         """Run the steps in order, as far as the one that is named ``last``.
@@ -176,7 +170,7 @@ class Validation:
         return StepResult(name, time.monotonic() - began, verdicts, self._facts)
 
     def _make_operations(self, version: int) -> Operations:
-        bed = self._testbed
+        bed = self.testbed
         return make_operations(
             bed.code_folders[version], bed.variables(), bed.dynamodb, null_observer
         )
@@ -185,10 +179,10 @@ class Validation:
 
     def _restore(self) -> list[Verdict]:
         self._make_operations(1).up(Deadline.after(_OPERATION_SECONDS))
-        self._package.generated.fill(self._query)
+        self.package.generated.fill(self._query)
         self._query("VACUUM (ANALYZE)")
         self._copies = copy_tables(self._query)
-        self._schema_before = read_schema(self._testbed.server, self._package.database)
+        self._schema_before = read_schema(self.testbed.server, self.package.database)
         rows = sum(copy.rows for copy in self._copies)
         self._facts["tables"] = {copy.table: copy.rows for copy in self._copies}
         return [
@@ -197,7 +191,7 @@ class Validation:
         ]
 
     def _plan(self) -> list[Verdict]:
-        manifest = read_manifest(str(self._package.example.directory / "migrations"))
+        manifest = read_manifest(str(self.package.example.directory / "migrations"))
         pending = [migration for migration in manifest if migration.version > VERSIONS[1]]
         self._facts["pending"] = [migration.name for migration in pending]
         irreversible = [migration.name for migration in pending if migration.down is None]
@@ -211,16 +205,16 @@ class Validation:
         # What it wrote and rolled back is still in the tables' files, and would slow down the rest.
         self._query("VACUUM (ANALYZE)")
         self._is_pointless = document["error"] is not None
-        return list(verdicts_of_dry_run(document, self._limits))
+        return list(verdicts_of_dry_run(document, self.limits))
 
     def _deploy(self) -> list[Verdict]:
-        evidence, verdicts = self._run_storm("deployment", self._testbed.scenario)
+        evidence, verdicts = self._run_storm("deployment", self.testbed.scenario)
         self._is_pointless = any(count != 1 for count in evidence.effects.values())
         return verdicts
 
     def _roll_back(self) -> list[Verdict]:
         """Old environments start at once beside the same clients, and version 2 is rolled back."""
-        scenario = self._testbed.scenario
+        scenario = self.testbed.scenario
         scenario = replace(
             scenario,
             name="rollback",
@@ -236,13 +230,13 @@ class Validation:
     def _run_storm(self, name: str, scenario: Scenario) -> tuple[Evidence, list[Verdict]]:
         """Run a storm on the database that stays."""
         began = time.monotonic()
-        evidence = run_on_testbed(replace(self._testbed, scenario=scenario), self._out / name)
-        for function in self._testbed.functions.values():
+        evidence = run_on_testbed(replace(self.testbed, scenario=scenario), self.out / name)
+        for function in self.testbed.functions.values():
             function.end_idle()
         # Connections of the restore and the dry run are not the storm's.
         sessions = [one for one in evidence.sessions if one.opened >= began]
         evidence = self.storms[name] = replace(evidence, sessions=sessions)
-        verdicts = list(verdicts_of_storm(evidence, self._limits))
+        verdicts = list(verdicts_of_storm(evidence, self.limits))
         return evidence, [*verdicts, verdict_of_log_lines(evidence)]
 
     def _check_data(self) -> list[Verdict]:
@@ -253,7 +247,7 @@ class Validation:
         ]
 
     def _check_data_again(self) -> list[Verdict]:
-        schema = read_schema(self._testbed.server, self._package.database)
+        schema = read_schema(self.testbed.server, self.package.database)
         differences = find_schema_differences(self._schema_before, schema)
         return [*self._check_rows(), verdict_of_schema(differences, len(schema))]
 
@@ -262,7 +256,7 @@ class Validation:
         rows = sum(copy.rows for copy in self._copies)
         kept = f"all {rows:,} in {len(self._copies)} tables are there, with all values"
         results = [one.result for storm in self.storms.values() for one in storm.observed]
-        confirmed = self._package.read_confirmed_orders(results)
+        confirmed = self.package.read_confirmed_orders(results)
         query = "SELECT count(*) FROM orders WHERE id = ANY (:ids)"
         [[count]] = self._query(query, ids=confirmed)
         return [
@@ -281,10 +275,10 @@ class Validation:
             "LeaseTable": TABLE,
             "MetricsNamespace": _NAMESPACE,
             "ServiceName": _SERVICE,
-            "Target": self._package.database,
+            "Target": self.package.database,
         }
         alarms, cloudwatch = read_alarms(TEMPLATE, values), CloudWatch()
-        for _, function, view in self._testbed.environments():
+        for _, function, view in self.testbed.environments():
             cloudwatch.read(function.logs(view.environment_id))
         reached = [name for name, alarm in alarms.items() if cloudwatch.has_reached(alarm)]
         metrics = {metric.name for metric in cloudwatch.metrics()}
