@@ -140,7 +140,12 @@ class Adoption:
         """Keep what the record says of files that are there, perhaps edited since."""
         if record is None:
             return self
-        kept = {each.filename: each for each in record.files if (folder / each.filename).exists()}
+        edited = record.find_edited_files(folder)
+        kept = {
+            each.filename: replace(each, faults=()) if each.filename in edited else each
+            for each in record.files
+            if (folder / each.filename).exists()
+        }
         files = tuple(kept.get(each.filename, each) for each in self.files)
         return replace(self, files=files, is_new_folder=record.is_new_folder)
 

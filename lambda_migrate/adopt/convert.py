@@ -65,13 +65,14 @@ class ConvertedFile:
 
 
 def convert_migrations(
-    migrations: Sequence[SourceMigration], tool_table: str
+    migrations: Sequence[SourceMigration], tool_table: str, placeholder: str = ""
 ) -> tuple[ConvertedFile, ...]:
     """Convert migrations.
 
     Args:
         migrations: In the order in which their tool applies them.
         tool_table: The tool's history table.
+        placeholder: What the tool replaces in scripts, as a regular expression.
 
     Raises:
         ConfigurationError: A file cannot be parsed.
@@ -84,7 +85,7 @@ def convert_migrations(
                 f"{source.path}: {filename} would be written twice; rename one of the two files"
             )
         taken.add(filename.lower())
-        converted.append(_add_faults(_convert(source, filename), tool_table))
+        converted.append(_add_faults(_convert(source, filename), tool_table, placeholder))
     return tuple(converted)
 
 
@@ -106,7 +107,7 @@ def _convert(source: SourceMigration, filename: str) -> ConvertedFile:
     return ConvertedFile(source, filename, text.encode(), tuple(changes))
 
 
-def _add_faults(converted: ConvertedFile, tool_table: str) -> ConvertedFile:
+def _add_faults(converted: ConvertedFile, tool_table: str, placeholder: str) -> ConvertedFile:
     """Parse the result, as a start would."""
     try:
         migration = converted.parse()
@@ -115,7 +116,11 @@ def _add_faults(converted: ConvertedFile, tool_table: str) -> ConvertedFile:
             [f"{converted.source.path}: {fault.partition(': ')[2]}" for fault in error.faults],
             heading=f"{converted.source.path} cannot be converted:",
         ) from error
-    faults = [*check_migration(migration), *_find_tool_table(migration, tool_table)]
+    faults = [
+        *check_migration(migration),
+        *_find_tool_table(migration, tool_table),
+        *(_find_placeholders(migration, placeholder) if placeholder else ()),
+    ]
     return replace(converted, faults=tuple(faults))
 
 
@@ -126,6 +131,15 @@ def _find_tool_table(migration: Migration, tool_table: str) -> Iterator[str]:
             yield (
                 f"{migration.path}:{migration.up.line + each.line - 1}: it names {tool_table}, "
                 "which a new database does not have; remove the statement"
+            )
+
+
+def _find_placeholders(migration: Migration, placeholder: str) -> Iterator[str]:
+    for at, line in enumerate(migration.up.sql.splitlines(), migration.up.line):
+        if match := re.search(placeholder, line):
+            yield (
+                f"{migration.path}:{at}: the tool replaces {match[0]}; write its value, or a "
+                "placeholder of lambda-migrate"
             )
 
 

@@ -40,6 +40,7 @@ class Layout:
         normalise_key: Makes keys of files and of the history table comparable.
         has_subfolders: Whether the tool also reads the folders below its own.
         is_generic: Whether files of other tools may look like its own.
+        placeholder: What the tool replaces in its scripts, as a regular expression.
     """
 
     tool: str
@@ -50,6 +51,7 @@ class Layout:
     normalise_key: Callable[[str], str] = str
     has_subfolders: bool = False
     is_generic: bool = False
+    placeholder: str = ""
 
     def fits(self, files: Iterable[Path], folder: Path) -> bool:
         """Whether a folder with these files is the tool's."""
@@ -622,6 +624,7 @@ LAYOUTS = (
         read=_read_flyway,
         normalise_key=_normalise_flyway_key,
         has_subfolders=True,
+        placeholder=r"\$\{[\w.:-]+\}",
     ),
     Layout("refinery", r"[VU]\d+__\w+\.sql", read=_read_refinery, has_subfolders=True),
     Layout("Prisma", r"[^/]+/migration\.sql", read=_read_prisma),

@@ -46,7 +46,7 @@ def _show_adoption(
         for each in document["skipped"]
     ]
     shown += [
-        Text(escape_text(f"edit before it runs on a new database: {each}"), style="yellow")
+        Text(escape_text(f"edit before it runs: {each}"), style="yellow")
         for each in document["faults"]
     ]
     if document["keeps_theirs"]:

@@ -152,7 +152,11 @@ def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str
         adoption = record  # only the new files are here, as in a function; or a dump was made
     else:
         found = _read_files(context, detected)
-        converted = convert_migrations(found.migrations, _describe_tool(detected.layout.tool).table)
+        converted = convert_migrations(
+            found.migrations,
+            _describe_tool(detected.layout.tool).table,
+            detected.layout.placeholder,
+        )
         adoption = _build_adoption(context, folder, detected, found, converted)
         if conflicts := adoption.find_conflicts(folder, record):
             raise ConfigurationError(

@@ -61,9 +61,7 @@ def refusal(call: Call, *arguments: str) -> str:
     return str(document["error"]["message"])
 
 
-def test_an_adoption_and_its_undoing(
-    call: Call, database: InMemoryDatabase, tmp_path: Path
-) -> None:
+def test_an_adoption_is_undone(call: Call, database: InMemoryDatabase, tmp_path: Path) -> None:
     code, document = call("adopt", "--yes", "--keep-theirs")
     assert (code, document["written"]) == (0, ["1_a.sql", "2_b.sql"])
     assert (document["marked_as_applied"], document["keeps_theirs"]) == (["1_a"], True)

@@ -115,6 +115,15 @@ def test_what_cannot_run_on_a_new_database_is_reported(script: str, fault: str) 
     assert fault in convert(script).faults[0]
 
 
+def test_what_the_tool_replaces_in_a_script_is_reported() -> None:
+    [flyway] = [each for each in LAYOUTS if each.tool == "Flyway"]
+    source = SourceMigration("1", "1_it", "1_it.sql", FoundScript("SELECT 1;\nGRANT a TO ${role};"))
+    [found] = convert_migrations([source], "flyway_schema_history", flyway.placeholder)
+    assert [fault.partition(";")[0] for fault in found.faults] == [
+        "1_it.sql:3: the tool replaces ${role}"
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "filenames"),
     [
