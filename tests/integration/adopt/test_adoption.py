@@ -97,6 +97,15 @@ def test_a_file_that_was_edited_after_it_was_applied_is_refused(
     assert project.history() == []
 
 
+def test_a_table_in_a_schema_of_any_name_is_kept(project: Project) -> None:
+    make_database(project, DBMATE)
+    project.sandbox.query('CREATE SCHEMA "o\'$$d"')
+    project.sandbox.query('ALTER TABLE schema_migrations SET SCHEMA "o\'$$d"')
+    assert project.call("adopt", "--yes", "--keep-theirs")[0] == 0
+    assert project.call("up")[0] == 0
+    assert project.rows('"o\'$$d".schema_migrations')[2:] == ['{"version": "0003"}']
+
+
 def test_the_locked_history_of_knex_is_refused(project: Project) -> None:
     make_database(project, KNEX)
     project.sandbox.query("UPDATE knex_migrations_lock SET is_locked = 1")
