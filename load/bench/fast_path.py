@@ -14,7 +14,15 @@ from contextlib import ExitStack
 from load.bench.migrations import small_migrations
 from load.bench.processes import Program, read_figures, run, run_alternating
 from load.bench.results import Limit, Section, Table, format_number, format_spread, ratios
-from load.bench.tools import ALEMBIC, DBMATE, LAMBDA_MIGRATE, TOOLS, YOYO
+from load.bench.tools import (
+    ALEMBIC,
+    DBMATE,
+    DJANGO,
+    DJANGO_IN_PLACE,
+    LAMBDA_MIGRATE,
+    TOOLS,
+    YOYO,
+)
 from load.bench.workspace import TABLE, Workspace
 from load.profile.latency_relay import make_certificate_authority, open_relay
 
@@ -51,6 +59,7 @@ client = boto3.client("dynamodb")
 client.get_item(TableName={TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
 _TLS = "import os, ssl\nssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])"
 _OVER_TLS = {"lambda-migrate": _CHECK, "boto3: client and get_item": _BOTO3, "TLS alone": _TLS}
+_IN_PLACE = {DJANGO_IN_PLACE.title: DJANGO_IN_PLACE}
 _IMPORT, _IMPORT_BOTO3 = "import lambda_migrate, decorate", "import boto3"
 
 _Measurements = Mapping[str, Sequence[float]]
@@ -63,7 +72,7 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
         authority = stack.enter_context(make_certificate_authority())
         tls_port = stack.enter_context(open_relay(port, tls=authority.server_context))
         programs, databases = {}, {}
-        for title, tool in TOOLS.items():
+        for title, tool in {**TOOLS, **_IN_PLACE}.items():
             databases[title] = database = stack.enter_context(workspace.new_database())
             project = workspace.project(tool, small_migrations(MIGRATIONS))
             run(workspace.program(tool, project, database))
@@ -128,6 +137,18 @@ def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str,
             ratios(cpu[LAMBDA_MIGRATE.title], cpu[tool]),
         )
         for tool, limit in ((ALEMBIC.title, 0.12), (YOYO.title, 0.4))
+    ]
+    limits += [
+        Limit(
+            f"{what} / what {tool} with nothing to do adds, on the same project",
+            0.15,
+            ratios(cpu[in_place], cpu[tool]),
+        )
+        for in_place, tool in ((DJANGO_IN_PLACE.title, DJANGO.title),)
+    ]
+    limits += [
+        Limit(f"PostgreSQL connections of one fast path, {title}", 0, [connections[title]])
+        for title in _IN_PLACE
     ]
     base = next(iter(_BASELINES))
     both = zip(peaks[f"{own} in {base}"], peaks[f"{tls} in {base}"], strict=True)

@@ -167,7 +167,7 @@ def _django_files(migrations: Sequence[MigrationSource]) -> Mapping[str, str]:
     }
 
 
-_DJANGO = Tool(
+DJANGO = Tool(
     "Django",
     _django_files,
     """
@@ -269,7 +269,26 @@ LAMBDA_MIGRATE = Tool(
     "app.handler({}, app.Context())",
 )
 
+_DJANGO_MANIFEST = '{"modules": {"shop": "shop.migrations"}}'
+
+DJANGO_IN_PLACE = Tool(
+    "lambda-migrate, Django's migrations",
+    lambda migrations: {
+        **_django_files(migrations),
+        "app.py": _LAMBDA_MIGRATE_MODULE,
+        "lambda_migrate_manifest.json": _DJANGO_MANIFEST,
+    },
+    """
+import os
+
+os.environ["LAMBDA_MIGRATE_SOURCE"] = "django"
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+import app
+""",
+    LAMBDA_MIGRATE.migrate_code,
+)
+
 TOOLS = {
-    tool.title: tool for tool in (ALEMBIC, _DJANGO, YOYO, DBMATE, _HAND_WRITTEN, LAMBDA_MIGRATE)
+    tool.title: tool for tool in (ALEMBIC, DJANGO, YOYO, DBMATE, _HAND_WRITTEN, LAMBDA_MIGRATE)
 }
 """By their titles."""
