@@ -60,6 +60,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         f"tests/unit/lease/test_{n}.py"
         for n in ("decision", "heartbeat", "readiness", "dynamodb", "waiter")
     ),
+    "contract, sources": (
+        "tests/contract/test_sources.py",
+        "-k",
+        "alembic and (lease or child_killed) or no_code_knows",
+    ),
+    "revisions": ("tests/unit/migrations/test_revisions.py",),
     "contract, lease": ("tests/contract/test_lease_contract.py",),
     "contract, database": ("tests/contract/test_database_contract.py",),
     "protocol, fakes": ("tests/contract/test_protocol_machine.py", "-k", "fakes"),
@@ -854,6 +860,28 @@ MUTANTS = (
         "check_migration(each, placeholders)",
         "check_migration(each)",
         ("placeholders, real",),
+    ),
+    # --- migrations of other tools
+    Mutant(
+        "a lost lease leaves the process of another tool running",
+        "lambda_migrate/sources/session.py",
+        "        if child is not None:\n            child.kill()",
+        "        if child is None:\n            return",
+        ("contract, sources",),
+    ),
+    Mutant(
+        "a revision that no code knows is taken for one of newer code",
+        "lambda_migrate/migrations/revisions.py",
+        "if description else (),",
+        "if None else (),",
+        ("revisions", "contract, sources"),
+    ),
+    Mutant(
+        "a digest is satisfied although a revision that it needs is not applied",
+        "lambda_migrate/migrations/revisions.py",
+        "if ids <= self.applied and",
+        "if",
+        ("revisions",),
     ),
     # --- repeatable migrations (I7)
     Mutant(

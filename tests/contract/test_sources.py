@@ -1,0 +1,161 @@
+"""What holds wherever migrations come from: SQL files, Alembic and Django alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.contract.sources import SERVICES, AlembicService, Service
+from tests.sandbox import TABLE, Sandbox, until
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -> Service:
+    return SERVICES[request.param](sandbox, tmp_path)
+
+
+@pytest.fixture(params=[name for name in SERVICES if name != "sql"])
+def tool(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -> AlembicService:
+    service = SERVICES[request.param](sandbox, tmp_path)
+    assert isinstance(service, AlembicService)
+    return service
+
+
+def test_pending_steps_are_applied_once_and_nothing_is_opened_after_that(service: Service) -> None:
+    service.add(1)
+    service.add(2)
+    started = [service.start() for _ in range(4)]
+    assert sorted(each.outcome() for each in started)[:1] == ["MIGRATED"]
+    service.add(3)
+    assert service.run() == "MIGRATED"
+    assert service.effects() == [1, 2, 3]
+    service.sandbox.postgresql.execute(
+        f"ALTER DATABASE {service.sandbox.name} ALLOW_CONNECTIONS false"
+    )
+    assert service.run() == "UP_TO_DATE"
+    assert service.run(mode="require") == "UP_TO_DATE"
+
+
+def test_a_failure_keeps_what_was_before_it_and_others_fail_at_once(service: Service) -> None:
+    service.add(1)
+    service.add(2, "SELECT 1/0")
+    assert service.run().startswith("MigrationFailed")
+    assert "division by zero" in (outcome := service.run())
+    assert "attempt 1 failed in another instance" in outcome
+    assert service.effects() == [1]
+    service.add(2)
+    assert service.run() == "MIGRATED"
+    assert service.effects() == [1, 2]
+
+
+def test_a_holder_killed_inside_a_step_leaves_nothing_of_it(service: Service) -> None:
+    started = service.start_in_slow_step(1)
+    started.process.kill()
+    assert service.run() == "MIGRATED"
+    assert service.effects() == [1]
+
+
+def test_a_child_killed_inside_a_step_is_a_failure(tool: AlembicService) -> None:
+    started = tool.start_in_slow_step(1)
+    (child,) = started.children()
+    os.kill(child, signal.SIGKILL)
+    assert "was killed by signal 9" in started.outcome()
+    assert tool.effects() == []
+    assert tool.command("up")
+    assert tool.effects() == [1]
+
+
+def test_a_frozen_holder_commits_nothing_after_its_successor_took_over(service: Service) -> None:
+    started = service.start_in_slow_step(1)
+    started.signal(signal.SIGSTOP)
+    assert service.run() == "MIGRATED"
+    started.signal(signal.SIGCONT)
+    assert started.outcome().startswith(("LeaseLost", "DatabaseUnavailable"))
+    assert service.effects() == [1]
+
+
+def test_a_holder_that_loses_its_lease_ends_its_step(service: Service) -> None:
+    started = service.start_in_slow_step(1)
+    service.sandbox.dynamodb.client().update_item(
+        TableName=TABLE,
+        Key={"target": {"S": service.sandbox.name}},
+        UpdateExpression="SET #owner = :other ADD fence :one",
+        ExpressionAttributeNames={"#owner": "owner"},
+        ExpressionAttributeValues={":other": {"S": "other"}, ":one": {"N": "1"}},
+    )
+    assert started.outcome().startswith("LeaseLost")
+    until(lambda: not service.is_sleeping(), what="the statement outlives the lease")
+    assert service.effects() == []
+
+
+def test_a_step_that_outlasts_the_deadline_is_rolled_back(service: Service) -> None:
+    service.add(1, "SELECT pg_sleep(60)")
+    assert "the deadline passed" in service.run(seconds=8)
+    assert not service.is_sleeping()
+    assert service.effects() == []
+
+
+def test_a_rollback_withdraws_what_is_ready(service: Service) -> None:
+    for number in (1, 2, 3):
+        service.add(number)
+    assert service.run() == "MIGRATED"
+    assert "rolled back 2 migrations" in service.command("down", "--steps", "2", "--yes")
+    assert service.effects() == [1]
+    assert service.run(mode="require", wait_seconds="0").startswith("NotReady")
+    assert service.run() == "MIGRATED"
+    assert service.effects() == [1, 2, 3]
+
+
+def test_older_code_is_served_on_a_newer_schema(service: Service) -> None:
+    service.add(1)
+    assert service.run() == "MIGRATED"
+    service.add(2)
+    service.add(3)
+    assert service.run() == "MIGRATED"
+    service.path(3).unlink()  # no process has seen this code before
+    assert service.run() in ("MIGRATED", "UP_TO_DATE")
+    service.path(2).unlink()
+    assert service.run() == "UP_TO_DATE"
+    assert service.effects() == [1, 2, 3]
+
+
+def test_steps_that_the_tool_itself_applied_are_current(tool: AlembicService) -> None:
+    tool.add(1)
+    assert tool.run() == "MIGRATED"
+    tool.add(2)
+    tool.run_tool()
+    tool.add(3)
+    assert tool.run() == "MIGRATED"
+    assert tool.effects() == [1, 2, 3]
+    rows = tool.sandbox.query("SELECT position FROM lambda_migrate.revision ORDER BY position")
+    assert [position for (position,) in rows] == [1, 2, 3]
+
+
+def test_a_database_that_the_tool_has_migrated_is_taken_over_as_it_is(tool: AlembicService) -> None:
+    tool.add(1)
+    tool.add(2)
+    tool.run_tool()
+    assert tool.run() == "MIGRATED"
+    assert tool.effects() == [1, 2]
+
+
+def test_a_revision_that_no_code_knows_is_reported(sandbox: Sandbox, tmp_path: Path) -> None:
+    service = AlembicService(sandbox, tmp_path)
+    service.add(1)
+    assert service.run() == "MIGRATED"
+    sandbox.query("UPDATE alembic_version SET version_num = 'ffff'")
+    service.add(2)
+    assert service.run().startswith("Diverged")
+    assert "ffff" in service.command("status")
+    assert service.effects() == [1]
+
+
+def test_a_child_ends_with_its_parent(tool: AlembicService) -> None:
+    started = tool.start_in_slow_step(1)
+    (child,) = started.children()
+    started.process.kill()
+    until(lambda: not Path(f"/proc/{child}").exists(), what="the child outlives its parent")
+    until(lambda: not tool.is_sleeping(), what="the statement outlives the child")
