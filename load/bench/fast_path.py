@@ -16,6 +16,7 @@ from load.bench.processes import Program, read_figures, run, run_alternating
 from load.bench.results import Limit, Section, Table, format_number, format_spread, ratios
 from load.bench.tools import (
     ALEMBIC,
+    ALEMBIC_IN_PLACE,
     DBMATE,
     DJANGO,
     DJANGO_IN_PLACE,
@@ -59,7 +60,7 @@ client = boto3.client("dynamodb")
 client.get_item(TableName={TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
 _TLS = "import os, ssl\nssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])"
 _OVER_TLS = {"lambda-migrate": _CHECK, "boto3: client and get_item": _BOTO3, "TLS alone": _TLS}
-_IN_PLACE = {DJANGO_IN_PLACE.title: DJANGO_IN_PLACE}
+_IN_PLACE = {each.title: each for each in (ALEMBIC_IN_PLACE, DJANGO_IN_PLACE)}
 _IMPORT, _IMPORT_BOTO3 = "import lambda_migrate, decorate", "import boto3"
 
 _Measurements = Mapping[str, Sequence[float]]
@@ -144,7 +145,10 @@ def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str,
             0.15,
             ratios(cpu[in_place], cpu[tool]),
         )
-        for in_place, tool in ((DJANGO_IN_PLACE.title, DJANGO.title),)
+        for in_place, tool in (
+            (ALEMBIC_IN_PLACE.title, ALEMBIC.title),
+            (DJANGO_IN_PLACE.title, DJANGO.title),
+        )
     ]
     limits += [
         Limit(f"PostgreSQL connections of one fast path, {title}", 0, [connections[title]])

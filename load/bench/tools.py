@@ -269,6 +269,18 @@ LAMBDA_MIGRATE = Tool(
     "app.handler({}, app.Context())",
 )
 
+ALEMBIC_IN_PLACE = Tool(
+    "lambda-migrate, Alembic's revisions",
+    lambda migrations: {**_alembic_files(migrations), "app.py": _LAMBDA_MIGRATE_MODULE},
+    """
+import os
+
+os.environ["LAMBDA_MIGRATE_SOURCE"] = "alembic"
+import app
+""",
+    LAMBDA_MIGRATE.migrate_code,
+)
+
 _DJANGO_MANIFEST = '{"modules": {"shop": "shop.migrations"}}'
 
 DJANGO_IN_PLACE = Tool(
