@@ -30,7 +30,8 @@ tables mirror it: ``revision`` has the ancestry and what an interrupted step had
 the heads that each digest of the code needs. With them a holder decides without loading the tool,
 and code that is older than the schema is recognized.
 
-`protocol` has the messages, `fence_queries` what the child sends to PostgreSQL, `graph` the pure
-decisions, `process` the parent's side, `child` the child's. Only ``alembic_run`` and ``django_run``
-import their tool.
+`protocol` has the messages, `fence_queries` what the child sends to PostgreSQL, `database` and
+`session` the ports for the engine, `process` the parent's end of the pipes, `child` the child's.
+The decisions are in `migrations.revisions`. Only ``alembic_run`` and ``django_run`` import their
+tool.
 """
