@@ -121,6 +121,16 @@ def test_a_stale_token_stops_every_kind_of_env_py(project: AlembicProject, env: 
     assert project.query("SELECT count(*) FROM t") == [[2]]
 
 
+def test_a_stale_token_commits_nothing_of_env_py_itself(project: AlembicProject) -> None:
+    own = 'with engine.begin() as other:\n    other.execute(text("CREATE TABLE own (x int)"))\n'
+    env = ENV.replace("with engine.connect", own + "with engine.connect")
+    project.write({"migrations/env.py": env})
+    project.add(*THREE)
+    project.take_over(2)
+    assert project.run(token=1)["kind"] == "stale_fence"
+    assert project.columns("own") == []
+
+
 def test_set_local_of_env_py_holds_for_every_revision(project: AlembicProject) -> None:
     """With one transaction per revision, it would end with the first one."""
     project.query("CREATE SCHEMA app")
