@@ -189,7 +189,7 @@ TOOLS = (
     Tool(
         "Flyway",
         "flyway_schema_history",
-        "installed_rank version description type script success:bool",
+        "installed_rank version description type script success:bool checksum",
         key="version",
         label="concat(version, ' ', description)",
         state_expression="CASE WHEN NOT success THEN 'failed'"
@@ -216,7 +216,7 @@ TOOLS = (
     Tool(
         "Prisma",
         "_prisma_migrations",
-        "migration_name started_at finished_at rolled_back_at",
+        "migration_name started_at finished_at rolled_back_at checksum",
         key="migration_name",
         state_expression="CASE WHEN rolled_back_at IS NOT NULL THEN 'rolled back'"
         " WHEN finished_at IS NULL THEN 'failed' ELSE 'applied' END",
@@ -232,7 +232,7 @@ TOOLS = (
     Tool(
         "sqlx",
         "_sqlx_migrations",
-        "version description success:bool",
+        "version description success:bool checksum",
         key="version",
         label="concat(version, ' ', description)",
         state_expression="CASE WHEN success THEN 'applied' ELSE 'failed' END",
