@@ -75,6 +75,7 @@ def own_sandbox(tmp_path: Path) -> Iterator[Sandbox]:
 QUICK = (
     "tests/unit/",
     "tests/integration/postgresql/test_history.py",
+    "tests/integration/postgresql/test_mirror.py",
     "tests/integration/postgresql/test_other_tools.py::test_a_table_that_we_may_not_read",
     "tests/integration/postgresql/test_other_tools.py::test_two_services_with_a_tool_each",
     "tests/integration/postgresql/test_other_tools.py::test_what_is_found_is_the_same",
@@ -127,6 +128,7 @@ NOT_QUICK = (
     "tests/unit/migrations/test_digest.py::test_what_both_ways_read_has_one_digest",
     "tests/unit/entrypoints/test_decorator.py::test_service_unavailable_fails_every_other",
     "tests/unit/deploy/test_truncate.py::test_long_lists_are_cut_and_counted",
+    "tests/unit/sources/test_alembic_files.py::test_locations_are_those",  # imports Alembic
     # Hundreds of cold starts; test_readiness.py tests the same without them.
     "however_many_manifests_came_after[250]",
     "[pg14",

@@ -53,7 +53,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/integration/sources/test_alembic_partial_commits.py",
         *("-k", "killed_at or silently"),
     ),
-    "alembic, files": ("tests/integration/sources/test_alembic_files.py",),
+    "alembic, files": ("tests/unit/sources/test_alembic_files.py",),
     "django": ("tests/integration/sources/test_django.py",),
     "engine": ("tests/unit/engine",),
     "lease": tuple(

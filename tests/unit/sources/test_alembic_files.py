@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from lambda_migrate.errors import ManifestError
 from lambda_migrate.sources.alembic_files import find_files, read_digest
@@ -86,6 +84,10 @@ def test_the_digest_does_not_depend_on_where_the_code_is(root: Path) -> None:
 def test_locations_are_those_that_alembic_finds(
     root: Path, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Imported here: only this test needs them, and the import takes half a second.
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     write(root, {"alembic.ini": f"[alembic]\n{config}", "v1/b1.py": "", "v2/c1.py": ""})
     write(root, {"lib/package/__init__.py": "", "lib/package/inner/env.py": ""})
     monkeypatch.chdir(root)

@@ -1,0 +1,122 @@
+"""What a step that commits in parts may skip, repeat, or must leave to a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.sources.django_statements import MessageKind, classify_message, hash_message
+from lambda_migrate.sources.partial_commits import (
+    UNKNOWN,
+    LogMismatch,
+    StatementKind,
+    StatementLog,
+    classify_statements,
+    ends_transaction,
+    find_function_names,
+    make_entry,
+)
+
+TABLE = make_entry(StatementKind.SCHEMA, "CREATE TABLE t ()", None)
+INDEX = make_entry(StatementKind.SCHEMA, "CREATE INDEX CONCURRENTLY i ON t (x)", None)
+ROWS = make_entry(StatementKind.ROWS, "UPDATE t SET x = %s", (1,))
+
+
+def test_a_rerun_skips_what_is_committed_and_settles_what_is_in_doubt() -> None:
+    first = StatementLog.resume(())
+    assert first.match(TABLE) == "run"
+    first.pending.append(TABLE)
+    first.note_commit()
+    rerun = StatementLog.resume([*first.committed, UNKNOWN + INDEX])
+    assert [rerun.match(TABLE), rerun.match(INDEX)] == ["skip", "settle"]
+    rerun.require_complete()
+    assert rerun.match(TABLE) == "run"
+
+
+def test_rows_and_unknown_statements_are_never_repeated() -> None:
+    for entries in ([TABLE, ROWS], [UNKNOWN + ROWS], [TABLE, UNKNOWN]):
+        with pytest.raises(LogMismatch):
+            StatementLog.resume(entries)
+
+
+def test_another_statement_than_the_committed_one_is_a_mismatch() -> None:
+    with pytest.raises(LogMismatch, match="another statement"):
+        StatementLog.resume([TABLE]).match(INDEX)
+    with pytest.raises(LogMismatch, match="does not repeat"):
+        StatementLog.resume([TABLE, UNKNOWN + INDEX]).require_complete()
+
+
+def test_what_is_rolled_back_is_forgotten_also_to_a_savepoint() -> None:
+    log = StatementLog.resume(())
+    log.pending.append(TABLE)
+    log.note_control("SAVEPOINT s")
+    log.pending.append(INDEX)
+    log.note_control("ROLLBACK TO SAVEPOINT s;")
+    assert log.pending == [TABLE]
+    log.note_rollback()
+    log.note_commit()
+    assert log.committed == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("SELECT 1; SHOW search_path", StatementKind.READ),
+        ("WITH x AS (DELETE FROM t RETURNING 1) SELECT * FROM x", StatementKind.ROWS),
+        ("SET LOCAL x.y = 1", StatementKind.SESSION),
+        ("CREATE TEMP TABLE t ()", StatementKind.SESSION),
+        ("CREATE TABLE t (); SELECT 1", StatementKind.SCHEMA),
+        ("CREATE TABLE t (); UPDATE t SET x = 1", StatementKind.ROWS),
+        ("CALL p()", StatementKind.ROWS),
+        ("", StatementKind.SESSION),
+    ],
+)
+def test_a_text_has_the_kind_of_its_most_far_reaching_statement(
+    sql: str, kind: StatementKind
+) -> None:
+    assert classify_statements(sql) is kind
+
+
+@pytest.mark.parametrize(
+    ("sql", "end"),
+    [
+        ("COMMIT", "COMMIT"),
+        ("end;", "COMMIT"),
+        ("ROLLBACK", "ROLLBACK"),
+        ("ROLLBACK TO SAVEPOINT s", ""),
+        ("SELECT 1; COMMIT", "MIXED"),
+        ("SELECT 1", ""),
+    ],
+)
+def test_a_text_that_ends_its_transaction_is_recognized(sql: str, end: str) -> None:
+    assert ends_transaction(sql) == end
+
+
+def test_functions_that_may_write_are_named() -> None:
+    assert find_function_names('SELECT F(x), "g" (1), h FROM t') == ["f", "g"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("SELECT max(x) FROM t", MessageKind.READ),
+        ("SELECT fill_rows()", MessageKind.ROWS),
+        ("WITH x AS (INSERT INTO t VALUES (1) RETURNING 1) SELECT 1", MessageKind.ROWS),
+        ("SET lock_timeout = 1", MessageKind.SETTING),
+        ("SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE t ADD x int", MessageKind.DEFINITION),
+        ("CREATE INDEX i ON t (x)", MessageKind.DEFINITION),
+        ("CREATE INDEX CONCURRENTLY i ON t (x)", MessageKind.OUTSIDE),
+        ("CALL p()", MessageKind.OUTSIDE),
+        ("DO $$ BEGIN COMMIT; END $$", MessageKind.OUTSIDE),
+        ("DO $$ BEGIN PERFORM 1; END $$", MessageKind.ROWS),
+        ("COMMIT", MessageKind.CONTROL),
+        ("", MessageKind.READ),
+    ],
+)
+def test_a_message_of_django_has_the_strongest_kind_of_its_statements(
+    sql: str, kind: MessageKind
+) -> None:
+    assert classify_message(sql) is kind
+
+
+def test_parameters_are_part_of_a_messages_hash() -> None:
+    assert len({hash_message("SELECT %s", [each]) for each in (1, 2, "1")}) == 3
