@@ -863,6 +863,13 @@ MUTANTS = (
     ),
     # --- migrations of other tools
     Mutant(
+        "a lost lease leaves the process of another tool running",
+        "lambda_migrate/sources/session.py",
+        "        if child is not None:\n            child.kill()\n        self._session.abort()",
+        "        self._session.abort()",
+        ("contract, sources",),
+    ),
+    Mutant(
         "a revision that no code knows is taken for one of newer code",
         "lambda_migrate/migrations/revisions.py",
         "if description else (),",

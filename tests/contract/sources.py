@@ -21,7 +21,7 @@ except Exception as error:
     print(type(error).__name__, error)
 """
 
-SLOW = "SELECT CASE WHEN nextval('attempts') = 1 THEN pg_sleep(60) END"
+SLOW = "SELECT CASE WHEN nextval('attempts') = 1 THEN pg_sleep(600) END"
 """A statement that sleeps in its first attempt only."""
 
 SECONDS = 60.0
@@ -107,10 +107,10 @@ class Service:
         """`start`, and wait for the end."""
         return self.start(seconds=seconds, **settings).outcome()
 
-    def start_in_slow_step(self, number: int) -> Started:
+    def start_in_slow_step(self, number: int, *, seconds: float = SECONDS) -> Started:
         """Start a process, and wait until it is inside a step that sleeps."""
         self.add(number, SLOW)
-        started = self.start()
+        started = self.start(seconds=seconds)
         until(self.is_sleeping, what="the step does not sleep")
         return started
 

@@ -78,7 +78,7 @@ def test_a_frozen_holder_commits_nothing_after_its_successor_took_over(service: 
 
 
 def test_a_holder_that_loses_its_lease_ends_its_step(service: Service) -> None:
-    started = service.start_in_slow_step(1)
+    started = service.start_in_slow_step(1, seconds=600)  # so that the deadline does not end it
     service.sandbox.dynamodb.client().update_item(
         TableName=TABLE,
         Key={"target": {"S": service.sandbox.name}},
