@@ -98,6 +98,8 @@ def _describe_contents(paths: Sequence[str]) -> str:
 
 
 def _advice(paths: Sequence[str], *, tool: str, in_package: bool) -> str:
+    if tool in ("Alembic", "Django"):
+        return f"Run them in place with LAMBDA_MIGRATE_SOURCE={tool.lower()}."
     if tool:
         return f"Convert the files first: `lambda-migrate adopt`; see {ADOPTION_GUIDE}."
     if any(path.endswith(".sql") for path in paths):

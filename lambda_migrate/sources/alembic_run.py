@@ -63,7 +63,7 @@ from lambda_migrate.sources.partial_commits import (
     find_function_names,
     make_entry,
 )
-from lambda_migrate.sources.protocol import ChildError, Step
+from lambda_migrate.sources.protocol import PARTLY_COMMITTED, ChildError, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -829,8 +829,9 @@ class _AlembicRun:
         step_id = current.row.id
         return self._fail(
             f"it was interrupted after it had committed a part, and {mismatch}; look at the "
-            f"database: finish it by hand, then `lambda-migrate repair {step_id} --as applied`; or "
-            f"undo all of it, then `lambda-migrate repair {step_id} --as pending`",
+            f"database: finish it by hand, `alembic stamp {step_id}`, then `lambda-migrate repair "
+            f"{step_id} --as applied`; or undo all of it, then `lambda-migrate repair {step_id} "
+            "--as pending`",
             kind="repair",
         )
 
@@ -845,8 +846,9 @@ class _AlembicRun:
         detail = f"  {path}:{line}" if path else ""
         if isinstance(error, DBAPIError) and error.statement:
             detail += f"\n  statement: {_shorten(redact(error.statement))}"
+        is_partly_committed = current is not None and current.has_committed
         return ChildError(
-            redact(_describe(error)),
+            redact(_describe(error)) + PARTLY_COMMITTED * is_partly_committed,
             kind=self._find_kind(error, sqlstate),
             step_id=current.row.id if current is not None else "",
             sqlstate=sqlstate,

@@ -59,7 +59,9 @@ def _die_with_parent() -> None:
 
 def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
     """An error that the tool's module did not translate, with the last line of the user's code."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [*traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:  # its file is not a frame yet
+        frames.append(traceback.FrameSummary(error.filename, error.lineno, ""))
     root = Path(request.root).resolve()
     own = [frame for frame in frames if _is_in(Path(frame.filename), root)]
     missing = isinstance(error, ImportError) and not own
@@ -67,7 +69,7 @@ def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
     return ChildError(
         f"{type(error).__name__}: {error}",
         kind="configuration" if missing else "migration",
-        detail="".join(traceback.format_exception(error)[-20:]),
+        detail="" if where else "".join(traceback.format_exception(error)[-20:]),
         path=str(Path(where.filename).resolve().relative_to(root)) if where else "",
         line=where.lineno if where else None,
     )

@@ -65,7 +65,7 @@ from lambda_migrate.sources.fence_queries import (
     FenceQueries,
     RevisionRow,
 )
-from lambda_migrate.sources.protocol import ChildError, Step
+from lambda_migrate.sources.protocol import PARTLY_COMMITTED, ChildError, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -371,12 +371,14 @@ class _Fence:
     def require_repair(self, step: _CurrentStep, why: str) -> None:
         """Stop, because only a person can tell what an interrupted migration has done."""
         done, undone = ("applied", "pending") if step.state == "started" else ("pending", "applied")
+        fake = f"manage.py migrate --fake {step.id.replace('.', ' ', 1)}"
         self.fail(
             step.connection,
             ChildError(
                 f"it was interrupted, and {why}; look at the database: finish the migration by "
-                f"hand, then `lambda-migrate repair {step.id} --as {done}`; or undo what it has "
-                f"done, then `lambda-migrate repair {step.id} --as {undone}`",
+                f"hand{f', `{fake}`' * (done == 'applied')}, then `lambda-migrate repair {step.id} "
+                f"--as {done}`; or undo what it has done, then `lambda-migrate repair "
+                f"{step.id} --as {undone}`",
                 kind="repair",
             ),
         )
@@ -899,7 +901,9 @@ class _Migrator:
         return error
 
     def _translate(self, error: Exception) -> ChildError:
-        step_id = self._fence.step.id if self._fence.step else ""
+        step = self._fence.step
+        step_id = step.id if step else ""
+        is_partly_committed = step is not None and step.in_parts
         sqlstate = _find_sqlstate(error)
         kind = "migration"
         if isinstance(error, _GRAPH_ERRORS) or (
@@ -915,7 +919,7 @@ class _Migrator:
         path = self._paths.get(step_id, "")
         line = self._find_line(error, path)
         return ChildError(
-            _first_line(error),
+            _first_line(error) + PARTLY_COMMITTED * is_partly_committed,
             kind=kind,
             step_id=step_id,
             sqlstate=sqlstate,

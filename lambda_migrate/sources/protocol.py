@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import BinaryIO
 
-__all__ = ["Channel", "ChildError", "ChildRequest", "Step", "read_request"]
+__all__ = ["PARTLY_COMMITTED", "Channel", "ChildError", "ChildRequest", "Step", "read_request"]
 
 EXIT_PARENT_GONE = 75
 """The child's exit status after its parent has closed the pipe."""
@@ -98,6 +98,10 @@ class ChildRequest:
     def seconds_left(self) -> float:
         """The time left now, in the child."""
         return max(0.0, self.received_at + self.deadline_seconds - time.monotonic())
+
+
+PARTLY_COMMITTED = " (it commits statement by statement; those before it are committed)"
+"""Ends the message of a step that failed after a part of it may have been committed."""
 
 
 class ChildError(Exception):
