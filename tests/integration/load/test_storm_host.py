@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.local.runtime.environment import InvocationResult
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from load.storm.host import Host, failure_of
 from load.storm.scenarios import CountingPackage, make_scenario
 from load.storm.testbed import open_testbed
@@ -98,7 +99,8 @@ def test_host_counts_failures_and_makes_no_more_cold_starts_than_planned(tmp_pat
             await asyncio.wrap_future(host.submit({"kind": "cold", "user": 8}))
         return results
 
-    with open_testbed(make_scenario("ramp", 1), CountingPackage(fails=True), tmp_path) as testbed:
+    package = CountingPackage(fails=True)
+    with open_testbed(make_scenario("ramp", 1), package, tmp_path, api=LocalDynamoDB()) as testbed:
         host = Host(testbed)
         results = asyncio.run(invoke())
     assert [failure_of(one) for one in results] == ["MigrationFailed", "MigrationFailed"]
