@@ -145,7 +145,8 @@ def test_a_revision_that_was_changed_after_it_was_interrupted_needs_a_person(
     project.add(FIRST, revision("a2", PARTS.strip(), after="a1"))
     project.write({"countdown": "5"})
     project.run()
-    project.add(revision("a2", PARTS.strip().replace("part (a int", "part (z int"), after="a1"))
+    # Of another length: Python takes its bytecode for current if size and second are the same.
+    project.add(revision("a2", PARTS.strip().replace("part (a int", "part (zz int"), after="a1"))
     last = project.run()
     assert (last["kind"], last["id"]) == ("repair", "a2")
     assert "another statement" in last["message"]
