@@ -268,14 +268,14 @@ MUTANTS = (
     ),
     Mutant(
         "every start that waits for another tool connects",
-        "lambda_migrate/engine/tool_inspection.py",
+        "lambda_migrate/engine/requirement_inspection.py",
         "        self._lease_session.store_failure(failure)\n        state",
         "        self._lease_session.release()\n        state",
         ("ready when",),
     ),
     Mutant(
         "what another tool had applied counts for a database that took over its address",
-        "lambda_migrate/engine/tool_inspection.py",
+        "lambda_migrate/engine/requirement_inspection.py",
         'identity = f"{inspection.system_id} {self._address}"',
         'identity = f"{self._address}"',
         ("ready when",),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.documents import build_lease_document
 from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, EXIT_PENDING, CommandResult
-from lambda_migrate.engine.tool_inspection import (
+from lambda_migrate.engine.requirement_inspection import (
     find_requirement_problems,
     read_requirements_status,
     resync_requirements,

@@ -363,9 +363,9 @@ class ColdStart:
     def _run_inspection(self, lease: Lease) -> ReadinessInspection:
         target, decider, deadline = self._target, self._decider, self._deadline
         if decider.ready_when is not None:
-            from lambda_migrate.engine.tool_inspection import inspect_other_tools
+            from lambda_migrate.engine.requirement_inspection import inspect_requirements
 
-            return inspect_other_tools(target, lease, decider.ready_when, deadline)
+            return inspect_requirements(target, lease, decider.ready_when, deadline)
         from lambda_migrate.engine.inspection import inspect_database
 
         return inspect_database(target, lease, decider.manifest, deadline)

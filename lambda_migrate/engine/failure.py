@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.record import LeaseState
     from lambda_migrate.migrations import Manifest
 
-__all__ = ["make_failure"]
+__all__ = ["make_failure", "shorten_cause"]
 
 _MAX_CAUSE_LENGTH = 300
 """The item stays far below the 4 KB that half a read unit pays for."""
@@ -53,7 +53,7 @@ def make_failure(
         migration=failed.migration,
         version=next((str(migration.version) for migration in named), ""),
         sqlstate=failed.sqlstate,
-        cause=" ".join(failed.cause.split())[:_MAX_CAUSE_LENGTH],
+        cause=shorten_cause(failed.cause),
         attempts=attempts,
         at_ms=now_ms,
         retry_at_ms=now_ms + pause_ms,
@@ -61,6 +61,11 @@ def make_failure(
         is_process_killed=failed.is_process_killed,
         address=address,
     )
+
+
+def shorten_cause(cause: str) -> str:
+    """A cause on one line, of the length that is stored."""
+    return " ".join(cause.split())[:_MAX_CAUSE_LENGTH]
 
 
 def _is_caused_by_migrations(error: MigrateError) -> bool:

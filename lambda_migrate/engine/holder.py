@@ -7,16 +7,21 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from lambda_migrate.engine.failure import make_failure
+from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
+    LeaseHeld,
     LeaseLost,
     LeaseStoreUnavailable,
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import LeaseHeldTime, MigrationNotice, RenewalFailed
+from lambda_migrate.events import LeaseHeldTime, LeaseTakenOver, MigrationNotice, RenewalFailed
+from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
+from lambda_migrate.lease.store import Lease
+from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
 from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
@@ -27,11 +32,10 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.attempt import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord
-    from lambda_migrate.lease.store import Lease
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import DatabaseSession, DryRunSession, FencedSession
 
-__all__ = ["LeaseSession"]
+__all__ = ["LeaseSession", "acquire_lease"]
 
 _OpenedSession = TypeVar("_OpenedSession")
 
@@ -47,6 +51,21 @@ _MAX_DELAY_SECONDS = 1.0
 
 _RESERVED_SECONDS = 0.2
 """Kept free at the invocation's end, so that the error reaches the caller before the timeout."""
+
+
+def acquire_lease(target: Target, request_id: str = "") -> Lease:
+    """Acquire the lease without waiting.
+
+    Raises:
+        LeaseHeld: Another process holds it.
+    """
+    before = target.store.read(consistent=True)
+    lease = target.store.acquire(new_owner(request_id), expected=before)
+    if not isinstance(lease, Lease):
+        raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
+    if before.owner is not None and is_lease_expired(before, target.store.now_ms()):
+        target.observer.observe(LeaseTakenOver(target.name, before.owner, lease.fence))
+    return lease
 
 
 class LeaseSession:

@@ -173,7 +173,5 @@ class _ReadinessInspector:
         may_become_ready: bool = False,
     ) -> ReadinessInspection:
         self._lease_session.store_inspection(databases)
-        state = self._lease.state._replace(
-            databases=databases, owner=None, lease_until_ms=0, lease_ms=0
-        )
+        state = self._lease.state._replace(databases=databases).without_lease()
         return ReadinessInspection(state, reason, may_become_ready)

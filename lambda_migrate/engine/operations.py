@@ -20,7 +20,7 @@ from lambda_migrate.engine.apply import (
 )
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
 from lambda_migrate.engine.flag_gate import check_flags
-from lambda_migrate.engine.holder import LeaseSession
+from lambda_migrate.engine.holder import LeaseSession, acquire_lease
 from lambda_migrate.engine.revisions import (
     plan_revision_rollback,
     roll_back_revisions,
@@ -36,7 +36,6 @@ from lambda_migrate.engine.status import (
 )
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
-from lambda_migrate.events import LeaseTakenOver
 from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
@@ -231,7 +230,9 @@ class Operations:
             return None
         if isinstance(manifest, RevisionManifest):
             return self._run_revision_dry_run(deadline, manifest, plan)
-        lease_session = LeaseSession(self.target, self._acquire_lease(), deadline)
+        lease_session = LeaseSession(
+            self.target, acquire_lease(self.target, self._request_id), deadline
+        )
         try:
             with lease_session.open_dry_run() as dry_run:
                 if self._make_plan(manifest, dry_run.read_history()) != plan:
@@ -723,7 +724,7 @@ class Operations:
         """
         lease_session = LeaseSession(
             target or self.target,
-            self._acquire_lease(),
+            acquire_lease(self.target, self._request_id),
             deadline,
             request_id=self._request_id,
             replace_environment=replace_environment,
@@ -735,17 +736,6 @@ class Operations:
         state = self.target.store.read(consistent=True)
         if state.owner is not None and not is_lease_expired(state, self.target.store.now_ms()):
             raise LeaseHeld(f"another process holds the lease: {describe_holder(state)}")
-
-    def _acquire_lease(self) -> Lease:
-        before = self.target.store.read(consistent=True)
-        lease = self.target.store.acquire(new_owner(self._request_id), expected=before)
-        if not isinstance(lease, Lease):
-            raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
-        if before.owner is not None and is_lease_expired(before, self.target.store.now_ms()):
-            self.target.observer.observe(
-                LeaseTakenOver(self.target.name, before.owner, lease.fence)
-            )
-        return lease
 
     def _require_migrations(self) -> None:
         require_migrations(self.manifest.digest, allow_empty=self.target.policy.allow_empty)

@@ -155,7 +155,7 @@ class InMemoryLeaseTable:
 
 
 def _without_lease(state: LeaseState) -> LeaseState:
-    return state._replace(owner=None, lease_until_ms=0, lease_ms=0, progress=None)
+    return state.without_lease()._replace(progress=None)
 
 
 def _lease_key(state: LeaseState) -> tuple[int, str | None, int]:

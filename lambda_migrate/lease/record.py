@@ -129,6 +129,10 @@ class LeaseState(NamedTuple):
         others = (each for each in self.failures if (each.digest, each.address) != key)
         return self.with_failures((failure, *others))
 
+    def without_lease(self) -> LeaseState:
+        """This state once the lease is released."""
+        return self._replace(owner=None, lease_until_ms=0, lease_ms=0)
+
     def is_ready(self, digest: str, address: str) -> bool:
         """Whether a check has confirmed that the database at ``address`` satisfies ``digest``."""
         record = self.find_record(address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lambda_migrate.engine.tool_inspection import (
+from lambda_migrate.engine.requirement_inspection import (
     find_requirement_problems,
     read_requirements_status,
     resync_requirements,

@@ -1,6 +1,6 @@
 """Inspecting under the lease whether other tools have applied what ``ready_when`` requires.
 
-Nothing but the tools' own tables shows that, and nobody announces it. So one instance at a time
+Only the tools' own tables show that, and the tools notify no process. So one instance at a time
 inspects them, over one short connection, and publishes the result. "Not yet" is published with a
 pause that grows: all others wait without a connection, and the first that reads the item after the
 pause inspects again.
@@ -12,25 +12,20 @@ what was ready before does not count there.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.holder import LeaseSession
+from lambda_migrate.engine.failure import shorten_cause
+from lambda_migrate.engine.holder import LeaseSession, acquire_lease
 from lambda_migrate.engine.inspection import ReadinessInspection
-from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
-    LeaseHeld,
-    MigrateError,
     MigrationFailed,
 )
 from lambda_migrate.lease.attempt import Failure
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
 from lambda_migrate.lease.record import MAX_READY_DIGESTS, SHORT_DIGEST_BYTES, split_digests
-from lambda_migrate.lease.store import Lease
-from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations.digest import EMPTY_DIGEST
 
 if TYPE_CHECKING:
@@ -39,13 +34,14 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
+    from lambda_migrate.lease.store import Lease
     from lambda_migrate.migrations.ready_when import ReadyWhen
     from lambda_migrate.migrations.requirement_check import RequirementStatus, ToolInspection
 
 __all__ = [
     "RequirementsStatus",
     "find_requirement_problems",
-    "inspect_other_tools",
+    "inspect_requirements",
     "read_requirements_status",
     "resync_requirements",
 ]
@@ -55,10 +51,8 @@ _PAUSE_GROWTH = 1.5
 _MAX_PAUSE_MS = 10_000
 """After "not yet". All instances together open at most one connection in this time."""
 
-_MAX_CAUSE_LENGTH = 300
 
-
-def inspect_other_tools(
+def inspect_requirements(
     target: Target, lease: Lease, ready_when: ReadyWhen, deadline: Deadline
 ) -> ReadinessInspection:
     """Inspect the database, publish the result, and release the lease.
@@ -70,10 +64,10 @@ def inspect_other_tools(
             address, with a pause.
         MigrationFailed: A tool failed to apply what is required; recorded in the same way.
     """
-    return _ToolInspector(target, lease, ready_when, deadline).run()
+    return _RequirementInspector(target, lease, ready_when, deadline).run()
 
 
-class _ToolInspector:
+class _RequirementInspector:
     """One inspection under one lease."""
 
     def __init__(
@@ -88,9 +82,7 @@ class _ToolInspector:
 
     def run(self) -> ReadinessInspection:
         try:
-            inspection = self._target.database.inspect_requirements(
-                self._ready_when.requirements, self._deadline
-            )
+            inspection = self._read_tables()
             _require_no_failure(inspection)
         except DatabaseUnavailable as error:
             return self._publish_wait(str(error))
@@ -103,9 +95,23 @@ class _ToolInspector:
             raise
         if inspection.unmet:
             return self._publish_wait("; ".join(map(_describe, inspection.unmet)))
-        return ReadinessInspection(self.publish(inspection))
+        return ReadinessInspection(self._publish(inspection))
 
-    def publish(
+    def resync(self) -> None:
+        """Inspect, and publish the result without what was ready before for other requirements."""
+        try:
+            inspection = self._read_tables()
+        except BaseException:
+            self._lease_session.release()
+            raise
+        self._publish(inspection, drop_other_digests=True)
+
+    def _read_tables(self) -> ToolInspection:
+        return self._target.database.inspect_requirements(
+            self._ready_when.requirements, self._deadline
+        )
+
+    def _publish(
         self, inspection: ToolInspection, *, drop_other_digests: bool = False
     ) -> LeaseState:
         """Record what this address leads to and that it is ready, or that it is not.
@@ -118,7 +124,7 @@ class _ToolInspector:
         digest, state = self._ready_when.digest, self._lease.state
         failures = [f for f in state.failures if not f.applies_to(digest, self._address)]
         self._lease_session.store_completion(databases, failures)
-        return _without_lease(state.with_failures(failures)._replace(databases=databases))
+        return state.with_failures(failures)._replace(databases=databases).without_lease()
 
     def _record(
         self, inspection: ToolInspection, *, drop_other_digests: bool
@@ -149,7 +155,7 @@ class _ToolInspector:
         pause_ms = min(_MAX_PAUSE_MS, round(_FIRST_PAUSE_MS * _PAUSE_GROWTH**exponent))
         failure = self._make_failure(reason, pause_ms, is_wait=True)
         self._lease_session.store_failure(failure)
-        state = _without_lease(self._lease.state.with_failure(failure))
+        state = self._lease.state.with_failure(failure).without_lease()
         return ReadinessInspection(state, reason, may_become_ready=True)
 
     def _find_wait(self) -> Failure | None:
@@ -164,17 +170,13 @@ class _ToolInspector:
             migration="",
             version="",
             sqlstate="",
-            cause=" ".join(cause.split())[:_MAX_CAUSE_LENGTH],
+            cause=shorten_cause(cause),
             attempts=1 if before is None else max(before.attempts, 0) + 1,
             at_ms=now_ms,
             retry_at_ms=now_ms + pause_ms,
             address=self._address,
             is_wait=is_wait,
         )
-
-
-def _without_lease(state: LeaseState) -> LeaseState:
-    return state._replace(owner=None, lease_until_ms=0, lease_ms=0)
 
 
 def _describe(status: RequirementStatus) -> str:
@@ -242,15 +244,5 @@ def resync_requirements(
     Raises:
         LeaseHeld: Another process holds the lease.
     """
-    before = target.store.read(consistent=True)
-    lease = target.store.acquire(new_owner(request_id), expected=before)
-    if not isinstance(lease, Lease):
-        raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
-    try:
-        inspection = target.database.inspect_requirements(ready_when.requirements, deadline)
-    except BaseException:
-        with suppress(MigrateError):  # it expires by itself otherwise
-            target.store.release(lease)
-        raise
-    inspector = _ToolInspector(target, lease, ready_when, deadline)
-    inspector.publish(inspection, drop_other_digests=True)
+    lease = acquire_lease(target, request_id)
+    _RequirementInspector(target, lease, ready_when, deadline).resync()
