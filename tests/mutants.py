@@ -1866,7 +1866,7 @@ MUTANTS = (
     Mutant(
         "a history is adopted while its tool is migrating",
         "lambda_migrate/postgresql/other_tools.py",
-        "if not fault and has_lock_table and rows and run(select_lock(schema, tool)):",
+        "if not fault and has_lock and rows and run(_select_lock(tool, table)):",
         "if False:",
         ("adopt, real",),
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.postgresql.other_tools import TOOLS
+from lambda_migrate.postgresql.other_tools import get_tool
 from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def keep_history(schema: str, kept: KeptHistory) -> str:
         schema: The schema of this library's tables.
         kept: The other tool's table.
     """
-    tool = next(each for each in TOOLS if each.name == kept.tool)
+    tool = get_tool(kept.tool)
     if tool.kept is None:
-        raise AssertionError(kept.tool)  # `can_keep_history` has refused it
+        raise AssertionError(kept.tool)  # `adopt` has refused it
     library = quote_identifier(schema)
     body = _trigger_body(library, ".".join(map(quote_identifier, kept.table)), tool, tool.kept)
     rows = ", ".join(

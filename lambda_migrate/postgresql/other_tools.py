@@ -25,14 +25,14 @@ from lambda_migrate.postgresql.sql_fragments import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from lambda_migrate.migrations.ready_when import Requirement
 
     RunQuery = Callable[[str], list[list[Any]]]
     """Sends one message; returns its rows."""
 
-__all__ = ["TOOLS", "Tool", "inspect_requirements", "read_tool_histories"]
+__all__ = ["TOOLS", "Tool", "get_tool", "inspect_requirements", "read_tool_histories"]
 
 _MAX_ROWS = 100_000
 """The most rows that are read: more than any project has migrations."""
@@ -40,6 +40,10 @@ _MAX_ROWS = 100_000
 _LOCK_MS = 2_000
 """How long to wait for a table that a running tool has locked; then it counts as unreadable."""
 
+_BEGIN_READING = (
+    f"{SAFE_SEARCH_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {_LOCK_MS};"
+)
+"""With row security off, PostgreSQL raises an error where a policy of a table's owner would run."""
 
 _NOT_PERMITTED = "cannot be read by this role: GRANT SELECT on it, and USAGE on its schema"
 
@@ -123,6 +127,28 @@ class Tool:
             and not (self.requires_exact_columns and len(columns) > len(wanted))
             and (not self.required_table or self.required_table in tables_in_schema)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table that may be a tool's.
+
+    Attributes:
+        schema: Its schema.
+        name: Its name.
+        columns: Name -> type, of the columns with a type of PostgreSQL's own.
+        is_readable: Whether this role may read it.
+        names_in_schema: The tables beside it, of the names that were searched for, and itself.
+    """
+
+    schema: str
+    name: str
+    columns: dict[str, str]
+    is_readable: bool
+    names_in_schema: set[str]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
 
 
 TOOLS = (
@@ -396,6 +422,11 @@ TOOLS = (
 """A table is compared with them in this order; the first match counts."""
 
 
+def get_tool(name: str) -> Tool:
+    """The tool of this name."""
+    return next(each for each in TOOLS if each.name == name)
+
+
 def read_tool_histories(run: RunQuery) -> list[ToolHistory]:
     """Read every history table of another tool in this database.
 
@@ -405,27 +436,12 @@ def read_tool_histories(run: RunQuery) -> list[ToolHistory]:
     Raises:
         PostgresError: The catalog cannot be read.
     """
-    names = {
-        name
-        for tool in TOOLS
-        for name in (tool.table, tool.required_table, tool.lock_table)
-        if name
-    }
-    tables = run(find_tables(sorted(names)))
-    tables_in_schema: dict[str, set[str]] = {}
-    for schema, table, *_ in tables:
-        tables_in_schema.setdefault(schema, set()).add(table)
-    found = []
-    for schema, table, columns, may_read in tables:
-        tool = _find_tool(table, _parse_columns(columns), tables_in_schema[schema])
-        if tool is not None:
-            has_lock_table = tool.lock_table in tables_in_schema[schema]
-            found.append(
-                _read(
-                    run, tool, schema, table, may_read=bool(may_read), has_lock_table=has_lock_table
-                )
-            )
-    return found
+    names = {name for tool in TOOLS for name in (tool.table, tool.required_table, tool.lock_table)}
+    return [
+        _read_history(run, tool, table, check_lock=True)
+        for table in _find_tables(run, names)
+        if (tool := _find_tool(table)) is not None
+    ]
 
 
 def inspect_requirements(run: RunQuery, requirements: Sequence[Requirement]) -> ToolInspection:
@@ -441,13 +457,13 @@ def inspect_requirements(run: RunQuery, requirements: Sequence[Requirement]) -> 
     """
     tools = {tool.setting_name: tool for tool in TOOLS}
     names = {each.table or tools[each.tool].table for each in requirements}
-    names |= {tools[each.tool].required_table for each in requirements} - {""}
-    tables = run(find_tables(sorted(names)))
+    names |= {tools[each.tool].required_table for each in requirements}
+    tables = _find_tables(run, names)
     statuses = []
     for requirement in requirements:
         tool = tools[requirement.tool]
         found = _find_required_tables(requirement, tool, tables)
-        histories = [_read(run, tool, schema, table, may_read=True) for schema, table in found]
+        histories = [_read_history(run, tool, table) for table in found]
         statuses.append(check_requirement(requirement, tool.name, histories))
     [[can_read_system_id]] = run(
         f"{SAFE_SEARCH_PATH} SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
@@ -458,93 +474,87 @@ def inspect_requirements(run: RunQuery, requirements: Sequence[Requirement]) -> 
 
 
 def _find_required_tables(
-    requirement: Requirement, tool: Tool, tables: Sequence[Sequence[Any]]
-) -> list[tuple[str, str]]:
-    """The tool's table that a requirement is about, if it exists: schema and name.
+    requirement: Requirement, tool: Tool, tables: Sequence[_Table]
+) -> list[_Table]:
+    """The tool's table that a requirement is about, if it exists.
 
     Raises:
         ConfigurationError: This role may not read it, or several tables fit.
     """
-    in_schema: dict[str, set[str]] = {}
-    for schema, table, *_ in tables:
-        in_schema.setdefault(schema, set()).add(table)
     found = [
-        (schema, table, may_read)
-        for schema, table, columns, may_read in tables
-        if table == (requirement.table or tool.table)
-        and schema == (requirement.schema or schema)
-        and tool.fits(_parse_columns(columns), in_schema[schema])
+        table
+        for table in tables
+        if table.name == (requirement.table or tool.table)
+        and table.schema == (requirement.schema or table.schema)
+        and tool.fits(table.columns, table.names_in_schema)
     ]
     if len(found) > 1:
-        shown = ", ".join(f"{schema}.{table}" for schema, table, _ in found)
+        shown = ", ".join(map(str, found))
         raise ConfigurationError(
             f"{requirement}: this database has {len(found)} history tables of {tool.name} "
-            f"({shown}): name the schema of one, {requirement._replace(schema=found[0][0])}"
+            f"({shown}): name the schema of one, {requirement._replace(schema=found[0].schema)}"
         )
-    for schema, table, may_read in found:
-        if not may_read:
+    for table in found:
+        if not table.is_readable:
             raise ConfigurationError(
-                f"{requirement}: the table {schema}.{table} of {tool.name} {_NOT_PERMITTED}"
+                f"{requirement}: the table {table} of {tool.name} {_NOT_PERMITTED}"
             )
-    return [(schema, table) for schema, table, _ in found]
+    return found
 
 
-def _parse_columns(columns: str) -> dict[str, str]:
-    """Name -> type, from the lines of `find_tables`."""
-    return dict(each.rpartition(":")[::2] for each in columns.split("\n"))
+def _find_tables(run: RunQuery, names: Iterable[str]) -> list[_Table]:
+    """Find the tables of these names in all schemas; an empty name is ignored."""
+    rows = run(_select_tables(sorted(set(names) - {""})))
+    names_in_schema: dict[str, set[str]] = {}
+    for schema, name, *_ in rows:
+        names_in_schema.setdefault(schema, set()).add(name)
+    return [
+        _Table(
+            schema,
+            name,
+            dict(each.rpartition(":")[::2] for each in columns.split("\n")),
+            is_readable,
+            names_in_schema[schema],
+        )
+        for schema, name, columns, is_readable in rows
+    ]
 
 
-def _find_tool(table: str, columns: dict[str, str], tables_in_schema: set[str]) -> Tool | None:
+def _find_tool(table: _Table) -> Tool | None:
     return next(
-        (tool for tool in TOOLS if tool.table == table and tool.fits(columns, tables_in_schema)),
+        (
+            tool
+            for tool in TOOLS
+            if tool.table == table.name and tool.fits(table.columns, table.names_in_schema)
+        ),
         None,
     )
 
 
-def _read(
-    run: RunQuery,
-    tool: Tool,
-    schema: str,
-    table: str,
-    *,
-    may_read: bool,
-    has_lock_table: bool = False,
+def _read_history(
+    run: RunQuery, tool: Tool, table: _Table, *, check_lock: bool = False
 ) -> ToolHistory:
-    shown = f"{schema}.{table}"
     fault = _NOT_PERMITTED
     rows: Sequence[Sequence[Any]] = ()
-    if may_read:
-        message = select_tool_history(
-            (schema, table),
-            (
-                tool.key,
-                tool.label or tool.key,
-                tool.state_expression,
-                tool.covers_expression,
-                tool.checksum,
-            ),
-            where=tool.where,
-            order=tool.order,
-            limit=_MAX_ROWS,
-            lock_ms=_LOCK_MS,
-        )
+    if table.is_readable:
         try:
-            rows = run(message)
+            rows = run(_select_history(tool, table))
             fault = ""
         except PostgresError as error:
             fault = f"cannot be read: {error.message}"
-    if not fault and has_lock_table and rows and run(select_lock(schema, tool)):
+    has_lock = check_lock and tool.lock_table in table.names_in_schema
+    if not fault and has_lock and rows and run(_select_lock(tool, table)):
         fault = (
             f"is locked by a running {tool.name}, or by one that was killed: wait for it, or end "
             f"it and run {tool.unlock}"
         )
     return ToolHistory(
         tool.name,
-        shown,
+        str(table),
         _parse_entries(tool, rows),
         tool.is_comparable,
         fault,
-        schema_and_name=(schema, table),
+        schema_and_name=(table.schema, table.name),
     )
 
 
@@ -558,7 +568,7 @@ def _parse_entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[ToolHisto
     return tuple(latest.values())
 
 
-def find_tables(names: Sequence[str]) -> str:
+def _select_tables(names: Sequence[str]) -> str:
     """Tables of these names in all schemas: schema, name, ``column:type`` lines, may it be read.
 
     Columns of other types than PostgreSQL's own are left out: to turn one into text may call a
@@ -577,43 +587,17 @@ def find_tables(names: Sequence[str]) -> str:
         GROUP BY n.nspname, n.oid, c.relname, c.oid ORDER BY n.nspname, c.relname"""
 
 
-def select_tool_history(
-    table: tuple[str, str],
-    columns: tuple[str, str, str, str, str],
-    *,
-    where: str,
-    order: str,
-    limit: int,
-    lock_ms: int,
-) -> str:
-    """Rows of another tool's history table: key, label, state, covers earlier ones, checksum.
-
-    With row security off, PostgreSQL raises an error where a policy of the table's owner would run.
-
-    Args:
-        table: Its schema and name, unquoted.
-        columns: SQL expressions for these five, from `TOOLS`.
-        where: SQL for the rows that count, from `TOOLS`.
-        order: SQL for their order, from `TOOLS`.
-        limit: How many rows at most.
-        lock_ms: How long to wait for a lock on the table.
-    """
-    key, label, state, covers, checksum = columns
+def _select_history(tool: Tool, table: _Table) -> str:
+    """Rows of a tool's history table: key, label, state, covers earlier ones, checksum."""
     return (
-        f"{_begin_reading(lock_ms)} SELECT {key}::text, {label}::text, {state}, {covers},"
-        f" ({checksum})::text"
-        f" FROM {'.'.join(map(quote_identifier, table))}"
-        f" WHERE {where} ORDER BY {order} LIMIT {limit}"
+        f"{_BEGIN_READING} SELECT {tool.key}::text, {tool.label or tool.key}::text,"
+        f" {tool.state_expression}, {tool.covers_expression}, ({tool.checksum})::text"
+        f" FROM {quote_identifier(table.schema)}.{quote_identifier(table.name)}"
+        f" WHERE {tool.where} ORDER BY {tool.order} LIMIT {_MAX_ROWS}"
     )
 
 
-def select_lock(schema: str, tool: Tool) -> str:
+def _select_lock(tool: Tool, table: _Table) -> str:
     """A row if the tool's own lock is taken."""
-    table = f"{quote_identifier(schema)}.{quote_identifier(tool.lock_table)}"
-    return (
-        f"{_begin_reading(_LOCK_MS)} SELECT true FROM {table} WHERE {tool.lock_condition} LIMIT 1"
-    )
-
-
-def _begin_reading(lock_ms: int) -> str:
-    return f"{SAFE_SEARCH_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"
+    lock_table = f"{quote_identifier(table.schema)}.{quote_identifier(tool.lock_table)}"
+    return f"{_BEGIN_READING} SELECT true FROM {lock_table} WHERE {tool.lock_condition} LIMIT 1"
