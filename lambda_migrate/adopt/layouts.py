@@ -131,18 +131,28 @@ def _hash_file(path: Path, algorithm: str) -> tuple[str, ...]:
     return tuple(hashlib.new(algorithm, each).hexdigest() for each in variants)
 
 
-def _split_at(text: str, up: str, down: str) -> tuple[str, str | None]:
+def _read_down(path: Path, *, transactional: bool = True) -> FoundScript | None:
+    """The script that rolls a migration back; None if there is no such file."""
+    return FoundScript(read_script(path), transactional) if path.exists() else None
+
+
+def _split_at(
+    text: str, up: str, down: str, *, transactional: bool = True
+) -> tuple[FoundScript, FoundScript | None]:
     """The two scripts of a file, without its marker lines; the text above goes into the first."""
     flags = re.MULTILINE | re.IGNORECASE
     up_marker, down_marker = re.search(up, text, flags), re.search(down, text, flags)
     cuts = sorted(each.span() for each in (up_marker, down_marker) if each is not None)
     if not cuts:
-        return text, None
+        return FoundScript(text, transactional), None
     ends = [*(start for start, _ in cuts[1:]), len(text)]
     parts = {start: text[end:until] for (start, end), until in zip(cuts, ends, strict=True)}
     above = text[: cuts[0][0]]
     up_sql = "" if up_marker is None else parts[up_marker.start()]
-    return above + up_sql, None if down_marker is None else parts[down_marker.start()]
+    up_script = FoundScript(above + up_sql, transactional)
+    if down_marker is None:
+        return up_script, None
+    return up_script, FoundScript(parts[down_marker.start()], transactional)
 
 
 # --- one file with markers for each migration
@@ -159,8 +169,8 @@ def _read_dbmate(folder: Path) -> SourceFiles:
                 path,
                 key=match[0],
                 name=path.stem,
-                up=FoundScript(up),
-                down=None if down is None else FoundScript(down),
+                up=up,
+                down=down,
                 verbatim=path.read_bytes(),
             )
     return found.finish()
@@ -185,14 +195,13 @@ def _read_goose(folder: Path) -> SourceFiles:
         transactional = not re.search(
             r"^-- *\+goose +NO +TRANSACTION", text, re.MULTILINE | re.IGNORECASE
         )
-        up, down = _split_at(text, r"^-- *\+goose +Up\b.*\n?", r"^-- *\+goose +Down\b.*\n?")
-        found.add(
-            path,
-            key=str(int(match[1])),
-            name=path.stem,
-            up=FoundScript(up, transactional),
-            down=None if down is None else FoundScript(down, transactional),
+        up, down = _split_at(
+            text,
+            r"^-- *\+goose +Up\b.*\n?",
+            r"^-- *\+goose +Down\b.*\n?",
+            transactional=transactional,
         )
+        found.add(path, key=str(int(match[1])), name=path.stem, up=up, down=down)
     return found.finish(_order_by_number)
 
 
@@ -205,13 +214,7 @@ def _read_node_pg_migrate(folder: Path) -> SourceFiles:
             continue
         marker = r"^\s*--[\s-]*{}\s+migration.*\n?"
         up, down = _split_at(read_script(path), marker.format("up"), marker.format("down"))
-        found.add(
-            path,
-            key=path.stem,
-            name=path.stem,
-            up=FoundScript(up),
-            down=None if down is None else FoundScript(down),
-        )
+        found.add(path, key=path.stem, name=path.stem, up=up, down=down)
     return found.finish(lambda each: (_leading_number(each.name), each.name))
 
 
@@ -248,23 +251,18 @@ def _read_tern(folder: Path) -> SourceFiles:
 
 
 def _read_golang_migrate(folder: Path) -> SourceFiles:
-    return _read_pairs(folder, r"(\d+)_(.*)\.up\.sql")
-
-
-def _read_pairs(folder: Path, pattern: str) -> SourceFiles:
     found = _Collector(folder)
-    for path in found.list_files("*.sql"):
-        match = re.fullmatch(pattern, path.name)
+    for path in found.list_files("*.up.sql"):
+        match = re.match(r"(\d+)_", path.name)
         if match is None:
             continue
         stem = path.name.removesuffix(".up.sql")
-        down = path.with_name(f"{stem}.down.sql")
         found.add(
             path,
             key=str(int(match[1])),
             name=stem,
             up=FoundScript(read_script(path)),
-            down=FoundScript(read_script(down)) if down.exists() else None,
+            down=_read_down(path.with_name(f"{stem}.down.sql")),
         )
     ups = {each.name for each in found.migrations}
     for path in found.list_files("*.down.sql"):
@@ -308,13 +306,12 @@ def _read_knex(folder: Path) -> SourceFiles:
         if base is None:
             found.refuse(path, f"it is code; write its SQL to sql/{path.stem}.up.sql beside it")
             continue
-        down = _with_ending(base, ".down.sql")
         found.add(
             path,
             key=path.name,
             name=path.stem,
             up=FoundScript(read_script(_with_ending(base, ".up.sql"))),
-            down=FoundScript(read_script(down)) if down.exists() else None,
+            down=_read_down(_with_ending(base, ".down.sql")),
         )
     return found.finish(_order_by_key)
 
@@ -414,13 +411,12 @@ def _read_prisma(folder: Path) -> SourceFiles:
     if provider is not None and provider[1] not in ("postgresql", "cockroachdb"):
         found.refuse(folder / "migration_lock.toml", f"these are migrations for {provider[1]}")
     for path in found.list_files("*/migration.sql"):
-        down = path.with_name("down.sql")
         found.add(
             path,
             key=path.parent.name,
             name=path.parent.name,
             up=FoundScript(read_script(path)),
-            down=FoundScript(read_script(down)) if down.exists() else None,
+            down=_read_down(path.with_name("down.sql")),
             checksums=_hash_file(path, "sha256"),
         )
     return found.finish(_order_by_key)
@@ -434,15 +430,12 @@ def _read_diesel(folder: Path) -> SourceFiles:
         key = version.replace("-", "")
         settings = _peek(path.with_name("metadata.toml"))
         off = re.search(r"^\s*run_in_transaction\s*=\s*false", settings, re.MULTILINE)
-        down = path.with_name("down.sql")
         found.add(
             path,
             key=key,
             name=f"{key}_{rest}" if rest else key,
             up=FoundScript(read_script(path), transactional=off is None),
-            down=FoundScript(read_script(down), transactional=off is None)
-            if down.exists()
-            else None,
+            down=_read_down(path.with_name("down.sql"), transactional=off is None),
         )
     return found.finish(_order_by_key)
 
@@ -495,13 +488,14 @@ def _read_yoyo(folder: Path) -> SourceFiles:
         headers = dict(_YOYO_HEADER.findall(text))
         transactional = headers.get("transactional", "true").lower() != "false"
         depends[path.stem] = set(headers.get("depends", "").split())
-        down = path.with_name(f"{path.stem}.rollback.sql")
         found.add(
             path,
             key=path.stem,
             name=path.stem,
             up=FoundScript(text, transactional),
-            down=FoundScript(read_script(down), transactional) if down.exists() else None,
+            down=_read_down(
+                path.with_name(f"{path.stem}.rollback.sql"), transactional=transactional
+            ),
             checksums=(hashlib.sha256(path.stem.encode()).hexdigest(),),
         )
     ranks = {key: at for at, key in enumerate(_sort_by_dependency(depends, folder))}
@@ -574,7 +568,7 @@ def _read_sqitch(folder: Path) -> SourceFiles:
         later = any(other == name for _, _, other in changes[at + 1 :])
         tag = next((tag_after[each] for each in sorted(tag_after) if each >= at), "")
         file = f"{name}{tag}.sql" if later else f"{name}.sql"
-        deploy, revert = folder / "deploy" / file, folder / "revert" / file
+        deploy = folder / "deploy" / file
         if not deploy.exists():
             found.refuse(deploy, "sqitch.plan lists it, and it is missing; restore it")
             continue
@@ -583,7 +577,7 @@ def _read_sqitch(folder: Path) -> SourceFiles:
             key=change_id,
             name=f"{at + 1:0{width}}_{name}",
             up=FoundScript(read_script(deploy)),
-            down=FoundScript(read_script(revert)) if revert.exists() else None,
+            down=_read_down(folder / "revert" / file),
             checksums=_hash_file(deploy, "sha1"),
         )
     return found.finish()
