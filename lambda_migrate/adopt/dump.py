@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.adopt.files import FoundScript, SourceMigration
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.baseline import APPLIED
 from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+from lambda_migrate.postgresql.sql_fragments import quote_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,8 +59,16 @@ def dump_schema(
     done = subprocess.run(  # noqa: S603 - pg_dump with arguments that are no options
         [
             program,
-            *("--schema-only", "--no-owner", "--no-privileges", f"--exclude-schema={schema}"),
-            *(f"--exclude-table={_quote(own_schema)}.{_quote(each)}" for each in tables),
+            *(
+                "--schema-only",
+                "--no-owner",
+                "--no-privileges",
+                f"--exclude-schema={quote_identifier(schema)}",
+            ),
+            *(
+                f"--exclude-table={quote_identifier(own_schema)}.{quote_identifier(each)}"
+                for each in tables
+            ),
         ],
         env={**os.environ, **_make_environment(address)},
         capture_output=True,
@@ -79,18 +89,13 @@ def dump_schema(
 
 
 def _list_applied(history: ToolHistory) -> Iterable[str]:
-    return sorted(each.key for each in history.entries if each.state == "applied")
+    return sorted(each.key for each in history.entries if each.state == APPLIED)
 
 
 def _remove_owned_sequences(sql: str, tables: Iterable[str]) -> str:
     """pg_dump leaves out a table, but writes the sequence of its serial column."""
     names = "|".join(re.escape(f"{each}_id_seq") for each in tables)
     return re.sub(rf'CREATE SEQUENCE \S*?"?(?:{names})"?\n[^;]*;\n', "", sql)
-
-
-def _quote(name: str) -> str:
-    """A name in a pattern of pg_dump."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _make_environment(address: DatabaseAddress) -> dict[str, str]:
