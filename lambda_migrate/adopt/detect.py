@@ -12,7 +12,7 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory
 from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
 
-__all__ = ["Detected", "detect_tool", "find_layouts", "find_layouts_of"]
+__all__ = ["DetectedTool", "detect_tool", "find_layouts", "find_layouts_of"]
 
 _MAX_DEPTH = 8
 _MAX_FOLDERS = 5000
@@ -26,7 +26,7 @@ _IN_PLACE = {"Alembic": "alembic", "Django": "django"}
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
+class DetectedTool:
     """A tool with its files and its history.
 
     Attributes:
@@ -108,7 +108,7 @@ def _list_files(folder: Path, *, depth: int) -> Iterator[Path]:
 
 def detect_tool(
     found: Sequence[tuple[Layout, Path]], histories: Sequence[ToolHistory], *, tool: str = ""
-) -> Detected:
+) -> DetectedTool:
     """Choose the one tool that files and history agree on.
 
     Args:
@@ -122,7 +122,7 @@ def detect_tool(
     wanted = [each for each in histories if tool.lower() in ("", each.tool.lower(), each.table)]
     layouts = [(layout, folder) for layout, folder in found if _is_wanted(layout, tool, wanted)]
     agreeing = [
-        Detected(layout, folder, history)
+        DetectedTool(layout, folder, history)
         for layout, folder in layouts
         for history in wanted
         if history.tool == layout.tool
@@ -137,7 +137,7 @@ def detect_tool(
         layouts = [each for each in layouts if not each[0].is_generic]
     if len(layouts) == 1:
         [(layout, folder)] = layouts
-        return Detected(layout, folder, None)
+        return DetectedTool(layout, folder, None)
     raise ConfigurationError(_describe_missing_history(layouts, tool))
 
 
@@ -146,7 +146,7 @@ def _is_wanted(layout: Layout, tool: str, histories: Sequence[ToolHistory]) -> b
     return layout.tool.lower() in (names | {tool.lower()})
 
 
-def _describe_ambiguity(agreeing: Sequence[Detected]) -> str:
+def _describe_ambiguity(agreeing: Sequence[DetectedTool]) -> str:
     places = list(dict.fromkeys(f"{each.layout.tool} ({each.folder})" for each in agreeing))
     if len(places) > 1:
         return (

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lambda_migrate.adopt.adoption import AdoptedFile, Adoption
 from lambda_migrate.adopt.check import replace_with_dump, require_adoptable
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
-from lambda_migrate.adopt.detect import Detected, detect_tool, find_layouts, find_layouts_of
+from lambda_migrate.adopt.detect import DetectedTool, detect_tool, find_layouts, find_layouts_of
 from lambda_migrate.adopt.dump import dump_schema
 from lambda_migrate.adopt.files import SourceFiles
 from lambda_migrate.adopt.layouts import LAYOUTS, Layout
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.operations import Operations
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.baseline import Baseline
+    from lambda_migrate.postgresql.other_tools import Tool
 
 __all__ = ["adopt"]
 
@@ -67,12 +67,13 @@ def adopt(
     kept = _choose_kept_history(plan) if keep_theirs else None
     operations = context.make_operations(plan.manifest)
     preview = _preview(context, operations, plan)
+    missing = tuple(name for name in plan.contents if not (folder / name).exists())
     is_confirmed = dry_run or context.prompter.confirm(
-        _build_question(context, folder, plan, preview)
+        _build_question(context, folder, plan, preview, count=len(missing))
     )
     if not is_confirmed:
         return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
-    written: tuple[str, ...] = tuple(name for name in plan.contents if not (folder / name).exists())
+    written = missing
     marked = tuple(m.name for m in preview.migrations) if preview is not None else ()
     if not dry_run:
         written = plan.adoption.write(folder, plan.contents)
@@ -124,7 +125,7 @@ class _Plan:
     layout: Layout
     contents: dict[str, bytes]
     manifest: Manifest
-    history: ToolHistory | None
+    history: ToolHistory | None = None
 
     def rename(self, tool_history: ToolHistory) -> ToolHistory:
         """Give the tool's entries the versions of the files; see `rename_entries`."""
@@ -132,10 +133,7 @@ class _Plan:
             [dump] = self.adoption.files
             return replace_with_dump(tool_history, dump.key, self.manifest.migrations[0].version)
         return rename_entries(
-            tool_history,
-            self.layout.tool,
-            self.adoption.versions,
-            self.layout.normalise_key,
+            tool_history, self.layout.tool, self.adoption.versions, self.layout.normalise_key
         )
 
 
@@ -154,7 +152,7 @@ def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str
         found = _read_files(context, detected)
         converted = convert_migrations(
             found.migrations,
-            _describe_tool(detected.layout.tool).table,
+            _get_tool(detected.layout).table,
             detected.layout.placeholder,
         )
         adoption = _build_adoption(context, folder, detected, found, converted)
@@ -167,28 +165,24 @@ def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str
         adoption = adoption.continue_from(folder, record)
     contents = {each.filename: each.content for each in converted}
     manifest = _build_manifest(folder, contents)
-    layout = detected.layout
-    versions = adoption.versions
-    history = detected.history
-    if history is not None and layout.read is None:
-        history = replace_with_dump(history, adoption.files[0].key, manifest.migrations[0].version)
-    elif history is not None:
-        history = rename_entries(history, layout.tool, versions, layout.normalise_key)
-    if history is not None:
-        require_adoptable(
-            history,
-            layout,
-            converted,
-            {migration.version for migration in manifest},
-            repair=_describe_tool(layout.tool).repair,
-        )
-    return _Plan(adoption, layout, contents, manifest, history)
+    plan = _Plan(adoption, detected.layout, contents, manifest)
+    if detected.history is None:
+        return plan
+    history = plan.rename(detected.history)
+    require_adoptable(
+        history,
+        plan.layout,
+        converted,
+        {migration.version for migration in manifest},
+        repair=_get_tool(plan.layout).repair,
+    )
+    return replace(plan, history=history)
 
 
-def _describe_tool(name: str) -> Any:
-    from lambda_migrate.postgresql.other_tools import TOOLS
+def _get_tool(layout: Layout) -> Tool:
+    from lambda_migrate.postgresql.other_tools import get_tool  # it loads the driver
 
-    return next(each for each in TOOLS if each.name == name)
+    return get_tool(layout.tool)
 
 
 def _detect(
@@ -199,12 +193,14 @@ def _detect(
     *,
     source: str,
     files: str,
-) -> Detected:
+) -> DetectedTool:
     if record is not None and not (source or files):
         layout = next(each for each in LAYOUTS if each.tool == record.tool)
         history = [each for each in histories if each.tool == record.tool]
         if len(history) < 2:
-            return Detected(layout, context.root / record.source, history[0] if history else None)
+            return DetectedTool(
+                layout, context.root / record.source, history[0] if history else None
+            )
     if files:
         place = context.root / files
         if not place.is_dir():
@@ -221,7 +217,7 @@ def _detect(
     return detect_tool(found, histories, tool=source)
 
 
-def _read_files(context: CommandContext, detected: Detected) -> SourceFiles:
+def _read_files(context: CommandContext, detected: DetectedTool) -> SourceFiles:
     layout, history = detected.layout, detected.history
     if layout.read is None:
         if history is None:
@@ -249,7 +245,7 @@ def _read_files(context: CommandContext, detected: Detected) -> SourceFiles:
 def _build_adoption(
     context: CommandContext,
     folder: Path,
-    detected: Detected,
+    detected: DetectedTool,
     found: SourceFiles,
     converted: tuple[ConvertedFile, ...],
 ) -> Adoption:
@@ -279,7 +275,7 @@ def _build_manifest(folder: Path, contents: dict[str, bytes]) -> Manifest:
 
 
 def _choose_kept_history(plan: _Plan) -> KeptHistory:
-    tool = _describe_tool(plan.layout.tool)
+    tool = _get_tool(plan.layout)
     if plan.history is None:
         raise ConfigurationError(
             f"--keep-theirs: {plan.layout.tool} has no history table in this database"
@@ -301,16 +297,14 @@ def _preview(context: CommandContext, operations: Operations, plan: _Plan) -> Ba
     """What is marked as applied; None if the tool has applied nothing."""
     if plan.history is None or not plan.history.is_in_use:
         return None
-    rename = partial(_Plan.rename, plan)
     return operations.preview_baseline(
-        None, context.deadline, tool=plan.history.table, rename=rename
+        None, context.deadline, tool=plan.history.table, rename=plan.rename
     )
 
 
 def _build_question(
-    context: CommandContext, folder: Path, plan: _Plan, preview: Baseline | None
+    context: CommandContext, folder: Path, plan: _Plan, preview: Baseline | None, *, count: int
 ) -> Question:
-    count = sum(not (folder / name).exists() for name in plan.contents)
     marked = () if preview is None else preview.migrations
     heading = (
         f"this writes {count} file{'s' * (count != 1)} of {plan.layout.tool} to {folder} and marks "
