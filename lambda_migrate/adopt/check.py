@@ -69,15 +69,17 @@ def require_adoptable(
         raise ConfigurationError(
             f"the table {history.table} of {history.tool} {history.unreadable_reason}"
         )
-    faults = [
+    found = [
         *_find_failed(history, repair),
         *_find_changed(history, layout, files),
         *_find_missing(history, versions),
     ]
+    faults = [f"{history.table}: {fault}" for fault in found]
     if faults:
         more = [f"and {len(faults) - _MAX_LISTED} more"] if len(faults) > _MAX_LISTED else []
         raise ConfigurationError(
-            [*faults[:_MAX_LISTED], *more], heading=f"{history.table} cannot be adopted:"
+            [*faults[:_MAX_LISTED], *more],
+            heading=f"the migrations of {history.tool} cannot be adopted:",
         )
 
 
@@ -86,8 +88,8 @@ def _find_failed(history: ToolHistory, repair: str) -> Iterator[str]:
     for entry in history.entries:
         if entry.state == FAILED:
             yield (
-                f"{entry.label} failed there, so it may be applied in part: look at the database, "
-                f"resolve it{advice}, and run `lambda-migrate adopt` again"
+                f"version {entry.label} failed there, so it may be applied in part: look at the "
+                f"database, resolve it{advice}, and run `lambda-migrate adopt` again"
             )
 
 
@@ -116,4 +118,4 @@ def _find_missing(history: ToolHistory, versions: Collection[Version]) -> Iterat
         return
     for entry, found in zip(applied, has_file, strict=True):
         if not found and has_file.index(True) < applied.index(entry):
-            yield f"{entry.label} is applied there and has no file here: add the file"
+            yield f"version {entry.label} is applied there and has no file here: add the file"
