@@ -10,7 +10,7 @@ from pathlib import Path
 from lambda_migrate.adopt.layouts import LAYOUTS, Layout
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory
-from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE, TOOLS_IN_PLACE
 
 __all__ = ["DetectedTool", "detect_tool", "find_layouts", "find_layouts_of"]
 
@@ -21,8 +21,6 @@ _MAX_FOLDERS = 5000
 _SKIPPED_FOLDERS = frozenset(
     {"node_modules", "venv", "target", "build", "dist", "__pycache__", "site-packages"}
 )
-
-_IN_PLACE = {"Alembic": "alembic", "Django": "django"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +163,8 @@ def _describe_missing_files(
 ) -> str:
     [first, *_] = histories
     described = " and ".join(map(str, histories))
-    if first.tool in _IN_PLACE:
-        return (
-            f"{described}, and {first.tool} migrations run in place: set LAMBDA_MIGRATE_SOURCE="
-            f"{_IN_PLACE[first.tool]} instead of adopting them"
-        )
+    if first.tool in TOOLS_IN_PLACE:
+        return f"{described}, and {_advise_in_place(first.tool)}"
     if not layouts:
         return (
             f"{described}, and its files were not found here: name their folder with --files; or "
@@ -183,6 +178,15 @@ def _describe_missing_files(
 
 
 def _describe_missing_history(layouts: Sequence[tuple[Layout, Path]], tool: str) -> str:
+    known = {each.tool.lower(): each.tool for each in LAYOUTS}
+    in_place = {each.lower(): each for each in TOOLS_IN_PLACE}
+    if tool.lower() in in_place:
+        return _advise_in_place(in_place[tool.lower()])
+    if tool and tool.lower() not in known:
+        return (
+            f"--from {tool}: `adopt` knows no tool of this name, and no table of this name with "
+            f"applied versions is in this database; write one of {', '.join(known.values())}"
+        )
     named = f"files of {tool}" if tool else "files of another tool"
     if not layouts:
         return f"no {named} were found here: name their folder with --files"
@@ -190,4 +194,11 @@ def _describe_missing_history(layouts: Sequence[tuple[Layout, Path]], tool: str)
     return (
         f"there are {named} in several places or of several tools, {', '.join(places)}, and no "
         "history in the database that decides: choose with --from and --files"
+    )
+
+
+def _advise_in_place(tool: str) -> str:
+    return (
+        f"{tool} migrations run in place: set LAMBDA_MIGRATE_SOURCE={tool.lower()} instead of "
+        "adopting them"
     )

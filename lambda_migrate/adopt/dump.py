@@ -16,7 +16,7 @@ from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
 from lambda_migrate.postgresql.sql_fragments import quote_identifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.postgresql.address import DatabaseAddress
@@ -45,7 +45,7 @@ def dump_schema(
         timeout: In seconds.
 
     Raises:
-        ConfigurationError: pg_dump is missing, or fails.
+        ConfigurationError: pg_dump is missing, fails, or does not finish in time.
     """
     program = shutil.which("pg_dump")
     if program is None or address is None:
@@ -56,36 +56,46 @@ def dump_schema(
         )
     own_schema, table = history.schema_and_name
     tables = (table, f"{table}lock", f"{table}_lock", "ar_internal_metadata")
-    done = subprocess.run(  # noqa: S603 - pg_dump with arguments that are no options
-        [
-            program,
-            *(
-                "--schema-only",
-                "--no-owner",
-                "--no-privileges",
-                f"--exclude-schema={quote_identifier(schema)}",
-            ),
-            *(
-                f"--exclude-table={quote_identifier(own_schema)}.{quote_identifier(each)}"
-                for each in tables
-            ),
-        ],
-        env={**os.environ, **_make_environment(address)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
+    command = [
+        *(program, "--schema-only", "--no-owner", "--no-privileges"),
+        f"--exclude-schema={quote_identifier(schema)}",
+        *(
+            f"--exclude-table={quote_identifier(own_schema)}.{quote_identifier(each)}"
+            for each in tables
+        ),
+    ]
+    sql = _LEFT_OUT.sub("", _run(command, _make_environment(address), timeout=timeout))
+    sql = _remove_owned_sequences(sql, tables)
+    return SourceMigration(
+        key="\n".join(_list_applied(history)), name=_NAME, path="pg_dump", up=FoundScript(sql)
     )
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], *, timeout: float) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - pg_dump with arguments that are no options
+            command,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"{command[0]} cannot be run: {error.strerror}; install PostgreSQL's own, or correct "
+            "the PATH"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ConfigurationError(
+            f"pg_dump did not finish in {timeout:.0f} s; give the command more time with --timeout"
+        ) from error
     if done.returncode != 0:
         raise ConfigurationError(
             f"pg_dump failed: {redact(done.stderr.strip()[-500:])}; use a pg_dump of the server's "
             "version or a later one"
         )
-    sql = _LEFT_OUT.sub("", done.stdout)
-    sql = _remove_owned_sequences(sql, tables)
-    return SourceMigration(
-        key="\n".join(_list_applied(history)), name=_NAME, path="pg_dump", up=FoundScript(sql)
-    )
+    return done.stdout
 
 
 def _list_applied(history: ToolHistory) -> Iterable[str]:

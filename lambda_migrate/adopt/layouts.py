@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
 
 from lambda_migrate.adopt.checksums import (
     compute_flyway_checksum,
@@ -445,32 +444,36 @@ def _read_diesel(folder: Path) -> SourceFiles:
 
 def _read_drizzle(folder: Path) -> SourceFiles:
     found = _Collector(folder)
-    journal = _read_json(folder / "meta" / "_journal.json")
-    if journal.get("dialect", "postgresql") not in ("postgresql", "pg"):
-        found.refuse(
-            folder / "meta" / "_journal.json", f"these are migrations for {journal['dialect']}"
-        )
-    for entry in sorted(journal.get("entries", ()), key=lambda each: int(each["idx"])):
-        path = folder / f"{entry['tag']}.sql"
+    journal = folder / "meta" / "_journal.json"
+    dialect, entries = _read_journal(journal)
+    if dialect not in ("postgresql", "pg"):
+        found.refuse(journal, f"these are migrations for {dialect}")
+    for tag, when in entries:
+        path = folder / f"{tag}.sql"
         if not path.exists():
             found.refuse(path, "meta/_journal.json lists it, and it is missing; restore it")
             continue
         found.add(
             path,
-            key=str(entry["when"]),
-            name=str(entry["tag"]),
+            key=when,
+            name=tag,
             up=FoundScript(read_script(path)),
             checksums=_hash_file(path, "sha256"),
         )
     return found.finish()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_journal(path: Path) -> tuple[str, list[tuple[str, str]]]:
+    """The dialect, and tag and time of each migration."""
     try:
-        found = json.loads(read_script(path))
-    except ValueError as error:
-        raise ConfigurationError(f"{path}: not JSON: {error}; restore the file") from error
-    return found if isinstance(found, dict) else {}
+        journal = json.loads(read_script(path))
+        entries = sorted(journal["entries"], key=lambda each: int(each["idx"]))
+        tags = [(str(each["tag"]), str(each["when"])) for each in entries]
+        return str(journal.get("dialect", "postgresql")), tags
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{path}: not a journal of drizzle ({type(error).__name__}: {error}); restore the file"
+        ) from error
 
 
 _YOYO_HEADER = re.compile(r"^\s*--\s*(depends|transactional)\s*:\s*(.*?)\s*$", re.MULTILINE)

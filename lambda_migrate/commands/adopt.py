@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.adopt.adoption import AdoptedFile, Adoption
+from lambda_migrate.adopt.adoption import RECORD_NAME, AdoptedFile, Adoption
 from lambda_migrate.adopt.check import replace_with_dump, require_adoptable
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
 from lambda_migrate.adopt.detect import DetectedTool, detect_tool, find_layouts, find_layouts_of
@@ -54,6 +54,11 @@ def adopt(
     if context.settings.source != "sql":
         raise ConfigurationError(
             f"LAMBDA_MIGRATE_SOURCE is {context.settings.source}, which needs no adoption: run `up`"
+        )
+    if context.settings.ready_when is not None:
+        raise ConfigurationError(
+            "LAMBDA_MIGRATE_READY_WHEN is set, so another tool migrates this database: remove the "
+            "setting to adopt that tool's migrations"
         )
     if context.settings.directory.startswith("package:"):
         raise ConfigurationError(
@@ -195,7 +200,12 @@ def _detect(
     files: str,
 ) -> DetectedTool:
     if record is not None and not (source or files):
-        layout = next(each for each in LAYOUTS if each.tool == record.tool)
+        layout = next((each for each in LAYOUTS if each.tool == record.tool), None)
+        if layout is None:
+            raise ConfigurationError(
+                f"{folder / RECORD_NAME}: this version of lambda-migrate does not know the tool "
+                f"{record.tool}; use the version that wrote the file, or a later one"
+            )
         history = [each for each in histories if each.tool == record.tool]
         if len(history) < 2:
             return DetectedTool(
@@ -325,7 +335,7 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
     record = Adoption.read(folder)
     if record is None:
         raise ConfigurationError(
-            f"there is no adoption to undo in {folder}: it has no adoption.json"
+            f"there is no adoption to undo in {folder}: it has no {RECORD_NAME}"
         )
     if edited := record.find_edited_files(folder):
         raise ConfigurationError(

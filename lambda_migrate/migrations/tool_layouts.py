@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from importlib.abc import Traversable
 
-__all__ = ["ADOPTION_GUIDE", "detect_tool", "explain_missing_migrations"]
+__all__ = ["ADOPTION_GUIDE", "TOOLS_IN_PLACE", "detect_tool", "explain_missing_migrations"]
 
 ADOPTION_GUIDE = '"Adopt an existing database" in the documentation'
+
+TOOLS_IN_PLACE = ("Alembic", "Django")
+"""Tools whose migrations run as they are: ``LAMBDA_MIGRATE_SOURCE`` names them in lower case."""
 
 _MAX_DEPTH = 2
 """Levels of subfolders to search; every layout is recognizable within them."""
@@ -98,7 +101,7 @@ def _describe_contents(paths: Sequence[str]) -> str:
 
 
 def _advice(paths: Sequence[str], *, tool: str, in_package: bool) -> str:
-    if tool in ("Alembic", "Django"):
+    if tool in TOOLS_IN_PLACE:
         return f"Run them in place with LAMBDA_MIGRATE_SOURCE={tool.lower()}."
     if tool:
         return f"Convert the files first: `lambda-migrate adopt`; see {ADOPTION_GUIDE}."

@@ -181,7 +181,10 @@ def test_commands_show_what_is_required_and_refuse_to_migrate(sandbox: Sandbox) 
     assert required["requirement"] == REQUIRED
     assert "Prisma has not applied it (public._prisma_migrations)" in required["reason"]
     assert "not applied: Prisma has not applied it" in run("status")[1]
-    for command in (("plan",), ("up",), ("down", "--steps", "1", "--yes"), ("baseline", "--yes")):
+    for command in (
+        *(("plan",), ("up",), ("down", "--steps", "1", "--yes")),
+        *(("baseline", "--yes"), ("adopt", "--yes")),
+    ):
         code, _, error = run(*command)
         assert (code, "another tool migrates this database" in error) == (2, True), error
     code, findings = answer("doctor")

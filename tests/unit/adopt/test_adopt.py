@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.adopt.dump import dump_schema
 from lambda_migrate.cli import main
+from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
+from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.testing import InMemoryDatabase
 
 Call = Callable[..., tuple[int, dict[str, Any]]]
@@ -155,6 +159,34 @@ def test_files_that_cannot_be_converted_are_all_named(call: Call, tmp_path: Path
     assert "4_d.sql: it uses environment variables" in message
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"entries": [{"idx": 0}]}'])
+def test_a_damaged_journal_of_drizzle_is_refused(call: Call, tmp_path: Path, text: str) -> None:
+    (tmp_path / "db" / "meta").mkdir()
+    (tmp_path / "db" / "meta" / "_journal.json").write_text(text)
+    message = refusal(call, "--files", "db", "--from", "drizzle")
+    assert "not a journal of drizzle" in message
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("#!/bin/sh\nexec sleep 60\n", "did not finish in .* --timeout"),
+        ("\0", "cannot be run: Exec format error"),
+        ("#!/bin/sh\necho no >&2; exit 1\n", "pg_dump failed: no"),
+    ],
+)
+def test_a_pg_dump_that_does_not_work_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, message: str
+) -> None:
+    (tmp_path / "pg_dump").write_text(program)
+    (tmp_path / "pg_dump").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    address = parse_url("postgresql://app@localhost/orders")
+    timeout = 0.02 if "sleep" in program else 10.0
+    with pytest.raises(ConfigurationError, match=message):
+        dump_schema(address, HISTORY, schema="lambda_migrate", timeout=timeout)
+
+
 def test_wrong_options_are_refused(call: Call, database: InMemoryDatabase, tmp_path: Path) -> None:
     assert "there is no such folder" in refusal(call, "--files", "nowhere")
     (tmp_path / "empty").mkdir()
@@ -163,5 +195,8 @@ def test_wrong_options_are_refused(call: Call, database: InMemoryDatabase, tmp_p
     database.other_histories = []
     assert "no history table" in refusal(call, "--keep-theirs")
     assert call("adopt", "--yes")[1]["marked_as_applied"] == []
-    (tmp_path / "migrations" / "adoption.json").write_text("{")
+    record = tmp_path / "migrations" / "adoption.json"
+    record.write_text(record.read_text().replace("golang-migrate", "newer"))
+    assert "does not know the tool newer" in refusal(call)
+    record.write_text("{")
     assert "adoption.json cannot be used" in refusal(call)

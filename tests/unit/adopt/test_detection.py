@@ -55,6 +55,8 @@ def test_files_and_history_choose_together(
         (["Flyway", "dbmate"], ["Flyway", "dbmate"], "", "choose one with --from Flyway"),
         (["dbmate"], ["Alembic"], "", "run in place: set LAMBDA_MIGRATE_SOURCE=alembic"),
         (["dbmate"], [], "goose", "no files of goose were found"),
+        (["dbmate"], [], "goosey", "`adopt` knows no tool of this name"),
+        (["dbmate"], [], "alembic", "^Alembic migrations run in place"),
     ],
 )
 def test_what_is_ambiguous_or_contradictory_is_one_sentence(
