@@ -98,6 +98,7 @@ class MigrationFailed(MigrateError):
         detail: The complete report for a terminal: file, line, caret, detail, hint.
         is_timeout: Whether it ran out of time, so that an attempt with more time may succeed.
         is_process_killed: Whether holders were killed during it, so that no error is known.
+        is_partly_committed: Whether a part of it is committed.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class MigrationFailed(MigrateError):
         detail: str = "",
         is_timeout: bool = False,
         is_process_killed: bool = False,
+        is_partly_committed: bool = False,
     ) -> None:
         self.migration = escape_text(migration)
         self.sqlstate = escape_text(sqlstate)
@@ -120,6 +122,7 @@ class MigrationFailed(MigrateError):
         self.detail = detail
         self.is_timeout = is_timeout
         self.is_process_killed = is_process_killed
+        self.is_partly_committed = is_partly_committed
         self.available_ms: int | None = None
         """How much time it had, if it ran out of time."""
         super().__init__(detail or self.summary)

@@ -863,6 +863,14 @@ MUTANTS = (
     ),
     # --- migrations of other tools
     Mutant(
+        "a lease lost after the last step leaves the process of another tool running",
+        "lambda_migrate/sources/session.py",
+        "        try:\n            with self._explain_abort():\n                self._child.finish",
+        "        child, self._child = self._child, None\n        try:\n"
+        "            with self._explain_abort():\n                child.finish",
+        ("contract, sources",),
+    ),
+    Mutant(
         "a lost lease leaves the process of another tool running",
         "lambda_migrate/sources/session.py",
         "        if child is not None:\n            child.kill()\n        self._session.abort()",

@@ -124,7 +124,6 @@ def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> lis
         count = len(committed_migrations)
         migrations = "1 migration" if count == 1 else f"{count} migrations"
         is_rollback = "(stored down script)" in str(error)
-        is_partly_committed = "those before it are committed" in str(error)
         state = "rolled back" if is_rollback else "applied"
         stay = f"; {migrations} before it {'stays' if count == 1 else 'stay'} {state}"
         fix = "fix the migration and run the command again"
@@ -133,7 +132,9 @@ def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> lis
                 "correct the down script in the file, accept it with `lambda-migrate repair "
                 "VERSION --as edited`, and run the command again"
             )
-        elif not is_partly_committed:
+        elif error.is_partly_committed:
+            fix += "; it continues after the part that is committed, or says what to repair"
+        else:
             fix = f"it was rolled back; {fix}"
         return [fix + stay * bool(count)]
     if isinstance(error, LeaseStoreUnavailable):

@@ -46,7 +46,7 @@ from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.history import find_row, is_versioned
 from lambda_migrate.migrations.plan import Plan
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
-from lambda_migrate.migrations.revisions import RevisionManifest
+from lambda_migrate.migrations.revisions import RevisionManifest, make_sql_only_error
 from lambda_migrate.migrations.rollback import (
     choose_rollback,
     require_one_choice,
@@ -812,10 +812,7 @@ def require_sql_files(manifest: Manifest, operation: str, advice: str) -> None:
         ConfigurationError: They are another tool's.
     """
     if isinstance(manifest, RevisionManifest):
-        raise ConfigurationError(
-            f"{operation} works on SQL files only, and LAMBDA_MIGRATE_SOURCE is {manifest.tool}: "
-            f"{advice}"
-        )
+        raise make_sql_only_error(manifest.tool, operation, advice)
 
 
 def require_in_doubt(row: HistoryRow, *, force: bool) -> None:

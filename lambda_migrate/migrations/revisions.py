@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, overload
 
+from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
 from lambda_migrate.migrations.history import HistoryRow, RowState
 from lambda_migrate.migrations.manifest import Manifest
@@ -34,6 +35,7 @@ __all__ = [
     "RevisionHistory",
     "RevisionManifest",
     "SatisfiedDigest",
+    "make_sql_only_error",
 ]
 
 
@@ -314,6 +316,19 @@ class RevisionManifest(Manifest):
             needs_description=description is None
             and bool(missing or unknown or not all(map(history.is_known, needed))),
         )
+
+
+def make_sql_only_error(tool: str, operation: str, advice: str) -> ConfigurationError:
+    """The error of an operation that has no meaning for another tool's migrations.
+
+    Args:
+        tool: The tool.
+        operation: What was asked for.
+        advice: What to do instead.
+    """
+    return ConfigurationError(
+        f"{operation} works on SQL files only, and LAMBDA_MIGRATE_SOURCE is {tool}: {advice}"
+    )
 
 
 def _make_migrations(

@@ -363,6 +363,7 @@ class _StepsRunner:
             "those before it are committed, and the next run continues with it"
         )
         failure.args = (failure.detail,)
+        failure.is_partly_committed = True
 
     def _run_in_transaction(self, position: int) -> None:
         """Commit the statement together with the number of statements that are complete."""

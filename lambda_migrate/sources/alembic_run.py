@@ -8,7 +8,7 @@ matter who began or committed: no transaction that SQLAlchemy has a part in comm
 token.
 
 Every revision gets a transaction of its own. Where ``env.py`` has begun one before, it is committed
-after each step by the dialect, and SQLAlchemy goes on in the belief that it is still open.
+after each step by the dialect, and SQLAlchemy does not notice that it has ended.
 
 What a revision commits before it is complete is in its log (`partial_commits`). Outside a
 transaction the session has the advisory lock, with which a successor finds and ends it.
@@ -37,17 +37,13 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from lambda_migrate.errors import ManifestError
+from lambda_migrate.migrations.revisions import Revision
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.migrations.sql.tokens import split_statements
-from lambda_migrate.postgresql import catalog_queries
-from lambda_migrate.postgresql.catalog_state import (
-    CatalogInspector,
-    CatalogState,
-    quote_qualified_name,
-)
-from lambda_migrate.postgresql.sql_fragments import ServerTimeouts, quote_identifier, quote_literal
+from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
 from lambda_migrate.sources import alembic_files
+from lambda_migrate.sources.catalog_lookup import resolve_in_doubt
 from lambda_migrate.sources.fence_queries import (
     UNDEFINED_OBJECT_SQLSTATES,
     FenceQueries,
@@ -63,7 +59,7 @@ from lambda_migrate.sources.partial_commits import (
     find_function_names,
     make_entry,
 )
-from lambda_migrate.sources.protocol import PARTLY_COMMITTED, ChildError, Step
+from lambda_migrate.sources.protocol import ChildError, make_import_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,7 +68,6 @@ if TYPE_CHECKING:
     from alembic.script import Script
     from sqlalchemy.engine import Connection
 
-    from lambda_migrate.migrations.sql.classify import StatementInfo
     from lambda_migrate.sources.protocol import Channel, ChildRequest
 
 __all__ = ["run"]
@@ -246,17 +241,17 @@ class _AlembicRun:
                     kind="configuration",
                 )
 
-    def _read_graph(self) -> dict[str, Step]:
+    def _read_graph(self) -> dict[str, Revision]:
         """Every revision of the code by its id, parents first."""
         scripts = [*self._script.walk_revisions()]
         return {each.revision: self._describe(each) for each in reversed(scripts)}
 
-    def _describe(self, script: Script, direction: str = "up") -> Step:
+    def _describe(self, script: Script) -> Revision:
         path = Path(script.path)
         root = Path(self._request.root).resolve()
         shown = path.relative_to(root) if path.is_relative_to(root) else path
         parents = tuple(script._normalized_down_revisions)
-        return Step(script.revision, path.stem, parents, str(shown), direction)
+        return Revision(script.revision, parents, path.stem, str(shown))
 
     def _find_destination(self) -> str:
         request = self._request
@@ -346,9 +341,8 @@ class _AlembicRun:
         return revisions(self._destination, heads)
 
     def _send_plan(self, steps: Sequence[Any], context: MigrationContext) -> None:
-        direction = "down" if self._is_down else "up"
         self._channel.send_plan(
-            [self._describe(each.revision, direction) for each in steps],
+            [self._describe(each.revision) for each in steps],
             applied=self._heads,
             heads=self._find_needed_heads(),
             graph=[*self._graph.values()],
@@ -586,7 +580,7 @@ class _AlembicRun:
                 cursor.close()
 
     def _forbid_commit(self, connection: Connection) -> None:
-        """Let a commit of a dry run fail, whoever commits."""
+        """Make every commit of a dry run fail, also one by a driver."""
         if _is_autocommit(connection):
             raise self._fail(
                 "env.py or a revision uses the isolation level AUTOCOMMIT, so a dry run cannot "
@@ -768,45 +762,14 @@ class _AlembicRun:
 
     def _settle(self, connection: Connection, current: _CurrentStep, sql: str) -> str:
         """Find out whether a statement in doubt took effect: ``skip`` it, or ``run`` it again."""
-        info = classify(split_statements(sql)[0])
-        inspector = CatalogInspector(
-            info,
-            read=lambda query: _query_all(connection, query),
-            is_same_index=lambda object_id: self._is_same_index(connection, info, object_id),
-            repair_command=f"lambda-migrate repair {current.row.id} --as applied",
-        )
-        state = inspector.inspect().state
-        if state is CatalogState.INVALID:
-            for name, may_drop in inspector.find_invalid_indexes():
-                if may_drop:
-                    _query(connection, catalog_queries.drop_index(name))
-            for table, partition in inspector.find_pending_detach():
-                _query(connection, catalog_queries.finalize_detach(table, partition))
-            state = inspector.inspect().state
-        if state is CatalogState.COMPLETE:
-            return "skip"
-        if state is CatalogState.ABSENT:
-            return "run"
-        mismatch = LogMismatch("it cannot be determined whether its last statement took effect")
-        raise self._repair(current, mismatch)
-
-    def _is_same_index(
-        self, connection: Connection, info: StatementInfo, object_id: int
-    ) -> bool | None:
-        if info.table is None:
-            return None
         version = int(_query(connection, "SHOW server_version_num")[0])
-        timeouts = ServerTimeouts(lock=3000, statement=10_000, server_version=version)
-        script = catalog_queries.compare_index(
-            object_id,
-            table=quote_qualified_name(info.table),
-            unique=info.unique,
-            definition=info.definition,
-            timeouts=timeouts,
-        )
-        rows = [_query(connection, each.text) for each in split_statements(script)]
-        found = [row[0] for row in rows if row is not None]
-        return bool(found[-1]) if found else None
+        outcome = resolve_in_doubt(sql, lambda query: _query_all(connection, query), version)
+        if outcome is None:
+            raise self._repair(
+                current,
+                LogMismatch("it cannot be determined whether its last statement took effect"),
+            )
+        return "skip" if outcome else "run"
 
     # --- errors
 
@@ -846,11 +809,14 @@ class _AlembicRun:
         detail = f"  {path}:{line}" if path else ""
         if isinstance(error, DBAPIError) and error.statement:
             detail += f"\n  statement: {_shorten(redact(error.statement))}"
-        is_partly_committed = current is not None and current.has_committed
+        step_id = current.row.id if current is not None else ""
+        if isinstance(error, ImportError):
+            return make_import_error(error, step_id=step_id, path=path, line=line)
         return ChildError(
-            redact(_describe(error)) + PARTLY_COMMITTED * is_partly_committed,
+            redact(_describe(error)),
             kind=self._find_kind(error, sqlstate),
-            step_id=current.row.id if current is not None else "",
+            step_id=step_id,
+            is_partly_committed=current is not None and current.has_committed,
             sqlstate=sqlstate,
             detail=detail,
             path=path,
@@ -961,7 +927,7 @@ def _read_backend_pid(connection: Connection) -> int:
 
 def _get_session(connection: Connection) -> _Session:
     session = connection.info.setdefault(_INFO_KEY, _Session())
-    assert isinstance(session, _Session)  # noqa: S101 - nobody else uses this key
+    assert isinstance(session, _Session)  # noqa: S101 - the key is ours
     return session
 
 
@@ -986,7 +952,7 @@ def _query_all(connection: Connection, sql: str) -> list[list[Any]]:
     cursor = connection.connection.cursor()
     try:
         cursor.execute(sql)
-        return [list(row) for row in cursor.fetchall()]
+        return [list(row) for row in cursor.fetchall()] if cursor.description else []
     finally:
         cursor.close()
 

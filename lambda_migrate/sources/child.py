@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.sources.protocol import Channel, ChildError, read_request
+from lambda_migrate.sources.protocol import Channel, ChildError, make_import_error, read_request
 
 if TYPE_CHECKING:
     from lambda_migrate.sources.protocol import ChildRequest
@@ -64,14 +64,16 @@ def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
         frames.append(traceback.FrameSummary(error.filename, error.lineno, ""))
     root = Path(request.root).resolve()
     own = [frame for frame in frames if _is_in(Path(frame.filename), root)]
-    missing = isinstance(error, ImportError) and not own
     where = own[-1] if own else None
+    path = str(Path(where.filename).resolve().relative_to(root)) if where else ""
+    line = where.lineno if where else None
+    if isinstance(error, ImportError):
+        return make_import_error(error, path=path, line=line)
     return ChildError(
         f"{type(error).__name__}: {error}",
-        kind="configuration" if missing else "migration",
         detail="" if where else "".join(traceback.format_exception(error)[-20:]),
-        path=str(Path(where.filename).resolve().relative_to(root)) if where else "",
-        line=where.lineno if where else None,
+        path=path,
+        line=line,
     )
 
 

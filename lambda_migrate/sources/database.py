@@ -148,12 +148,14 @@ class ToolDatabase:
             keeps_connection=not terminate_holders,
         )
 
-    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> NoReturn:
+    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> NoReturn:  # noqa: ARG002
         """See `Database.begin_dry_run`.
 
         The tool begins its own transaction: `Operations.dry_run` asks it by a `ToolCommand`.
         """
-        raise NotImplementedError
+        from lambda_migrate.migrations.revisions import make_sql_only_error
+
+        raise make_sql_only_error(self.tool, "this kind of dry run", "run `plan --dry-run`")
 
     def inspect_requirements(
         self, requirements: Sequence[Requirement], deadline: Deadline

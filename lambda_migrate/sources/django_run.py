@@ -49,23 +49,23 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils.connection import ConnectionDoesNotExist
 
 from lambda_migrate.errors import ManifestError
+from lambda_migrate.migrations.revisions import Revision
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
+from lambda_migrate.sources.catalog_lookup import find_conflict, resolve_in_doubt
 from lambda_migrate.sources.django_files import check_manifest, find_loaded_modules
 from lambda_migrate.sources.django_statements import (
     IN_DOUBT,
     TRANSACTION,
     MessageKind,
     classify_message,
-    find_conflict,
     hash_message,
-    resolve_in_doubt,
 )
 from lambda_migrate.sources.fence_queries import (
     UNDEFINED_OBJECT_SQLSTATES,
     FenceQueries,
     RevisionRow,
 )
-from lambda_migrate.sources.protocol import PARTLY_COMMITTED, ChildError, Step
+from lambda_migrate.sources.protocol import ChildError, make_import_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,6 +146,7 @@ class _CurrentStep:
         in_parts: Whether each statement is logged, because each may be committed by itself.
         is_recorded: Whether Django is recording it; that is not logged.
         followed: How many entries of ``interrupted`` have been followed.
+        is_partly_committed: Whether it has failed after it had committed a part.
     """
 
     id: str
@@ -156,6 +157,7 @@ class _CurrentStep:
     in_parts: bool = False
     is_recorded: bool = False
     followed: int = 0
+    is_partly_committed: bool = False
 
 
 class _Fence:
@@ -364,9 +366,13 @@ class _Fence:
 
     def require_rolled_back(self, step: _CurrentStep) -> None:
         """Check that a step which failed in a transaction has not committed a part of it."""
+        if self.has_log(step):
+            self.require_repair(step, _COMMITTED_BY_ITSELF)
+
+    def has_log(self, step: _CurrentStep) -> bool:
+        """Whether the mirror has a row of the step, as it has while a part of it is committed."""
         with self._own_transaction(step.connection):
-            if self._run(step.connection, self.queries.read_statements(step.id)):
-                self.require_repair(step, _COMMITTED_BY_ITSELF)
+            return bool(self._run(step.connection, self.queries.read_statements(step.id)))
 
     def require_repair(self, step: _CurrentStep, why: str) -> None:
         """Stop, because only a person can tell what an interrupted migration has done."""
@@ -564,7 +570,7 @@ class _Migrator:
         graph = executor.loader.graph
         order = executor.migration_plan(graph.leaf_nodes(), clean_start=True)
         steps = {
-            _format_id(key): Step(
+            _format_id(key): Revision(
                 id=_format_id(key),
                 name=_format_id(key),
                 parents=[_format_id(parent.key) for parent in sorted(graph.node_map[key].parents)],
@@ -586,10 +592,8 @@ class _Migrator:
         self._total = len(plan)
         self._channel.send_plan(
             [
-                steps.get(step_id, Step(step_id, step_id))._replace(
-                    direction="down" if backwards else "up"
-                )
-                for migration, backwards in plan
+                steps.get(step_id, Revision(step_id, name=step_id))
+                for migration, _ in plan
                 for step_id in [_format_id((migration.app_label, migration.name))]
             ],
             applied=[_format_id(key) for key in executor.loader.applied_migrations],
@@ -639,8 +643,8 @@ class _Migrator:
     def _patch_django(self) -> Iterator[None]:
         """Replace methods of the executor and the recorder, for every subclass too."""
         hooks: list[tuple[type, str, Callable[..., Any]]] = [
-            (MigrationExecutor, "apply_migration", self._apply_migration),
-            (MigrationExecutor, "unapply_migration", self._unapply_migration),
+            (MigrationExecutor, "apply_migration", partial(self._run_step, is_rollback=False)),
+            (MigrationExecutor, "unapply_migration", partial(self._run_step, is_rollback=True)),
             (MigrationExecutor, "record_migration", self._record_migration),
             (MigrationRecorder, "record_applied", self._record_applied),
             (MigrationRecorder, "record_unapplied", self._record_unapplied),
@@ -664,41 +668,21 @@ class _Migrator:
         nodes = executor.loader.graph.nodes
         return [(nodes[each.app_label, each.name], True) for each, _ in self._plan]
 
-    def _apply_migration(
-        self,
-        original: Callable[..., Any],
-        executor: Any,
-        state: Any,
-        migration: Any,
-        **options: Any,
-    ) -> Any:
-        def apply(state: Any) -> Any:
-            return original(executor, state, migration, **options)
-
-        return self._run_step(migration, executor, apply, state, is_rollback=False)
-
-    def _unapply_migration(
-        self,
-        original: Callable[..., Any],
-        executor: Any,
-        state: Any,
-        migration: Any,
-        **options: Any,
-    ) -> Any:
-        def unapply(state: Any) -> Any:
-            return original(executor, state, migration, **options)
-
-        return self._run_step(migration, executor, unapply, state, is_rollback=True)
-
     def _run_step(
         self,
-        migration: Any,
+        original: Callable[..., Any],
         executor: Any,
-        run: Callable[[Any], Any],
         state: Any,
+        migration: Any,
         *,
         is_rollback: bool,
+        **options: Any,
     ) -> Any:
+        """In place of the executor's ``apply_migration`` and ``unapply_migration``."""
+
+        def run(state: Any) -> Any:
+            return original(executor, state, migration, **options)
+
         if executor.connection.alias != self._alias:
             return run(state)  # another database, migrated by the project itself
         step_id = _format_id((migration.app_label, migration.name))
@@ -795,6 +779,7 @@ class _Migrator:
     def _forget_if_nothing_done(self, step: _CurrentStep) -> None:
         queries = self._fence.queries
         self._fence.write(self._connection, queries.delete_if_nothing_done(step.id))
+        step.is_partly_committed = self._fence.has_log(step)
         if step.state == "reverting":
             self._fence.write(
                 self._connection,
@@ -903,7 +888,6 @@ class _Migrator:
     def _translate(self, error: Exception) -> ChildError:
         step = self._fence.step
         step_id = step.id if step else ""
-        is_partly_committed = step is not None and step.in_parts
         sqlstate = _find_sqlstate(error)
         kind = "migration"
         if isinstance(error, _GRAPH_ERRORS) or (
@@ -918,14 +902,17 @@ class _Migrator:
             kind = "unavailable"
         path = self._paths.get(step_id, "")
         line = self._find_line(error, path)
+        if isinstance(error, ImportError):
+            return make_import_error(error, step_id=step_id, path=path, line=line)
         return ChildError(
-            _first_line(error) + PARTLY_COMMITTED * is_partly_committed,
+            _first_line(error),
             kind=kind,
             step_id=step_id,
             sqlstate=sqlstate,
             detail="\n".join(_list_server_fields(error)),
             path=path,
             line=line,
+            is_partly_committed=step is not None and step.is_partly_committed,
         )
 
     def _find_line(self, error: Exception, path: str) -> int | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -21,31 +20,17 @@ from lambda_migrate.migrations.sql.lint import (
     find_transaction_control,
 )
 from lambda_migrate.migrations.sql.tokens import TokenCursor, split_statements
-from lambda_migrate.postgresql import catalog_queries
-from lambda_migrate.postgresql.catalog_state import (
-    CatalogInspector,
-    CatalogState,
-    quote_qualified_name,
-)
-from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
+from lambda_migrate.sources.partial_commits import is_temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from lambda_migrate.migrations.sql.classify import StatementInfo
     from lambda_migrate.migrations.sql.tokens import Statement
-
-    Run = Callable[[str], list[list[Any]]]
 
 __all__ = [
     "IN_DOUBT",
     "TRANSACTION",
     "MessageKind",
     "classify_message",
-    "find_conflict",
     "hash_message",
-    "resolve_in_doubt",
 ]
 
 IN_DOUBT = "?"
@@ -85,82 +70,12 @@ def hash_message(sql: str, params: object = None) -> str:
     return sha256(f"{sql}\0{params!r}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def find_conflict(sql: str, run: Run, server_version: int) -> str:
-    """Why a statement outside a transaction cannot begin; "" if it can.
-
-    So what is found after an interruption is the statement's own work.
-    """
-    info, inspector = _inspect(sql, run, server_version)
-    return "" if info is None or info.has_if_exists else inspector.inspect().conflict
-
-
-def resolve_in_doubt(sql: str, run: Run, server_version: int) -> bool | None:
-    """Look up in the catalog what an interrupted statement left, and remove what is half done.
-
-    Args:
-        sql: The statement.
-        run: Runs a message outside a transaction and returns the rows of its last result.
-        server_version: ``server_version_num``.
-
-    Returns:
-        True if it took effect; False if nothing is left of it; None if that is unknown.
-    """
-    info, inspector = _inspect(sql, run, server_version)
-    if info is None:
-        return None
-    state = inspector.inspect().state
-    if state is CatalogState.INVALID:
-        for table, partition in inspector.find_pending_detach():
-            run(catalog_queries.finalize_detach(table, partition))
-        for name, may_drop in inspector.find_invalid_indexes():
-            if may_drop:
-                run(catalog_queries.drop_index(name))
-        state = inspector.inspect().state
-    return {CatalogState.COMPLETE: True, CatalogState.ABSENT: False}.get(state)
-
-
-def _inspect(
-    sql: str, run: Run, server_version: int
-) -> tuple[StatementInfo | None, CatalogInspector]:
-    statements = split_statements(sql)
-    info = classify(statements[0])
-    inspector = CatalogInspector(
-        info,
-        read=run,
-        is_same_index=partial(_is_same_index, info, run, server_version),
-        repair_command="`lambda-migrate repair`",
-    )
-    return (info if len(statements) == 1 else None), inspector
-
-
-def _is_same_index(
-    info: StatementInfo, run: Run, server_version: int, object_id: int
-) -> bool | None:
-    if info.table is None:
-        return None
-    query = catalog_queries.compare_index(
-        object_id,
-        table=quote_qualified_name(info.table),
-        unique=info.unique,
-        definition=info.definition,
-        timeouts=ServerTimeouts(lock=3000, statement=30_000, server_version=server_version),
-    )
-    try:
-        # Not every driver returns the rows of a result that another one follows.
-        rows = run(query.rpartition(";")[0])
-        return bool(rows[-1][0])
-    except Exception:  # noqa: BLE001 - of any driver
-        return None
-    finally:
-        run("ROLLBACK")
-
-
 def _classify(statement: Statement) -> MessageKind:
     first = "".join(statement.keywords[:1])
     cursor = TokenCursor(statement.text)
     if find_transaction_control(cursor):
         return MessageKind.CONTROL
-    if first in _SESSION_COMMANDS:
+    if first in _SESSION_COMMANDS or is_temporary(statement):
         return MessageKind.SETTING
     info = classify(statement)
     if info.kind in _OUTSIDE_KINDS:

@@ -30,6 +30,7 @@ __all__ = [
     "classify_statements",
     "ends_transaction",
     "find_function_names",
+    "is_temporary",
 ]
 
 UNKNOWN = "?"
@@ -79,9 +80,14 @@ def _classify(statement: Statement) -> StatementKind:
     if first in _READS:
         is_write = first != "SHOW" and _WRITES_IN_QUERY.search(statement.text)
         return StatementKind.ROWS if is_write else StatementKind.READ
-    if first in _SESSION or first in _CONTROL or _TEMPORARY.match(" ".join(statement.keywords)):
+    if first in _SESSION or first in _CONTROL or is_temporary(statement):
         return StatementKind.SESSION
     return StatementKind.SCHEMA if first in _SCHEMA else StatementKind.ROWS
+
+
+def is_temporary(statement: Statement) -> bool:
+    """Whether it creates an object that ends with the session, so that it has to run again."""
+    return _TEMPORARY.match(" ".join(statement.keywords)) is not None
 
 
 def ends_transaction(sql: str) -> str:

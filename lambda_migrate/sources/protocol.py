@@ -14,34 +14,18 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import BinaryIO
 
-__all__ = ["PARTLY_COMMITTED", "Channel", "ChildError", "ChildRequest", "Step", "read_request"]
+    from lambda_migrate.migrations.revisions import Revision
+
+__all__ = ["Channel", "ChildError", "ChildRequest", "make_import_error", "read_request"]
 
 EXIT_PARENT_GONE = 75
 """The child's exit status after its parent has closed the pipe."""
-
-
-class Step(NamedTuple):
-    """One revision that the child is about to apply or roll back.
-
-    Attributes:
-        id: The tool's own id: ``3f2a…`` for Alembic, ``app.0003_status`` for Django.
-        name: What messages and logs show.
-        parents: Ids that it depends on directly.
-        path: Its file, relative to the code's root if it is below.
-        direction: ``up`` or ``down``.
-    """
-
-    id: str
-    name: str
-    parents: Sequence[str] = ()
-    path: str = ""
-    direction: str = "up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +84,6 @@ class ChildRequest:
         return max(0.0, self.received_at + self.deadline_seconds - time.monotonic())
 
 
-PARTLY_COMMITTED = " (it commits statement by statement; those before it are committed)"
-"""Ends the message of a step that failed after a part of it may have been committed."""
-
-
 class ChildError(Exception):
     """Why a command failed in the child; `child` reports it as the event ``failed``.
 
@@ -117,6 +97,7 @@ class ChildError(Exception):
         path: The file at fault.
         line: The line in it.
         token: The fencing token that superseded this one.
+        is_partly_committed: Whether a part of the step is committed.
     """
 
     def __init__(
@@ -130,6 +111,7 @@ class ChildError(Exception):
         path: str = "",
         line: int | None = None,
         token: int | None = None,
+        is_partly_committed: bool = False,
     ) -> None:
         super().__init__(message)
         self.fields = {
@@ -141,7 +123,19 @@ class ChildError(Exception):
             "path": path,
             "line": line,
             "token": token,
+            "is_partly_committed": is_partly_committed,
         }
+
+
+def make_import_error(error: ImportError, **fields: Any) -> ChildError:
+    """The error of code that imports what is not installed.
+
+    Args:
+        error: Python's error.
+        **fields: Further ones of `ChildError`: the step, the file.
+    """
+    message = f"{type(error).__name__}: {error}; install it where the migrations run"
+    return ChildError(message, kind="configuration", **fields)
 
 
 class Channel:
@@ -186,11 +180,11 @@ class Channel:
 
     def send_plan(
         self,
-        steps: Sequence[Step],
+        steps: Sequence[Revision],
         *,
         applied: Sequence[str],
         heads: Sequence[str],
-        graph: Sequence[Step],
+        graph: Sequence[Revision],
         version_table: tuple[str, str],
     ) -> None:
         """Send what will be done, before anything is done.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,14 +17,19 @@ from lambda_migrate.errors import (
     NotReady,
     RepairRequired,
 )
-from lambda_migrate.migrations.revisions import CodeDescription, Revision, RevisionHistory
+from lambda_migrate.migrations.revisions import (
+    CodeDescription,
+    Revision,
+    RevisionHistory,
+    make_sql_only_error,
+)
 from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline_cause
 from lambda_migrate.postgresql.ports import DatabaseSession, Notice, ToolCommand
 from lambda_migrate.postgresql.transactional import RETRYABLE_SQLSTATES
 from lambda_migrate.sources.process import ChildEnded, ChildProcess, ChildTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration
@@ -45,6 +50,8 @@ _CANCEL_TOLERANCE_SECONDS = 0.5
 which the child sets from the deadline."""
 
 _QUERY_CANCELED = "57014"
+
+_USE_TOOL = "use the tool itself"
 
 
 class _ToolProcess:
@@ -205,6 +212,8 @@ def _translate_failure(
         is_late and sqlstate in (_QUERY_CANCELED, TRANSACTION_TIMEOUT)
     )
     cause = deadline_cause() if is_timeout else message
+    is_partly_committed = kind != "repair" and bool(event["is_partly_committed"])
+    note = _PARTLY_COMMITTED if is_partly_committed else ""
     code = f" [{sqlstate}]" if sqlstate else ""
     heading = f"{name or request.tool} failed: {cause}{code}{where}"
     failure = RepairRequired if kind == "repair" else MigrationFailed
@@ -212,10 +221,13 @@ def _translate_failure(
         cause,
         migration=name,
         sqlstate=sqlstate,
-        detail="\n".join(filter(None, (heading, event["detail"]))),
+        detail="\n".join(filter(None, (heading, event["detail"], note))),
         is_timeout=is_timeout,
+        is_partly_committed=is_partly_committed,
     )
 
+
+_PARTLY_COMMITTED = "  a part of it is committed"
 
 _ERRORS_BY_KIND: dict[str, type[ConfigurationError] | type[DatabaseUnavailable]] = {
     "configuration": ConfigurationError,
@@ -275,13 +287,7 @@ class ToolSession(DatabaseSession):
 
     def read_history(self) -> RevisionHistory:
         """See `FencedSession.read_history`; a child that has run its steps ends first."""
-        if self._child is not None:
-            child, self._child = self._child, None
-            try:
-                child.finish(self._deadline)
-            except BaseException:
-                child.stop()
-                raise
+        self._finish_child()
         description = self._history.description
         self._history = self._session.read_history()
         if description is not None:
@@ -289,12 +295,37 @@ class ToolSession(DatabaseSession):
             self._history = self._history.with_description(replace(description, applied=applied))
         return self._history
 
+    def _finish_child(self) -> None:
+        """Wait for the end of the child; until then, `abort` can kill it."""
+        if self._child is None:
+            return
+        try:
+            with self._explain_abort():
+                self._child.finish(self._deadline)
+        except BaseException:
+            self._child.stop()
+            raise
+        finally:
+            self._child = None
+
+    @contextmanager
+    def _explain_abort(self) -> Iterator[None]:
+        """Replace the error of a child that `abort` has killed."""
+        try:
+            yield
+        except MigrateError:
+            if self._is_aborted:
+                raise self._session.lease_lost() from None
+            raise
+
     def describe(self, *, command: ToolCommand | None = None) -> RevisionHistory:
         """See `FencedSession.describe`; the tool waits before its first step."""
         self._command = command or ToolCommand()
         return self._start()
 
     def _start(self) -> RevisionHistory:
+        if self._child is not None:  # it has failed, and is about to end
+            self._child.stop()
         if not self._keeps_connection:
             self._session.disconnect()
         started = {
@@ -319,7 +350,8 @@ class ToolSession(DatabaseSession):
         self._child = _ToolProcess(request)
         if self._is_aborted:
             self._child.kill()
-        description = self._child.read_description(self._deadline)
+        with self._explain_abort():
+            description = self._child.read_description(self._deadline)
         self._session.version_table = description.version_table
         self._history = self._history.with_description(description)
         return self._history
@@ -352,12 +384,8 @@ class ToolSession(DatabaseSession):
 
     def _run_step(self, revision_id: str, deadline: Deadline) -> int:
         assert self._child is not None  # noqa: S101 - the plan, which names the steps, came from it
-        try:
+        with self._explain_abort():
             return self._child.run_step(revision_id, deadline)
-        except MigrateError:
-            if self._is_aborted:
-                raise self._session.lease_lost() from None
-            raise
 
     def resolve_in_doubt(
         self,
@@ -408,18 +436,21 @@ class ToolSession(DatabaseSession):
         return []
 
     def record_applied(
-        self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
+        self,
+        migrations: Sequence[tuple[Migration, str]],  # noqa: ARG002
+        *,
+        baseline: bool,  # noqa: ARG002
     ) -> NoReturn:
         """See `FencedSession.record_applied`; the tool's own table decides."""
-        raise NotImplementedError
+        raise make_sql_only_error(self._database.tool, "marking a migration", _USE_TOOL)
 
-    def delete_rows(self, versions: Sequence[Version]) -> NoReturn:
+    def delete_rows(self, versions: Sequence[Version]) -> NoReturn:  # noqa: ARG002
         """See `FencedSession.delete_rows`; the tool's own table decides."""
-        raise NotImplementedError
+        raise make_sql_only_error(self._database.tool, "deleting a history row", _USE_TOOL)
 
-    def keep_tool_history(self, kept: KeptHistory | None) -> NoReturn:
+    def keep_tool_history(self, kept: KeptHistory | None) -> NoReturn:  # noqa: ARG002
         """See `FencedSession.keep_tool_history`; the tool's own table decides."""
-        raise NotImplementedError
+        raise make_sql_only_error(self._database.tool, "writing another history", _USE_TOOL)
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """See `FencedSession.mark_repeatables_stale`; there are none."""

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.integration.sources import alembic_project, django_projects
-from tests.sandbox import ROOT, Sandbox, until
+from tests.sandbox import ROOT, TABLE, Sandbox, until
 
 RUNNER = """
 import sys
@@ -113,6 +113,16 @@ class Service:
         started = self.start(seconds=seconds)
         until(self.is_sleeping, what="the step does not sleep")
         return started
+
+    def lose_lease(self) -> None:
+        """Give the lease to another owner, which does not touch PostgreSQL."""
+        self.sandbox.dynamodb.client().update_item(
+            TableName=TABLE,
+            Key={"target": {"S": self.sandbox.name}},
+            UpdateExpression="SET #owner = :other ADD fence :one",
+            ExpressionAttributeNames={"#owner": "owner"},
+            ExpressionAttributeValues={":other": {"S": "other"}, ":one": {"N": "1"}},
+        )
 
     def is_sleeping(self) -> bool:
         """Whether a step sleeps."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.sources import SERVICES, AlembicService, Service
-from tests.sandbox import TABLE, Sandbox, until
+from tests.sandbox import Sandbox, until
 
 
 @pytest.fixture(params=SERVICES)
@@ -79,16 +79,26 @@ def test_a_frozen_holder_commits_nothing_after_its_successor_took_over(service: 
 
 def test_a_holder_that_loses_its_lease_ends_its_step(service: Service) -> None:
     started = service.start_in_slow_step(1, seconds=600)  # so that the deadline does not end it
-    service.sandbox.dynamodb.client().update_item(
-        TableName=TABLE,
-        Key={"target": {"S": service.sandbox.name}},
-        UpdateExpression="SET #owner = :other ADD fence :one",
-        ExpressionAttributeNames={"#owner": "owner"},
-        ExpressionAttributeValues={":other": {"S": "other"}, ":one": {"N": "1"}},
-    )
+    service.lose_lease()
     assert started.outcome().startswith("LeaseLost")
     until(lambda: not service.is_sleeping(), what="the statement outlives the lease")
     assert service.effects() == []
+
+
+def test_a_lease_that_is_lost_after_the_last_step_ends_the_child(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Tools work on after it: env.py may do more, Django sends signals."""
+    service = AlembicService(sandbox, tmp_path)
+    with (service.root / "migrations" / "env.py").open("a") as env:
+        env.write("\nimport time\ntime.sleep(600)\n")
+    service.add(1)
+    started = service.start(seconds=600)
+    until(lambda: service.effects() == [1], what="the step is not applied")
+    (child,) = started.children()
+    service.lose_lease()
+    assert started.outcome().startswith("LeaseLost")
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_step_that_outlasts_the_deadline_is_rolled_back(service: Service) -> None:

@@ -170,7 +170,11 @@ def test_a_statement_ends_with_the_deadline(project: AlembicProject) -> None:
             *("migration", "without running the migrations"),
             id="a task that nobody waits for",
         ),
-        pytest.param("import no_such_module", "migration", "no_such_module", id="import"),
+        pytest.param(
+            "import no_such_module",
+            *("configuration", "No module named 'no_such_module'; install it where"),
+            id="import",
+        ),
     ],
 )
 def test_an_env_py_that_cannot_work_is_refused(

@@ -11,6 +11,7 @@ from lambda_migrate.cli.errors import render_error
 from lambda_migrate.cli.render import render_findings, render_plan, render_question, render_status
 from lambda_migrate.cli.times import format_duration, format_time_until
 from lambda_migrate.commands.documents import build_plan_document, build_status_document
+from lambda_migrate.commands.errors import build_error_document, parse_error_document
 from lambda_migrate.commands.preview import build_preview
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.status_entries import OmittedEntries, StatusEntry, truncate_entries
@@ -186,15 +187,20 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "advice"),
+    ("detail", "is_partly_committed", "advice"),
     [
-        ("m failed: no", "it was rolled back; fix the migration and run the command again; 1 "),
-        ("m failed: no\n  statement 2 of 2: those before it are committed", "fix the migration"),
-        ("m failed: no\n  m (stored down script):3", "correct the down script in the file"),
+        ("", False, "it was rolled back; fix the migration and run the command again; 1 "),
+        ("", True, "fix the migration and run the command again; it continues after the part "),
+        ("m failed: no\n  m (stored down script):3", False, "correct the down script in the file"),
     ],
 )
-def test_the_advice_after_a_failure_fits_what_was_committed(detail: str, advice: str) -> None:
-    error = MigrationFailed("no", migration="m", detail=detail)
+def test_the_advice_after_a_failure_fits_what_was_committed(
+    detail: str, is_partly_committed: bool, advice: str
+) -> None:
+    failure = MigrationFailed(
+        "no", migration="m", detail=detail, is_partly_committed=is_partly_committed
+    )
+    error = parse_error_document(build_error_document(failure))  # as the admin function sends it
     lines = render_lines(render_error(error, committed_migrations=["a"], width=200), width=200)
     assert lines[-1].startswith(f"next: {advice}")
     state = "rolled back" if "down script" in detail else "applied"
