@@ -260,8 +260,8 @@ class Settings:
     source_setup: str = _setting(
         "",
         _CALLABLE,
-        "A context manager, `module:callable`, in which the tool runs: for Alembic it yields the "
-        "`Config`, for an application that has to be set up first.",
+        "A context manager, `module:callable`, that sets up the application before the tool runs. "
+        "With Alembic it may yield the `Config`.",
     )
     alembic_config: str = _setting(
         "",
@@ -284,8 +284,8 @@ class Settings:
     django_try_atomic: bool = _setting(
         True,
         _BOOLEAN,
-        "Try Django migrations with `atomic = False` in a transaction first, which leaves nothing "
-        "half-done; those that cannot run in one run as written.",
+        "Try Django migrations with `atomic = False` in a transaction first, so that a failure "
+        "leaves no partial changes; those that cannot run in one run as written.",
     )
     allow_empty: bool = _setting(
         False,
@@ -530,8 +530,8 @@ class Settings:
         others = ["directory"] if "directory" in self._values else []
         others += ["source"] if self.source != "sql" else []
         return faults + [
-            f"{_label('ready_when')} and {_label(other)} exclude each other: keep {other} if "
-            "lambda-migrate applies the migrations, or else remove it"
+            f"set only one of {_label('ready_when')} and {_label(other)}: keep {other} if "
+            "lambda-migrate applies the migrations, otherwise remove it"
             for other in others
         ]
 

@@ -63,7 +63,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "contract, sources": (
         "tests/contract/test_sources.py",
         "-k",
-        "alembic and (lease or child_killed) or no_code_knows",
+        "alembic and (lease or child_killed) or no_code_knows or after_the_last_step",
     ),
     "revisions": ("tests/unit/migrations/test_revisions.py",),
     "contract, lease": ("tests/contract/test_lease_contract.py",),

@@ -353,8 +353,8 @@ class Operations:
         if isinstance(self.manifest, RevisionManifest):
             if only is not None:
                 raise ConfigurationError(
-                    f"{self.manifest.tool} rolls back the newest revisions: write `down --steps N` "
-                    "or `down --to REVISION`"
+                    f"`down --only` is not supported with {self.manifest.tool}: write `down "
+                    "--steps N` or `down --to REVISION`"
                 )
             command = ToolCommand("down", "" if to is None else str(to), steps)
             return self._roll_back_revisions(deadline, command, confirm=confirm)
@@ -795,8 +795,8 @@ def _require_only_adopted(history: Sequence[HistoryRow], versions: Collection[Ve
     if own:
         more = f" and {len(own) - 1} more" if own[1:] else ""
         raise ConfigurationError(
-            f"{own[-1]}{more} was applied or marked by lambda-migrate after the adoption, so it "
-            "cannot be undone any more: roll that back first (`lambda-migrate down`)"
+            f"cannot undo the adoption: {own[-1]}{more} was applied or marked after it; roll that "
+            "back first (`lambda-migrate down`)"
         )
 
 

@@ -5,7 +5,9 @@ reads them from a directory, a package or a zip into a *manifest* (`manifest`), 
 names exactly these files (`digest`). `plan` compares a manifest with a database's history
 (`history`): what is pending, applied, ahead or diverged; `repeatable` does so for repeatable
 migrations. `rollback` and `baseline` choose what a rollback undoes and what a baseline records.
-`sql` parses scripts. The package reads files and decides; it uses no database.
+`revisions` are those of Alembic and Django, which name their parents; `ready_when` and
+`requirement_check` say what a function waits for if another tool migrates. `sql` parses scripts.
+The package reads files and decides; it uses no database.
 
 Modules are imported when a name is first used: the cold start's fast path needs only `digest`.
 """

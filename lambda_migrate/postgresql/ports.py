@@ -307,7 +307,7 @@ class FencedSession(DatabaseSession, Protocol):
         """Delete history rows without running anything; their migrations are pending again."""
 
     def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:
-        """Settle a revision of another tool that was interrupted; returns its name.
+        """Resolve a revision of another tool that was interrupted; returns its name.
 
         Raises:
             ConfigurationError: It is not in doubt, or the tool's own table says otherwise.

@@ -304,7 +304,7 @@ class _AlembicRun:
         if not self._has_run_migrations:
             raise ChildError(
                 "env.py returned without running the migrations: it must call "
-                "context.run_migrations() and wait for it, also where an event loop runs"
+                "context.run_migrations() and wait for it, even where an event loop runs"
             )
 
     def _use_context(self, context: MigrationContext) -> None:
@@ -557,9 +557,10 @@ class _AlembicRun:
             if sqlstate == "42501":
                 schema = self._request.schema
                 raise self._fail(
-                    f"the role that env.py uses may not lock {schema}.fence: GRANT USAGE ON SCHEMA "
-                    f"{schema}, and SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN it, to that "
-                    "role, or let it be the role of LAMBDA_MIGRATE_DATABASE_URL",
+                    f"the role of env.py has no permission to lock {schema}.fence: run GRANT USAGE "
+                    f"ON SCHEMA {schema} TO <role>; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL "
+                    f"TABLES IN SCHEMA {schema} TO <role>; or use the role of "
+                    "LAMBDA_MIGRATE_DATABASE_URL",
                     kind="configuration",
                     sqlstate=sqlstate,
                 ) from error
@@ -790,11 +791,21 @@ class _AlembicRun:
 
     def _repair(self, current: _CurrentStep, mismatch: LogMismatch) -> ChildError:
         step_id = current.row.id
+        if current.row.state == "reverting":
+            advice = (
+                f"finish the rollback by hand, `alembic stamp` its parent, then `lambda-migrate "
+                f"repair {step_id} --as pending`; or apply it again by hand, then "
+                f"`lambda-migrate repair {step_id} --as applied`"
+            )
+        else:
+            advice = (
+                f"finish it by hand, `alembic stamp {step_id}`, then `lambda-migrate repair "
+                f"{step_id} --as applied`; or reverse its changes by hand, then "
+                f"`lambda-migrate repair {step_id} --as pending`"
+            )
         return self._fail(
             f"it was interrupted after it had committed a part, and {mismatch}; look at the "
-            f"database: finish it by hand, `alembic stamp {step_id}`, then `lambda-migrate repair "
-            f"{step_id} --as applied`; or undo all of it, then `lambda-migrate repair {step_id} "
-            "--as pending`",
+            f"database: {advice}",
             kind="repair",
         )
 

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_COMMITTED_BY_ITSELF = "it had committed by itself before its end"
+_COMMITTED_BY_ITSELF = "it had committed a part of its work (a COMMIT in the migration?)"
 
 _IDLE, _IN_TRANSACTION = 0, 2
 """Transaction states of libpq, as both drivers report them."""
@@ -355,7 +355,8 @@ class _Fence:
         step.followed += 1
         if remaining[0] != message.entry:
             self.require_repair(
-                step, f"statement {step.followed} was another one then than {message.excerpt}"
+                step,
+                f"statement {step.followed} differs from what it had committed: {message.excerpt}",
             )
         if message.kind in (MessageKind.ROWS, MessageKind.CONTROL):
             self.require_repair(
@@ -375,7 +376,7 @@ class _Fence:
             return bool(self._run(step.connection, self.queries.read_statements(step.id)))
 
     def require_repair(self, step: _CurrentStep, why: str) -> None:
-        """Stop, because only a person can tell what an interrupted migration has done."""
+        """Stop, because what an interrupted migration has done cannot be determined."""
         done, undone = ("applied", "pending") if step.state == "started" else ("pending", "applied")
         fake = f"manage.py migrate --fake {step.id.replace('.', ' ', 1)}"
         self.fail(
@@ -383,7 +384,7 @@ class _Fence:
             ChildError(
                 f"it was interrupted, and {why}; look at the database: finish the migration by "
                 f"hand{f', `{fake}`' * (done == 'applied')}, then `lambda-migrate repair {step.id} "
-                f"--as {done}`; or undo what it has done, then `lambda-migrate repair "
+                f"--as {done}`; or reverse its changes, then `lambda-migrate repair "
                 f"{step.id} --as {undone}`",
                 kind="repair",
             ),

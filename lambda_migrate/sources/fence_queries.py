@@ -119,8 +119,9 @@ class FenceQueries:
     def wrong_database_error(self) -> ChildError:
         """The error if there is no fence row, or no table (`UNDEFINED_OBJECT_SQLSTATES`)."""
         return ChildError(
-            f"{self._request.tool} connects to another database than lambda-migrate: let both use "
-            "the same host and database name (LAMBDA_MIGRATE_DATABASE_URL); nothing was committed",
+            f"{self._request.tool} connects to a different database than "
+            "LAMBDA_MIGRATE_DATABASE_URL: set both to the same host and database; nothing was "
+            "committed",
             kind="configuration",
         )
 

@@ -138,7 +138,7 @@ class StatementLog:
             LogMismatch: It committed rows, or something unknown.
         """
         if UNKNOWN in entries:
-            raise LogMismatch("it committed statements that are not known")
+            raise LogMismatch("it committed statements that were not recorded")
         if any(each.removeprefix(UNKNOWN).startswith(_ROWS) for each in entries):
             raise LogMismatch("it committed changes of rows, which cannot be repeated or skipped")
         return cls(committed=[each for each in entries if each[0] != UNKNOWN], _expected=[*entries])
@@ -155,7 +155,7 @@ class StatementLog:
             if known in self._expected:
                 del self._expected[: self._expected.index(known) + 1]
                 return action
-        raise LogMismatch("it now runs another statement than the ones that it committed")
+        raise LogMismatch("its next statement is not among those that it had committed")
 
     def require_complete(self) -> None:
         """Check, after the step's last statement, that nothing is left in doubt.

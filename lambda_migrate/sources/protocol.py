@@ -38,7 +38,7 @@ class ChildRequest:
             ``describe`` and ``describe-down`` only send the plan of ``up`` and ``down``.
         root: The folder of the code, which is also the working directory.
         options: The settings of the tool, by the names of `Settings`.
-        scope: The mirror's key: ``alembic``, ``alembic:schema.table``, ``django:default``.
+        scope: The mirror's key: ``alembic``, or ``django:`` and the alias.
         schema: The library's schema.
         target: For messages.
         fence: The fencing token that the fence row must hold; 0 for the commands that describe.

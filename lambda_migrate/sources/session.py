@@ -53,6 +53,11 @@ _QUERY_CANCELED = "57014"
 
 _USE_TOOL = "use the tool itself"
 
+_WITHOUT_APPLYING = {
+    "alembic": "does env.py call context.run_migrations(), even while an event loop is running?",
+    "django": "does the project replace Django's `migrate` command or its executor?",
+}
+
 
 class _ToolProcess:
     """A child with the events that it has sent, and its errors translated.
@@ -142,7 +147,7 @@ class _ToolProcess:
                 raise MigrationFailed(deadline_cause(), migration=name, is_timeout=True) from None
             except ChildEnded as ended:
                 raise MigrationFailed(
-                    f"the process that ran {self._tool} {ended}: out of memory, or a crash; its "
+                    f"the process that ran {self._tool} {ended} (out of memory, or a crash); its "
                     "output is in the log",
                     migration=name,
                     is_process_killed=ended.status < 0,
@@ -158,8 +163,8 @@ class _ToolProcess:
                 raise _translate_failure(event, self._request, failed_name, is_late=is_late)
             elif kind == "done":
                 raise MigrationFailed(
-                    f"{self._tool} ended without an error and without applying it: does env.py "
-                    "call context.run_migrations(), also while an event loop is running?",
+                    f"{self._tool} ended without an error and without applying it: "
+                    + _WITHOUT_APPLYING[self._tool],
                     migration=name,
                 )
             else:

@@ -373,9 +373,9 @@ def test_a_function_that_waits_for_another_tool_neither_migrates_nor_has_files()
     [fault] = faults_of({"LAMBDA_MIGRATE_READY_WHEN": "prisma:1_add"})
     assert "needs LAMBDA_MIGRATE_MODE=require" in fault
     [fault] = faults_of({}, ready_when="prisma:1_add", mode="require", directory="migrations")
-    assert "LAMBDA_MIGRATE_DIRECTORY (argument directory) exclude each other" in fault
+    assert "LAMBDA_MIGRATE_DIRECTORY (argument directory): keep directory" in fault
     [fault] = faults_of({}, ready_when="alembic:ae1027a6", mode="require", source="alembic")
-    assert "LAMBDA_MIGRATE_SOURCE (argument source) exclude each other" in fault
+    assert "LAMBDA_MIGRATE_SOURCE (argument source): keep source" in fault
     assert Settings.load({}, ready_when="prisma:1_add", mode="off").mode == "off"
 
 

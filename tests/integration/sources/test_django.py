@@ -250,7 +250,7 @@ def test_a_stale_holder_can_commit_nothing(make_project: MakeProject) -> None:
 
     wrong = Child(project, identity="another", token=2).run_until()
     assert wrong["kind"] == "configuration"
-    assert "another database" in wrong["message"]
+    assert "a different database" in wrong["message"]
 
 
 def test_a_stop_before_a_step_leaves_the_ones_before_it(make_project: MakeProject) -> None:

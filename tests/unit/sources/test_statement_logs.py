@@ -39,7 +39,7 @@ def test_rows_and_unknown_statements_are_never_repeated() -> None:
 
 
 def test_another_statement_than_the_committed_one_is_a_mismatch() -> None:
-    with pytest.raises(LogMismatch, match="another statement"):
+    with pytest.raises(LogMismatch, match="not among those"):
         StatementLog.resume([TABLE]).match(INDEX)
     with pytest.raises(LogMismatch, match="does not repeat"):
         StatementLog.resume([TABLE, UNKNOWN + INDEX]).require_complete()
