@@ -19,7 +19,7 @@ from lambda_migrate.migrations.digest import (
     normalise_text,
     parse_components,
 )
-from lambda_migrate.migrations.source import MARKER_LIKE, parse_migration
+from lambda_migrate.migrations.source import MARKER_LIKE, REFUSED_IN_NAME, parse_migration
 from lambda_migrate.migrations.sql.lint import (
     check_migration,
     is_transaction_control,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.sql.tokens import Statement
 
 __all__ = ["ConvertedFile", "convert_migrations"]
-
-_REFUSED_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]|[^\x20-\U0010ffff]""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,9 @@ def _choose_filenames(migrations: Sequence[SourceMigration]) -> Iterator[str]:
     """
     last: tuple[int, ...] = (-1,)
     for source in migrations:
-        name = _REFUSED_IN_NAME.sub("_", source.name).strip() or "migration"
+        usable = REFUSED_IN_NAME.sub("_", source.name)
+        usable = "".join(each if each.isprintable() else "_" for each in usable)
+        name = usable.strip() or "migration"
         if is_repeatable_name(name):
             yield f"{name}.sql"
             continue

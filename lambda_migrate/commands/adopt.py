@@ -18,8 +18,7 @@ from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory, rename_entries
-from lambda_migrate.migrations.digest import is_migration_name
-from lambda_migrate.migrations.source import build_manifest
+from lambda_migrate.migrations.source import build_manifest, read_files
 from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
 
 if TYPE_CHECKING:
@@ -275,11 +274,7 @@ def _build_adoption(
 
 def _build_manifest(folder: Path, contents: dict[str, bytes]) -> Manifest:
     """The manifest of the folder once the files are written; existing ones stay as they are."""
-    present = {
-        path.name: path.read_bytes()
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if is_migration_name(path.name) and path.is_file()
-    }
+    present = read_files(folder) if folder.is_dir() else {}
     everything = {**contents, **present}
     return build_manifest(everything.items(), display_path=str(folder), location=str(folder))
 

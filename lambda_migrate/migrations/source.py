@@ -48,13 +48,20 @@ if TYPE_CHECKING:
     _FoundFile = tuple[str, bytes | str]
     """A file's name, and its bytes or a sentence why it cannot be read."""
 
-__all__ = ["MARKER_LIKE", "build_manifest", "parse_migration", "read_manifest"]
+__all__ = [
+    "MARKER_LIKE",
+    "REFUSED_IN_NAME",
+    "build_manifest",
+    "parse_migration",
+    "read_files",
+    "read_manifest",
+]
 
 _PACKAGE = "package:"
 _MISSING_SEPARATOR = re.compile(r"([0-9]+(?:\.[0-9]+)*)(.+\.sql)")
 _ALMOST_REPEATABLE = re.compile(r"[Rr]_+")
 _ALMOST_HOOK = re.compile(r"(?i)(before|after)[a-z]*(migrate|__)")
-_REFUSED_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]""")  # no Windows file name, or shell syntax
+REFUSED_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]""")  # no Windows file name, or shell syntax
 _MARKER = re.compile(r"--[ \t]*migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
 # Every line that may be meant as a marker, in the spelling of dbmate or of another tool.
 MARKER_LIKE = re.compile(
@@ -150,12 +157,24 @@ def read_manifest(
             path = _resolve_path(source, relative_to=relative_to)
             location, files = str(path), _read_path(path)
     except OSError as error:
-        why = f"cannot be read: {error.strerror}; check its permissions"
-        raise _folder_error(source, why) from error
+        raise _unreadable_folder_error(source, error) from error
     manifest = build_manifest(files, display_path=source.rstrip("/"), location=location)
     if manifest.digest == EMPTY_DIGEST and not allow_empty:
         raise _empty_folder_error(location)
     return manifest
+
+
+def read_files(folder: Path) -> dict[str, bytes | str]:
+    """Read the migration files of a directory: name -> content, or why it cannot be read.
+
+    Raises:
+        ManifestError: The directory cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return dict(_read_directory(folder, entries))
+    except OSError as error:
+        raise _unreadable_folder_error(str(folder), error) from error
 
 
 def build_manifest(files: Iterable[_FoundFile], *, display_path: str, location: str) -> Manifest:
@@ -218,6 +237,10 @@ def _open_folder(path: Path) -> Traversable:
     return zipfile.Path(archive, f"{inner}/" if inner else "")
 
 
+def _unreadable_folder_error(location: str, error: OSError) -> ManifestError:
+    return _folder_error(location, f"cannot be read: {error.strerror}; check its permissions")
+
+
 def _folder_error(location: str, why: str) -> ManifestError:
     return ManifestError(f"the migrations folder {escape_text(location)} {why}")
 
@@ -244,7 +267,7 @@ def _check_name(filename: str) -> Iterator[str]:
         return
     elif not _is_version(version):
         yield "the version is too long: a number has at most 255 digits; shorten it"
-    if _REFUSED_IN_NAME.search(filename) or not filename.isprintable():
+    if REFUSED_IN_NAME.search(filename) or not filename.isprintable():
         yield (
             'the name contains invisible characters or one of " $ * : ; < > ? \\ ` |; '
             "rename it without them"

@@ -100,6 +100,12 @@ def test_a_file_that_adopt_did_not_write_is_never_touched(call: Call, tmp_path: 
     assert [each.name for each in (tmp_path / "migrations").iterdir()] == ["2_b.sql"]
 
 
+def test_a_link_out_of_the_folder_is_refused_as_a_start_would(call: Call, tmp_path: Path) -> None:
+    assert call("adopt", "--yes")[0] == 0
+    (tmp_path / "migrations" / "3_c.sql").symlink_to(tmp_path / "db" / "2_b.up.sql")
+    assert "a symbolic link that leaves the folder" in refusal(call)
+
+
 def test_an_edited_file_stays_and_is_not_removed(call: Call, tmp_path: Path) -> None:
     assert call("adopt", "--yes")[0] == 0
     (tmp_path / "migrations" / "2_b.sql").write_text("-- migrate:up\nSELECT 2;\n")

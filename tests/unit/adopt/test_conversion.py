@@ -134,6 +134,7 @@ def test_what_the_tool_replaces_in_a_script_is_reported() -> None:
         (["1.5_a", "1.5_b"], ["1.5_a.sql", "1.6_1.5_b.sql"]),
         (["0000_a", "99999999999999999999_b"], ["0000_a.sql", "99999999999999999999_b.sql"]),
         (["1_what?", "2_a b-c"], ["1_what_.sql", "2_a b-c.sql"]),
+        (["1_a\u200bb", "2_\tc"], ["1_a_b.sql", "2__c.sql"]),
         (["1_a", "R__view"], ["1_a.sql", "R__view.sql"]),
     ],
 )
