@@ -88,8 +88,8 @@ def _find_failed(history: ToolHistory, repair: str) -> Iterator[str]:
     for entry in history.entries:
         if entry.state == FAILED:
             yield (
-                f"version {entry.label} failed there, so it may be applied in part: look at the "
-                f"database, resolve it{advice}, and run `lambda-migrate adopt` again"
+                f"version {entry.label} failed in the database, so it may be applied in part: "
+                f"look at it, resolve it{advice}, and run `lambda-migrate adopt` again"
             )
 
 
@@ -103,8 +103,8 @@ def _find_changed(
             continue
         if source.checksums and entry.checksum not in source.checksums:
             yield (
-                f"{source.path} is not what {history.tool} applied: its checksum is "
-                f"{source.checksums[0]}, and {entry.checksum} there; restore the file"
+                f"{source.path} is not what {history.tool} applied: the file has the checksum "
+                f"{source.checksums[0]}, the history table {entry.checksum}; restore the file"
             )
 
 
@@ -118,4 +118,4 @@ def _find_missing(history: ToolHistory, versions: Collection[Version]) -> Iterat
         return
     for entry, found in zip(applied, has_file, strict=True):
         if not found and has_file.index(True) < applied.index(entry):
-            yield f"version {entry.label} is applied there and has no file here: add the file"
+            yield f"version {entry.label} is applied in the database but has no file: add it"

@@ -172,7 +172,7 @@ def _describe_missing_files(
         )
     files = ", ".join(f"files of {layout.tool} in {folder}" for layout, folder in layouts)
     return (
-        f"{described}, and here are only {files}: correct the database or the folder (--files); "
+        f"{described}, and here are only {files}: check that both are the right ones (--files); "
         "if that table is another service's, name the tool with --from"
     )
 
@@ -192,8 +192,8 @@ def _describe_missing_history(layouts: Sequence[tuple[Layout, Path]], tool: str)
         return f"no {named} were found here: name their folder with --files"
     places = [f"{layout.tool} ({folder})" for layout, folder in layouts]
     return (
-        f"there are {named} in several places or of several tools, {', '.join(places)}, and no "
-        "history in the database that decides: choose with --from and --files"
+        f"there are {named} in several folders or of several tools ({', '.join(places)}), and no "
+        "history table to choose by: use --from and --files"
     )
 
 

@@ -335,7 +335,9 @@ def _read_flyway(folder: Path) -> SourceFiles:
                 hook = path.stem in _FLYWAY_CALLBACKS
                 found.skip(
                     path,
-                    "a callback; copy it, it has the same name here" if hook else "no migration",
+                    "a callback: copy it, lambda-migrate uses the same name"
+                    if hook
+                    else "not a migration",
                 )
         elif match[1] == "U" and match[2]:
             undo[_normalise_flyway_key(match[2])] = path

@@ -12,7 +12,7 @@ from lambda_migrate.errors import ConfigurationError
 
 @add_local_command(
     "manifest",
-    "Name the folders of a Django project's migrations, when its package is built.",
+    "Write the file that lists the migration modules of a Django project, when it is built.",
     common_options=("format", "timeout"),
     examples=("manifest",),
 )

@@ -232,7 +232,8 @@ def _read_files(context: CommandContext, detected: DetectedTool) -> SourceFiles:
         if history is None:
             raise ConfigurationError(
                 f"the migrations of {layout.tool} are {layout.language}, so the first migration is "
-                f"a dump of the schema, and {layout.tool} has applied nothing in this database"
+                f"a dump of the schema, and {layout.tool} has applied nothing in this database: "
+                f"migrate it with {layout.tool} first"
             )
         dump = dump_schema(
             context.settings.address,

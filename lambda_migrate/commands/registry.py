@@ -260,17 +260,17 @@ _COMMANDS = (
     Command(
         "adopt",
         adopt,
-        "Take over the files and the history of another migration tool.",
+        "Convert another tool's migration files, and mark what it has applied.",
         (
             Option(
                 "from",
                 str,
-                "The tool, or its history table.",
+                "The tool to adopt, or its history table.",
                 "TOOL",
                 parameter_name="source",
-                default="the one that files and history table show",
+                default="detected",
             ),
-            Option("files", str, "The folder of its files.", "PATH", default="found"),
+            Option("files", str, "The folder of its files.", "PATH", default="detected"),
             Option("dry_run", bool, "Show what would be done, and change nothing."),
             Option("keep_theirs", bool, "Also write the tool's history table from now on."),
             Option(

@@ -11,8 +11,8 @@
         inspection.inspect_database                   Acquire in mode ``require``: only look
 
 Migrations of another tool run in the same loop: `sources` opens the database, and the tool applies
-each in a child process; `revisions` rolls them back and dry-runs them. `tool_inspection` looks at
-the tables of a tool that migrates the database by itself (``ready_when``).
+each in a child process; `revisions` rolls them back and dry-runs them. `requirement_inspection`
+looks at the tables of a tool that migrates the database by itself (``ready_when``).
 
 `operations.Operations` is what operators' commands do under the same lease: `rollback` runs down
 scripts, `dry_run` runs migrations without committing them, `status` reads and compares.

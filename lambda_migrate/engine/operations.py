@@ -793,10 +793,10 @@ def _keep_names(tool_history: ToolHistory) -> ToolHistory:
 def _require_only_adopted(history: Sequence[HistoryRow], versions: Collection[Version]) -> None:
     own = [row.name for row in history if not (row.baseline and row.version in versions)]
     if own:
-        more = f" and {len(own) - 1} more" if own[1:] else ""
+        more = f" and {len(own) - 1} more were" if own[1:] else " was"
         raise ConfigurationError(
-            f"cannot undo the adoption: {own[-1]}{more} was applied or marked after it; roll that "
-            "back first (`lambda-migrate down`)"
+            f"cannot undo the adoption: {own[-1]}{more} applied or marked after it; roll back what "
+            "came after it first (`lambda-migrate down`)"
         )
 
 

@@ -82,7 +82,9 @@ def check_requirement(
         return RequirementStatus(requirement, True)
     if state == FAILED:
         if requirement.tool in _TOOLS_WITH_EARLY_ROWS:
-            reason = f"{tool_name} has begun it and not finished it {where}: it runs, or it failed"
+            reason = (
+                f"{tool_name} has started it and not finished it {where}: it is running, or failed"
+            )
             return RequirementStatus(requirement, False, reason)
         return RequirementStatus(requirement, False, f"it failed in {tool_name} {where}", True)
     if state == ROLLED_BACK:

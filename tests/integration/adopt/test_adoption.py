@@ -46,7 +46,7 @@ def test_a_tools_project_is_adopted_undone_and_adopted_again(
     code, document = project.call("up")
     names = [name.removesuffix(".sql") for name in case.adopted[2:]]
     assert (code, set(names) < set(document["applied"])) == (0, True), document
-    assert "cannot be undone" in project.refusal("adopt", "--undo", "--yes")
+    assert "cannot undo the adoption" in project.refusal("adopt", "--undo", "--yes")
     check_fresh_database(project, case.table)
     if case.third:
         _check_kept_table(project, case, theirs)
@@ -80,7 +80,7 @@ def test_a_failed_version_is_refused(project: Project, case: ToolCase) -> None:
     make_database(project, case)
     project.sandbox.query(case.dirty)
     files = project.tree()
-    assert "failed there" in project.refusal("adopt", "--yes")
+    assert "failed in the database" in project.refusal("adopt", "--yes")
     assert (project.tree(), project.history()) == (files, [])
 
 
