@@ -55,6 +55,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "alembic, files": ("tests/unit/sources/test_alembic_files.py",),
     "django": ("tests/integration/sources/test_django.py",),
+    "sources, pooler": (
+        "tests/integration/sources/test_poolers.py",
+        "-k",
+        "nothing_of_what_needs or not_outside and psycopg2",
+    ),
     "engine": ("tests/unit/engine",),
     "lease": tuple(
         f"tests/unit/lease/test_{n}.py"
@@ -257,6 +262,28 @@ MUTANTS = (
         '        content = content.replace(b"\\r\\n", b"\\n")\n',
         "        pass\n",
         ("alembic, files",),
+    ),
+    # --- Alembic and Django behind a pooler
+    Mutant(
+        "a session lock stays in a pooler's backend",
+        "lambda_migrate/sources/fence_queries.py",
+        'CASE WHEN {is_direct}"\n',
+        'CASE WHEN true"\n',
+        ("sources, pooler",),
+    ),
+    Mutant(
+        "a revision commits a part before a pooler is noticed",
+        "lambda_migrate/sources/alembic_run.py",
+        "        context.autocommit_block = begin_direct_block  # type: ignore[method-assign]\n",
+        "",
+        ("sources, pooler",),
+    ),
+    Mutant(
+        "a Django migration commits a part before a pooler is noticed",
+        "lambda_migrate/sources/django_run.py",
+        "            self._fence.require_direct_connection(self._connection)  # before a part",
+        "            pass  # before a part",
+        ("sources, pooler",),
     ),
     # --- waiting for another tool
     Mutant(

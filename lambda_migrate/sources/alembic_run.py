@@ -316,6 +316,15 @@ class _AlembicRun:
         if context.connection is None or context.as_sql:
             raise self._fail("env.py runs in offline mode; it must connect", kind="configuration")
         self._context = context
+        begin_block = context.autocommit_block
+
+        def begin_direct_block() -> Any:
+            """Alembic's method, which commits what the step has done."""
+            if self._is_fenced and context.connection is not None:
+                self._require_direct_connection(context.connection)
+            return begin_block()
+
+        context.autocommit_block = begin_direct_block  # type: ignore[method-assign]
 
     def _make_steps(self, heads: Any, context: MigrationContext) -> Iterable[Any]:
         """Alembic's work function: called with the heads of the version table."""
@@ -596,22 +605,22 @@ class _AlembicRun:
         """Before a statement outside a transaction: let a successor find this session."""
         if not self._is_fenced:
             return
-        session = _get_session(connection)
-        if not session.has_advisory_lock:
-            pid = _read_backend_pid(connection)
-            # It is not free if the parent keeps it, which then excludes others instead.
-            row = _query(connection, self._queries.share_advisory_lock())
-            session.has_advisory_lock = bool(row and row[0])
-            row = _query(connection, "SELECT pg_catalog.pg_backend_pid()")
-            if pid != row[0]:
-                raise self._fail(
-                    "it runs statements outside a transaction, and a pooler (PgBouncer, RDS Proxy) "
-                    "is between this process and PostgreSQL: let env.py use the database's own "
-                    "endpoint"
-                )
+        self._require_direct_connection(connection)
         left = max(1, round(self._request.seconds_left * 1000))
         _query(connection, _LIMIT_SESSION.format(left=left))
         self._compare(_query(connection, self._queries.check(statement_timeout=False)))
+
+    def _require_direct_connection(self, connection: Connection) -> None:
+        """Refuse a pooler, which would hand the session on; take the advisory lock without one."""
+        session = _get_session(connection)
+        if session.has_advisory_lock:
+            return
+        sql = self._queries.share_advisory_lock(_read_backend_pid(connection))
+        is_direct, has_lock = _query(connection, sql)
+        if not is_direct:
+            raise self._remember(self._queries.pooler_error())
+        # It is not free if the parent keeps it, which then excludes others instead.
+        session.has_advisory_lock = bool(has_lock)
 
     # --- the log of a step that commits before it is complete
 

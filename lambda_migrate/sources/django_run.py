@@ -80,7 +80,8 @@ _IDLE, _IN_TRANSACTION = 0, 2
 """Transaction states of libpq, as both drivers report them."""
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-_REFUSALS = ("25001", "25P02", "2D000", "55006", "55P04")
+_ACTIVE_TRANSACTION = "25001"
+_REFUSALS = (_ACTIVE_TRANSACTION, "25P02", "2D000", "55006", "55P04")
 """SQLSTATEs of what works only outside a transaction: a concurrent build, statements after a caught
 error, a procedure that commits, ALTER TABLE after changed rows, a new value of an enumerated type.
 """
@@ -291,8 +292,7 @@ class _Fence:
         version = connection.pg_version
         is_known = message.kind is MessageKind.OUTSIDE
         with self._own_transaction(connection):
-            self._require_direct_connection(connection)
-        self._run(connection, self.queries.share_advisory_lock())
+            self.require_direct_connection(connection)
         if step is not None:
             if step.interrupted[step.followed :] == [doubt]:
                 step.followed += 1
@@ -425,18 +425,12 @@ class _Fence:
             raise
         self._run(connection, "COMMIT")
 
-    def _require_direct_connection(self, connection: Any) -> None:
-        """Refuse a pooler: it would hand the session on between the check and the statement."""
-        rows = self._run(connection, "SELECT pg_catalog.pg_backend_pid()")
-        if rows[0][0] != connection.connection.info.backend_pid:
-            self.fail(
-                connection,
-                ChildError(
-                    "it has a statement that PostgreSQL runs in no transaction, and a pooler "
-                    "(PgBouncer, RDS Proxy) is between this process and PostgreSQL: run it over "
-                    "the database's own endpoint, for example with `lambda-migrate up`"
-                ),
-            )
+    def require_direct_connection(self, connection: Any) -> None:
+        """Refuse a pooler, which would hand the session on; take the advisory lock without one."""
+        pid = connection.connection.info.backend_pid
+        is_direct, _ = self._run(connection, self.queries.share_advisory_lock(pid))[0]
+        if not is_direct:
+            self.fail(connection, self.queries.pooler_error())
 
     @contextmanager
     def _timeouts_outside(self, connection: Any) -> Iterator[None]:
@@ -712,6 +706,8 @@ class _Migrator:
                 if migration.atomic or self._fence.failure or not _is_refusal(error):
                     raise
                 self._fence.require_rolled_back(step)
+                if _find_sqlstate(error) == _ACTIVE_TRANSACTION:
+                    self._fence.require_direct_connection(self._connection)
                 self._channel.send_notice(
                     step_id, "NOTICE", f"it runs outside a transaction: {_first_line(error)}"
                 )
@@ -725,7 +721,7 @@ class _Migrator:
     def _may_try(self, migration: Any) -> bool:
         """Whether to try it in a transaction; some operations say that they refuse one."""
         return bool(self._request.options.get("django_try_atomic", True)) and not any(
-            hasattr(operation, "_ensure_not_in_transaction") for operation in migration.operations
+            map(_refuses_transaction, migration.operations)
         )
 
     def _run_in_transaction(
@@ -760,6 +756,8 @@ class _Migrator:
         """The migration as written; its row says beforehand that it has begun."""
         if self._request.command == "dry-run":
             raise ChildError("it cannot be tried: it runs outside a transaction", step_id=step.id)
+        if any(map(_refuses_transaction, migration.operations)):
+            self._fence.require_direct_connection(self._connection)  # before a part is committed
         step.in_parts = True
         if not step.interrupted:
             self._fence.write(
@@ -953,6 +951,10 @@ def _find_replaced(loader: Any, migration: Any) -> Iterator[tuple[str, str]]:
         else:
             yield from _find_replaced(loader, replaced)
     yield migration.app_label, migration.name
+
+
+def _refuses_transaction(operation: Any) -> bool:
+    return hasattr(operation, "_ensure_not_in_transaction")
 
 
 def _is_refusal(error: BaseException) -> bool:

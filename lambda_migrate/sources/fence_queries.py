@@ -125,15 +125,30 @@ class FenceQueries:
             kind="configuration",
         )
 
-    def share_advisory_lock(self) -> str:
+    def share_advisory_lock(self, pid: int) -> str:
         """Take the session's advisory lock, shared, before work outside a transaction.
 
         A successor ends sessions that have it, also between a check of the fence and a statement
-        that no transaction protects. Only on a direct connection: a pooler hands sessions on.
+        that no transaction protects. One row: whether the connection is a direct one, and whether
+        it has the lock. A pooler hands sessions on, so nothing is locked behind one.
+
+        Args:
+            pid: The backend's process id, as the login reported it.
         """
+        key = f"{quote_literal(str(advisory_lock_key(self._request.schema)))}::pg_catalog.int8"
+        is_direct = f"pg_catalog.pg_backend_pid() {EQUALS} {pid}"
         return (
-            "SELECT pg_catalog.pg_try_advisory_lock_shared("
-            f"{quote_literal(str(advisory_lock_key(self._request.schema)))}::pg_catalog.int8)"
+            f"SELECT {is_direct}, CASE WHEN {is_direct}"
+            f" THEN pg_catalog.pg_try_advisory_lock_shared({key}) END"
+        )
+
+    def pooler_error(self) -> ChildError:
+        """The error of a step that needs a direct connection and does not have one."""
+        where = "DATABASES" if self._request.tool == "django" else "env.py"
+        return ChildError(
+            "it runs statements outside a transaction, and a pooler (PgBouncer, RDS Proxy) is "
+            f"between this process and PostgreSQL: let {where} name the database's own endpoint, "
+            "at least for one `lambda-migrate up`"
         )
 
     # --- the mirror

@@ -81,6 +81,8 @@ class AlembicProject:
         self.server = server
         self.folder = folder
         self.name = name
+        self.address = server.tcp_url(name)
+        """How env.py reaches the database."""
         server.create_database(name)
         queries = Queries("lambda_migrate", has_mirror=True)
         self.query(queries._create_tables_sql(create_schema=True))
@@ -113,7 +115,7 @@ class AlembicProject:
 
     def url(self, driver: str) -> str:
         """The database's URL for SQLAlchemy."""
-        return self.server.tcp_url(self.name).replace("postgresql:", f"postgresql+{driver}:")
+        return self.address.replace("postgresql:", f"postgresql+{driver}:")
 
     def environment(self, driver: str) -> dict[str, str]:
         """The environment variables of the child."""
