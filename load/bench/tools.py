@@ -50,11 +50,16 @@ class Tool(NamedTuple):
         return (*shell, *program, "migrate")
 
     def make_project(self, home: Path, migrations: Sequence[MigrationSource]) -> None:
-        """Write the project, with its bytecode."""
-        for path, text in self.files(migrations).items():
-            (home / path).parent.mkdir(parents=True, exist_ok=True)
-            (home / path).write_text(text.lstrip())
-        compileall.compile_dir(home, quiet=2)
+        """Write the project."""
+        write_project(home, self.files(migrations))
+
+
+def write_project(home: Path, files: Mapping[str, str]) -> None:
+    """Write these files below ``home``, with their bytecode."""
+    for path, text in files.items():
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_text(text.lstrip())
+    compileall.compile_dir(home, quiet=2)
 
 
 def install_dbmate() -> Path:
@@ -132,7 +137,7 @@ from alembic.config import Config
 
 _DJANGO_SETTINGS = """
 import os
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 url = urlsplit(os.environ["DATABASE_URL"])
 INSTALLED_APPS = ["shop"]
@@ -142,7 +147,7 @@ DATABASES = {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": url.path.lstrip("/"),
         "USER": url.username,
-        "HOST": url.hostname,
+        "HOST": url.hostname or parse_qs(url.query)["host"][0],
         "PORT": url.port,
     }
 }

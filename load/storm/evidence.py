@@ -16,16 +16,16 @@ from lambda_migrate.local.demo.checks import SchemaCheck, read_checks
 from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX
 from lambda_migrate.local.demo.servers import read_migrations
 from lambda_migrate.local.demo.timeline import Interval
+from load.storm.scenarios import TOOL_PROCESS
 
 if TYPE_CHECKING:
     from load.storm.host import Host, ObservedInvocation
     from load.storm.scenarios import Scenario
 
 
-_COMMITTED = """
-SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8
-FROM lambda_migrate.history WHERE state = 'applied'
-"""
+_COMMITTED = "SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM "
+_CONNECTION = r"connection authorized: user=\S+ database=%s(?: application_name=(\S+))?"
+_OWN_CONNECTIONS = (LIBRARY_PREFIX, "lambda_migrate.local")  # the latter reads the evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,15 @@ class Evidence:
     observed: Sequence[ObservedInvocation]  # every invocation that Locust asked for
     checks: Mapping[str, Sequence[SchemaCheck]]  # of each environment, in order
     effects: Mapping[str, int] = field(default_factory=dict)  # of each migration, in the database
+    records: Mapping[str, int] = field(default_factory=dict)  # of each, in the version table
     rollback_effects: Mapping[str, int] = field(default_factory=dict)  # of down scripts
     attempts: int | None = None  # of the failing migration; None if none fails
     intervals: Sequence[Interval] = ()  # each migration, and each down script
     committed: float | None = None  # the last migration; None if none succeeds
     sessions: Sequence[Session] = ()  # of lambda-migrate, in the server's log, which misses none
+    other_connections: int = 0  # to its database, of any other name
+    tool_processes: int = 0  # that have loaded Alembic's environment or Django's settings
+    killed: str = ""  # the environment that was killed while it migrated
     requests_by_environment: Mapping[str, int] = field(default_factory=dict)  # to DynamoDB
     rates: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     """Requests to DynamoDB by tenth of a second since the epoch."""
@@ -125,22 +129,37 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
         name: list(read_checks(name, function.logs(view.environment_id), clock_offset=clock_offset))
         for name, function, view in testbed.environments()
     }
-    intervals = read_migrations(server, package.database, clock_offset=clock_offset)
-    sessions = read_sessions(server.log.read_text(errors="replace"), clock_offset=clock_offset)
+    is_mirrored = not package.version_table.startswith("lambda_migrate")
+    intervals = read_migrations(
+        server,
+        package.database,
+        clock_offset=clock_offset,
+        table="revision" if is_mirrored else "history",
+    )
+    log = server.log.read_text(errors="replace")
+    connections = re.findall(_CONNECTION % package.database, log)
+    sessions = read_sessions(log, clock_offset=clock_offset)
     committed = None
     if scenario.kind != "failing" and intervals:
-        [[at]] = server.execute(_COMMITTED, database=package.database)
+        [[at]] = server.execute(_COMMITTED + package.version_table, database=package.database)
         committed = None if at is None else float(at) - clock_offset
     return Evidence(
         scenario=scenario,
         observed=host.observed,
         checks=checks,
         effects=package.effects(server, 1 if scenario.rollback else scenario.versions[-1]),
+        records=package.records(server, scenario.versions[-1]),
         rollback_effects=package.rollback_effects(server) if scenario.rollback else {},
         attempts=package.attempts(server),
         intervals=[*intervals, *host.rollback_times.intervals],
         committed=committed,
         sessions=sessions,
+        other_connections=sum(not name.startswith(_OWN_CONNECTIONS) for name in connections),
+        tool_processes=sum(
+            function.logs(view.environment_id).count(TOOL_PROCESS)
+            for _, function, view in testbed.environments()
+        ),
+        killed=host.killed,
         requests_by_environment=testbed.requests_by_environment(),
         rates=testbed.dynamodb.rates(),
         locust=read_statistics(locust),

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lambda_migrate.clock import Deadline
@@ -24,6 +29,12 @@ from load.storm.scenarios import Wave
 from load.storm.testbed import Testbed
 
 _PAUSE_SECONDS = 2.0  # between waves: what the one before migrated has been recorded by then
+_KILL_POLL_SECONDS, _KILL_SECONDS = 0.1, 300.0
+_IS_SLOW = """
+SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+AND state = 'active' AND query LIKE '%pg_sleep%'
+"""
+_HOLDER = "SELECT split_part(owner, '/', 2) FROM lambda_migrate.fence"
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
 
@@ -59,6 +70,7 @@ class Host:
     rollback_times: RollbackTimes = field(default_factory=RollbackTimes)
     rolled_back: float | None = None  # seconds; None if there was no rollback, or it failed
     errors: list[str] = field(default_factory=list)  # what else went wrong
+    killed: str = ""  # the environment of the holder that was killed
     name: str = "storm"
     _users: dict[int, _WaveState] = field(default_factory=dict)  # that are environments
     _waves: list[_WaveState] = field(default_factory=list)
@@ -110,6 +122,8 @@ class Host:
         function = self.testbed.functions[current.wave.version]
         submitted = function.submit_cold(event, barrier=barrier)
         is_last = current is self._waves[-1]
+        if self.testbed.scenario.kills and not self._endings:
+            self._endings.append(asyncio.ensure_future(asyncio.to_thread(self._kill_holder)))
         if self._rollback is None and self.testbed.scenario.rollback and is_last:
             self._rollback = asyncio.ensure_future(self._roll_back(current.barrier))
         result = await asyncio.wrap_future(submitted)
@@ -146,6 +160,22 @@ class Host:
         deadline = Deadline.after(_ROLLBACK_SECONDS)
         operations.down(deadline, to=operations.manifest.version)
         return _ROLLBACK_SECONDS - deadline.remaining()
+
+    def _kill_holder(self) -> None:
+        """Kill the holder and its child as soon as the slow migration runs."""
+        read = partial(self.testbed.server.execute, database=self.testbed.package.database)
+        until = time.monotonic() + _KILL_SECONDS
+        while not read(_IS_SLOW):
+            if time.monotonic() > until:
+                return
+            time.sleep(_KILL_POLL_SECONDS)
+        [[holder]] = read(_HOLDER)
+        children = Path(f"/proc/{holder}/task").glob("*/children")
+        pids = [holder, *(pid for each in children for pid in each.read_text().split())]
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        names = {str(view.pid): name for name, _, view in self.testbed.environments()}
+        self.killed = names[holder]
 
     def _observe(
         self, kind: str, version: int, result: InvocationResult, wave: _WaveState | None

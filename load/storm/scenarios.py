@@ -5,7 +5,8 @@ A package is what a storm deploys, what its clients send, and how its effects ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,14 +18,16 @@ from lambda_migrate.local.demo.example import (
     get_order,
     place_order,
 )
+from load.bench.migrations import LONG_SECONDS, MigrationSource
+from load.bench.tools import ALEMBIC_IN_PLACE, DJANGO_IN_PLACE, LAMBDA_MIGRATE, write_project
 
 if TYPE_CHECKING:
     from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
 
-Kind = Literal["counting", "failing", "orders"]
+Kind = Literal["counting", "failing", "alembic", "django", "orders"]
 """What is deployed: 10 migrations, one of 3 s, and two more in version 2; the same, of which the
-fifth fails; or the example, in two versions."""
+fifth fails; the same 10 for another tool; or the example, in two versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Scenario:
     ready: int = 0  # a version that one environment has migrated to before; 0: none
     clients: int = 0  # that use version 1 all the time, writing and reading
     rollback: bool = False  # version 2 is rolled back while the last wave starts
+    kills: bool = False  # the first holder, and its child, in the middle of the slow migration
     warm: int = 1  # warm invocations after each cold one
     settings: Mapping[str, str] | None = None  # of the library, above those of every storm
 
@@ -65,6 +69,11 @@ class Scenario:
 _WAVE = Wave(1, 1)
 _RAMP = replace(_WAVE, simultaneous=False)
 _FAILURE_PAUSE = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
+_ALEMBIC = Scenario(
+    "alembic", "together", "alembic", (_WAVE,), settings={"LAMBDA_MIGRATE_SOURCE": "alembic"}
+)
+_DJANGO_SETTINGS = {"LAMBDA_MIGRATE_SOURCE": "django", "DJANGO_SETTINGS_MODULE": "settings"}
+_DJANGO = Scenario("django", "together", "django", (_WAVE,), settings=_DJANGO_SETTINGS)
 
 SCENARIOS = {
     "together": Scenario("together", "together", "counting", (_WAVE,)),
@@ -75,12 +84,17 @@ SCENARIOS = {
     ),
     "failing": Scenario("failing", "trickle", "failing", (_RAMP,), settings=_FAILURE_PAUSE),
     "waves": Scenario("waves", "together", "counting", (_WAVE, _WAVE, Wave(2, 1))),
+    "alembic": _ALEMBIC,
+    "alembic-killed": replace(_ALEMBIC, kills=True),
+    "django": _DJANGO,
+    "django-killed": replace(_DJANGO, kills=True),
 }
 """Of one environment in each wave; `make_scenario` gives them their size."""
 
 STANDARD_SET = (
     *(("together", 100), ("ramp", 200), ("together", 1000), ("ramp", 1000)),
     *(("deployment", 40), ("rollback", 40), ("failing", 60), ("waves", 150)),
+    *(("alembic", 1000), ("alembic-killed", 300), ("django", 1000), ("django-killed", 300)),
 )
 """What `make storm` runs."""
 
@@ -101,44 +115,51 @@ MIGRATION_COUNTS = {1: 10, 2: 12}
 SLOW_VERSION = 6
 FAILING_VERSION = 5
 
-HANDLER = """\
+HANDLER = """
+import sys
+
 from lambda_migrate import migrate_on_cold_start
 
 
 @migrate_on_cold_start
 def handler(event, context):
-    return {"served": True}
+    return {"imported": sorted({"alembic", "django", "sqlalchemy"} & set(sys.modules))}
 """
 
-_FIRST_MIGRATION = """\
--- migrate:up
-CREATE TABLE effects (version int NOT NULL);
--- A sequence is not transactional: it counts attempts, those that failed included.
-CREATE SEQUENCE attempts;
-INSERT INTO effects VALUES (1);
-"""
+TOOL_PROCESS = "a tool runs in process"
+_REPORT_PROCESS = f"import os\nprint({TOOL_PROCESS!r}, os.getpid())\n"
+"""In what every process that runs the tool has to load."""
 
-_EFFECTS = "SELECT version, count(*) FROM effects GROUP BY version"
 _ATTEMPTS = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM attempts"
+
+_TOOLS = {"sql": LAMBDA_MIGRATE, "alembic": ALEMBIC_IN_PLACE, "django": DJANGO_IN_PLACE}
+_VERSION_TABLES = {
+    "sql": ("lambda_migrate.history", "name"),
+    "alembic": ("alembic_version", "version_num"),
+    "django": ("django_migrations", "app || '.' || name"),
+}
+"""Where a migration is recorded as applied, and what is its id there."""
 
 
 @dataclass(frozen=True, slots=True)
 class CountingPackage:
     """Migrations whose effects are rows that can be counted; a handler that does nothing."""
 
+    source: str = "sql"  # or the tool that its migrations are written for
     fails: bool = False  # one of the migrations
     repeated_version: int = 0  # takes effect twice, to show that it is noticed
     handler: str = HANDLER
+    slow_seconds: float = LONG_SECONDS
     database: str = "storm"
 
     def deploy(self, version: int, home: Path) -> Path:
         """Write the code of ``version`` below ``home``; return where it is."""
         code = home / f"version-{version}"
-        (code / "migrations").mkdir(parents=True)
-        (code / "app.py").write_text(self.handler)
-        for number in range(1, MIGRATION_COUNTS[version] + 1):
-            path = code / "migrations" / f"{_name_of(number)}.sql"
-            path.write_text(_FIRST_MIGRATION if number == 1 else self._migration(number))
+        numbers = range(1, MIGRATION_COUNTS[version] + 1)
+        files = dict(_TOOLS[self.source].files([self._migration(number) for number in numbers]))
+        for path in files.keys() & {"alembic/env.py", "settings.py"}:
+            files[path] = _REPORT_PROCESS + files[path]
+        write_project(code, files | {"app.py": self.handler})
         return code
 
     def event(self, kind: str, subject: int) -> Any:
@@ -147,9 +168,35 @@ class CountingPackage:
 
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
         """How often each migration of ``version`` took effect, counted in the database."""
+        return self._count(server, "effects", "name", self._names(version))
+
+    def records(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
+        """How often each is recorded, in the version table and, of another tool, in the mirror."""
+        table, column = _VERSION_TABLES[self.source]
+        app = "shop." if self.source == "django" else ""
+        ids = [app + name for name in self._names(version)]
+        heads = ids[-1:] if self.source == "alembic" else ids  # all that its table has
+        counts = {table: self._count(server, table, column, heads)}
+        if self.source != "sql":
+            applied = "lambda_migrate.revision WHERE state = 'applied'"
+            counts["the mirror"] = self._count(server, applied, "id", ids)
+        return {f"{one} in {at}": n for at, each in counts.items() for one, n in each.items()}
+
+    @property
+    def version_table(self) -> str:
+        """Where migrations are recorded as applied."""
+        return _VERSION_TABLES[self.source][0]
+
+    def _names(self, version: int) -> list[str]:
         last = FAILING_VERSION - 1 if self.fails else MIGRATION_COUNTS[version]
-        counted = dict(server.execute(_EFFECTS, database=self.database))
-        return {_name_of(number): int(counted.get(number, 0)) for number in range(1, last + 1)}
+        return [self._migration(number).stem for number in range(1, last + 1)]
+
+    def _count(
+        self, server: LocalPostgreSQL, table: str, column: str, names: Sequence[str]
+    ) -> dict[str, int]:
+        rows = server.execute(f"SELECT {column} FROM {table}", database=self.database)  # noqa: S608 - our own names
+        found = Counter(name for [name] in rows)
+        return {name: found[name] for name in names}
 
     def rollback_effects(self, _server: LocalPostgreSQL) -> dict[str, int]:
         """None: it has no down scripts."""
@@ -161,12 +208,19 @@ class CountingPackage:
             return None
         return int(server.execute(_ATTEMPTS, database=self.database)[0][0])
 
-    def _migration(self, number: int) -> str:
-        body = "SELECT pg_sleep(3);\n" if number == SLOW_VERSION else ""
+    def _migration(self, number: int) -> MigrationSource:
+        source = MigrationSource(number, "slow" if number == SLOW_VERSION else "effect", ())
+        effect = f"INSERT INTO effects VALUES ('{source.stem}')"  # noqa: S608 - our own names
+        statements = [effect] * (1 + (number == self.repeated_version))
+        if number == 1:
+            # A sequence is not transactional: it counts attempts, those that failed included.
+            create = ("CREATE TABLE effects (name text NOT NULL)", "CREATE SEQUENCE attempts")
+            statements[:0] = create
+        if number == SLOW_VERSION:
+            statements.insert(0, f"SELECT pg_sleep({self.slow_seconds})")
         if self.fails and number == FAILING_VERSION:
-            body = "SELECT nextval('attempts');\nALTER TABLE missing ADD COLUMN colour text;\n"
-        again = f", ({number})" if number == self.repeated_version else ""
-        return f"-- migrate:up\n{body}INSERT INTO effects VALUES ({number}){again};\n"  # noqa: S608 - numbers only
+            statements[:0] = ("SELECT nextval('attempts')", "ALTER TABLE missing ADD COLUMN a text")
+        return source._replace(statements=tuple(statements))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +229,7 @@ class Orders:
 
     example: Example
     database: str = "orders"
+    version_table: str = "lambda_migrate.history"
 
     def deploy(self, version: int, home: Path) -> Path:
         """See `CountingPackage.deploy`."""
@@ -192,6 +247,10 @@ class Orders:
         """How often each down script of version 2 took effect."""
         return self.example.count_rollbacks(server)
 
+    def records(self, _server: LocalPostgreSQL, _version: int) -> dict[str, int]:
+        """Not counted: its effects include rows."""
+        return {}
+
     def attempts(self, _server: LocalPostgreSQL) -> None:
         """None of its migrations fails."""
 
@@ -199,12 +258,8 @@ class Orders:
 Package = CountingPackage | Orders
 
 
-def _name_of(number: int) -> str:
-    return f"{number:04d}_{'slow' if number == SLOW_VERSION else 'effect'}"
-
-
 def package_of(kind: Kind) -> Package:
     """The package of a scenario."""
     if kind == "orders":
         return Orders(find_example())
-    return CountingPackage(fails=kind == "failing")
+    return CountingPackage(kind if kind in _TOOLS else "sql", fails=kind == "failing")

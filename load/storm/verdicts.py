@@ -55,6 +55,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
     results += [
         _each_took_effect_once(evidence.effects, "each migration took effect once"),
         _one_connection(evidence),
+        *_only_holders_migrate(evidence),
         _below_partition_limits(evidence),
         _calls_match(evidence),
         *_one_call_where_current(evidence),
@@ -80,7 +81,10 @@ def _count_failures(evidence: Evidence) -> tuple[Counter[str], str]:
 
 def _none_failed(evidence: Evidence) -> Verdict:
     kinds, found = _count_failures(evidence)
-    return judge("no invocation failed", set(kinds) == {"served"}, found)
+    kills = int(evidence.scenario.kills)
+    is_held = set(kinds) - {"crashed"} == {"served"} and kinds["crashed"] == kills
+    what = "no invocation failed" + " but that of the killed holder" * kills
+    return judge(what, is_held, found)
 
 
 def _failures_are_the_migrations(evidence: Evidence) -> Iterator[Verdict]:
@@ -114,8 +118,30 @@ def _each_took_effect_once(effects: Mapping[str, int], what: str) -> Verdict:
 def _one_connection(evidence: Evidence) -> Verdict:
     most = evidence.max_sessions
     found = f"{most} at most of {len(evidence.sessions)} in all, in the server's log"
-    is_held = most <= 1 and bool(evidence.sessions)
+    # A takeover connects, and then ends the statement that a killed holder has left.
+    is_held = 1 <= most <= 1 + evidence.scenario.kills
     return judge("one PostgreSQL connection of the library at a time", is_held, found)
+
+
+def _only_holders_migrate(evidence: Evidence) -> Iterator[Verdict]:
+    """Of migrations whose handler does not connect: what waits neither connects nor imports."""
+    scenario = evidence.scenario
+    if scenario.kind == "orders":
+        return
+    yield _each_took_effect_once(evidence.records, "each migration is recorded once")
+    holders = len(evidence.migrators) + scenario.kills
+    connected = len({session.name for session in evidence.sessions})
+    found = f"{connected} with connections, {holders} with the lease"
+    found += f"; {evidence.other_connections} connections of others"
+    is_held = connected <= holders and not evidence.other_connections
+    yield judge("only holders connect to PostgreSQL", is_held, found)
+    if scenario.kind in ("alembic", "django"):
+        payloads = [one.result.payload for one in evidence.observed]
+        imported = sum(isinstance(each, dict) and each.get("imported") != [] for each in payloads)
+        found = f"{evidence.tool_processes} processes loaded it, {holders} had the lease"
+        found += f"; {imported} of {len(payloads)} environments imported it"
+        is_held = evidence.tool_processes == 1 + scenario.kills and not imported
+        yield judge(f"one child process loads {scenario.kind} for each holder", is_held, found)
 
 
 def peak_of(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
@@ -147,7 +173,7 @@ def _calls_match(evidence: Evidence) -> Verdict:
     what = "lease_calls in the logs match the engine's count"
     counted = evidence.requests_by_environment
     logged = {name: sum(c.lease_calls for c in own) for name, own in evidence.checks.items()}
-    holders = {check.environment for check in evidence.migrators}
+    holders = {check.environment for check in evidence.migrators} | {evidence.killed}
     lost = [logged.get(name, 0) - n for name, n in counted.items() if name not in holders]
     found = f"{sum(logged.values())} in the logs, {sum(counted.values())} counted"
     if any(lost):
@@ -181,9 +207,11 @@ def _overlaps_migration(check: SchemaCheck, evidence: Evidence) -> bool:
 
 def _locust_counted_the_same(evidence: Evidence) -> Verdict:
     # Clients are stopped in the middle of a request: Locust may have dropped their last answers.
+    # A warm invocation is cold where the environment was killed.
     expected = {}
+    results = [one.result for one in evidence.observed if one.kind in ("cold", "warm")]
     for kind in ("cold", "warm"):
-        failures = [failure_of(one.result) for one in evidence.observed if one.kind == kind]
+        failures = [failure_of(one) for one in results if one.cold == (kind == "cold")]
         if failures:
             expected[kind] = (len(failures), sum(map(bool, failures)))
     found = ", ".join(f"{kind} {count}" for kind, (count, _) in expected.items())

@@ -40,8 +40,8 @@ def _write_statistics(host: Host, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["Name", "Request Count", "Failure Count"])
         for kind in ("cold", "warm"):
-            own = [one for one in host.observed if one.kind == kind]
-            failed = sum(one.result.status != "ok" for one in own)
+            own = [one.result for one in host.observed if one.result.cold == (kind == "cold")]
+            failed = sum(one.status != "ok" for one in own)
             writer.writerow([kind, len(own), failed])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from load.storm.scenarios import CountingPackage, make_scenario
 from load.storm.testbed import open_testbed
 from load.storm.verdicts import verdicts, write_report
 from tests.integration.load.small_storm import run_storm, verdicts_by_name
+
+SLOW_SECONDS = 0.5
 
 # It opens a connection as lambda-migrate would, where one that waits should have none.
 TWO_CONNECTIONS = """
@@ -52,9 +55,10 @@ def handler(event, context):
 
 def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
     scenario = make_scenario("together", 3)
-    found = verdicts_by_name(
-        run_storm(scenario, CountingPackage(repeated_version=4, handler=TWO_CONNECTIONS), tmp_path)
+    package = CountingPackage(
+        repeated_version=4, handler=TWO_CONNECTIONS, slow_seconds=SLOW_SECONDS
     )
+    found = verdicts_by_name(run_storm(scenario, package, tmp_path))
     assert found["each migration took effect once"].state == "failed"
     assert "0004_effect 2 times" in found["each migration took effect once"].found
     assert found["one PostgreSQL connection of the library at a time"].state == "failed"
@@ -63,7 +67,7 @@ def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
 
 def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     scenario = make_scenario("together", 3)
-    evidence = run_storm(scenario, CountingPackage(), tmp_path)
+    evidence = run_storm(scenario, CountingPackage(slow_seconds=SLOW_SECONDS), tmp_path)
     found = verdicts(evidence)
     assert {one.what for one in found if one.state != "passed"} == set()
     folder = tmp_path / "out" / scenario.name
@@ -79,9 +83,24 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     assert "- passed: no invocation failed" in (folder / "report.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["alembic", "django-killed"])
+def test_migrations_of_another_tool_are_applied_once_by_one_child(
+    tmp_path: Path, name: str
+) -> None:
+    scenario = make_scenario(name, 20)
+    if scenario.kills:
+        shortest = {"LAMBDA_MIGRATE_LEASE_SECONDS": "5"}
+        scenario = replace(scenario, settings={**(scenario.settings or {}), **shortest})
+    package = CountingPackage(name.partition("-")[0], slow_seconds=SLOW_SECONDS)
+    evidence = run_storm(scenario, package, tmp_path)
+    assert [one for one in verdicts(evidence) if one.state != "passed"] == []
+    assert bool(evidence.killed) is scenario.kills
+
+
 def test_failing_handler_is_found(tmp_path: Path) -> None:
     scenario = make_scenario("waves", 3)
-    found = verdicts_by_name(run_storm(scenario, CountingPackage(handler=RAISES), tmp_path))
+    package = CountingPackage(handler=RAISES, slow_seconds=SLOW_SECONDS)
+    found = verdicts_by_name(run_storm(scenario, package, tmp_path))
     assert found["no invocation failed"].state == "failed"
     assert "3 ValueError" in found["no invocation failed"].found
     assert found["each migration took effect once"].state == "passed"

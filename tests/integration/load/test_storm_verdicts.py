@@ -32,6 +32,7 @@ GOOD = Evidence(
     observed=[observed(), observed(replace(SERVED, environment_id="env0002"))],
     checks={"v1 env0001": [CHECK], "v1 env0002": [HOLDER]},
     effects={"0001_effect": 1},
+    records={"0001_effect in lambda_migrate.history": 1},
     committed=13.4,
     sessions=[Session("lambda-migrate:storm:1", 10.5, 13.5)],
     requests_by_environment={"v1 env0001": 3, "v1 env0002": 4},
@@ -72,6 +73,13 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
             "one PostgreSQL connection of the library at a time",
         ),
         ({"sessions": []}, "one PostgreSQL connection of the library at a time"),
+        ({"records": {"0001_effect in the mirror": 0}}, "each migration is recorded once"),
+        ({"records": {}}, "each migration is recorded once"),
+        (
+            {"sessions": [*GOOD.sessions, Session("lambda-migrate:storm:2", 14.0, 14.1)]},
+            "only holders connect to PostgreSQL",
+        ),
+        ({"other_connections": 1}, "only holders connect to PostgreSQL"),
         ({"rates": {1: {"GetItem": 3000}}}, "below the limits of one DynamoDB partition"),
         (
             {"rates": {1: {"GetItem": 1, "UpdateItem": 1000}}},
@@ -102,6 +110,57 @@ def test_current_schema_needs_one_call() -> None:
         before = replace(evidence, intervals=[Interval("0001_effect", 5.0, 6.5)])
         assert {one.what: one.state for one in verdicts(before)}[law] == state
     assert law not in [one.what for one in verdicts(GOOD)]
+
+
+FREE = replace(SERVED, payload={"imported": []})
+TOOL = replace(
+    GOOD,
+    scenario=make_scenario("alembic", 2),
+    observed=[observed(FREE), observed(replace(FREE, environment_id="env0002"))],
+    tool_processes=1,
+)
+KILLED = replace(
+    TOOL,
+    scenario=make_scenario("alembic-killed", 2),
+    observed=[observed(replace(CRASHED, payload=None)), TOOL.observed[1]],
+    checks={"v1 env0002": [HOLDER]},
+    sessions=[
+        Session("lambda-migrate:storm:1", 10.5, 12.6),
+        Session("lambda-migrate:storm:2", 12.5, 13.5),
+    ],
+    tool_processes=2,
+    killed="v1 env0001",
+    locust={"cold": (2, 1)},
+)
+IMPORTED = replace(FREE, payload={"imported": ["sqlalchemy"]})
+ONE_CHILD = "one child process loads alembic for each holder"
+NONE_BUT_KILLED = "no invocation failed but that of the killed holder"
+
+
+def test_storm_of_another_tool_and_one_with_a_killed_holder_pass() -> None:
+    assert failed(TOOL) == failed(KILLED) == []
+
+
+@pytest.mark.parametrize(
+    ("evidence", "change", "what"),
+    [
+        (TOOL, {"tool_processes": 2}, ONE_CHILD),
+        (TOOL, {"observed": [observed(FREE), observed(IMPORTED)]}, ONE_CHILD),
+        (TOOL, {"observed": GOOD.observed}, ONE_CHILD),  # its handler does not say what it imported
+        (KILLED, {"tool_processes": 1}, ONE_CHILD),
+        (KILLED, {"observed": TOOL.observed}, NONE_BUT_KILLED),
+        (KILLED, {"observed": [observed(CRASHED), observed(CRASHED)]}, NONE_BUT_KILLED),
+        (
+            KILLED,
+            {"sessions": [*KILLED.sessions, Session("lambda-migrate:storm:3", 12.5, 12.6)]},
+            "only holders connect to PostgreSQL",
+        ),
+    ],
+)
+def test_each_breach_of_another_tool_fails_its_verdict(
+    evidence: Evidence, change: Mapping[str, Any], what: str
+) -> None:
+    assert what in failed(replace(evidence, **change))
 
 
 FAILURE = replace(SERVED, status="error", error_type="MigrationFailed", payload=None)
