@@ -32,6 +32,6 @@ and code that is older than the schema is recognized.
 
 `protocol` has the messages, `fence_queries` what the child sends to PostgreSQL, `database` and
 `session` the ports for the engine, `process` the parent's end of the pipes, `child` the child's.
-The decisions are in `migrations.revisions`. Only ``alembic_run`` and ``django_run`` import their
-tool.
+The decisions are in `migrations.revisions`. Only what is in ``alembic_child`` and
+``django_child`` imports its tool.
 """

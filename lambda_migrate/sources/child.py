@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 TOOL_MODULES = {
-    "alembic": "lambda_migrate.sources.alembic_run",
-    "django": "lambda_migrate.sources.django_run",
+    "alembic": "lambda_migrate.sources.alembic_child.run",
+    "django": "lambda_migrate.sources.django_child.run",
 }
 
 _PR_SET_PDEATHSIG = 1

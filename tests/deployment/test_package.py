@@ -126,10 +126,8 @@ def test_every_packaged_module_of_the_library_can_be_imported(
         "    try: importlib.import_module(name)\n"
         "    except ModuleNotFoundError as error: print(name, error.name)"
     )
-    assert runtime.run(program, path=folder).splitlines() == [
-        "lambda_migrate.sources.alembic_run alembic",
-        "lambda_migrate.sources.django_run django",
-    ]
+    parts = {line.rpartition(".")[0] for line in runtime.run(program, path=folder).splitlines()}
+    assert parts == {"lambda_migrate.sources.alembic_child", "lambda_migrate.sources.django_child"}
     assert "lambda_migrate.deploy.codedeploy" in modules
 
 

@@ -1,0 +1,85 @@
+"""Errors of Alembic, SQLAlchemy and drivers, translated for the parent."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+
+from lambda_migrate.migrations.sql.excerpt import redact
+from lambda_migrate.sources.alembic_child.connections import find_sqlstate
+from lambda_migrate.sources.protocol import ChildError, make_import_error
+from lambda_migrate.sources.user_code import find_place
+
+if TYPE_CHECKING:
+    from lambda_migrate.sources.alembic_child.fence import CurrentStep
+
+__all__ = ["translate_error"]
+
+
+def translate_error(
+    error: BaseException, step: CurrentStep | None, *, root: str, script_location: str
+) -> ChildError:
+    """The error of env.py or of a revision.
+
+    Args:
+        error: What was raised.
+        step: The step that was running.
+        root: The folder of the code.
+        script_location: The folder of env.py.
+    """
+    own = Path(script_location).resolve()
+    path, line = find_place(
+        error,
+        lambda file: file.is_relative_to(own) or (step is not None and str(file) == step.path),
+        root=root,
+    )
+    step_id = step.row.id if step is not None else ""
+    if isinstance(error, ImportError):
+        return make_import_error(error, step_id=step_id, path=path, line=line)
+    detail = f"  {path}:{line}" if path else ""
+    if isinstance(error, DBAPIError) and error.statement:
+        detail += f"\n  statement: {_shorten(redact(error.statement))}"
+    sqlstate = find_sqlstate(error)
+    return ChildError(
+        redact(_find_message(error)),
+        kind=_find_kind(error, sqlstate, is_in_step=step is not None),
+        step_id=step_id,
+        is_partly_committed=step is not None and step.has_committed,
+        sqlstate=sqlstate,
+        detail=detail,
+        path=path,
+        line=line,
+    )
+
+
+def _find_kind(error: BaseException, sqlstate: str, *, is_in_step: bool) -> str:
+    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    is_unreachable = isinstance(error, (DBAPIError, OSError)) and not sqlstate
+    if is_lost or sqlstate.startswith(("08", "57P")):
+        return "interrupted" if is_in_step else "unavailable"
+    if not is_in_step and (is_unreachable or sqlstate.startswith("53")):
+        return "unavailable"
+    if sqlstate.startswith(("28", "3D")):
+        return "configuration"
+    return "manifest" if isinstance(error, CommandError) else "migration"
+
+
+def _find_message(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    fields = original.args[0] if original.args else None
+    if isinstance(fields, dict):
+        return str(fields.get("M", fields))
+    text = str(original).strip()
+    if isinstance(error, (DBAPIError, CommandError)):
+        lines = text.splitlines() or [type(error).__name__]
+        return re.sub(r"^<class '[^']*'>: ", "", lines[0])
+    return f"{type(error).__name__}: {text}"
+
+
+def _shorten(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 300 else flat[:299] + "…"

@@ -1,0 +1,219 @@
+"""The fence in every transaction of Alembic's connections, and the limits of their statements."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.sources.alembic_child.connections import (
+    FAILED,
+    IDLE,
+    find_sqlstate,
+    get_session,
+    is_autocommit,
+    query,
+    read_backend_pid,
+    read_status,
+)
+from lambda_migrate.sources.fence_queries import UNDEFINED_OBJECT_SQLSTATES, FenceQueries
+from lambda_migrate.sources.protocol import ChildError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Connection
+
+    from lambda_migrate.sources.alembic_child.connections import Session
+    from lambda_migrate.sources.fence_queries import RevisionRow
+    from lambda_migrate.sources.protocol import ChildRequest
+
+__all__ = ["CurrentStep", "Fence"]
+
+_SET_LOCAL = re.compile(r"\s*set\s+local\b|\s*select\s.*\bset_config\s*\(", re.IGNORECASE)
+
+
+class CurrentStep:
+    """The revision that is being applied or rolled back."""
+
+    def __init__(self, row: RevisionRow, path: str) -> None:
+        self.row = row
+        self.path = path
+        self.is_running = False
+        """Whether its function runs, as opposed to Alembic's own statements."""
+        self.sessions: list[Session] = []
+        self.has_committed = False
+        self._began_at = time.monotonic()
+
+    @property
+    def duration_ms(self) -> int:
+        """How long it has taken so far."""
+        return round((time.monotonic() - self._began_at) * 1000)
+
+
+class Fence:
+    """Compares the fence on every connection that SQLAlchemy makes.
+
+    Args:
+        request: The request; nothing is fenced for a dry run, which commits nothing.
+
+    Attributes:
+        error: Why nothing more may run, even if env.py or a revision has caught it.
+        step: The revision that is running.
+        applied: How many steps are committed.
+        connection: The one that env.py has configured.
+    """
+
+    def __init__(self, request: ChildRequest) -> None:
+        self.queries = FenceQueries(request)
+        self.is_fenced = request.command in ("up", "down")
+        self.is_dry_run = request.command == "dry-run"
+        self.error: ChildError | None = None
+        self.step: CurrentStep | None = None
+        self.applied = 0
+        self.connection: Connection | None = None
+        self.on_idle: Callable[[Connection, Session], None] = lambda *_: None
+        """Called before a statement if no transaction is open."""
+        self._request = request
+        self._local_settings: list[tuple[str, Any]] = []
+
+    def reset(self) -> None:
+        """Forget what belongs to a run of env.py, before another one."""
+        self.step = self.connection = None
+        self._local_settings.clear()
+
+    def enter_transaction(self, connection: Connection, *, again: bool = False) -> bool:
+        """Compare the fence unless this transaction has; returns whether there is a transaction."""
+        session = get_session(connection)
+        status = read_status(connection)
+        if status == FAILED:
+            return True
+        if status == IDLE:
+            session.is_fenced = False
+            self.on_idle(connection, session)
+        if session.is_fenced and not again:
+            return True
+        if self.is_fenced:
+            self._compare(self._run_check(connection))
+        elif self.is_dry_run:
+            self._forbid_commit(connection)
+        else:
+            return status != IDLE or not is_autocommit(connection)
+        session.is_fenced = read_status(connection) != IDLE
+        if session.is_fenced and status == IDLE:
+            self._restore_local_settings(connection)
+        return session.is_fenced
+
+    def _compare(self, row: Any) -> None:
+        try:
+            self.queries.compare(row)
+        except ChildError as error:
+            raise self.remember(error)  # noqa: B904 - the same error
+
+    def _run_check(self, connection: Connection) -> Any:
+        try:
+            return query(connection, self.queries.check())
+        except Exception as error:
+            sqlstate = find_sqlstate(error)
+            if sqlstate in UNDEFINED_OBJECT_SQLSTATES:
+                raise self.remember(self.queries.wrong_database_error()) from error
+            if sqlstate == "42501":
+                schema = self._request.schema
+                raise self.fail(
+                    f"the role of env.py has no permission to lock {schema}.fence: run GRANT USAGE "
+                    f"ON SCHEMA {schema} TO <role>; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL "
+                    f"TABLES IN SCHEMA {schema} TO <role>; or use the role of "
+                    "LAMBDA_MIGRATE_DATABASE_URL",
+                    kind="configuration",
+                    sqlstate=sqlstate,
+                ) from error
+            raise
+
+    def note_local_setting(self, sql: str, parameters: Any) -> None:
+        """Keep SET LOCAL of env.py, to repeat it in later transactions."""
+        if self.step is None and not self.applied and _SET_LOCAL.match(sql):
+            self._local_settings.append((sql, parameters))
+
+    def _restore_local_settings(self, connection: Connection) -> None:
+        """Repeat SET LOCAL of env.py, which ended with an earlier transaction."""
+        if self.connection is None or get_session(self.connection) is not get_session(connection):
+            return
+        for sql, parameters in self._local_settings:
+            with closing(connection.connection.cursor()) as cursor:
+                cursor.execute(sql, parameters) if parameters else cursor.execute(sql)
+
+    def _forbid_commit(self, connection: Connection) -> None:
+        """Make every commit of a dry run fail, also one by a driver."""
+        if is_autocommit(connection):
+            raise self.fail(
+                "env.py or a revision uses the isolation level AUTOCOMMIT, so a dry run cannot "
+                "roll it back; nothing was committed"
+            )
+        left = max(1, round(self._request.seconds_left * 1000))
+        query(connection, f"SELECT pg_catalog.set_config('statement_timeout', '{left}', true)")
+        for sql in _NEVER_COMMIT:
+            query(connection, sql)
+
+    def protect_session(self, connection: Connection) -> None:
+        """Before a statement outside a transaction: let a successor find this session."""
+        if not self.is_fenced:
+            return
+        self.require_direct_connection(connection)
+        left = max(1, round(self._request.seconds_left * 1000))
+        query(connection, _LIMIT_SESSION.format(left=left))
+        self._compare(query(connection, self.queries.check(statement_timeout=False)))
+
+    def require_direct_connection(self, connection: Connection) -> None:
+        """Refuse a pooler, which would hand the session on; take the advisory lock without one."""
+        session = get_session(connection)
+        if session.has_advisory_lock:
+            return
+        sql = self.queries.share_advisory_lock(read_backend_pid(connection))
+        is_direct, has_lock = query(connection, sql)
+        if not is_direct:
+            raise self.remember(self.queries.pooler_error())
+        # It is not free if the parent keeps it, which then excludes others instead.
+        session.has_advisory_lock = bool(has_lock)
+
+    def write(self, connection: Connection, sql: str) -> None:
+        """Write a row of the mirror; it is not written under another fence."""
+        if query(connection, sql) is None:
+            self._compare(query(connection, self.queries.check()))
+            raise self.fail("the fence row changed while it was compared", kind="stale_fence")
+
+    def remember(self, error: ChildError) -> ChildError:
+        """env.py or a revision may catch an error, so the next statement raises it again."""
+        current = self.step
+        if current is not None and not error.fields["id"]:
+            error.fields["id"] = current.row.id
+        self.error = error
+        return error
+
+    def raise_earlier_error(self) -> None:
+        """Raise an error that env.py or a revision has caught.
+
+        Raises:
+            ChildError: There is one.
+        """
+        if self.error is not None:
+            raise self.error
+
+    def fail(self, message: str, *, kind: str = "migration", sqlstate: str = "") -> ChildError:
+        """An error of the running step, remembered."""
+        return self.remember(ChildError(message, kind=kind, sqlstate=sqlstate))
+
+
+_LIMIT_SESSION = (
+    "SELECT pg_catalog.set_config('client_connection_check_interval', '1s', false),"
+    " CASE WHEN setting::pg_catalog.int8 OPERATOR(pg_catalog.>) 0"
+    " AND setting::pg_catalog.int8 OPERATOR(pg_catalog.<) {left} THEN NULL"
+    " ELSE pg_catalog.set_config('statement_timeout', '{left}', false) END"
+    " FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'statement_timeout'"
+)
+
+_NEVER_COMMIT = (
+    "CREATE TEMPORARY TABLE IF NOT EXISTS lambda_migrate_dry_run (never_commits pg_catalog.int4"
+    " UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP",
+    "INSERT INTO pg_temp.lambda_migrate_dry_run VALUES (1), (1)",
+)

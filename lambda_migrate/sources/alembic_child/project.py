@@ -1,0 +1,110 @@
+"""An Alembic environment: its configuration and its graph of revisions."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from lambda_migrate.errors import ManifestError
+from lambda_migrate.migrations.revisions import Revision
+from lambda_migrate.sources import alembic_files
+from lambda_migrate.sources.protocol import ChildError
+from lambda_migrate.sources.user_code import make_relative
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alembic.script import Script
+
+    from lambda_migrate.sources.protocol import ChildRequest
+
+__all__ = ["AlembicProject"]
+
+
+class AlembicProject:
+    """The environment that a request is about.
+
+    Args:
+        request: The request.
+        config: The configuration that the user's setup function has made; by default it is read as
+            the command ``alembic`` reads it.
+
+    Attributes:
+        script: Alembic's own view of the folder.
+        is_down: Whether the request rolls back.
+        destination: The revision to reach, as Alembic reads it.
+    """
+
+    def __init__(self, request: ChildRequest, config: Config | None) -> None:
+        self._request = request
+        self._setting = str(request.options.get("alembic_revision") or "heads")
+        self._files = self._find_files()
+        self.config = config or self._read_config()
+        self.script = ScriptDirectory.from_config(self.config)
+        self._require_digested_folders()
+        self.is_down = request.command in ("down", "describe-down")
+        if self.is_down:
+            steps = f"-{request.steps or 1}"
+            self.destination = request.to if request.to is not None else steps
+        else:
+            self.destination = request.to or self._setting
+
+    def _find_files(self) -> alembic_files.AlembicFiles:
+        try:
+            return alembic_files.find_files(self._request.root, self._request.options)
+        except ManifestError as error:
+            raise ChildError(str(error), kind="manifest") from error
+
+    def _read_config(self) -> Config:
+        files = self._files
+        arguments: dict[str, Any] = {"toml_file": files.toml} if files.toml else {}
+        # What env.py may read of a command line; get_x_argument() does.
+        options = Namespace(config=files.ini or files.toml, name="alembic", x=None, raiseerr=True)
+        config = Config(files.ini or None, cmd_opts=options, **arguments)
+        if files.ini and not config.get_main_option("script_location") and not files.toml:
+            config.set_main_option("script_location", files.script_location.replace("%", "%%"))
+        return config
+
+    def _require_digested_folders(self) -> None:
+        """Refuse a Config that reads folders which the digest does not cover."""
+        files = self._files
+        covered = [
+            Path(each).resolve() for each in (files.script_location, *files.version_locations)
+        ]
+        used = [Path(self.script.dir), *map(Path, self.script._version_locations)]
+        for folder in (each.resolve() for each in used):
+            if not any(folder.is_relative_to(each) for each in covered):
+                raise ChildError(
+                    f"Alembic reads {folder}, which {files.ini or files.toml} does not name: let "
+                    "LAMBDA_MIGRATE_ALEMBIC_CONFIG name the file that the setup function uses",
+                    kind="configuration",
+                )
+
+    @cached_property
+    def graph(self) -> dict[str, Revision]:
+        """Every revision of the code by its id, parents first."""
+        scripts = [*self.script.walk_revisions()]
+        return {each.revision: self.make_revision(each) for each in reversed(scripts)}
+
+    def make_revision(self, script: Script) -> Revision:
+        """A revision of Alembic as ours."""
+        parents = tuple(script._normalized_down_revisions)
+        path = make_relative(script.path, self._request.root)
+        return Revision(script.revision, parents, Path(script.path).stem, path)
+
+    def find_needed_heads(self) -> list[str]:
+        """The ids that the version table has after an upgrade."""
+        if self._setting != "heads":
+            return [each.revision for each in self.script.get_revisions(self._setting) if each]
+        parents = {parent for step in self.graph.values() for parent in step.parents}
+        return [each for each in self.graph if each not in parents]
+
+    def find_steps(self, heads: Any) -> Sequence[Any]:
+        """Alembic's steps from the heads of the version table to the destination."""
+        revisions = self.script._downgrade_revs if self.is_down else self.script._upgrade_revs
+        return revisions(self.destination, heads)

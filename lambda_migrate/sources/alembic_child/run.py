@@ -1,0 +1,288 @@
+"""Runs Alembic in the child process, under the fence, with env.py and the revisions unchanged.
+
+Listeners on SQLAlchemy's class `Engine` reach every engine that ``env.py`` and the revisions make.
+Before a statement they ask the driver whether a transaction is open, rather than rely on what
+SQLAlchemy believes: a revision may commit through the driver, or as SQL. If none is open, the fence
+is compared first, and shared until the end of the transaction that this begins. So it does not
+matter who began or committed: no transaction that SQLAlchemy has a part in commits under an older
+token.
+
+Every revision gets a transaction of its own. Where ``env.py`` has begun one before, it is committed
+after each step by the dialect, and SQLAlchemy does not notice that it has ended.
+
+What a revision commits before it is complete is in its log (`partial_commits`). Outside a
+transaction the session has the advisory lock, with which a successor finds and ends it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from functools import wraps
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from alembic.runtime.environment import EnvironmentContext
+from alembic.util import CommandError
+
+from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
+from lambda_migrate.sources.alembic_child.connections import OPEN, query, read_status
+from lambda_migrate.sources.alembic_child.errors import translate_error
+from lambda_migrate.sources.alembic_child.fence import CurrentStep, Fence
+from lambda_migrate.sources.alembic_child.project import AlembicProject
+from lambda_migrate.sources.alembic_child.statements import StatementListener
+from lambda_migrate.sources.fence_queries import RevisionRow
+from lambda_migrate.sources.protocol import ChildError
+from lambda_migrate.sources.user_code import open_setup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from alembic.runtime.migration import MigrationContext
+
+    from lambda_migrate.sources.protocol import Channel, ChildRequest
+
+__all__ = ["run"]
+
+_RETRYABLE = ("55P03", "40P01", "40001")
+"""Lock timeout, deadlock, serialization failure: the next attempt may succeed."""
+
+_FIND_SCHEMA = (
+    "SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+    " ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
+    " WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({name})::pg_catalog.oid"
+)
+
+
+def run(request: ChildRequest, channel: Channel) -> None:
+    """Run one request; see `child`.
+
+    Raises:
+        ChildError: It failed.
+    """
+    with open_setup(str(request.options.get("source_setup") or "")) as config:
+        try:
+            project = AlembicProject(request, config)
+            project.graph  # noqa: B018 - Alembic checks it when it is read
+        except CommandError as error:
+            raise ChildError(str(error), kind="manifest") from error
+        _AlembicRun(request, channel, project).run()
+
+
+class _Unwind(BaseException):
+    """Ends env.py early, so that its transactions are rolled back; no ``except Exception``."""
+
+
+class _AlembicRun:
+    """One request."""
+
+    def __init__(self, request: ChildRequest, channel: Channel, project: AlembicProject) -> None:
+        self._request = request
+        self._channel = channel
+        self._project = project
+        self._fence = Fence(request)
+        self._listener = StatementListener(request, self._fence)
+        self._is_description = request.command.startswith("describe")
+        self._heads: Sequence[str] = ()
+        self._total = 0
+        self._has_plan = False
+        self._has_run_migrations = False
+
+    def run(self) -> None:
+        """Run the command.
+
+        Raises:
+            ChildError: It failed.
+        """
+        self._listener.listen()
+        for attempt in count(1):
+            try:
+                self._run_env()
+                break
+            except ChildError as error:
+                if not self._may_retry(error):
+                    raise
+            time.sleep(min(5.0, 0.1 * 2**attempt) * random.random())  # noqa: S311 - jitter
+            self._fence.reset()
+            self._has_run_migrations = False
+        self._channel.send_done(self._heads)
+
+    def _may_retry(self, error: ChildError) -> bool:
+        step = self._fence.step
+        return (
+            error.fields["sqlstate"] in _RETRYABLE
+            and not (step is not None and step.has_committed)
+            and self._request.seconds_left > 1
+        )
+
+    # --- env.py
+
+    def _run_env(self) -> None:
+        environment = EnvironmentContext(
+            self._project.config,
+            self._project.script,
+            fn=self._make_steps,
+            as_sql=False,
+            starting_rev=None,
+            destination_rev=self._project.destination,
+            tag=None,
+            dont_mutate=self._is_description,
+        )
+        configure = environment.configure
+
+        def configure_per_migration(*args: Any, **options: Any) -> None:
+            callbacks = options.get("on_version_apply") or ()
+            callbacks = callbacks if isinstance(callbacks, (tuple, list)) else (callbacks,)
+            options["on_version_apply"] = (*callbacks, self._record)
+            options["transaction_per_migration"] = self._fence.is_fenced
+            configure(*args, **options)
+            self._use_context(environment.get_context())
+
+        # On the instance: the module `alembic.context` calls what it finds there.
+        environment.configure = configure_per_migration  # type: ignore[method-assign]
+        try:
+            with environment:
+                self._project.script.run_env()
+        except _Unwind:
+            pass
+        except BaseException as error:
+            raise self._translate(error) from error
+        if self._fence.error is not None:  # env.py has swallowed it
+            raise self._fence.error
+        if not self._has_run_migrations:
+            raise ChildError(
+                "env.py returned without running the migrations: it must call "
+                "context.run_migrations() and wait for it, even where an event loop runs"
+            )
+
+    def _use_context(self, context: MigrationContext) -> None:
+        if context.dialect.name != "postgresql":
+            raise self._fence.fail(
+                f"env.py connects to {context.dialect.name}; lambda-migrate migrates PostgreSQL",
+                kind="configuration",
+            )
+        if context.connection is None or context.as_sql:
+            raise self._fence.fail(
+                "env.py runs in offline mode; it must connect", kind="configuration"
+            )
+        connection = self._fence.connection = context.connection
+        begin_block = context.autocommit_block
+
+        def begin_direct_block() -> Any:
+            """Alembic's method, which commits what the step has done."""
+            if self._fence.is_fenced:
+                self._fence.require_direct_connection(connection)
+            return begin_block()
+
+        context.autocommit_block = begin_direct_block  # type: ignore[method-assign]
+
+    def _translate(self, error: BaseException) -> ChildError:
+        if isinstance(error, ChildError):
+            return self._fence.remember(error)
+        return self._fence.error or translate_error(
+            error,
+            self._fence.step,
+            root=self._request.root,
+            script_location=self._project.script.dir,
+        )
+
+    # --- the steps
+
+    def _make_steps(self, heads: Any, context: MigrationContext) -> Iterable[Any]:
+        """Alembic's work function: called with the heads of the version table."""
+        if self._has_run_migrations:
+            raise self._fence.fail(
+                "env.py calls context.run_migrations() more than once, for several version "
+                "tables; lambda-migrate can migrate one of them",
+                kind="configuration",
+            )
+        self._has_run_migrations = True
+        self._heads = tuple(heads)
+        is_known = all(each in self._project.graph for each in heads)
+        steps = self._project.find_steps(heads) if is_known else []
+        if not self._has_plan:
+            self._send_plan(steps, context)
+        if self._is_description or not is_known:  # the parent decides about unknown revisions
+            raise _Unwind
+        return self._iterate(steps, context)
+
+    def _send_plan(self, steps: Sequence[Any], context: MigrationContext) -> None:
+        self._channel.send_plan(
+            [self._project.make_revision(each.revision) for each in steps],
+            applied=self._heads,
+            heads=self._project.find_needed_heads(),
+            graph=[*self._project.graph.values()],
+            version_table=_find_version_table(context),
+        )
+        self._has_plan, self._total = True, len(steps)
+
+    def _iterate(self, steps: Sequence[Any], context: MigrationContext) -> Iterator[Any]:
+        """The steps; between two of them the first one is committed."""
+        for step in steps:
+            revision = self._project.graph[step.revision.revision]
+            if not self._channel.ask_to_continue(
+                revision.id, position=self._fence.applied + 1, total=self._total
+            ):
+                return
+            state = "started" if step.is_upgrade else "reverting"
+            place = [*self._project.graph].index(revision.id) + 1
+            row = RevisionRow(revision.id, revision.parents, place, revision.name, state)
+            current = self._fence.step = CurrentStep(row, step.revision.path)
+            step.migration_fn = self._wrap(step.migration_fn, context)
+            yield step
+            self._commit_open_transaction(context)
+            self._fence.step = None
+            self._fence.applied += 1
+            self._channel.send_applied(revision.id, duration_ms=current.duration_ms)
+        if self._fence.is_dry_run:
+            raise _Unwind
+
+    def _wrap(self, function: Callable[..., Any], context: MigrationContext) -> Callable[..., Any]:
+        @wraps(function)
+        def migrate(**options: Any) -> Any:
+            step, connection = self._fence.step, context.connection
+            assert step is not None  # noqa: S101 - set before the step is yielded
+            assert connection is not None  # noqa: S101 - `_use_context`
+            self._listener.refuse_unknown_state(step)
+            # Again, because env.py may have set longer limits, and a driver may be used directly.
+            self._fence.enter_transaction(connection, again=True)
+            step.is_running = True
+            try:
+                result = function(**options)
+                self._listener.require_complete(step)
+            finally:
+                step.is_running = False
+            return result
+
+        return migrate
+
+    def _commit_open_transaction(self, context: MigrationContext) -> None:
+        """Commit a step that SQLAlchemy has not: env.py began first, or the revision committed."""
+        connection = context.connection
+        assert connection is not None  # noqa: S101 - `_use_context`
+        if self._fence.is_fenced and read_status(connection) == OPEN:
+            connection.dialect.do_commit(connection.connection)
+
+    def _record(self, *, ctx: MigrationContext, heads: Any, **_: Any) -> None:
+        """Alembic's callback after the version table was changed: write our row beside it."""
+        self._heads = sorted(heads)
+        step, connection = self._fence.step, ctx.connection
+        if not self._fence.is_fenced or step is None or connection is None:
+            return
+        queries, row = self._fence.queries, step.row
+        if row.state == "started":
+            row = row._replace(state="applied", duration_ms=step.duration_ms)
+            self._fence.write(connection, queries.upsert_revision(row))
+        else:
+            self._fence.write(connection, queries.delete_revision(row.id))
+        for log_id in self._listener.find_further_logs(step):
+            self._fence.write(connection, queries.delete_revision(log_id))
+
+
+def _find_version_table(context: MigrationContext) -> tuple[str, str]:
+    schema, table = context.version_table_schema, context.version_table
+    if not schema and context.connection is not None:
+        name = quote_literal(quote_identifier(table))
+        row = query(context.connection, _FIND_SCHEMA.format(name=name))
+        schema = str(row[0]) if row else ""
+    return schema or "", table

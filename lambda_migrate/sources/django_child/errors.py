@@ -1,0 +1,126 @@
+"""Errors of Django and drivers, translated for the parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError
+from django.db import Error, InterfaceError, NotSupportedError, OperationalError
+from django.db.migrations.exceptions import (
+    AmbiguityError,
+    BadMigrationError,
+    CircularDependencyError,
+    InconsistentMigrationHistory,
+    InvalidBasesError,
+    NodeNotFoundError,
+)
+from django.db.transaction import TransactionManagementError
+
+from lambda_migrate.sources.protocol import ChildError, make_import_error
+from lambda_migrate.sources.user_code import find_place
+
+if TYPE_CHECKING:
+    from lambda_migrate.sources.django_child.fence import CurrentStep
+
+__all__ = ["ACTIVE_TRANSACTION", "find_message", "find_sqlstate", "is_refusal", "translate_error"]
+
+ACTIVE_TRANSACTION = "25001"
+_REFUSALS = (ACTIVE_TRANSACTION, "25P02", "2D000", "55006", "55P04")
+"""SQLSTATEs of what works only outside a transaction: a concurrent build, statements after a caught
+error, a procedure that commits, ALTER TABLE after changed rows, a new value of an enumerated type.
+"""
+
+_GRAPH_ERRORS = (
+    AmbiguityError,
+    BadMigrationError,
+    CircularDependencyError,
+    InconsistentMigrationHistory,
+    InvalidBasesError,
+    NodeNotFoundError,
+)
+
+
+def translate_error(
+    error: Exception, step: CurrentStep | None, *, path: str, root: str
+) -> ChildError:
+    """The error of a project or of a migration.
+
+    Args:
+        error: What was raised.
+        step: The migration that was running.
+        path: Its file; "" if unknown.
+        root: The folder of the code.
+    """
+    file = (Path(root) / path).resolve()
+    # No line if an operation of Django's own failed.
+    _, line = find_place(error, lambda each: bool(path) and each == file, root=root)
+    step_id = step.id if step is not None else ""
+    if isinstance(error, ImportError):
+        return make_import_error(error, step_id=step_id, path=path, line=line)
+    sqlstate = find_sqlstate(error)
+    return ChildError(
+        find_message(error),
+        kind=_find_kind(error, sqlstate),
+        step_id=step_id,
+        sqlstate=sqlstate,
+        detail="\n".join(_list_server_fields(error)),
+        path=path,
+        line=line,
+        is_partly_committed=step is not None and step.is_partly_committed,
+    )
+
+
+def _find_kind(error: Exception, sqlstate: str) -> str:
+    if isinstance(error, _GRAPH_ERRORS):
+        return "manifest"
+    if isinstance(error, CommandError) and "Conflicting migrations" in str(error):
+        return "manifest"
+    if isinstance(error, ImproperlyConfigured):
+        return "configuration"
+    is_database_error = isinstance(error, (OperationalError, InterfaceError))
+    if is_database_error and (not sqlstate or sqlstate.startswith(("08", "57P"))):
+        return "unavailable"
+    return "migration"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a migration failed because it ran in a transaction."""
+    if isinstance(error, (NotSupportedError, TransactionManagementError)):
+        return True
+    if isinstance(error, RuntimeError) and "durable" in str(error):
+        return True
+    return find_sqlstate(error) in _REFUSALS
+
+
+def _find_driver_error(error: BaseException) -> BaseException | None:
+    found: BaseException | None = error
+    while found is not None and not hasattr(found, "diag"):
+        found = found.__cause__
+    return found
+
+
+def find_sqlstate(error: BaseException) -> str:
+    """PostgreSQL's code of an error; "" if it has none."""
+    found = _find_driver_error(error)
+    return str(getattr(found, "sqlstate", None) or getattr(found, "pgcode", None) or "")
+
+
+def _list_server_fields(error: BaseException) -> list[str]:
+    diagnosis = getattr(_find_driver_error(error), "diag", None)
+    fields = [
+        (name, getattr(diagnosis, f"message_{name}", None)) for name in ("detail", "hint")
+    ] + [("where", getattr(diagnosis, "context", None))]
+    return [f"  {name}: {' '.join(text.split())}" for name, text in fields if text]
+
+
+def find_message(error: BaseException) -> str:
+    """What happened, on one line."""
+    text = str(error).strip() or type(error).__name__
+    diagnosis = getattr(_find_driver_error(error), "diag", None)
+    primary = getattr(diagnosis, "message_primary", None)
+    if primary:
+        return str(primary)
+    first = text.splitlines()[0]
+    return first if isinstance(error, (Error, CommandError)) else f"{type(error).__name__}: {first}"

@@ -1,0 +1,133 @@
+"""What Django has to run, and the graph of the project's migrations."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from django.db.migrations.recorder import MigrationRecorder
+
+from lambda_migrate.migrations.revisions import Revision
+from lambda_migrate.sources.fence_queries import RevisionRow
+from lambda_migrate.sources.protocol import ChildError
+from lambda_migrate.sources.user_code import make_relative
+
+if TYPE_CHECKING:
+    from lambda_migrate.sources.protocol import Channel, ChildRequest
+
+__all__ = ["MigrationPlan", "format_id"]
+
+
+class MigrationPlan:
+    """The plan of a request.
+
+    Args:
+        request: The request.
+        executor: Django's executor, which has loaded the graph.
+
+    Attributes:
+        arguments: App and migration for the command ``migrate``.
+        rolled_back: The newest migrations, with ``True`` each, if a number of them is rolled back;
+            None: the command makes the plan.
+        total: How many steps it has.
+    """
+
+    def __init__(self, request: ChildRequest, executor: Any) -> None:
+        self._request = request
+        self._executor = executor
+        self._graph = executor.loader.graph
+        self.rolled_back: list[tuple[Any, bool]] | None = None
+        self.arguments: list[str] = []
+        if request.steps is not None:
+            self.rolled_back = self._find_newest(request.steps)
+        elif request.to:
+            app, _, name = request.to.partition(".")
+            self.arguments = [app, name or "zero"]
+        order = executor.migration_plan(self._graph.leaf_nodes(), clean_start=True)
+        self._places = {migration: place for place, (migration, _) in enumerate(order, 1)}
+        self._revisions = {each.id: each for each in map(self._make_revision, self._places)}
+        self._steps = [
+            self._revisions.get(step_id, Revision(step_id, name=step_id))
+            for migration, _ in self._find_steps()
+            for step_id in [format_id((migration.app_label, migration.name))]
+        ]
+        self.total = len(self._steps)
+
+    def _find_newest(self, count: int) -> list[tuple[Any, bool]]:
+        rows = self._executor.recorder.applied_migrations()
+        newest = sorted(rows, key=lambda key: rows[key].pk, reverse=True)
+        keys = [key for key in newest if key in self._graph.nodes][:count]
+        return [(self._graph.nodes[key], True) for key in keys]
+
+    def _make_revision(self, migration: Any) -> Revision:
+        key = (migration.app_label, migration.name)
+        parents = [format_id(parent.key) for parent in sorted(self._graph.node_map[key].parents)]
+        try:
+            path = make_relative(inspect.getfile(type(migration)), self._request.root)
+        except (TypeError, OSError):
+            path = ""
+        return Revision(format_id(key), parents, format_id(key), path)
+
+    def _find_steps(self) -> list[tuple[Any, bool]]:
+        if self.rolled_back is not None:
+            return self.rolled_back
+        plan: list[tuple[Any, bool]] = self._executor.migration_plan(self._find_targets())
+        if any(backwards for _, backwards in plan):
+            return plan
+        # The executor follows the order of the whole graph.
+        return sorted(plan, key=lambda step: self._places.get(step[0], 0))
+
+    def _find_targets(self) -> list[Any]:
+        if not self.arguments:
+            return list(self._graph.leaf_nodes())
+        app, name = self.arguments
+        if name == "zero":
+            return [(app, None)]
+        try:
+            return [(app, self._executor.loader.get_migration_by_prefix(app, name).name)]
+        except KeyError:
+            raise ChildError(
+                f"there is no migration {app}.{name}; write it as app.name, app.zero rolls back "
+                "the whole app",
+                kind="configuration",
+            ) from None
+
+    def send(self, channel: Channel) -> None:
+        """Send it to the parent."""
+        channel.send_plan(
+            self._steps,
+            applied=[format_id(key) for key in self._executor.loader.applied_migrations],
+            heads=[format_id(key) for key in self._graph.leaf_nodes()],
+            graph=[*self._revisions.values()],
+            version_table=self._find_version_table(),
+        )
+
+    def _find_version_table(self) -> tuple[str, str]:
+        """Where Django's search path leads, which may be another one than lambda-migrate's."""
+        table = MigrationRecorder.Migration._meta.db_table
+        with self._executor.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT coalesce((SELECT n.nspname FROM pg_catalog.pg_class c"
+                " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+                " WHERE c.oid = pg_catalog.to_regclass(%s)), pg_catalog.current_schema(), '')",
+                [table],
+            )
+            return cursor.fetchone()[0], table
+
+    def find_path(self, step_id: str) -> str:
+        """The file of a migration; "" if it has none."""
+        revision = self._revisions.get(step_id)
+        return revision.path if revision is not None else ""
+
+    def find_row(self, step_id: str) -> RevisionRow:
+        """The row of an applied migration in the mirror."""
+        revision = self._revisions.get(step_id)
+        if revision is None:
+            return RevisionRow(step_id, name=step_id)
+        position = [*self._revisions].index(step_id) + 1
+        return RevisionRow(step_id, revision.parents, position, revision.name)
+
+
+def format_id(key: tuple[str, str]) -> str:
+    """The id of a migration in the mirror."""
+    return f"{key[0]}.{key[1]}"

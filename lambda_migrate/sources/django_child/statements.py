@@ -1,0 +1,237 @@
+"""Statements of Django: fenced, and logged while a migration runs that commits in parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django.db import Error
+
+from lambda_migrate.sources.catalog_lookup import find_conflict, resolve_in_doubt
+from lambda_migrate.sources.django_child.fence import IDLE, IN_TRANSACTION
+from lambda_migrate.sources.django_statements import (
+    IN_DOUBT,
+    TRANSACTION,
+    MessageKind,
+    classify_message,
+    hash_message,
+)
+from lambda_migrate.sources.protocol import ChildError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lambda_migrate.sources.django_child.fence import CurrentStep, Fence
+    from lambda_migrate.sources.fence_queries import RevisionRow
+    from lambda_migrate.sources.protocol import ChildRequest
+
+__all__ = ["COMMITTED_BY_ITSELF", "StatementWrapper"]
+
+COMMITTED_BY_ITSELF = "it had committed a part of its work (a COMMIT in the migration?)"
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What the project sends to PostgreSQL in one call."""
+
+    kind: MessageKind
+    text: str
+    entry: str
+    execute: Callable[[], Any]
+
+    @property
+    def excerpt(self) -> str:
+        """The beginning of its text on one line."""
+        return " ".join(self.text.split())[:200]
+
+
+class StatementWrapper:
+    """Runs what Django executes on PostgreSQL connections.
+
+    Args:
+        request: The request; no connection is fenced for ``describe``.
+        fence: The fence.
+    """
+
+    def __init__(self, request: ChildRequest, fence: Fence) -> None:
+        self._request = request
+        self._fence = fence
+
+    def install(self, connection: Any, **_: Any) -> None:
+        """Receive ``connection_created``, in any thread."""
+        if not self._request.fence or connection.vendor != "postgresql":
+            return
+        if self._wrap not in connection.execute_wrappers:
+            connection.execute_wrappers.insert(0, self._wrap)
+
+    def begin_step_in_transaction(self, connection: Any, row: RevisionRow) -> None:
+        """Write the row that is visible only if the migration commits by itself."""
+        self._fence.check(connection)
+        self._fence.run(
+            connection, self._fence.queries.upsert_revision(row._replace(statements=[TRANSACTION]))
+        )
+
+    def _wrap(
+        self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
+    ) -> Any:
+        if self._fence.failure is not None:
+            raise self._fence.failure
+        connection = context["connection"]
+        raw = connection.connection
+        if not self._fence.is_fenced(connection):
+            return execute(sql, params, many, context)
+        text = sql if isinstance(sql, str) else sql.as_string(raw)
+        step = (
+            self._fence.step
+            if self._fence.step is not None and connection is self._fence.step.connection
+            else None
+        )
+        if step is not None and step.is_recorded:
+            step = None
+        message = _Message(
+            kind=classify_message(text),
+            text=text,
+            entry=hash_message(text, params),
+            execute=partial(execute, sql, params, many, context),
+        )
+        is_idle = raw.info.transaction_status == IDLE
+        if is_idle and not raw.autocommit:
+            self._fence.check(connection)
+        if (
+            is_idle
+            and raw.autocommit
+            and message.kind in (MessageKind.OUTSIDE, MessageKind.CONTROL)
+        ):
+            return self._run_outside(connection, message, step)
+        with self._fence.own_transaction(connection):
+            return self._run_inside(connection, message, step)
+
+    def _run_inside(self, connection: Any, message: _Message, step: CurrentStep | None) -> Any:
+        """Run a statement in a transaction that has shared the fence, and log it there."""
+        is_logged = message.kind not in (MessageKind.READ, MessageKind.SETTING)
+        if step is None or not step.in_parts or not is_logged:
+            return message.execute()
+        if message.kind is MessageKind.CONTROL:
+            return self._run_control(connection, message, step)
+        if self._is_done(message, step):
+            return None
+        result = message.execute()
+        self._fence.run(connection, self._fence.queries.append_statement(step.id, message.entry))
+        return result
+
+    def _run_control(self, connection: Any, message: _Message, step: CurrentStep) -> Any:
+        """Run a COMMIT and the like, which may commit a part of the migration."""
+        if self._is_done(message, step):
+            return None
+        doubt = IN_DOUBT + message.entry
+        self._fence.run(connection, self._fence.queries.append_statement(step.id, doubt))
+        result = message.execute()
+        self._confirm(connection, step, message, doubt)
+        return result
+
+    def _run_outside(self, connection: Any, message: _Message, step: CurrentStep | None) -> Any:
+        """Run a statement outside a transaction, the fence checked before and after it."""
+        doubt = IN_DOUBT + message.entry
+        run = partial(self._fence.run, connection)
+        version = connection.pg_version
+        is_known = message.kind is MessageKind.OUTSIDE
+        with self._fence.own_transaction(connection):
+            self._fence.require_direct_connection(connection)
+        if step is not None:
+            if step.interrupted[step.followed :] == [doubt]:
+                step.followed += 1
+                outcome = resolve_in_doubt(message.text, run, version) if is_known else None
+                if outcome is None:
+                    self.require_repair(step, f"this may have taken effect: {message.excerpt}")
+                self._fence.write(
+                    connection,
+                    self._fence.queries.append_statement(
+                        step.id, message.entry if outcome else "", replaces=doubt
+                    ),
+                )
+                if outcome:
+                    return None
+            elif self._is_done(message, step):
+                return None
+            if is_known and (conflict := find_conflict(message.text, run, version)):
+                self._fence.fail(connection, ChildError(conflict))
+        with self._fence.own_transaction(connection):
+            if step is not None:
+                self._fence.run(connection, self._fence.queries.append_statement(step.id, doubt))
+        with self._fence.limit_statement(connection):
+            try:
+                result = message.execute()
+            except Error:
+                if step is not None and is_known and self._is_undone(message, run, version):
+                    self._fence.write(
+                        connection,
+                        self._fence.queries.append_statement(step.id, "", replaces=doubt),
+                    )
+                raise
+        self._confirm(connection, step, message, doubt)
+        return result
+
+    def _is_undone(self, message: _Message, run: Callable[[str], Any], version: int) -> bool:
+        try:
+            return resolve_in_doubt(message.text, run, version) is False
+        except Error:
+            return False  # the next run looks again
+
+    def _confirm(
+        self, connection: Any, step: CurrentStep | None, message: _Message, doubt: str
+    ) -> None:
+        """Check the fence again, and log the statement as committed."""
+        if connection.connection.info.transaction_status == IN_TRANSACTION:
+            self._fence.check(connection)  # the statement has begun a transaction
+        with self._fence.own_transaction(connection):
+            if step is not None:
+                self._fence.run(
+                    connection,
+                    self._fence.queries.append_statement(step.id, message.entry, replaces=doubt),
+                )
+
+    def _is_done(self, message: _Message, step: CurrentStep) -> bool:
+        """Whether an interrupted run has committed this statement; follow its log."""
+        remaining = step.interrupted[step.followed :]
+        if not remaining:
+            return False
+        step.followed += 1
+        if remaining[0] != message.entry:
+            self.require_repair(
+                step,
+                f"statement {step.followed} differs from what it had committed: {message.excerpt}",
+            )
+        if message.kind in (MessageKind.ROWS, MessageKind.CONTROL):
+            self.require_repair(
+                step,
+                f"this is committed and can be neither skipped nor repeated: {message.excerpt}",
+            )
+        return True
+
+    def require_rolled_back(self, step: CurrentStep) -> None:
+        """Check that a step which failed in a transaction has not committed a part of it."""
+        if self.has_log(step):
+            self.require_repair(step, COMMITTED_BY_ITSELF)
+
+    def has_log(self, step: CurrentStep) -> bool:
+        """Whether the mirror has a row of the step, as it has while a part of it is committed."""
+        with self._fence.own_transaction(step.connection):
+            return bool(
+                self._fence.run(step.connection, self._fence.queries.read_statements(step.id))
+            )
+
+    def require_repair(self, step: CurrentStep, why: str) -> None:
+        """Stop, because what an interrupted migration has done cannot be determined."""
+        done, undone = ("applied", "pending") if step.state == "started" else ("pending", "applied")
+        fake = f"manage.py migrate --fake {step.id.replace('.', ' ', 1)}"
+        self._fence.fail(
+            step.connection,
+            ChildError(
+                f"it was interrupted, and {why}; look at the database: finish the migration by "
+                f"hand{f', `{fake}`' * (done == 'applied')}, then `lambda-migrate repair {step.id} "
+                f"--as {done}`; or reverse its changes, then `lambda-migrate repair "
+                f"{step.id} --as {undone}`",
+                kind="repair",
+            ),
+        )
