@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from lambda_migrate.local.demo.checks import read_check
+from lambda_migrate.local.runtime.function import LocalFunction
 from load.bench.migrations import storm_migrations
-from load.bench.processes import (
-    MeasurementFailed,
-    ProcessResult,
-    read_figures,
-    run,
-    run_from_barrier,
-)
+from load.bench.processes import MeasurementFailed, run
 from load.bench.results import Limit, Section, Table, format_spread, percentile
-from load.bench.tools import LAMBDA_MIGRATE, START_BARRIER, TOOLS, Tool
+from load.bench.tools import LAMBDA_MIGRATE, TOOLS, Tool
 from load.bench.workspace import Workspace
 
 _COUNT_CONNECTIONS = """
@@ -24,17 +19,7 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = :database AND backend_type = 'client backend'
 """
 _LAST_COMMIT = """
-SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8, owner
-FROM lambda_migrate.history ORDER BY version::numeric DESC LIMIT 1
-"""
-_TIMED_HANDLER = f"""
-import time
-import app
-from load.bench.processes import print_figures
-{START_BARRIER}
-began = time.time()
-served = app.handler({{}}, app.Context())
-print_figures([began, served])
+SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM lambda_migrate.history
 """
 _BALANCE = 2  # how many of the migrations add to it
 
@@ -43,16 +28,14 @@ _BALANCE = 2  # how many of the migrations add to it
 class StormResult:
     """One storm of one tool."""
 
-    failed: int  # processes that ended with an error
+    failed: int  # cold starts that ended with an error
     error: str  # the error of one of them
     repeated: int  # migrations that took effect more than once
     balance: int  # what was added to it; 2 is right
     pending: int  # migrations that took no effect
     connections: int  # the most at any moment
-    last_ready: float | None  # seconds from the barrier to the end of the last that succeeded
-    waits: Sequence[float]
-    """lambda-migrate alone: seconds from the last commit to the handler, of each that had begun
-    before it and did not migrate."""
+    last_ready: float | None  # seconds until the end of the last that succeeded
+    waits: Sequence[float]  # of lambda-migrate: seconds from the last commit to each handler
 
 
 def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
@@ -89,47 +72,40 @@ def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
 def _run_storm(workspace: Workspace, tool: Tool, size: int) -> StormResult:
     before = workspace.project(tool, storm_migrations(pending=False), "storm")
     after = workspace.project(tool, storm_migrations(pending=True), "storm")
-    is_timed = tool is LAMBDA_MIGRATE
-    command = (sys.executable, "-c", _TIMED_HANDLER) if is_timed else tool.command(barrier=True)
     with workspace.new_database() as database:
         run(workspace.program(tool, before, database))
-        program = workspace.program(tool, after, database, command)
-        with workspace.sample(_COUNT_CONNECTIONS, database=database) as samples:
-            finished = run_from_barrier(program, size, on_open=samples.clear)
+        variables = workspace.environment(database)
+        with (
+            workspace.function(tool, after, variables, environments=size) as function,
+            workspace.sample(_COUNT_CONNECTIONS, database=database) as samples,
+        ):
+            results = function.storm(size)
+            waits = _waits(workspace, database, function) if tool is LAMBDA_MIGRATE else []
         effects = workspace.query(database, "SELECT count(*) FROM effects GROUP BY migration")
         [[balance]] = workspace.query(database, "SELECT balance FROM accounts")
-        waits = _waits(workspace, database, finished) if is_timed else []
-    failed = [one for one in finished if one.status != 0]
+    failed = [one for one in results if not one.ok]
+    errors = [f"{one.error_type}: {one.error_message}" for one in failed]
+    opened = min(one.started for one in results)
     return StormResult(
         failed=len(failed),
-        error=last_error(failed[0].output) if failed else "",
+        error=textwrap.shorten(errors[0], 110, placeholder="…") if errors else "",
         repeated=sum(count > 1 for (count,) in effects),
         balance=int(balance),
         pending=10 - len(effects),
         connections=max((count for (count,) in samples), default=0),
-        last_ready=max((one.wall for one in finished if one.status == 0), default=None),
+        last_ready=max((one.ended - opened for one in results if one.ok), default=None),
         waits=waits,
     )
 
 
-def _waits(
-    workspace: Workspace, database: str, finished: Sequence[ProcessResult]
-) -> Sequence[float]:
-    [[commit, owner]] = workspace.query(database, _LAST_COMMIT)
-    holder = int(str(owner).split("/")[1])
-    times = (read_figures(o.output) for o in finished if o.status == 0 and o.pid != holder)
-    waits = sorted(served - commit for began, served in times if began < commit)
+def _waits(workspace: Workspace, database: str, function: LocalFunction) -> Sequence[float]:
+    [[committed]] = workspace.query(database, _LAST_COMMIT)
+    names = [one.environment_id for one in function.environments()]
+    checks = [read_check(name, function.logs(name), clock_offset=0.0) for name in names]
+    waits = [one.ended - committed for one in checks if one and one.waited and not one.fence]
     if not waits:
         raise MeasurementFailed("no process waited: all others failed, or began too late")
-    return waits
-
-
-def last_error(output: str) -> str:
-    """The last line that is an error, else the last that is neither empty nor indented."""
-    lines = [line for line in output.splitlines() if line.strip() and not line.startswith(" ")]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Timeout|NotReady)", line)]
-    error = (errors or lines or ["no output"])[-1].strip()
-    return error if len(error) <= 110 else error[:109] + "…"
+    return sorted(waits)
 
 
 def _limits(size: int, results: Sequence[StormResult]) -> list[Limit]:

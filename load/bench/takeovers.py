@@ -19,6 +19,7 @@ from lambda_migrate.local.runtime.function import LocalFunction
 from load.bench.migrations import MigrationSource
 from load.bench.processes import MeasurementFailed
 from load.bench.results import Limit, Section, Table, format_number, percentile
+from load.bench.tools import LAMBDA_MIGRATE
 from load.bench.workspace import TABLE, Workspace
 
 LEASE_SECONDS = 5.0
@@ -70,9 +71,12 @@ def measure(workspace: Workspace, *, kills: int, rng: random.Random | None = Non
 def _kill_holder(workspace: Workspace, seconds: float) -> TakeoverResult:
     """Kill the holder of a target ``seconds`` after the last waiter began to wait."""
     lease = {"LAMBDA_MIGRATE_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
+    project = workspace.project(LAMBDA_MIGRATE, [_MIGRATION], "takeovers")
     with (
         workspace.new_database() as database,
-        workspace.function([_MIGRATION], {**workspace.environment(database), **lease}) as function,
+        workspace.function(
+            LAMBDA_MIGRATE, project, {**workspace.environment(database), **lease}
+        ) as function,
     ):
         query = partial(workspace.query, database)
         wait = partial(_wait_until, function)

@@ -9,6 +9,7 @@ import compileall
 import platform
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +18,15 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.postgresql import engines_directory, unpack_npm
 from load.bench.migrations import MigrationSource
 
-START_BARRIER = """
-import os, sys
-with open(os.environ["BENCH_READY"], "a") as ready: ready.write(".")
-sys.stdin.read()
-"""
-"""Reports that the process is ready, and waits until its standard input is closed."""
-
-_SHELL_START_BARRIER = 'printf . >>"$BENCH_READY"; read _; exec "$@"'
-
 DBMATE_VERSION = "2.36.0"
+
+_DBMATE_ARGUMENTS = ("--migrations-dir", "migrations", "--no-dump-schema", "migrate")
+_RUN_PROGRAM = """
+import subprocess
+done = subprocess.run({command!r}, capture_output=True, text=True)
+if done.returncode:
+    raise RuntimeError(done.stderr)
+"""
 
 
 class Tool(NamedTuple):
@@ -40,18 +40,20 @@ class Tool(NamedTuple):
     migrate_code: str = ""
     """Python: what brings a database up to date, run in the project's directory."""
 
-    def command(self, *, barrier: bool = False) -> Sequence[str]:
-        """What brings a database up to date, with or without a start barrier after the imports."""
+    def command(self) -> Sequence[str]:
+        """What brings a database up to date."""
         if self.migrate_code:
-            between = START_BARRIER if barrier else ""
-            return (sys.executable, "-c", self.import_code + between + self.migrate_code)
-        program = (str(install_dbmate()), "--migrations-dir", "migrations", "--no-dump-schema")
-        shell = ("sh", "-c", _SHELL_START_BARRIER, "barrier") if barrier else ()
-        return (*shell, *program, "migrate")
+            return (sys.executable, "-c", self.import_code + self.migrate_code)
+        return (str(install_dbmate()), *_DBMATE_ARGUMENTS)
+
+    def handler_module(self) -> str:
+        """A function that brings the database up to date in its handler."""
+        code = self.migrate_code or _RUN_PROGRAM.format(command=self.command())
+        return f"{self.import_code}\ndef handler(event, context):\n{textwrap.indent(code, '    ')}"
 
     def make_project(self, home: Path, migrations: Sequence[MigrationSource]) -> None:
         """Write the project."""
-        write_project(home, self.files(migrations))
+        write_project(home, {"app.py": self.handler_module(), **self.files(migrations)})
 
 
 def write_project(home: Path, files: Mapping[str, str]) -> None:

@@ -19,14 +19,14 @@ from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.migrations import MigrationSource
 from load.bench.processes import Program
-from load.bench.tools import LAMBDA_MIGRATE, Tool
+from load.bench.tools import Tool
 
 ROLE = "app"
 """Not a superuser: the last three connections are not for it, so that they can be counted."""
 
 TABLE = "lambda-migrate"
 
-_TARGET = "LAMBDA_MIGRATE_TARGET"
+_FUNCTION_SECONDS = 400.0
 
 
 class Workspace:
@@ -101,17 +101,25 @@ class Workspace:
         return Program(command or tool.command(), project, self.environment(database))
 
     def function(
-        self, migrations: Sequence[MigrationSource], environment: Mapping[str, str]
+        self, tool: Tool, project: Path, variables: Mapping[str, str], *, environments: int = 10
     ) -> LocalFunction:
-        """A local Lambda function that migrates with lambda-migrate.
+        """A local Lambda function that runs a tool's project.
 
         Args:
-            migrations: What it has.
-            environment: See `environment`. Its access key is left out: each process has its own.
+            tool: The tool.
+            project: Its project.
+            variables: See `environment`. Their access key is left out: each process has its own.
+            environments: How many it may have.
         """
-        variables = {k: v for k, v in environment.items() if k != "AWS_ACCESS_KEY_ID"}
-        code, name = self.project(LAMBDA_MIGRATE, migrations, "function"), variables[_TARGET]
-        return LocalFunction(code=code, name=name, environment=variables, timeout=120)
+        own = {name: value for name, value in variables.items() if name != "AWS_ACCESS_KEY_ID"}
+        return LocalFunction(
+            code=project,
+            name=re.sub(r"\W+", "", tool.title),
+            environment=own,
+            timeout=_FUNCTION_SECONDS,
+            init_timeout=_FUNCTION_SECONDS,
+            concurrency=environments,
+        )
 
     def environment(self, database: str) -> Mapping[str, str]:
         """Every variable of a measured process: few of this shell's.
@@ -126,7 +134,7 @@ class Workspace:
             "PGSSLMODE": "disable",  # dbmate's driver insists on TLS otherwise
             "AWS_LAMBDA_FUNCTION_NAME": "bench",
             "LAMBDA_MIGRATE_TABLE": TABLE,
-            _TARGET: database,
+            "LAMBDA_MIGRATE_TARGET": database,
             "POWERTOOLS_SERVICE_NAME": "bench",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }

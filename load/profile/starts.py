@@ -153,7 +153,8 @@ class ColdStartProfiler:
     @contextmanager
     def _hold_lease(self, environment: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
-        with self.workspace.function(_migrations(50, slow=True), environment) as holder:
+        project = self.workspace.project(LAMBDA_MIGRATE, _migrations(50, slow=True), "slow")
+        with self.workspace.function(LAMBDA_MIGRATE, project, environment) as holder:
             running = holder.submit()
             while not self.workspace.query("postgres", _IS_HOLDING):
                 if running.done():

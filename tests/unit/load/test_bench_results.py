@@ -21,7 +21,6 @@ from load.bench.results import (
     percentile,
     ratios,
 )
-from load.bench.storms import last_error
 from load.bench.takeovers import TakeoverResult, section_of
 from load.bench.tools import TOOLS, Tool
 
@@ -79,14 +78,6 @@ def test_each_pending_migration_of_a_storm_records_its_effect() -> None:
     for migration in after[len(before) :]:
         assert f"INSERT INTO effects VALUES ({migration.version})" in migration.statements
     assert len({migration.stem for migration in small_migrations(1000)}) == 1000
-
-
-def test_the_last_line_that_is_an_error_is_reported() -> None:
-    assert last_error("Traceback\n  File\npkg.Error: something\n(Background at: 7)\n") == (
-        "pkg.Error: something"
-    )
-    assert last_error("sh: not found\n\n") == "sh: not found"
-    assert last_error("") == "no output"
 
 
 def test_figures_are_read_from_among_other_output() -> None:
