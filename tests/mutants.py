@@ -1070,7 +1070,7 @@ MUTANTS = (
     ),
     Mutant(
         "an alarm on DynamoDB's own metrics needs no FILL",
-        "load/emulators/cloudwatch.py",
+        "lambda_migrate/local/cloudwatch.py",
         'if metrics[0].namespace == "AWS/DynamoDB":',
         "if False:",
         ("alarms",),

@@ -1,7 +1,6 @@
 """For workstations and tests: a local Lambda, PostgreSQL and DynamoDB. Needs the extra ``local``.
 
-Public are `LocalFunction`, `InvocationResult`, `LocalPostgreSQL` and `LocalDynamoDB`; the modules
-below are internal.
+Public are the names below; the modules are internal.
 """
 
 from __future__ import annotations
@@ -9,18 +8,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, Metric, read_alarms
     from lambda_migrate.local.runtime.environment import InvocationResult
     from lambda_migrate.local.runtime.function import LocalFunction
     from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
     from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
-__all__ = ["InvocationResult", "LocalDynamoDB", "LocalFunction", "LocalPostgreSQL"]
+__all__ = [
+    "Alarm",
+    "CloudWatch",
+    "InvocationResult",
+    "LocalDynamoDB",
+    "LocalFunction",
+    "LocalPostgreSQL",
+    "Metric",
+    "read_alarms",
+]
 
 _MODULES = {
+    "Alarm": "lambda_migrate.local.cloudwatch",
+    "CloudWatch": "lambda_migrate.local.cloudwatch",
     "InvocationResult": "lambda_migrate.local.runtime.environment",
     "LocalDynamoDB": "lambda_migrate.local.servers.dynamodb",
     "LocalFunction": "lambda_migrate.local.runtime.function",
     "LocalPostgreSQL": "lambda_migrate.local.servers.postgresql",
+    "Metric": "lambda_migrate.local.cloudwatch",
+    "read_alarms": "lambda_migrate.local.cloudwatch",
 }
 
 

@@ -15,12 +15,12 @@ from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.events import null_observer
+from lambda_migrate.local.cloudwatch import CloudWatch, read_alarms
 from lambda_migrate.local.demo.example import VERSIONS
 from lambda_migrate.local.demo.servers import make_operations
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.migrations.source import read_manifest
-from load.emulators.cloudwatch import CloudWatch, read_alarms
 from load.staging.database import (
     copy_tables,
     find_changed_rows,

@@ -24,7 +24,7 @@ from samtranslator.translator.managed_policy_translator import ManagedPolicyLoad
 from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
-from load.emulators.template import Template
+from lambda_migrate.local.template import Template
 from tests.deployment.aws import ACCOUNT, REGION, LocalAWS
 
 __all__ = ["GAPS", "NAME", "TEMPLATE", "Stack", "deploy", "transformed"]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pg8000.native
 
+from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, read_alarms
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
-from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
 from tests.sandbox import TABLE, Sandbox
 
 ROOT = Path(__file__).parents[2]

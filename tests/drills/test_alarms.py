@@ -11,9 +11,9 @@ import threading
 import time
 from pathlib import Path
 
+from lambda_migrate.local.cloudwatch import CloudWatch
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from load.emulators.cloudwatch import CloudWatch
 from tests.drills.drill import Drill
 from tests.drills.page import Page
 from tests.drills.service import (

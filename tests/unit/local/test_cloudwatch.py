@@ -11,8 +11,8 @@ import pytest
 from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import CheckFinished, MigrationApplied
+from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, Metric, is_alarming, read_alarms
 from lambda_migrate.local.servers.dynamodb import ThrottledRequest
-from load.emulators.cloudwatch import Alarm, CloudWatch, Metric, is_alarming, read_alarms
 
 NOON = 1_790_000_040.0
 """A full minute."""
@@ -257,10 +257,10 @@ def test_parameter_without_a_value_is_an_error(template: Path) -> None:
         (
             "Resources: {A: {Type: 'AWS::CloudWatch::Alarm', Properties: "
             "{MetricName: !ImportValue m}}}",
-            "Fn::ImportValue is not supported",
+            "Fn::ImportValue m is unknown",
         ),
         (TEMPLATE.replace("GreaterThanThreshold", "LessThanLowerThreshold"), "not supported"),
-        (TEMPLATE.replace("IsNot: !Not", "Else: !Not"), "there is no condition IsNot"),
+        (TEMPLATE.replace("IsNot: !Not", "Else: !Not"), "Condition IsNot is unknown"),
         (TEMPLATE.replace("ReturnData: false", "Label: reads"), "result .ReturnData. other than"),
         (TEMPLATE.replace("FILL(r, 0)", "FILL(r, 1)"), "result .ReturnData. other than"),
         (TEMPLATE.replace("p99", "p0"), "the statistic p0 is not supported"),

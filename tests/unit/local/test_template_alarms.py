@@ -9,7 +9,7 @@ import pytest
 
 from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.events import CheckFinished, Event, LeaseHeldTime
-from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
+from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, read_alarms
 
 NOON = 1_790_000_040.0
 

@@ -25,7 +25,9 @@ from typing import Any
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.dynamodb import ThrottledRequest
-from load.emulators.template import Template
+from lambda_migrate.local.template import Template
+
+__all__ = ["Alarm", "CloudWatch", "Metric", "is_alarming", "read_alarms"]
 
 _EVALUATION_SECONDS = 60
 """Alarms on shorter periods are not supported."""

@@ -3,7 +3,7 @@
     template = Template.read(Path("template.yaml"), {"LeaseTable": "leases"})
     alarm = template.properties("MigrationFailedAlarm")
 
-It reads alarms and the dashboard; it does not emulate a deployment.
+It reads alarms; it does not emulate a deployment.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ _PSEUDO_PARAMETERS = {
     "AWS::Partition": "aws",
     "AWS::Region": REGION,
     "AWS::StackName": "local",
-    "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{AWS_ACCOUNT_ID}:stack/local/1",
-    "AWS::URLSuffix": "amazonaws.com",
     "AWS::NoValue": None,
 }
 
@@ -37,17 +35,15 @@ _FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     "Fn::Or": any,
 }
 
-_VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
-
 
 class Template:
     """A template and the values of its parameters.
 
     Args:
         body: As read: intrinsic functions in their long form.
-        values: Parameters, and what a ``Ref`` to a resource or ``Resource.Attribute`` stands for.
-            Parameters that are not named have their defaults; a resource stands for its logical
-            id, an attribute for ``Resource.Attribute``.
+        values: Parameters, and what a ``Ref`` to a resource stands for. Parameters that are not
+            named have their defaults; a resource stands for its logical id, an attribute for
+            ``Resource.Attribute``.
         name: For errors.
     """
 
@@ -56,12 +52,15 @@ class Template:
     ) -> None:
         self._body = body
         self._name = name or "the template"
-        defaults = {
-            parameter: str(declared["Default"])
-            for parameter, declared in body.get("Parameters", {}).items()
-            if "Default" in declared
+        self._values: dict[str, Any] = {
+            **_PSEUDO_PARAMETERS,
+            **{
+                parameter: str(declared["Default"])
+                for parameter, declared in body.get("Parameters", {}).items()
+                if "Default" in declared
+            },
+            **(values or {}),
         }
-        self._values: dict[str, Any] = {**_PSEUDO_PARAMETERS, **defaults, **(values or {})}
 
     @classmethod
     def read(cls, path: Path, values: Mapping[str, str] | None = None) -> Template:
@@ -96,12 +95,9 @@ class Template:
         """A resource's properties.
 
         Raises:
-            ConfigurationError: There is none, or it uses an unsupported function.
+            ConfigurationError: They use a function that is not supported.
         """
-        resource = self._body["Resources"].get(logical_id)
-        if resource is None:
-            raise ConfigurationError(f"{self._name}: there is no resource {logical_id}")
-        resolved: dict[str, Any] = self._resolve(resource.get("Properties", {}))
+        resolved: dict[str, Any] = self._resolve(self._body["Resources"][logical_id]["Properties"])
         return resolved
 
     def _resolve(self, node: Any) -> Any:
@@ -124,36 +120,22 @@ class Template:
         if name == "Fn::GetAtt":
             return self._value(argument if isinstance(argument, str) else ".".join(argument))
         if name == "Fn::Sub":
-            return self._substitute(argument)
+            text, own = (argument, {}) if isinstance(argument, str) else self._resolve(argument)
+            return re.sub(r"\$\{([^}]*)\}", lambda found: str(self._value(found[1], own)), text)
         if name == "Fn::If":
             condition, yes, no = argument
             return self._resolve(yes if self._call("Condition", condition) else no)
-        if name == "Condition":
-            if argument not in self._body.get("Conditions", {}):
-                raise ConfigurationError(f"{self._name}: there is no condition {argument}")
+        if name == "Condition" and argument in self._body.get("Conditions", {}):
             return self._resolve(self._body["Conditions"][argument])
         if name in _FUNCTIONS:
             return _FUNCTIONS[name](self._resolve(argument))
-        raise ConfigurationError(f"{self._name}: {name} is not supported")
+        raise ConfigurationError(f"{self._name}: {name} {argument} is unknown or not supported")
 
-    def _value(self, name: str) -> Any:
-        if name in self._values:
-            return self._values[name]
-        if name.partition(".")[0] in self._body["Resources"]:
-            return name
+    def _value(self, name: str, own: Mapping[str, Any] | None = None) -> Any:
+        values = {**self._values, **(own or {})}
+        if name in values or name.partition(".")[0] in self._body["Resources"]:
+            return values.get(name, name)
         raise ConfigurationError(
             f"{self._name}: {name} has no value: give it one, it is neither a resource nor a "
             "parameter with a default"
         )
-
-    def _substitute(self, argument: Any) -> str:
-        text, more = (argument, {}) if isinstance(argument, str) else argument
-        own = self._resolve(more)
-
-        def replace(found: re.Match[str]) -> str:
-            literal, name = found.groups()
-            if literal:
-                return f"${{{name}}}"
-            return str(own[name] if name in own else self._value(name))
-
-        return _VARIABLE.sub(replace, text)

@@ -1,1 +1,0 @@
-"""CloudWatch, emulated, and a reader of template.yaml."""
