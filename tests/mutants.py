@@ -213,6 +213,13 @@ MUTANTS = (
         "    if len(faults) > 99:\n",
         ("django",),
     ),
+    Mutant(
+        "`up --to` rolls Django's migrations back",
+        "lambda_migrate/sources/django_child/plan.py",
+        "        if any(is_backwards != is_down for _, is_backwards in plan):\n",
+        "        if False:\n",
+        ("django",),
+    ),
     # --- Alembic
     Mutant(
         "a transaction of Alembic is not fenced",

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -137,7 +136,7 @@ def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Param
     info = make(*option.flags, help=option.full_help, metavar=metavar, hidden=is_hidden)
     value_type: Any = option.type
     if option.type is DottedVersion:
-        info.parser = _parse_version
+        value_type = str  # what it may be depends on the source, which a function knows: see `act`
     if option.choices:
         value_type = _make_enum(option)
     is_flag = option.type is bool
@@ -152,11 +151,13 @@ def _make_parameter(option: Option, *, is_hidden: bool = False) -> inspect.Param
     )
 
 
-def _parse_version(text: str) -> Version:
+def _check_version(option: Option, text: str) -> None:
     try:
-        return parse_command_version(text, os.environ)
+        parse_command_version(text, os.environ)
     except ValueError as error:
-        raise typer.BadParameter(f"{escape_text(text)!r} is {error}") from None
+        message = f"{escape_text(text)!r} is {error}"
+        hint = f"'{option.flags[0] if option.flags else option.name.upper()}'"
+        raise typer.BadParameter(message, param_hint=hint) from None
 
 
 def _make_enum(option: Option) -> Any:
@@ -277,6 +278,10 @@ def _add_command(run: Callable[..., int], command_help: CommandHelp) -> None:
         )
         CURRENT_INVOCATION[:] = [invocation]
         check_common_options(invocation.options, command=name)
+        if invocation.options.function is None:
+            for option in command_help.options:
+                if option.type is DottedVersion and given[option.parameter_name] is not None:
+                    _check_version(option, given[option.parameter_name])
         with invocation.reporter:
             return run(invocation, **given)
 

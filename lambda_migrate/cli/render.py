@@ -398,7 +398,7 @@ def _render_step(step: Mapping[str, Any], *, width: int, in_full: bool) -> Rende
     lines: list[RenderableType] = [Text.assemble((name, "bold"), (gap + description, "dim"))]
     if "sql" in step:
         lines += [Text(line) for each in step["sql"] for line in _wrap_sql(each, width=width)]
-    elif in_full:
+    elif in_full and step["statements"] is not None:
         lines += [_render_statement(each) for each in step["first_statements"]]
         rest = step["statements"] - len(step["first_statements"])
         if rest > 0:
@@ -407,7 +407,7 @@ def _render_step(step: Mapping[str, Any], *, width: int, in_full: bool) -> Rende
         lines.append(Padding(render_bullets(step["faults"], style="bold red"), (0, 0, 0, 2)))
     if step.get("warnings"):
         lines.append(Padding(render_bullets(step["warnings"], style="yellow"), (0, 0, 0, 2)))
-    if in_full:
+    if in_full and step["statements"] is not None:
         lines.append("")
     return Group(*lines)
 

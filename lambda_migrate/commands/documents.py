@@ -249,17 +249,17 @@ def build_verify_document(
 
 
 def _build_migration(migration: PlannedMigration) -> dict[str, Any]:
+    # Only the tool reads the file of a revision.
+    is_sql = not isinstance(migration.version, RevisionVersion)
     return {
         "version": build_version(migration.version),
         "name": migration.name,
         "path": migration.path,
-        "transactional": None
-        if isinstance(migration.version, RevisionVersion)
-        else migration.transactional,
-        "isolation": migration.isolation,
-        "has_down_script": migration.has_down_script,
+        "transactional": migration.transactional if is_sql else None,
+        "isolation": migration.isolation if is_sql else None,
+        "has_down_script": migration.has_down_script if is_sql else None,
         "hooks": list(migration.hooks),
-        "statements": len(migration.statements),
+        "statements": len(migration.statements) if is_sql else None,
         "first_statements": list(migration.statements[:MAX_STATEMENTS_SHOWN]),
         "faults": list(migration.faults),
         "warnings": list(migration.warnings),

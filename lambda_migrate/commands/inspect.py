@@ -15,6 +15,7 @@ from lambda_migrate.commands.errors import get_exit_code
 from lambda_migrate.commands.preview import build_preview
 from lambda_migrate.commands.requirements import show_requirements, verify_requirements
 from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, EXIT_PENDING, CommandResult
+from lambda_migrate.engine.operations import require_sql_files
 from lambda_migrate.errors import FlagsUnavailable
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def plan(
         in_production: Confirms in advance that a dry run may lock tables of a production database.
         ignore_other_history: Continue even if another tool has migrated this database.
     """
+    if sql:
+        advice = "run `alembic upgrade head --sql`, or `manage.py sqlmigrate APP NAME`"
+        require_sql_files(context.manifest, "`plan --sql`", advice)
     options: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
     planned, manifest = context.operations.plan(context.deadline, **options)
     placeholders = context.operations.target.database.placeholders if planned.pending else {}

@@ -136,14 +136,19 @@ def _warn_of_empty_down_scripts(plan: RollbackPlan) -> Iterator[str]:
 def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Iterator[str]:
     """Say what a function with the same migration files does at its next cold start."""
     mode, manifest = context.settings.mode, context.operations.manifest
+    pending = {str(each.version) for each in plan.plan_afterwards.pending}
     again = sorted(
-        (row for row in plan.rows if manifest.get(row.version)), key=lambda row: row.version
+        (row for row in plan.rows if manifest.get(row.version) or str(row.version) in pending),
+        key=lambda row: row.version,
     )
     if not again or mode == "off":
         return
     kept = [each for each in manifest if each.version < again[0].version]
     names = again[0].name if len(again) == 1 else f"{again[0].name} and {len(again) - 1} more"
-    functions = f"functions with the same files as {context.settings.directory}"
+    is_sql = context.settings.source == "sql"
+    functions = "functions with " + (
+        f"the same files as {context.settings.directory}" if is_sql else "this code"
+    )
     deploy = f"code that ends at {kept[-1].name}" if kept else "code without these migrations"
     if mode == "require" or plan.plan_afterwards.divergences:
         yield f"{functions} do not start without {names}: deploy {deploy} first"

@@ -10,6 +10,7 @@ from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.engine.operations import require_in_doubt
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.history import find_row
+from lambda_migrate.migrations.version import RevisionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,6 +170,11 @@ def _find_name(
     history = operations.target.database.read_history(context.deadline)
     row = find_row(history, version)
     migration = operations.manifest.get(version)
+    if row is None and isinstance(version, RevisionVersion):
+        raise ConfigurationError(
+            f"{version} is not in doubt, so there is nothing to resolve: `lambda-migrate status` "
+            "shows the migrations that are"
+        )
     if row is not None:
         require_in_doubt(row, force=not must_be_in_doubt)
         return row.name, row.completed_statements if row.is_in_doubt else 0

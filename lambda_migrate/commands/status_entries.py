@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lambda_migrate.migrations.version import RepeatableVersion
+from lambda_migrate.migrations.version import RepeatableVersion, RevisionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ class StatusEntry:
         baseline: Whether it was marked as applied without running it.
         fence: The fencing token it was applied with.
         owner: The lease owner that applied it.
-        has_down_script: Whether it can be rolled back.
+        has_down_script: Whether it can be rolled back; also None if only another tool knows.
     """
 
     version: Version
@@ -111,7 +111,7 @@ def _build_entry(row: HistoryRow, name: str, state: str) -> StatusEntry:
         baseline=row.baseline,
         fence=row.fence,
         owner=row.owner,
-        has_down_script=row.down is not None,
+        has_down_script=None if isinstance(row.version, RevisionVersion) else row.down is not None,
     )
 
 

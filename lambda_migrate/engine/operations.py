@@ -52,7 +52,7 @@ from lambda_migrate.migrations.rollback import (
     require_one_choice,
     require_placeholder_values,
 )
-from lambda_migrate.migrations.version import RepeatableVersion
+from lambda_migrate.migrations.version import RepeatableVersion, RevisionVersion
 from lambda_migrate.postgresql.ports import ToolCommand
 
 if TYPE_CHECKING:
@@ -385,8 +385,8 @@ class Operations:
         confirm: Callable[[RollbackPlan], bool],
     ) -> tuple[str, ...]:
         """`down` with another tool, which chooses the revisions and has their scripts."""
-        rows = plan_revision_rollback(self.target, deadline, command)
-        if not rows or not confirm(RollbackPlan(rows, Plan())):
+        rows, remaining = plan_revision_rollback(self.target, deadline, command)
+        if not rows or not confirm(RollbackPlan(rows, self.manifest.make_plan(remaining))):
             return ()
         with self._open_database(deadline) as (lease_session, fenced_session):
             if not roll_back_revisions(lease_session, fenced_session, rows, command):
@@ -823,6 +823,11 @@ def require_in_doubt(row: HistoryRow, *, force: bool) -> None:
     Raises:
         ConfigurationError: Its effects would stay, and it would run again.
     """
+    if row.state is RowState.APPLIED and isinstance(row.version, RevisionVersion):
+        raise ConfigurationError(
+            f"{row.name} is applied, not in doubt, so there is nothing to resolve: "
+            "`lambda-migrate down` rolls it back"
+        )
     if row.state is RowState.APPLIED and is_versioned(row) and not force:
         raise ConfigurationError(
             f"{row.name} is applied, not in doubt: without its row its changes would stay in the "

@@ -33,10 +33,16 @@ __all__ = ["plan_revision_rollback", "roll_back_revisions", "run_revision_dry_ru
 
 def plan_revision_rollback(
     target: Target, deadline: Deadline, command: ToolCommand
-) -> tuple[HistoryRow, ...]:
-    """The revisions that the tool would roll back, in its order; changes nothing."""
+) -> tuple[tuple[HistoryRow, ...], RevisionHistory]:
+    """The revisions that the tool would roll back, in its order, and the history after that.
+
+    Changes nothing.
+    """
     history = target.database.inspect(deadline).history
-    return _choose_rows(target.database.describe(history, deadline, command=command))
+    described = target.database.describe(history, deadline, command=command)
+    assert isinstance(described, RevisionHistory)  # noqa: S101 - another tool's
+    rows = _choose_rows(described)
+    return rows, described.without({str(row.version) for row in rows})
 
 
 def _choose_rows(history: Sequence[HistoryRow]) -> tuple[HistoryRow, ...]:

@@ -171,6 +171,14 @@ class AlembicService(Service):
     def path(self, number: int) -> Path:
         return self.root / "migrations" / "versions" / f"r{number}_step.py"
 
+    def id(self, number: int) -> str:
+        """The tool's id of a step."""
+        return f"r{number}"
+
+    def name(self, number: int) -> str:
+        """What messages call a step."""
+        return f"r{number}_step"
+
     def environment(self, **settings: str) -> dict[str, str]:
         url = self.url.replace("postgresql:", "postgresql+psycopg:")
         return {**super().environment(**settings), "URL": url}
@@ -213,6 +221,12 @@ class DjangoService(AlembicService):
 
     def path(self, number: int) -> Path:
         return self.root / "shop" / "migrations" / f"{number:04}_step.py"
+
+    def id(self, number: int) -> str:
+        return self.name(number)
+
+    def name(self, number: int) -> str:
+        return f"shop.{number:04}_step"
 
     def environment(self, **settings: str) -> dict[str, str]:
         return {**super().environment(**settings), "DJANGO_SETTINGS_MODULE": "mysite.settings"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
 from lambda_migrate.errors import ManifestError
 from lambda_migrate.migrations.revisions import Revision
@@ -105,6 +106,25 @@ class AlembicProject:
         return [each for each in self.graph if each not in parents]
 
     def find_steps(self, heads: Any) -> Sequence[Any]:
-        """Alembic's steps from the heads of the version table to the destination."""
-        revisions = self.script._downgrade_revs if self.is_down else self.script._upgrade_revs
-        return revisions(self.destination, heads)
+        """Alembic's steps from the heads of the version table to the destination.
+
+        Raises:
+            ChildError: There is no such revision, or it cannot be reached.
+        """
+        request = self._request
+        try:
+            if not self.is_down:
+                return self.script._upgrade_revs(self.destination, heads)
+            if request.to is not None:
+                return self.script._downgrade_revs(self.destination, heads)
+            # `-N` is ambiguous below a merge, and too much if there are fewer.
+            return [*self.script._downgrade_revs("base", heads)][: request.steps or 1]
+        except CommandError as error:
+            option = (
+                f"--to {request.to}"
+                if request.to
+                else f"LAMBDA_MIGRATE_ALEMBIC_REVISION={self.destination}"
+            )
+            raise ChildError(
+                f"{option}: {error}; `alembic history` lists the revisions", kind="configuration"
+            ) from error

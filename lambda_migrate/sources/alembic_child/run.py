@@ -199,7 +199,10 @@ class _AlembicRun:
         self._has_run_migrations = True
         self._heads = tuple(heads)
         is_known = all(each in self._project.graph for each in heads)
-        steps = self._project.find_steps(heads) if is_known else []
+        try:
+            steps = self._project.find_steps(heads) if is_known else []
+        except ChildError as error:
+            raise self._fence.remember(error) from error
         if not self._has_plan:
             self._send_plan(steps, context)
         if self._is_description or not is_known:  # the parent decides about unknown revisions

@@ -30,6 +30,8 @@ class MigrationPlan:
         rolled_back: The newest migrations, with ``True`` each, if a number of them is rolled back;
             None: the command makes the plan.
         total: How many steps it has.
+        is_reached: Whether the target of ``up`` is below what is applied already, where Django's
+            command would roll back to it.
     """
 
     def __init__(self, request: ChildRequest, executor: Any) -> None:
@@ -38,11 +40,11 @@ class MigrationPlan:
         self._graph = executor.loader.graph
         self.rolled_back: list[tuple[Any, bool]] | None = None
         self.arguments: list[str] = []
+        self.is_reached = False
         if request.steps is not None:
             self.rolled_back = self._find_newest(request.steps)
         elif request.to:
-            app, _, name = request.to.partition(".")
-            self.arguments = [app, name or "zero"]
+            self.arguments = self._parse_target(request.to)
         order = executor.migration_plan(self._graph.leaf_nodes(), clean_start=True)
         self._places = {migration: place for place, (migration, _) in enumerate(order, 1)}
         self._revisions = {each.id: each for each in map(self._make_revision, self._places)}
@@ -59,6 +61,17 @@ class MigrationPlan:
         keys = [key for key in newest if key in self._graph.nodes][:count]
         return [(self._graph.nodes[key], True) for key in keys]
 
+    def _parse_target(self, target: str) -> list[str]:
+        app, _, name = target.partition(".")
+        apps = self._executor.loader.migrated_apps
+        if not name or app not in apps:
+            raise ChildError(
+                f"--to {target}: write a migration as app.name, or app.zero to roll back the whole "
+                f"app; apps with migrations: {', '.join(sorted(apps)) or 'none'}",
+                kind="configuration",
+            )
+        return [app, name]
+
     def _make_revision(self, migration: Any) -> Revision:
         key = (migration.app_label, migration.name)
         parents = [format_id(parent.key) for parent in sorted(self._graph.node_map[key].parents)]
@@ -72,7 +85,17 @@ class MigrationPlan:
         if self.rolled_back is not None:
             return self.rolled_back
         plan: list[tuple[Any, bool]] = self._executor.migration_plan(self._find_targets())
-        if any(backwards for _, backwards in plan):
+        is_down = self._request.command in ("down", "describe-down")
+        if any(is_backwards != is_down for _, is_backwards in plan):
+            if is_down:
+                raise ChildError(
+                    f"--to {self._request.to}: it is not applied, so nothing above it can be "
+                    "rolled back; `lambda-migrate status` shows what is applied",
+                    kind="configuration",
+                )
+            self.is_reached = True
+            return []
+        if is_down:
             return plan
         # The executor follows the order of the whole graph.
         return sorted(plan, key=lambda step: self._places.get(step[0], 0))
@@ -87,8 +110,8 @@ class MigrationPlan:
             return [(app, self._executor.loader.get_migration_by_prefix(app, name).name)]
         except KeyError:
             raise ChildError(
-                f"there is no migration {app}.{name}; write it as app.name, app.zero rolls back "
-                "the whole app",
+                f"--to {app}.{name}: there is no such migration; `manage.py showmigrations {app}` "
+                "lists those that there are",
                 kind="configuration",
             ) from None
 

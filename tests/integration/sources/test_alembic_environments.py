@@ -47,6 +47,36 @@ def test_a_target_revision_limits_plan_and_run(project: AlembicProject) -> None:
     assert project.run(to="a3")["applied"] == ["a3"]
 
 
+def test_steps_below_a_merge_and_more_than_there_are_can_be_rolled_back(
+    project: AlembicProject,
+) -> None:
+    """`alembic downgrade -2` calls the first ambiguous."""
+    project.add(
+        revision("a1", ""),
+        revision("b1", "", after="a1"),
+        revision("b2", "", after="a1"),
+        revision("c1", "", after=("b1", "b2")),
+    )
+    project.run()
+    project.run("down", steps=2)
+    assert len(project.heads()) == 1
+    project.run("down", steps=99)
+    assert project.heads() == []
+
+
+def test_a_target_that_does_not_exist_is_named(project: AlembicProject) -> None:
+    project.add(revision("a1", ""))
+    for fields, name in (
+        ({"to": "nonesuch"}, "--to nonesuch"),
+        ({"options": {"alembic_revision": "gone"}}, "LAMBDA_MIGRATE_ALEMBIC_REVISION=gone"),
+    ):
+        failed = project.run(**fields)
+        assert failed["kind"] == "configuration"
+        assert failed["message"].startswith(f"{name}: Can't locate revision")
+        assert "`alembic history` lists the revisions" in failed["message"]
+        assert not failed["path"]
+
+
 def test_a_revision_that_the_code_does_not_know_is_left_to_the_parent(
     project: AlembicProject,
 ) -> None:

@@ -409,3 +409,27 @@ def test_the_manifest_names_each_folder_and_must_be_current(make_project: MakePr
     assert failed["kind"] == "manifest"
     assert "django.contrib.auth.migrations (app auth) is missing" in failed["message"]
     assert "gone.migrations (app gone)" in failed["message"]
+
+
+def test_a_target_never_reverses_the_direction(make_project: MakeProject) -> None:
+    """Django's own command goes forwards or backwards to whatever is named."""
+    project = make_project()
+    assert migrate(project)["event"] == "done"
+    assert migrate(project, token=2, to="shop.0001_initial")["event"] == "done"
+    assert project.applied() == ["0001_initial", "0002_status"]
+    assert migrate(project, "down", token=3, to="shop.0001_initial")["event"] == "done"
+    assert project.applied() == ["0001_initial"]
+    for token, (target, text) in enumerate(
+        {
+            "shop.0002_status": "it is not applied, so nothing above it can be rolled back",
+            "shop.0009": "there is no such migration",
+            "shop": "write a migration as app.name",
+            "nonesuch.zero": "apps with migrations: shop",
+        }.items(),
+        start=4,
+    ):
+        failed = migrate(project, "down", token=token, to=target)
+        assert (failed["event"], failed["kind"]) == ("failed", "configuration"), failed
+        assert failed["message"].startswith(f"--to {target}: ")
+        assert text in failed["message"]
+    assert project.applied() == ["0001_initial"]
