@@ -140,9 +140,11 @@ format: .venv/installed-dev
 	@touch $@
 
 # The real tools whose databases `adopt` takes over in tests: npm's, and Sqitch from Debian's or Ubuntu's
-# packages, which need root.
-.tools/installed: tests/integration/adopt/package.json
+# packages, which need root. And the oldest SQLAlchemy that the extra `alembic` allows.
+.tools/installed: tests/integration/adopt/package.json .venv/installed-dev
 	mkdir -p .tools && cp $< .tools/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--target .tools/sqlalchemy-1.4 'sqlalchemy<2' 'alembic==1.13.*'
 	npm install --prefix .tools --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel error
 	{ command -v sqitch && command -v psql; } >/dev/null || { $(SUDO) apt-get update --quiet --quiet && \
 		$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes \

@@ -198,6 +198,8 @@ class _AlembicRun:
             )
         self._has_run_migrations = True
         self._heads = tuple(heads)
+        assert context.connection is not None  # noqa: S101 - `_use_context`
+        self._fence.enter_transaction(context.connection)  # SQLAlchemy 1.4 has left it
         is_known = all(each in self._project.graph for each in heads)
         try:
             steps = self._project.find_steps(heads) if is_known else []

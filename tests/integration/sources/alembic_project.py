@@ -83,6 +83,8 @@ class AlembicProject:
         self.name = name
         self.address = server.tcp_url(name)
         """How env.py reaches the database."""
+        self.packages = ""
+        """A folder of packages that are used instead of the installed ones."""
         server.create_database(name)
         queries = Queries("lambda_migrate", has_mirror=True)
         self.query(queries._create_tables_sql(create_schema=True))
@@ -121,7 +123,7 @@ class AlembicProject:
         """The environment variables of the child."""
         # Kept small, so that nothing of the tests' environment matters.
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        path = os.pathsep.join((str(ROOT), *filter(None, sys.path)))
+        path = os.pathsep.join(filter(None, (self.packages, str(ROOT), *sys.path)))
         return {**kept, "PYTHONPATH": path, "URL": self.url(driver)}
 
     def run(
