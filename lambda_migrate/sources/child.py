@@ -6,8 +6,10 @@ error ends as one event; nothing of it is printed.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -32,18 +34,30 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Run one request; the exit status is 0 if it was done or stopped, 1 if it failed."""
+    atexit.register(_end_without_finalization)  # the first one to be registered is the last to run
     channel = Channel.open()
     _die_with_parent()
     channel.watch_parent()
     request = read_request(channel)
     try:
         importlib.import_module(TOOL_MODULES[request.tool]).run(request, channel)
-    except ChildError as error:
-        channel.send("failed", **error.fields)
-        sys.exit(1)
     except BaseException as error:  # noqa: BLE001 - the parent raises it
-        channel.send("failed", **_describe_error(error, request).fields)
+        known = error if isinstance(error, ChildError) else _describe_error(error, request)
+        channel.send("failed", **known.fields)
+        atexit.unregister(_end_without_finalization)
         sys.exit(1)
+
+
+def _end_without_finalization() -> None:
+    """End at once, after the functions that the tool and its application have registered.
+
+    Everybody waits for this process to end. Python would first free each object of a loaded
+    application, which takes 0.1 to 0.2 s of CPU.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def _die_with_parent() -> None:

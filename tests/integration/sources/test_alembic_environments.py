@@ -355,3 +355,24 @@ def test_a_dialect_that_has_no_autocommit_block_fails_as_it_does_alone(
     last = project.run(driver="pg8000")
     assert (last["event"], last["id"], project.heads()) == ("failed", "a2", ["a1"])
     assert project.run(driver="psycopg")["applied"] == ["a2"]
+
+
+def test_the_child_ends_after_exit_functions_and_without_freeing_its_objects(
+    project: AlembicProject,
+) -> None:
+    """Waiters wait for its end, and to free the objects of an application takes a while."""
+    at_exit = """
+import atexit, os, sys
+
+class Kept:
+    def __del__(self, mkdir=os.mkdir):
+        mkdir("freed")
+
+sys.kept = Kept()
+atexit.register(os.mkdir, "exited")
+"""
+    project.write({"migrations/env.py": at_exit + ENV})
+    project.add(ONE)
+    assert project.run()["event"] == "done"
+    assert (project.folder / "exited").exists()
+    assert not (project.folder / "freed").exists()
