@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.migrations import MigrationSource
 from load.bench.processes import Program
-from load.bench.tools import Tool
+from load.bench.tools import Tool, write_project
 
 ROLE = "app"
 """Not a superuser: the last three connections are not for it, so that they can be counted."""
@@ -91,14 +92,16 @@ class Workspace:
         slug = re.sub(r"\W+", "-", f"{tool.title} {len(migrations)} {name}")
         home = self._home / slug
         if not home.exists():
-            tool.make_project(home, migrations)
+            write_project(home, tool.files(migrations))
         return home
 
     def program(
         self, tool: Tool, project: Path, database: str, command: Sequence[str] | None = None
     ) -> Program:
         """What runs a tool's project against a database; or another command in its place."""
-        return Program(command or tool.command(), project, self.environment(database))
+        variables = {**self.environment(database), **tool.variables}
+        own = tool.program or (sys.executable, "-c", tool.code)
+        return Program(command or own, project, variables)
 
     def function(
         self, tool: Tool, project: Path, variables: Mapping[str, str], *, environments: int = 10
@@ -112,6 +115,7 @@ class Workspace:
             environments: How many it may have.
         """
         own = {name: value for name, value in variables.items() if name != "AWS_ACCESS_KEY_ID"}
+        own |= tool.variables
         return LocalFunction(
             code=project,
             name=re.sub(r"\W+", "", tool.title),
