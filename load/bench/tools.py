@@ -9,6 +9,7 @@ from __future__ import annotations
 import compileall
 import platform
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,8 +41,13 @@ class Tool(NamedTuple):
     @property
     def code(self) -> str:
         """Python: what brings the database up to date, run in the project's directory."""
-        context = "app.Context()" if "lambda_migrate" in self.folders else "None"
-        return f"import app\napp.handler({{}}, {context})"
+        if "lambda_migrate" in self.folders:
+            return "import app\napp.handler({}, app.Context())"
+        return self.files(())["app.py"] + "\nhandler({}, None)"
+
+    def command(self) -> Sequence[str]:
+        """What brings the database up to date."""
+        return self.program or (sys.executable, "-c", self.code)
 
     def files(self, migrations: Sequence[MigrationSource]) -> dict[str, str]:
         """The texts of its project for some migrations, by path."""
@@ -84,7 +90,7 @@ def install_dbmate() -> None:
 def _with_previous(
     migrations: Sequence[MigrationSource],
 ) -> list[tuple[MigrationSource, MigrationSource | None]]:
-    return list(zip(migrations, [None, *migrations[:-1]], strict=True))
+    return list(zip(migrations, [None, *migrations], strict=False))
 
 
 _ALEMBIC_REVISION = """

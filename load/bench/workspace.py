@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,8 +99,7 @@ class Workspace:
     ) -> Program:
         """What runs a tool's project against a database; or another command in its place."""
         variables = {**self.environment(database), **tool.variables}
-        own = tool.program or (sys.executable, "-c", tool.code)
-        return Program(command or own, project, variables)
+        return Program(command or tool.command(), project, variables)
 
     def function(
         self, tool: Tool, project: Path, variables: Mapping[str, str], *, environments: int = 10
