@@ -55,6 +55,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "alembic, files": ("tests/unit/sources/test_alembic_files.py",),
     "django": ("tests/integration/sources/test_django.py",),
+    "django, service": (
+        "tests/integration/sources/test_django_service.py",
+        *("-k", "follows or squash"),
+    ),
     "sources, pooler": (
         "tests/integration/sources/test_poolers.py",
         "-k",
@@ -218,6 +222,41 @@ MUTANTS = (
         "lambda_migrate/sources/django_child/plan.py",
         "        if any(is_backwards != is_down for _, is_backwards in plan):\n",
         "        if False:\n",
+        ("django",),
+    ),
+    Mutant(
+        "a Django project is ready before post_migrate has run",
+        "lambda_migrate/sources/session.py",
+        "        if self._child is not None:\n            self.read_history()\n",
+        "",
+        ("django, service",),
+    ),
+    Mutant(
+        "what a squash replaces counts as ahead",
+        "lambda_migrate/postgresql/mirror_queries.py",
+        "        if history.lists_every_revision:",
+        "        if False:",
+        ("django, service",),
+    ),
+    Mutant(
+        "Django migrations that are in no folder are accepted",
+        "lambda_migrate/sources/django_child/run.py",
+        "            require_folders(executor.loader.migrated_apps, modules)\n",
+        "",
+        ("django",),
+    ),
+    Mutant(
+        "a Django migration that closes its connection does not run as written",
+        "lambda_migrate/sources/django_child/errors.py",
+        "    if connection.closed_in_transaction:\n        return True\n",
+        "",
+        ("django",),
+    ),
+    Mutant(
+        "a Django migration applies another one inside it",
+        "lambda_migrate/sources/django_child/steps.py",
+        "        if self._fence.step is not None:\n            self._fence.fail(",
+        "        if False:\n            self._fence.fail(",
         ("django",),
     ),
     # --- Alembic

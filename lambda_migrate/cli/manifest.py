@@ -27,8 +27,8 @@ def _write_manifest(invocation: CommandInvocation) -> int:
             "django"
         )
     project = make_tool_project(settings)
-    modules = project.read_modules(invocation.deadline)
-    write_manifest(settings.django_manifest, modules, root=project.root)
+    modules, folders = project.read_modules(invocation.deadline)
+    write_manifest(settings.django_manifest, modules, root=project.root, folders=folders)
     count = f"{len(modules)} app{'' if len(modules) == 1 else 's'} with migrations"
     invocation.terminal.show_result(
         {"path": settings.django_manifest, "modules": dict(sorted(modules.items()))},

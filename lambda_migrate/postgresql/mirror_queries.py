@@ -93,11 +93,15 @@ class MirrorQueries:
             f" WHEN 'applied' THEN id <> ALL ({applied})"
             f" ELSE split_part(id, ' #', 1) = ANY ({applied}) END"
         )
+        heads = [*description.heads]
+        if history.lists_every_revision:  # what a squash replaces is applied, and no ancestor
+            needed = history.find_ancestors(heads)
+            heads += [each.id for each in description.graph if each.id in history.applied - needed]
         values = ", ".join(
             (
                 quote_literal(self.scope),
                 quote_literal(digest),
-                quote_text_array(description.heads),
+                quote_text_array(heads),
                 quote_text_array(description.version_table),
                 "pg_catalog.clock_timestamp()",
             )

@@ -14,10 +14,10 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.sources.protocol import Channel, ChildError, make_import_error, read_request
+from lambda_migrate.sources.user_code import find_place
 
 if TYPE_CHECKING:
     from lambda_migrate.sources.protocol import ChildRequest
@@ -73,27 +73,15 @@ def _die_with_parent() -> None:
 
 def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
     """An error that the tool's module did not translate, with the last line of the user's code."""
-    frames = [*traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError) and error.filename:  # its file is not a frame yet
-        frames.append(traceback.FrameSummary(error.filename, error.lineno, ""))
-    root = Path(request.root).resolve()
-    own = [frame for frame in frames if _is_in(Path(frame.filename), root)]
-    where = own[-1] if own else None
-    path = str(Path(where.filename).resolve().relative_to(root)) if where else ""
-    line = where.lineno if where else None
+    path, line = find_place(error, root=request.root)
     if isinstance(error, ImportError):
         return make_import_error(error, path=path, line=line)
     return ChildError(
         f"{type(error).__name__}: {error}",
-        detail="" if where else "".join(traceback.format_exception(error)[-20:]),
+        detail="" if path else "".join(traceback.format_exception(error)[-20:]),
         path=path,
         line=line,
     )
-
-
-def _is_in(path: Path, root: Path) -> bool:
-    resolved = path.resolve()
-    return resolved.is_relative_to(root) and "site-packages" not in resolved.parts
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ class ToolProject(NamedTuple):
     options: Mapping[str, Any]
     scope: str
 
-    def read_modules(self, deadline: Deadline) -> dict[str, str]:
-        """The module of migrations of each app, from Django itself; no database is needed.
+    def read_modules(self, deadline: Deadline) -> tuple[dict[str, str], dict[str, str]]:
+        """The module of migrations of each app and its folder; no database is needed.
 
         Raises:
             ConfigurationError: The project cannot be loaded.

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 from lambda_migrate.errors import ManifestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any, TypeGuard
 
 __all__ = [
     "check_manifest",
+    "find_folder",
     "find_loaded_modules",
     "read_digest",
+    "require_folders",
     "write_manifest",
 ]
 
@@ -44,9 +46,29 @@ def read_digest(root: str, options: Mapping[str, Any]) -> str:
     """
     manifest = options["django_manifest"]
     modules = find_loaded_modules(root)
+    folders: Mapping[str, str] = {}
     if modules is None:
-        modules = _read_manifest(manifest, root)
-    return _compute_digest(modules, root, manifest=manifest, database=options["django_database"])
+        modules, folders = _read_manifest(manifest, root)
+    if not modules:
+        raise ManifestError(
+            f"{manifest} names no app with migrations; correct INSTALLED_APPS, "
+            "then run `lambda-migrate manifest`"
+        )
+    digest = sha256(f"lambda-migrate django v1\0{options['django_database']}\0".encode())
+    for app, module in sorted(modules.items()):
+        folder = os.path.join(root, folders[app]) if app in folders else find_folder(module, root)  # noqa: PTH118 - importing pathlib takes 10 ms
+        if folder is None:
+            raise ManifestError(
+                f"{manifest}: {module} (app {app}) is not in this package; run `lambda-migrate "
+                "manifest` for the code that is deployed, and deploy both together"
+            )
+        digest.update(f"{app}\0{module}\0".encode())
+        try:
+            for path, checksum in sorted(_hash_files(folder, "")):
+                digest.update(f"{path}\0{checksum}\0".encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise ManifestError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def find_loaded_modules(root: str) -> dict[str, str] | None:
@@ -62,42 +84,57 @@ def find_loaded_modules(root: str) -> dict[str, str] | None:
         config.label: overrides.get(config.label, f"{config.name}.migrations")
         for config in registry.get_app_configs()
     }
-    return {app: module for app, module in modules.items() if module and _find_folder(module, root)}
+    return {app: module for app, module in modules.items() if module and find_folder(module, root)}
 
 
-def _compute_digest(modules: Mapping[str, str], root: str, *, manifest: str, database: str) -> str:
-    """Combine the names and contents of all files in the folders of ``modules``."""
-    if not modules:
+def require_folders(apps: Iterable[str], modules: Mapping[str, str]) -> None:
+    """Check that the digest covers every app whose migrations Django has loaded.
+
+    Args:
+        apps: Their labels.
+        modules: What `find_loaded_modules` has found.
+
+    Raises:
+        ManifestError: The migrations of an app are in no folder.
+    """
+    missing = sorted(set(apps) - set(modules))
+    if missing:
         raise ManifestError(
-            f"{manifest} names no app with migrations; correct INSTALLED_APPS, "
-            "then run `lambda-migrate manifest`"
+            f"the migrations of app {missing[0]} are in no folder with an __init__.py (in a zip "
+            "archive, or compiled?), so that a start could not see them change: unpack them"
         )
-    digest = sha256(f"lambda-migrate django v1\0{database}\0".encode())
-    for app, module in sorted(modules.items()):
-        folder = _find_folder(module, root)
-        if folder is None:
-            raise ManifestError(
-                f"{manifest}: {module} (app {app}) is not in this package; run `lambda-migrate "
-                "manifest` for the code that is deployed, and deploy both together"
-            )
-        digest.update(f"{app}\0{module}\0".encode())
-        try:
-            for path, checksum in sorted(_hash_files(folder, "")):
-                digest.update(f"{path}\0{checksum}\0".encode("utf-8", "surrogateescape"))
-        except OSError as error:
-            raise ManifestError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
-def write_manifest(manifest: str, modules: Mapping[str, str], *, root: str) -> None:
+def write_manifest(
+    manifest: str,
+    modules: Mapping[str, str],
+    *,
+    root: str,
+    folders: Mapping[str, str] | None = None,
+) -> None:
     """Write the manifest; the same project always gives the same text.
+
+    Args:
+        manifest: Its path, relative to ``root``.
+        modules: The module of migrations of each app.
+        root: The folder of the code.
+        folders: The folder of each app's module. Only those are written that a process without
+            Django would not find, because the settings change ``sys.path``.
 
     Raises:
         ManifestError: The file cannot be written.
     """
+    content = {"modules": dict(sorted(modules.items()))}
+    hidden = {
+        app: _shorten(folder, root)
+        for app, folder in sorted((folders or {}).items())
+        if os.path.realpath(find_folder(modules[app], root) or "") != os.path.realpath(folder)
+    }
+    if hidden:
+        content["folders"] = hidden
     try:
         with open(os.path.join(root, manifest), "w", encoding="utf-8") as file:  # noqa: PTH118, PTH123 - importing pathlib takes 10 ms
-            json.dump({"modules": dict(sorted(modules.items()))}, file, indent=2)
+            json.dump(content, file, indent=2)
             file.write("\n")
     except OSError as error:
         raise ManifestError(f"{manifest} cannot be written: {error.strerror}") from error
@@ -111,7 +148,7 @@ def check_manifest(manifest: str, modules: Mapping[str, str], *, root: str) -> N
     """
     if not os.path.exists(os.path.join(root, manifest)):  # noqa: PTH110, PTH118 - see above
         return
-    named = _read_manifest(manifest, root)
+    named, _ = _read_manifest(manifest, root)
     missing = sorted(set(modules.items()) - set(named.items()))
     superfluous = sorted(set(named.items()) - set(modules.items()))
     faults = [f"{module} (app {app}) is missing in it" for app, module in missing]
@@ -126,7 +163,14 @@ def check_manifest(manifest: str, modules: Mapping[str, str], *, root: str) -> N
         )
 
 
-def _read_manifest(manifest: str, root: str) -> dict[str, str]:
+def _shorten(folder: str, root: str) -> str:
+    """The folder relative to ``root`` if it is in there, so that both can be moved."""
+    relative = os.path.relpath(os.path.realpath(folder), os.path.realpath(root))
+    return folder if relative.startswith(os.pardir) else relative
+
+
+def _read_manifest(manifest: str, root: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The module of each app, and the folder where Python would not find it."""
     try:
         with open(os.path.join(root, manifest), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - see above
             content = json.load(file)
@@ -139,17 +183,22 @@ def _read_manifest(manifest: str, root: str) -> dict[str, str]:
         raise ManifestError(f"{manifest} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ManifestError(f"{manifest} is not a manifest: {error}") from error
-    modules = content.get("modules") if isinstance(content, dict) else None
-    if not isinstance(modules, dict) or not all(
-        isinstance(module, str) and module for module in modules.values()
-    ):
+    fields = content if isinstance(content, dict) else {}
+    modules, folders = fields.get("modules"), fields.get("folders", {})
+    if not (_names_texts(modules) and _names_texts(folders)):
         raise ManifestError(
             f"{manifest} is not a manifest of Django apps; write it with `lambda-migrate manifest`"
         )
-    return modules
+    return modules, folders
 
 
-def _find_folder(module: str, root: str) -> str | None:
+def _names_texts(value: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict) and all(
+        isinstance(text, str) and text for text in value.values()
+    )
+
+
+def find_folder(module: str, root: str) -> str | None:
     """The folder of a package, found as Python would from ``root``, without importing anything.
 
     Only the top-level name is looked up in the import system; Django does not count a folder

@@ -97,9 +97,10 @@ class _ToolProcess:
             graph, tuple(event["heads"]), steps, tuple(event["applied"]), (schema, table)
         )
 
-    def read_modules(self, deadline: Deadline) -> dict[str, str]:
+    def read_modules(self, deadline: Deadline) -> tuple[dict[str, str], dict[str, str]]:
         """The answer to the command ``manifest``."""
-        return dict(self._read(deadline, expected="manifest")["modules"])
+        event = self._read(deadline, expected="manifest")
+        return event["modules"], event["folders"]
 
     def run_step(self, step_id: str, deadline: Deadline) -> int:
         """Let the child run the step that it announces next; the duration in milliseconds."""
@@ -182,8 +183,10 @@ def read_description(request: ChildRequest, deadline: Deadline) -> CodeDescripti
         child.stop()
 
 
-def read_modules(request: ChildRequest, deadline: Deadline) -> dict[str, str]:
-    """The module of migrations of each app, from Django itself."""
+def read_modules(
+    request: ChildRequest, deadline: Deadline
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The module of migrations of each app and its folder, from Django itself."""
     child = _ToolProcess(request)
     try:
         return child.read_modules(deadline)
@@ -412,7 +415,12 @@ class ToolSession(DatabaseSession):
         )
 
     def record_manifest(self, manifest: Manifest) -> None:
-        """See `FencedSession.record_manifest`."""
+        """See `FencedSession.record_manifest`; a child that has applied nothing ends first.
+
+        It may have to record a squash, and to run what the tool runs after every migration.
+        """
+        if self._child is not None:
+            self.read_history()
         self._session.record_satisfied(manifest, self._history)
 
     def record_environment(self) -> None:

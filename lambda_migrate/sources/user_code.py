@@ -43,15 +43,21 @@ def make_relative(path: str | Path, root: str) -> str:
 
 
 def find_place(
-    error: BaseException, is_own: Callable[[Path], bool], *, root: str
+    error: BaseException, is_own: Callable[[Path], bool] | None = None, *, root: str
 ) -> tuple[str, int | None]:
     """The last line of the user's code that an error came through: path and line.
 
     Args:
         error: The error.
-        is_own: Whether a file is the user's.
+        is_own: Whether a file is the user's; by default, all in the folder of the code are.
         root: The folder of the code.
     """
+    folder = Path(root).resolve()
+
+    def is_in_root(path: Path) -> bool:
+        return path.is_relative_to(folder) and "site-packages" not in path.parts
+
+    is_own = is_own or is_in_root
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:  # its file is not a frame yet
         frames.append((error.filename, error.lineno))

@@ -22,6 +22,8 @@ from lambda_migrate.sources.protocol import ChildError, make_import_error
 from lambda_migrate.sources.user_code import find_place
 
 if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
     from lambda_migrate.sources.django_child.fence import CurrentStep
 
 __all__ = ["ACTIVE_TRANSACTION", "find_message", "find_sqlstate", "is_refusal", "translate_error"]
@@ -31,6 +33,11 @@ _REFUSALS = (ACTIVE_TRANSACTION, "25P02", "2D000", "55006", "55P04")
 """SQLSTATEs of what works only outside a transaction: a concurrent build, statements after a caught
 error, a procedure that commits, ALTER TABLE after changed rows, a new value of an enumerated type.
 """
+
+_CLOSED_IN_TRANSACTION = (
+    "it closes its connection inside its transaction: remove the call, or set `atomic = False` in "
+    "the migration"
+)
 
 _GRAPH_ERRORS = (
     AmbiguityError,
@@ -54,15 +61,18 @@ def translate_error(
         root: The folder of the code.
     """
     file = (Path(root) / path).resolve()
-    # No line if an operation of Django's own failed.
-    _, line = find_place(error, lambda each: bool(path) and each == file, root=root)
+    if path:  # no line if an operation of Django's own failed
+        _, line = find_place(error, lambda each: each == file, root=root)
+    else:  # for example a receiver of post_migrate
+        path, line = find_place(error, root=root)
     step_id = step.id if step is not None else ""
     if isinstance(error, ImportError):
         return make_import_error(error, step_id=step_id, path=path, line=line)
     sqlstate = find_sqlstate(error)
+    is_closed = step is not None and step.connection.closed_in_transaction
     return ChildError(
-        find_message(error),
-        kind=_find_kind(error, sqlstate),
+        _CLOSED_IN_TRANSACTION if is_closed else find_message(error),
+        kind="migration" if is_closed else _find_kind(error, sqlstate),
         step_id=step_id,
         sqlstate=sqlstate,
         detail="\n".join(_list_server_fields(error)),
@@ -85,8 +95,10 @@ def _find_kind(error: Exception, sqlstate: str) -> str:
     return "migration"
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether a migration failed because it ran in a transaction."""
+def is_refusal(error: BaseException, connection: BaseDatabaseWrapper) -> bool:
+    """Whether a migration failed because it ran in a transaction, over this connection."""
+    if connection.closed_in_transaction:
+        return True
     if isinstance(error, (NotSupportedError, TransactionManagementError)):
         return True
     if isinstance(error, RuntimeError) and "durable" in str(error):

@@ -13,9 +13,11 @@ from lambda_migrate.sources.protocol import ChildError
 from lambda_migrate.sources.user_code import make_relative
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lambda_migrate.sources.protocol import Channel, ChildRequest
 
-__all__ = ["MigrationPlan", "format_id"]
+__all__ = ["MigrationPlan", "find_replaced", "format_id"]
 
 
 class MigrationPlan:
@@ -46,8 +48,16 @@ class MigrationPlan:
         elif request.to:
             self.arguments = self._parse_target(request.to)
         order = executor.migration_plan(self._graph.leaf_nodes(), clean_start=True)
+        replaced = dict.fromkeys(
+            format_id(key)
+            for migration in executor.loader.replacements.values()
+            for key in find_replaced(executor.loader, migration)
+        )
         self._places = {migration: place for place, (migration, _) in enumerate(order, 1)}
         self._revisions = {each.id: each for each in map(self._make_revision, self._places)}
+        self._replaced = [
+            Revision(each, name=each) for each in replaced if each not in self._revisions
+        ]
         self._steps = [
             self._revisions.get(step_id, Revision(step_id, name=step_id))
             for migration, _ in self._find_steps()
@@ -121,7 +131,8 @@ class MigrationPlan:
             self._steps,
             applied=[format_id(key) for key in self._executor.loader.applied_migrations],
             heads=[format_id(key) for key in self._graph.leaf_nodes()],
-            graph=[*self._revisions.values()],
+            # The code has what a squash replaces, too: once that is applied, it is not ahead.
+            graph=[*self._replaced, *self._revisions.values()],
             version_table=self._find_version_table(),
         )
 
@@ -154,3 +165,14 @@ class MigrationPlan:
 def format_id(key: tuple[str, str]) -> str:
     """The id of a migration in the mirror."""
     return f"{key[0]}.{key[1]}"
+
+
+def find_replaced(loader: Any, migration: Any) -> Iterator[tuple[str, str]]:
+    """The migration, and before it those that it replaces, which may be squashes themselves."""
+    for key in migration.replaces:
+        replaced = loader.disk_migrations.get(tuple(key))
+        if replaced is None:
+            yield tuple(key)
+        else:
+            yield from find_replaced(loader, replaced)
+    yield migration.app_label, migration.name

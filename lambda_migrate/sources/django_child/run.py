@@ -23,6 +23,7 @@ from django.core.management import call_command
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -32,12 +33,17 @@ from lambda_migrate.sources.django_child.fence import Fence
 from lambda_migrate.sources.django_child.plan import MigrationPlan, format_id
 from lambda_migrate.sources.django_child.statements import StatementWrapper
 from lambda_migrate.sources.django_child.steps import StepRunner, StopBeforeStep
-from lambda_migrate.sources.django_files import check_manifest, find_loaded_modules
+from lambda_migrate.sources.django_files import (
+    check_manifest,
+    find_folder,
+    find_loaded_modules,
+    require_folders,
+)
 from lambda_migrate.sources.protocol import ChildError
 from lambda_migrate.sources.user_code import open_setup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lambda_migrate.sources.protocol import Channel, ChildRequest
 
@@ -59,12 +65,16 @@ def run(request: ChildRequest, channel: Channel) -> None:
         connection_created.connect(statements.install, weak=False)
         django.setup()
         modules = find_loaded_modules(request.root) or {}
-        if request.command == "manifest":
-            channel.send("manifest", modules=modules)
-            return
         try:
+            if request.command == "manifest":
+                loader = MigrationLoader(None, load=False)
+                loader.load_disk()
+                require_folders(loader.migrated_apps, modules)
+                folders = {app: find_folder(modules[app], request.root) for app in modules}
+                channel.send("manifest", modules=modules, folders=folders)
+                return
             check_manifest(request.options["django_manifest"], modules, root=request.root)
-            _Migrator(request, channel, fence, statements).run()
+            _Migrator(request, channel, fence, statements).run(modules)
         except ManifestError as error:
             raise ChildError(str(error), kind="manifest") from error
         finally:
@@ -88,11 +98,17 @@ class _Migrator:
     def _connection(self) -> Any:
         return connections[self._alias]
 
-    def run(self) -> None:
-        """Send the plan, migrate, and report what is applied then."""
+    def run(self, modules: Mapping[str, str]) -> None:
+        """Send the plan, migrate, and report what is applied then.
+
+        Args:
+            modules: The module of migrations of each app.
+        """
         self._prepare_connections()
         with self._translate_errors():
-            plan = self._plan = MigrationPlan(self._request, MigrationExecutor(self._connection))
+            executor = MigrationExecutor(self._connection)
+            require_folders(executor.loader.migrated_apps, modules)
+            plan = self._plan = MigrationPlan(self._request, executor)
             plan.send(self._channel)
             if self._request.command.startswith("describe"):
                 return
@@ -143,6 +159,8 @@ class _Migrator:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
+        except ManifestError:
+            raise
         except ChildError as error:
             raise self._add_step(error) from error
         except Exception as error:

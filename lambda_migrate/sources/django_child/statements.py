@@ -216,6 +216,7 @@ class StatementWrapper:
 
     def has_log(self, step: CurrentStep) -> bool:
         """Whether the mirror has a row of the step, as it has while a part of it is committed."""
+        step.connection.ensure_connection()  # the migration may have closed it
         with self._fence.own_transaction(step.connection):
             return bool(
                 self._fence.run(step.connection, self._fence.queries.read_statements(step.id))

@@ -18,7 +18,7 @@ from lambda_migrate.sources.django_child.errors import (
     is_refusal,
 )
 from lambda_migrate.sources.django_child.fence import CurrentStep
-from lambda_migrate.sources.django_child.plan import format_id
+from lambda_migrate.sources.django_child.plan import find_replaced, format_id
 from lambda_migrate.sources.django_child.statements import COMMITTED_BY_ITSELF
 from lambda_migrate.sources.django_statements import TRANSACTION
 from lambda_migrate.sources.protocol import ChildError
@@ -117,6 +117,14 @@ class StepRunner:
         if executor.connection.alias != self._alias:
             return run(state)  # another database, migrated by the project itself
         step_id = format_id((migration.app_label, migration.name))
+        if self._fence.step is not None:
+            self._fence.fail(
+                self._connection,
+                ChildError(
+                    f"it runs `migrate` itself, which would apply {step_id} inside it: remove the "
+                    "call, and list that migration in its dependencies"
+                ),
+            )
         self._position += 1
         if not self._channel.ask_to_continue(
             step_id, position=self._position, total=self._plan.total
@@ -141,7 +149,11 @@ class StepRunner:
                     migration, executor, run, state if migration.atomic else state.clone(), step
                 )
             except Exception as error:
-                if migration.atomic or self._fence.failure or not is_refusal(error):
+                if (
+                    migration.atomic
+                    or self._fence.failure
+                    or not is_refusal(error, self._connection)
+                ):
                     raise
                 self._statements.require_rolled_back(step)
                 if find_sqlstate(error) == ACTIVE_TRANSACTION:
@@ -241,7 +253,7 @@ class StepRunner:
             _run_deferred_sql(schema_editor)
             # The executor records it after the transaction; then nothing is left to delete.
             with self._recording(step):
-                for app, name in _find_replaced(executor.loader, migration):
+                for app, name in find_replaced(executor.loader, migration):
                     executor.recorder.record_unapplied(app, name)
             return state
 
@@ -317,14 +329,3 @@ def _run_deferred_sql(schema_editor: Any) -> None:
     deferred, schema_editor.deferred_sql = schema_editor.deferred_sql, []
     for sql in deferred:
         schema_editor.execute(sql, None)
-
-
-def _find_replaced(loader: Any, migration: Any) -> Iterator[tuple[str, str]]:
-    """The migration, and before it those that it replaces, which may be squashes themselves."""
-    for key in migration.replaces:
-        replaced = loader.disk_migrations.get(tuple(key))
-        if replaced is None:
-            yield tuple(key)
-        else:
-            yield from _find_replaced(loader, replaced)
-    yield migration.app_label, migration.name

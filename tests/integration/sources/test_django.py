@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -433,3 +434,73 @@ def test_a_target_never_reverses_the_direction(make_project: MakeProject) -> Non
         assert failed["message"].startswith(f"--to {target}: ")
         assert text in failed["message"]
     assert project.applied() == ["0001_initial"]
+
+
+def test_migrations_in_an_archive_are_refused(make_project: MakeProject) -> None:
+    """Django runs them, but the digest would not see them change."""
+    project = make_project(
+        settings="import sys\nsys.path.append('apps.zip')\nINSTALLED_APPS += ['zipped']\n"
+    )
+    with zipfile.ZipFile(project.root / "apps.zip", "w") as archive:
+        for name in ("__init__", "models", "migrations/__init__", "migrations/0001_initial"):
+            archive.writestr(f"zipped/{name}.py", INITIAL if "0001" in name else "")
+    for refused in (Child(project, "manifest", token=0).run_until(), migrate(project)):
+        assert refused["kind"] == "manifest", refused
+        assert "migrations of app zipped are in no folder" in refused["message"]
+
+
+@pytest.mark.parametrize("is_atomic", [True, False])
+def test_a_migration_may_close_its_connection_outside_a_transaction(
+    make_project: MakeProject, is_atomic: bool
+) -> None:
+    close = (
+        "from django.db import connection\n"
+        "def close(apps, editor):\n"
+        "    customer = apps.get_model('shop', 'Customer')\n"
+        "    for name in ('a', 'b'):\n"
+        "        customer.objects.create(name=name)\n"
+        "        connection.close()\n"
+    )
+    project = make_project(
+        {
+            "0003_close": migration(
+                "migrations.RunPython(close)", after="0002_status", head=close, atomic=is_atomic
+            )
+        }
+    )
+    result = migrate(project)
+    count = project.query("SELECT count(*) FROM shop_customer")
+    if is_atomic:
+        assert result["message"].startswith("it closes its connection inside its transaction")
+        assert count == [[0]]
+    else:
+        assert result["event"] == "done", result
+        assert count == [[2]]
+
+
+def test_a_migration_that_would_apply_another_inside_it_is_refused(
+    make_project: MakeProject,
+) -> None:
+    """The command that runs it has that other one in its plan, too, and would apply it again."""
+    nested = (
+        "from django.core.management import call_command\n"
+        "def run(apps, editor):\n"
+        "    try:\n"
+        "        call_command('migrate', 'shop', '0003', verbosity=0)\n"
+        "    except Exception:\n"
+        "        pass\n"
+    )
+    project = make_project(
+        {
+            "0004_nested": migration(
+                "migrations.RunPython(run)", after="0002_status", head=nested, atomic=False
+            ),
+            "0003_more": migration("migrations.RunSQL('SELECT 1')", after="0002_status"),
+            "0005_merge": migration("", after="0004_nested").replace(
+                "[('shop', '0004_nested')]", "[('shop', '0003_more'), ('shop', '0004_nested')]"
+            ),
+        }
+    )
+    failed = migrate(project)
+    assert "which would apply shop.0003_more inside it" in failed["message"], failed
+    assert project.applied() == ["0001_initial", "0002_status"]

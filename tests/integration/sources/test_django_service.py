@@ -103,3 +103,48 @@ def test_each_command_works_in_a_django_project(service: Service) -> None:
     assert code == 1
     assert "division by zero" in json.dumps(failed)
     assert "shop/migrations/0003_slow.py" in json.dumps(failed)
+
+
+def test_what_follows_the_migrations_runs_again_until_it_succeeds(service: Service) -> None:
+    """A handler of post_migrate that fails, or is killed, is no reason to forget it."""
+    service.write(
+        "shop/apps.py",
+        "import os\n"
+        "from django.apps import AppConfig\n"
+        "from django.db.models.signals import post_migrate\n"
+        "def create_customer(**_):\n"
+        "    if 'FAIL' in os.environ:\n"
+        "        raise ValueError('no customer')\n"
+        "    from shop.models import Customer\n"
+        "    Customer.objects.get_or_create(name='first')\n"
+        "class ShopConfig(AppConfig):\n"
+        "    name = 'shop'\n"
+        "    def ready(self):\n"
+        "        post_migrate.connect(create_customer, sender=self)\n",
+    )
+    assert service.run("manifest")[0] == 0
+    service.variables["FAIL"] = "1"
+    for _ in range(3):
+        code, failed = service.run("up")
+        assert (code, "no customer" in json.dumps(failed)) == (1, True), failed
+        assert "shop/apps.py:6" in json.dumps(failed)
+    del service.variables["FAIL"]
+
+    assert service.run("up")[0] == 0
+
+    assert service.query("SELECT name FROM shop_customer") == [["first"]]
+
+
+def test_what_a_squash_replaces_is_applied_and_not_ahead(service: Service) -> None:
+    service.write(
+        "shop/migrations/0001_squashed.py",
+        INITIAL.replace("initial = True", "replaces = [('shop', '0001_initial')]"),
+    )
+    assert service.run("manifest")[0] == 0
+    assert service.run("up")[0] == 0
+
+    for again in range(2):
+        code, document = service.run("status")
+        assert code == 0
+        states = {row["name"]: row["state"] for row in document["migrations"]}
+        assert (again, states["shop.0001_initial"]) == (again, "applied"), states

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.sources.django_files import check_manifest, read_digest, write_manifest
+from lambda_migrate.sources.django_files import (
+    check_manifest,
+    read_digest,
+    require_folders,
+    write_manifest,
+)
 
 MANIFEST = "manifest.json"
 MODULES = {"orders": "orders_app.migrations"}
@@ -50,6 +55,25 @@ def test_it_does_not_depend_on_where_the_package_is(root: Path) -> None:
     assert digest(root.rename(root.parent / "elsewhere-django")) == first
 
 
+def test_a_folder_that_only_the_settings_put_on_the_path_is_named(root: Path) -> None:
+    """Python would not find it before it has loaded the settings."""
+    first = digest(root)
+    (root / "apps").mkdir()
+    moved = root / "apps" / "orders_app"
+    (root / "orders_app").rename(moved)
+    with pytest.raises(ManifestError, match="is not in this package"):
+        digest(root)
+    write_manifest(MANIFEST, MODULES, root=str(root), folders={"orders": str(moved / "migrations")})
+    assert digest(root) == first
+    assert digest(root.rename(root.parent / "moved-django")) == first
+
+
+def test_migrations_that_the_digest_cannot_cover_are_refused() -> None:
+    require_folders(["orders"], MODULES)
+    with pytest.raises(ManifestError, match="migrations of app zipped are in no folder"):
+        require_folders(["orders", "zipped"], MODULES)
+
+
 def test_a_manifest_that_does_not_fit_the_code_is_refused(root: Path) -> None:
     check_manifest(MANIFEST, MODULES, root=str(root))
     check_manifest("none.json", MODULES, root=str(root))
@@ -69,6 +93,7 @@ def test_a_manifest_that_does_not_fit_the_code_is_refused(root: Path) -> None:
         ("{", "is not a manifest"),
         ("[]", "is not a manifest of Django apps"),
         ('{"modules": {"orders": 1}}', "is not a manifest of Django apps"),
+        ('{"modules": {}, "folders": {"orders": ""}}', "is not a manifest of Django apps"),
         ('{"modules": {}}', "names no app with migrations"),
     ],
 )
