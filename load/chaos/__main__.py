@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from load.chaos.evidence import ChaosResult
 from load.chaos.invariants import INVARIANTS
-from load.chaos.schedule import KINDS, Schedule, from_json, generate, to_json
+from load.chaos.schedule import KINDS, Schedule, from_json, to_json
+from load.chaos.sources import TOOLS, generate_for_tool
 from load.chaos.worker import run_schedules
 
 
@@ -44,6 +46,9 @@ def _make_parser() -> argparse.ArgumentParser:
         description="Run random faults at random moments and check the library's promises.",
     )
     parser.add_argument("--rounds", type=int, default=200, help="number of schedules (200)")
+    parser.add_argument(
+        "--source", choices=("sql", *TOOLS), default="sql", help="whose migrations (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, help="seed of the first one (random)")
     parser.add_argument("--replay", help="run a seed or a file of failures/ again")
     parser.add_argument("--times", type=int, default=1, help="how often to replay it (1)")
@@ -57,15 +62,16 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _make_schedules(options: argparse.Namespace) -> list[Schedule]:
+    make = partial(generate_for_tool, source=options.source)
     if options.replay:
         name = options.replay
-        schedule = generate(int(name)) if name.isdigit() else from_json(Path(name).read_text())
+        schedule = make(int(name)) if name.isdigit() else from_json(Path(name).read_text())
         return [schedule] * options.times
     first = options.seed
     if first is None:
         first = random.SystemRandom().randrange(1_000_000) * 1_000
         print(f"seeds from {first}: repeat with --seed {first}")
-    return [generate(seed) for seed in range(first, first + options.rounds)]
+    return [make(seed) for seed in range(first, first + options.rounds)]
 
 
 def write_report(results: Sequence[ChaosResult], out: Path, *, seconds: float) -> None:
@@ -94,7 +100,9 @@ def _format_report(results: Sequence[ChaosResult], seconds: float) -> Iterator[s
     yield f"# Chaos: {len(failed)} of {len(results)} rounds violated an invariant\n"
     yield f"{len(processes)} processes in {seconds / 60:.1f} min, {faults.total()} faults.\n"
     yield from _format_counts("invariant", "rounds that violated it", violated, INVARIANTS)
-    yield from _format_counts("fault", "took effect", faults, KINDS)
+    yield from _format_counts(
+        "fault", "took effect", faults, dict.fromkeys((*KINDS, *sorted(faults)))
+    )
     for result in failed:
         yield f"## Seed {result.schedule.seed}\n"
         yield from (f"- {violation}" for violation in result.violations)

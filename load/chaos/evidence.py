@@ -55,6 +55,13 @@ class FinalState:
     runs: list[tuple[int, str, float]] = field(default_factory=list)
     """Version, ``up`` or ``down``, and when it was committed (epoch seconds)."""
     history: list[tuple[int, str]] = field(default_factory=list)
+    """Versions and their state; of a tool, what its own table lists."""
+    mirror: list[tuple[int, str]] = field(default_factory=list)
+    """The same in the mirror of that table."""
+    differences: list[str] = field(default_factory=list)
+    """Between this database and one that the tool alone migrated."""
+    children: list[str] = field(default_factory=list)
+    """Processes of the round that still run."""
     indexes: dict[str, bool] = field(default_factory=dict)
     """All indexes of migrations, and whether they are valid."""
     connections: list[str] = field(default_factory=list)
@@ -68,6 +75,14 @@ class FinalState:
     """Where a secret was found."""
 
 
+@dataclass(frozen=True)
+class RequiredRepair:
+    """A migration of a tool that `repair` had to resolve."""
+
+    version: int  # 0: the mirror has none in doubt
+    has_committed_rows: bool
+
+
 @dataclass
 class ChaosEvidence:
     """Everything that was recorded."""
@@ -78,6 +93,7 @@ class ChaosEvidence:
     processes: list[ProcessRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     cold_starts: list[ColdStartResult] = field(default_factory=list)
+    repairs: list[RequiredRepair] = field(default_factory=list)
     state: FinalState = field(default_factory=FinalState)
     fault_counts: dict[str, int] = field(default_factory=dict)
     """How often a fault of each kind took effect."""

@@ -48,6 +48,24 @@ def _all_are_applied(evidence: ChaosEvidence) -> Iterator[str]:
         yield f"not applied after the last cold start: {sorted(missing)}"
 
 
+def _matches_plain_run(evidence: ChaosEvidence) -> Iterator[str]:
+    """A tool's database is as the tool alone makes it."""
+    yield from evidence.state.differences
+
+
+def _mirror_matches_version_table(evidence: ChaosEvidence) -> Iterator[str]:
+    state = evidence.state
+    if evidence.schedule.source != "sql" and sorted(state.mirror) != sorted(state.history):
+        yield f"the mirror has {state.mirror}, the version table {state.history}"
+
+
+def _repairs_are_of_rows(evidence: ChaosEvidence) -> Iterator[str]:
+    """A person is asked only about rows that an incomplete migration has committed."""
+    for repair in evidence.repairs:
+        if not repair.has_committed_rows:
+            yield f"version {repair.version} required a repair, and had committed no rows"
+
+
 def _up_and_down_alternate(evidence: ChaosEvidence) -> Iterator[str]:
     last: dict[int, str] = {}
     for version, direction, _ in evidence.state.runs:
@@ -155,6 +173,8 @@ def _is_expected(evidence: ChaosEvidence, process: ProcessRecord, event: dict[st
     error, message = event["error"], event["message"]
     if error in _TRANSIENT_ERRORS:
         return True
+    if error == "RepairRequired":  # then it is required at the end, too
+        return bool(evidence.repairs)
     if process.name == "rollback" and error == "ConfigurationError":
         return _NO_SUCH_VERSION in message
     words = _EXPECTED_MESSAGES + (
@@ -172,6 +192,9 @@ def _deadlines_are_kept(evidence: ChaosEvidence) -> Iterator[str]:
 INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
     "effects exactly once": _effects_are_exactly_once,
     "all applied in the end": _all_are_applied,
+    "as the tool alone": _matches_plain_run,
+    "mirror of the version table": _mirror_matches_version_table,
+    "repaired only rows": _repairs_are_of_rows,
     "applied once between rollbacks": _up_and_down_alternate,
     "no INVALID index": lambda evidence: (
         f"index {name} is INVALID" for name, valid in evidence.state.indexes.items() if not valid
@@ -182,6 +205,9 @@ INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
     "no connection one lease later": lambda evidence: (
         f"open one lease after the last process had ended: {connection}"
         for connection in evidence.state.leftover_connections
+    ),
+    "no process left": lambda evidence: (
+        f"still runs: {process}" for process in evidence.state.children
     ),
     "no lease past its time": _no_lease,
     "no secret anywhere": lambda evidence: iter(evidence.state.secrets),

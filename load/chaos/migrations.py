@@ -9,36 +9,42 @@ from __future__ import annotations
 from pathlib import Path
 
 from load.chaos.schedule import MigrationSpec, Schedule
+from load.chaos.sources import COMMIT, write_project
 
 CODE_VERSIONS = ("old", "new", "fixed", "probe")
 """Code versions: ``probe`` is the newest one with one more migration, which is never applied before
 the end."""
 
-_BASE_MIGRATION = """
--- migrate:up
-CREATE TABLE effects (version int NOT NULL);
-CREATE TABLE runs (id bigint GENERATED ALWAYS AS IDENTITY, version int NOT NULL,
-                    direction text NOT NULL);
-CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
-INSERT INTO accounts VALUES (1, 0);
-CREATE TABLE orders (id bigint PRIMARY KEY, amount int NOT NULL, kind int NOT NULL DEFAULT 1);
-INSERT INTO orders SELECT n, n FROM generate_series(1, 1000) AS n;
-INSERT INTO effects VALUES (1);
-INSERT INTO runs (version, direction) VALUES (1, 'up');
--- migrate:down
-DROP TABLE orders, accounts, runs, effects;
-"""
+_BASE_MIGRATION = (
+    "CREATE TABLE effects (version int NOT NULL)",
+    "CREATE TABLE runs (id bigint GENERATED ALWAYS AS IDENTITY, version int NOT NULL,"
+    " direction text NOT NULL)",
+    "CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL)",
+    "INSERT INTO accounts VALUES (1, 0)",
+    "CREATE TABLE orders (id bigint PRIMARY KEY, amount int NOT NULL, kind int NOT NULL DEFAULT 1)",
+    "INSERT INTO orders SELECT n, n FROM generate_series(1, 1000) AS n",
+)
 
 
 def write_migrations(schedule: Schedule, folder: Path) -> dict[str, Path]:
-    """Write all code versions below ``folder``; returns the migrations directory of each."""
+    """Write all code versions below ``folder``.
+
+    Returns:
+        The migrations directory of each; of a tool, the project's.
+    """
     directories = {}
     for code_version in CODE_VERSIONS:
         directory = folder / code_version / "migrations"
         directory.mkdir(parents=True)
-        for version, (spec, is_broken) in migrations_of(schedule, code_version).items():
-            text = _render(version, spec, is_broken=is_broken)
-            (directory / f"{version}_{spec.kind}.sql").write_text(text.lstrip())
+        migrations = migrations_of(schedule, code_version).items()
+        if schedule.source != "sql":
+            source = schedule.source
+            texts = {v: list_statements(v, spec, source) for v, (spec, _) in migrations}
+            write_project(source, directory, texts)
+        else:
+            for version, (spec, is_broken) in migrations:
+                text = _render(version, spec, is_broken=is_broken)
+                (directory / f"{version}_{spec.kind}.sql").write_text(text.lstrip())
         directories[code_version] = directory
     return directories
 
@@ -64,44 +70,51 @@ def index_name(version: int) -> str:
     return f"orders_{version}"
 
 
-def _render(version: int, spec: MigrationSpec, *, is_broken: bool) -> str:
-    if spec.kind == "base":
-        return _BASE_MIGRATION
-    if spec.kind == "index":
-        return _render_index(version, is_broken=is_broken)
-    up, down = {
-        "table": (f"CREATE TABLE made_{version} (id int);", f"DROP TABLE made_{version};"),
-        "balance": (
-            "UPDATE accounts SET balance = balance + 1;",
-            "UPDATE accounts SET balance = balance - 1;",
-        ),
-        "alter": (
-            f"ALTER TABLE orders ADD COLUMN extra_{version} int;",
-            f"ALTER TABLE orders DROP COLUMN extra_{version};",
-        ),
-        "long": (f"SELECT pg_sleep({spec.seconds});", ""),
-        "many": ("\n".join([f"SELECT pg_sleep({spec.seconds / 10:.3f});"] * 10), ""),
-    }[spec.kind]
-    fault = "SELECT 1 / 0;" if is_broken else ""
-    return f"""
--- migrate:up
-{up}
-INSERT INTO effects VALUES ({version});
-INSERT INTO runs (version, direction) VALUES ({version}, 'up');
-{fault}
--- migrate:down
-{down}
-DELETE FROM effects WHERE version = {version};
-INSERT INTO runs (version, direction) VALUES ({version}, 'down');
-"""  # noqa: S608 - a number
-
-
-def _render_index(version: int, *, is_broken: bool) -> str:
+def list_statements(
+    version: int, spec: MigrationSpec, source: str = "sql", *, is_broken: bool = False
+) -> list[str]:
+    """What a migration runs; PostgreSQL runs the concurrent builds in no transaction."""
+    what = {
+        "base": _BASE_MIGRATION,
+        "table": (f"CREATE TABLE made_{version} (id int)",),
+        "balance": ("UPDATE accounts SET balance = balance + 1",),
+        "alter": (f"ALTER TABLE orders ADD COLUMN extra_{version} int",),
+        "long": (f"SELECT pg_sleep({spec.seconds})",),
+        "many": (f"SELECT pg_sleep({spec.seconds / 10:.3f})",) * 10,
+    }
     # Every order is of kind 1: a unique index on it fails half-way and is left invalid.
-    what = ("UNIQUE INDEX", "kind") if is_broken else ("INDEX", "amount")
-    return f"""
--- migrate:up transaction:false
-CREATE {what[0]} CONCURRENTLY {index_name(version)} ON orders ({what[1]});
--- migrate:down transaction:false
-DROP INDEX CONCURRENTLY {index_name(version)};
-"""
+    unique, column = ("UNIQUE ", "kind") if is_broken else ("", "amount")
+    index = f"CREATE {unique}INDEX CONCURRENTLY {index_name(version)} ON orders ({column})"
+    effects = (
+        f"INSERT INTO effects VALUES ({version})",  # noqa: S608 - a number
+        f"INSERT INTO runs (version, direction) VALUES ({version}, 'up')",  # noqa: S608
+    )
+    table = what["table"]
+    sleep = (f"SELECT pg_sleep({spec.seconds})",) if source == "alembic" else ()
+    if spec.kind == "index":
+        return [index]
+    if spec.kind == "parts":
+        return [*table, *sleep, index, *sleep, *effects]
+    if spec.kind == "rows":
+        # Django tries it in a transaction first, unless that cannot be.
+        return [*effects, *((COMMIT, *sleep, *table) if source == "alembic" else (*table, index))]
+    return [*what[spec.kind], *effects, *(["SELECT 1 / 0"] if is_broken else [])]
+
+
+def _render(version: int, spec: MigrationSpec, *, is_broken: bool) -> str:
+    down = {
+        "base": ["DROP TABLE orders, accounts, runs, effects"],
+        "index": [f"DROP INDEX CONCURRENTLY {index_name(version)}"],
+        "table": [f"DROP TABLE made_{version}"],
+        "balance": ["UPDATE accounts SET balance = balance - 1"],
+        "alter": [f"ALTER TABLE orders DROP COLUMN extra_{version}"],
+    }.get(spec.kind, [])
+    if spec.kind not in ("base", "index"):
+        down += [
+            f"DELETE FROM effects WHERE version = {version}",  # noqa: S608 - a number
+            f"INSERT INTO runs (version, direction) VALUES ({version}, 'down')",  # noqa: S608
+        ]
+    option = " transaction:false" if spec.kind == "index" else ""
+    texts = (list_statements(version, spec, is_broken=is_broken), down)
+    up, back = ("".join(f"{statement};\n" for statement in text) for text in texts)
+    return f"-- migrate:up{option}\n{up}-- migrate:down{option}\n{back}"

@@ -42,7 +42,8 @@ def run(job: dict[str, Any]) -> None:
             stamped = {"name": job["name"], "at": time.monotonic(), "wall": time.time(), **event}
             events.send(json.dumps(stamped).encode())
 
-        (_roll_back if job["role"] == "roll back" else _run_environment)(job, emit)
+        roles = {"serve": _run_environment, "roll back": _roll_back, "repair": _repair}
+        roles[job["role"]](job, emit)
         code = 0
     except BaseException:  # noqa: BLE001 - it is printed to the log, then the process ends
         traceback.print_exc()
@@ -170,3 +171,17 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
         else:
             emit({"event": "rolled back", "migrations": list(down)})
         return
+
+
+def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
+    """Declare that a migration of a tool, which was reversed by hand, is pending."""
+    from lambda_migrate.engine.operations import Operations
+
+    deadline = Deadline.after(job["timeout"])
+    emit({"event": "invoked", "ends": deadline.at, "outlives": False})
+    operations = Operations(*_make_target(job, null_observer))
+    try:
+        operations.repair(job["version"], deadline, declared_state="pending")
+        emit({"event": "repaired"})
+    except MigrateError as error:
+        emit(_make_error_event(error))

@@ -10,7 +10,8 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
@@ -23,6 +24,13 @@ from load.chaos.evidence import ChaosEvidence, ColdStartResult, Observation, Pro
 from load.chaos.migrations import write_migrations
 from load.chaos.relay import PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Fault, Schedule
+from load.chaos.sources import (
+    find_children,
+    find_processes,
+    make_id,
+    make_variables,
+    signal_groups,
+)
 from load.chaos.state_reader import SECRETS, TABLE, StateReader
 
 if TYPE_CHECKING:
@@ -38,6 +46,11 @@ _LOG_TAIL = 4_000
 _ROLLBACK_SECONDS = 15.0
 _COLD_START_SECONDS = 40.0
 _HOLDER_SECONDS = 1.5  # how long a fault waits for a holder that it can hit
+
+_CHILD_SECONDS = 4.0  # the same, of a holder that has a child process
+
+_TOOL_SECONDS = 12.0
+"""What starting a tool adds to a cold start, on a loaded machine."""
 
 _SLACK_SECONDS = 2.5
 """What a loaded machine may add to a cold start that has a limit."""
@@ -112,6 +125,8 @@ class ChaosRun:
         evidence.state = await asyncio.to_thread(self._state.read_state)
         evidence.state.leftover_connections = leftover
         evidence.state.connections = connections
+        evidence.state.differences = await self._compare_with_tool()
+        evidence.state.children = find_processes(self._folder)
         evidence.state.secrets = self._find_secrets()
         evidence.processes = list(self._records.values())
         for record in evidence.processes:
@@ -200,6 +215,7 @@ class ChaosRun:
 
     def _variables(self, code_version: str) -> dict[str, str]:
         address = f"127.0.0.1:{self._postgresql.port}/{self._state.name}"
+        url = f"postgresql://postgres:{SECRETS['password']}@{address}"
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "AWS_ACCESS_KEY_ID": "chaos",
@@ -212,8 +228,8 @@ class ChaosRun:
             "AWS_LAMBDA_FUNCTION_NAME": "chaos",
             "LAMBDA_MIGRATE_TABLE": TABLE,
             "LAMBDA_MIGRATE_TARGET": self._state.name,
-            "LAMBDA_MIGRATE_DATABASE_URL": f"postgresql://postgres:{SECRETS['password']}@{address}",
-            "LAMBDA_MIGRATE_DIRECTORY": str(self._directories[code_version]),
+            "LAMBDA_MIGRATE_DATABASE_URL": url,
+            **make_variables(self._schedule.source, self._directories[code_version], url),
             "LAMBDA_MIGRATE_LEASE_SECONDS": f"{max(5.0, self._schedule.lease_seconds):g}",
             "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
             "LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "1",
@@ -315,7 +331,7 @@ class ChaosRun:
 
     async def _signal_target(self, fault: Fault) -> None:
         """Signal an environment; or the holder, as soon as there is one, for a short while."""
-        until = self._now + _HOLDER_SECONDS
+        until = self._now + (_CHILD_SECONDS if fault.hits else _HOLDER_SECONDS)
         while self._now < until:
             is_holder = fault.target == HOLDER
             holder = self._find_process(self._dynamodb.owner)
@@ -332,14 +348,21 @@ class ChaosRun:
         record = self._records.get(name)
         if record is None or record.ended is not None or name not in self._processes:
             return False
-        self._record_fault(fault.kind, name)
-        if fault.kind.startswith("kill"):
-            record.killed = record.killed or "fault"
-            self._signal(name, signal.SIGKILL)
-        else:
-            self._frozen.setdefault(name, self._now)
-            self._signal(name, signal.SIGSTOP)
-            asyncio.get_running_loop().call_later(fault.seconds, self._resume, record)
+        children = find_children(self._processes[name].pid) if fault.hits else []
+        if fault.hits and not children:
+            return False
+        is_kill = fault.kind.startswith("kill")
+        self._record_fault(f"{fault.kind} {fault.hits}".strip(), name)
+        if fault.hits != "child":
+            if is_kill:
+                record.killed = record.killed or "fault"
+            else:
+                self._frozen.setdefault(name, self._now)
+            self._signal(name, signal.SIGKILL if is_kill else signal.SIGSTOP)
+        signal_groups(children, signal.SIGKILL if is_kill else signal.SIGSTOP)
+        if not is_kill:
+            resume = partial(self._resume, record, children)
+            asyncio.get_running_loop().call_later(fault.seconds, resume)
         return True
 
     def _find_process(self, owner: str | None) -> str:
@@ -347,7 +370,8 @@ class ChaosRun:
         parts = (owner or "").split("/")
         return self._names.get(int(parts[1]), "") if len(parts) == 3 else ""
 
-    def _resume(self, record: ProcessRecord) -> None:
+    def _resume(self, record: ProcessRecord, children: Sequence[int]) -> None:
+        signal_groups(children, signal.SIGCONT)
         if record.ended is None:
             self._record_resumed(record)
             self._record(record.name, "resumed")
@@ -365,13 +389,60 @@ class ChaosRun:
         if self._schedule.broken_version:
             await asyncio.to_thread(self._state.clear_failure_pause)
             await self._start_cold("new")
+        if self._schedule.source != "sql":  # a child that was killed has failed
+            await asyncio.to_thread(self._state.clear_failure_pause)
         await self._start_cold("probe")
+        if self._evidence.cold_starts[-1].outcome == "RepairRequired":
+            self._evidence.cold_starts.pop()
+            await self._repair()
+            await self._start_cold("probe")
         await self._start_cold("old")
+
+    async def _repair(self) -> None:
+        """Resolve a migration of a tool as a person does: reverse it, and declare it pending."""
+        repair = await asyncio.to_thread(self._state.reverse_migration)
+        self._evidence.repairs.append(repair)
+        revision = make_id(self._schedule.source, repair.version)
+        await self._run_process(
+            "repair", "repair", code_version="new", version=revision, timeout=_COLD_START_SECONDS
+        )
+        await asyncio.to_thread(self._state.clear_failure_pause)
+
+    async def _compare_with_tool(self) -> list[str]:
+        """The differences to a database that the tool alone has migrated."""
+        source, name = self._schedule.source, f"{self._state.name}_alone"
+        if source == "sql":
+            return []
+        variables = self._variables("probe")
+        variables["DATABASE_URL"] = variables["DATABASE_URL"] + "_alone"
+        server = self._worker.server
+        await asyncio.to_thread(server.create_database, name)
+        try:
+            process = await asyncio.to_thread(
+                self._worker.fork_server.fork_call,
+                "load.chaos.sources:migrate_plainly",
+                source,
+                variables=variables,
+                directory=self._folder,
+                log=self._log("tool alone"),
+            )
+            await asyncio.to_thread(process.wait, _COLD_START_SECONDS)
+            process.kill()
+            read = self._state.read_schema
+            ours = Counter(await asyncio.to_thread(read, self._state.name))
+            theirs = Counter(await asyncio.to_thread(read, name))
+        finally:
+            await asyncio.to_thread(server.drop_database, name)
+        return [
+            *(f"not so by the tool alone: {line}" for line in (ours - theirs).elements()),
+            *(f"only by the tool alone: {line}" for line in (theirs - ours).elements()),
+        ]
 
     async def _start_cold(self, code_version: str) -> None:
         """One cold start, with its limit: two leases, and the work that is left."""
         work = sum(spec.seconds for spec in self._schedule.migrations)
         limit = 2 * self._schedule.lease_seconds + work + _SLACK_SECONDS
+        limit += _TOOL_SECONDS if self._schedule.source != "sql" else 0.0
         began = self._now
         record = await self._run_process(
             f"fresh {code_version}", "serve", code_version=code_version, timeout=_COLD_START_SECONDS

@@ -47,7 +47,10 @@ HOLDER = "holder"
 
 @dataclass(frozen=True)
 class MigrationSpec:
-    """One migration: ``base``, ``table``, ``balance``, ``alter``, ``index``, ``long``, ``many``."""
+    """One migration: ``base``, ``table``, ``balance``, ``alter``, ``index``, ``long``, ``many``.
+
+    Tools also have ``parts`` and ``rows``, which commit a part before they are complete.
+    """
 
     kind: str
     seconds: float = 0.0  # how long a `long` or `many` one sleeps
@@ -76,6 +79,7 @@ class Fault:
     seconds: float = 0.0  # duration; for an armed one, how long it stays armed
     target: str = ""  # of signals: an environment's number, or HOLDER
     probability: float = 1.0  # for each request, while it lasts
+    hits: str = ""  # with a tool: "" signals the parent only, else `child` or `both`
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Schedule:
     environments: tuple[ExecutionEnvironment, ...]
     faults: tuple[Fault, ...]
     rollback: Rollback | None = None
+    source: str = "sql"  # or alembic, django
 
 
 def to_json(schedule: Schedule) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import pg8000.native
 
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.chaos.evidence import FinalState
+from load.chaos.evidence import FinalState, RequiredRepair
+from load.chaos.sources import find_version
 
 TABLE = "lambda-migrate"
 
@@ -34,6 +35,28 @@ _RUNS = """
     FROM runs ORDER BY pg_xact_commit_timestamp(xmin), id"""
 
 
+_MIRROR = "SELECT id, state FROM lambda_migrate.revision ORDER BY position, id"
+
+_VERSIONS = {
+    "alembic": "SELECT version_num FROM alembic_version ORDER BY 1",
+    "django": "SELECT app || '.' || name FROM django_migrations ORDER BY id",
+}
+
+_TABLES = {"alembic": "alembic_version", "django": "django_migrations"}
+
+_SCHEMA = """
+    SELECT concat_ws(' ', 'column', table_name, ordinal_position, column_name, data_type,
+                     is_nullable, column_default) FROM information_schema.columns
+    WHERE table_schema = 'public'
+    UNION ALL SELECT concat_ws(' ', indexdef, indisvalid) FROM pg_indexes
+    JOIN pg_index ON indexrelid = indexname::regclass WHERE schemaname = 'public'
+    UNION ALL SELECT concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws(' ', 'order', count(*), sum(amount)) FROM orders
+    UNION ALL SELECT concat_ws(' ', 'effect', version) FROM effects
+    UNION ALL SELECT concat_ws(' ', 'run', version, direction) FROM runs
+    UNION ALL SELECT concat_ws(' ', 'balance', balance) FROM accounts"""
+
 _OBSERVE = """
     SELECT to_regclass('effects') IS NOT NULL,
            ARRAY(SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -56,10 +79,14 @@ class StateReader:
         server: Where the database is.
         client: Of the DynamoDB engine itself.
         name: Of the database, and of the target.
+        source: Where the migrations come from.
     """
 
-    def __init__(self, server: LocalPostgreSQL, client: Any, name: str) -> None:
+    def __init__(
+        self, server: LocalPostgreSQL, client: Any, name: str, source: str = "sql"
+    ) -> None:
         self._server = server
+        self._source = source
         self._client = client
         self.name = name
         self._key = {"TableName": TABLE, "Key": {"target": {"S": name}}}
@@ -118,7 +145,10 @@ class StateReader:
             state.effects = {int(version): int(count) for version, count in rows}
             state.balance = int(self.query("SELECT balance FROM accounts")[0][0])
             state.runs = [(int(v), str(way), float(at)) for v, way, at in self.query(_RUNS)]
-        if self._has_table("lambda_migrate.history"):
+        if self._source != "sql":
+            state.history = [(version, "applied") for version in self._read_versions()]
+            state.mirror = self._read_mirror()
+        elif self._has_table("lambda_migrate.history"):
             rows = self.query("SELECT version::int, state FROM lambda_migrate.history ORDER BY 1")
             state.history = [(version, each) for version, each in rows]
         state.indexes = {str(name): bool(valid) for name, valid in self.query(_INDEXES)}
@@ -127,6 +157,45 @@ class StateReader:
         until = int(item.get("lease_until", {}).get("N", 0)) / 1000
         state.lease_expires_in = until - time.time() if state.owner else 0.0
         return state
+
+    # --- of a tool
+
+    def read_schema(self, database: str) -> list[str]:
+        """The schema and the rows of a database of this server, with the tool's versions."""
+        if not self._server.execute("SELECT to_regclass('orders')", database=database)[0][0]:
+            return ["nothing"]
+        rows = self._server.execute(_SCHEMA, database=database)
+        rows += self._server.execute(_VERSIONS[self._source], database=database)
+        return sorted(str(row[0]) for row in rows)
+
+    def reverse_migration(self) -> RequiredRepair:
+        """Reverse by hand what the migration in doubt has committed."""
+        doubts = [version for version, state in self._read_mirror() if state != "applied"]
+        version = doubts[0] if doubts else 0
+        [[rows]] = self.query(f"SELECT count(*) FROM effects WHERE version = {version}")  # noqa: S608
+        listed = version in self._read_versions()
+        for sql in (
+            f"DROP TABLE IF EXISTS made_{version}",
+            f"DROP INDEX IF EXISTS orders_{version}",
+            f"DELETE FROM effects WHERE version = {version}",  # noqa: S608 - a number
+            f"DELETE FROM runs WHERE version = {version}",  # noqa: S608 - a number
+        ):
+            self.query(sql)
+        return RequiredRepair(version, has_committed_rows=bool(rows) and not listed)
+
+    def _read_versions(self) -> list[int]:
+        """The versions that the tool's own table lists, or implies."""
+        if not self._has_table(_TABLES[self._source]):
+            return []
+        listed = [find_version(each) for (each,) in self.query(_VERSIONS[self._source])]
+        # A chain: Alembic lists only its end.
+        first = listed[0] if self._source == "alembic" and listed else 0
+        return [*range(1, first), *listed]
+
+    def _read_mirror(self) -> list[tuple[int, str]]:
+        if not self._has_table("lambda_migrate.revision"):
+            return []
+        return [(find_version(each), state) for each, state in self.query(_MIRROR)]
 
     def _has_table(self, table: str) -> bool:
         return bool(self.query(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0])

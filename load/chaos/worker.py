@@ -23,6 +23,7 @@ from load.chaos.invariants import check_invariants
 from load.chaos.relay import Loop
 from load.chaos.run import ChaosRun
 from load.chaos.schedule import Schedule
+from load.chaos.sources import PRELOADED
 from load.chaos.state_reader import TABLE, StateReader
 
 _POSTGRESQL_SETTINGS = {
@@ -41,6 +42,7 @@ _PRELOADED = (
     "lambda_migrate.postgresql.non_transactional",
     "lambda_migrate.wiring",
     "load.chaos.process",
+    "load.chaos.sources",
 )
 """What every process of a round needs, so that all share it."""
 
@@ -86,7 +88,7 @@ def open_worker(folder: Path, loop: Loop, engine: LocalDynamoDB) -> Iterator[Wor
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "fork-server.log"
-    fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=log)
+    fork_server = ForkServer(sys.executable, modules=(*_PRELOADED, *PRELOADED), log=log)
     client = engine.client()
     with LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS) as server, closing(client):
         fork_server.start(os.environ)
@@ -127,6 +129,6 @@ class Worker:
             self.server.create_database(name)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(self.server.drop_database, name)
-            state = StateReader(self.server, self.client, name)
+            state = StateReader(self.server, self.client, name, schedule.source)
             run = ChaosRun(schedule, self, state, folder, stack)
             return self.loop.run(run.execute(before_final_state))
