@@ -180,6 +180,8 @@ def _is_expected(evidence: ChaosEvidence, process: ProcessRecord, event: dict[st
     words = _EXPECTED_MESSAGES + (
         _MESSAGES_OF_BROKEN_CODE if evidence.schedule.broken_version else ()
     )
+    if {"kill child", "kill both"} & evidence.fault_counts.keys():
+        words += ("was killed by signal 9",)
     return error in ("MigrationFailed", "Diverged") and any(word in message for word in words)
 
 
