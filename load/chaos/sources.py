@@ -115,7 +115,8 @@ def _render_revision(version: int, statements: Sequence[str]) -> str:
     lines = []
     for statement in statements:
         if statement == COMMIT:
-            lines.append("    op.get_bind().commit()")
+            # Alembic alone loses what follows it.
+            lines.append("    'LAMBDA_MIGRATE_SOURCE' in os.environ and op.get_bind().commit()")
         elif "CONCURRENTLY" in statement:
             lines.append("    with op.get_context().autocommit_block():")
             lines.append(f"        op.execute({statement!r})")
@@ -123,7 +124,7 @@ def _render_revision(version: int, statements: Sequence[str]) -> str:
             lines.append(f"    op.execute({statement!r})")
     parent = f"r{version - 1}" if version > 1 else None
     return (
-        f"from alembic import op\nrevision = 'r{version}'\ndown_revision = {parent!r}\n\n"
+        f"import os\nfrom alembic import op\nrevision = 'r{version}'\ndown_revision = {parent!r}\n\n"
         "def upgrade():\n" + "\n".join(lines) + "\n"
     )
 

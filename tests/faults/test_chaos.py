@@ -1,8 +1,9 @@
-"""Twenty schedules of random faults, and proof that their invariants can fail."""
+"""Twenty schedules of random faults, a few of each tool, and proof that the invariants can fail."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from load.chaos.evidence import (
     ColdStartResult,
     Observation,
     ProcessRecord,
+    RequiredRepair,
 )
 from load.chaos.invariants import INVARIANTS, check_invariants, violated_invariants
 from load.chaos.relay import Loop
@@ -31,11 +33,14 @@ from load.chaos.schedule import (
     generate,
     to_json,
 )
+from load.chaos.sources import TOOLS, generate_for_tool
 from load.chaos.state_reader import SECRETS, TABLE, StateReader
 from load.chaos.worker import Worker, open_worker, run_schedules
 
 SEEDS = range(180, 200)
 """Twenty in a row that have every kind of fault between them."""
+
+TOOL_SEEDS = range(180, 183)
 
 SAVED = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 """Small schedules of instants that random ones hit seldom."""
@@ -47,6 +52,9 @@ SAVED = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 def results() -> dict[str, ChaosResult]:
     """The twenty, and those that are kept; a few side by side, because they mostly wait."""
     named = {f"seed {seed}": generate(seed) for seed in SEEDS}
+    named |= {
+        f"{tool} {seed}": generate_for_tool(seed, tool) for tool in TOOLS for seed in TOOL_SEEDS
+    }
     named |= {f"saved {file.stem}": from_json(file.read_text()) for file in SAVED}
     results = run_schedules(named.values(), workers=6)
     finished = {result.schedule: result for result in results}
@@ -56,6 +64,15 @@ def results() -> dict[str, ChaosResult]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_schedule_violates_no_invariant(results: dict[str, ChaosResult], seed: int) -> None:
     result = results[f"seed {seed}"]
+    assert result.violations == [], to_json(result.schedule)
+
+
+@pytest.mark.parametrize("seed", TOOL_SEEDS)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_random_schedule_of_a_tool_violates_no_invariant(
+    results: dict[str, ChaosResult], tool: str, seed: int
+) -> None:
+    result = results[f"{tool} {seed}"]
     assert result.violations == [], to_json(result.schedule)
 
 
@@ -100,6 +117,8 @@ def test_same_seed_makes_same_schedule(seed: int) -> None:
     assert generate(seed) == generate(seed)
     assert from_json(to_json(generate(seed))) == generate(seed)
     assert generate(seed) != generate(seed + 1)
+    schedule = generate_for_tool(seed, "django")
+    assert from_json(to_json(schedule)) == schedule != generate_for_tool(seed, "alembic")
 
 
 # --- the invariants can fail: something is done wrong by hand in a round where nothing went wrong
@@ -187,6 +206,37 @@ def test_wrong_state_is_found(worker: Worker, wrong: str) -> None:
     change, invariant = WRONG[wrong]
     broken = check_invariants(worker.run(QUIET, before_final_state=change)).violations
     assert any(sentence.startswith(f"{invariant}: ") for sentence in broken), broken
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_wrong_state_of_a_tool_is_found(worker: Worker, tool: str) -> None:
+    """Three things are wrong at once."""
+    left = []
+
+    def change(state: StateReader, log: Path) -> None:
+        state.query("DELETE FROM lambda_migrate.revision WHERE position = 2")
+        state.query("CREATE TABLE forgotten (id int)")
+        left.append(subprocess.Popen(["sleep", "600"], cwd=log.parent))
+
+    try:
+        evidence = worker.run(replace(QUIET, source=tool), before_final_state=change)
+    finally:
+        left[0].kill()
+        left[0].wait()
+    assert {sentence.partition(":")[0] for sentence in violated_invariants(evidence)} == {
+        "as the tool alone",
+        "mirror of the version table",
+        "no process left",
+    }
+
+
+def test_repair_without_rows_at_stake_is_found(quiet: ChaosEvidence) -> None:
+    raised = {"event": "raised", "error": "RepairRequired", "message": "", "at": 1.0, "wall": 1.0}
+    process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
+    evidence = replace(quiet, processes=[process])
+    assert only(evidence) == "explained ends"
+    assert only(replace(evidence, repairs=[RequiredRepair(2, False)])) == "repaired only rows"
+    assert violated_invariants(replace(evidence, repairs=[RequiredRepair(2, True)])) == []
 
 
 def test_open_connection_is_found(worker: Worker) -> None:
