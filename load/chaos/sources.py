@@ -124,8 +124,10 @@ def _render_revision(version: int, statements: Sequence[str]) -> str:
             lines.append(f"    op.execute({statement!r})")
     parent = f"r{version - 1}" if version > 1 else None
     return (
-        f"import os\nfrom alembic import op\nrevision = 'r{version}'\ndown_revision = {parent!r}\n\n"
-        "def upgrade():\n" + "\n".join(lines) + "\n"
+        "import os\nfrom alembic import op\n"
+        f"revision = 'r{version}'\ndown_revision = {parent!r}\n\ndef upgrade():\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 
