@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import null_observer
+from load.chaos.sources import migrate_alone
 
 if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
@@ -42,8 +43,7 @@ def run(job: dict[str, Any]) -> None:
             stamped = {"name": job["name"], "at": time.monotonic(), "wall": time.time(), **event}
             events.send(json.dumps(stamped).encode())
 
-        roles = {"serve": _run_environment, "roll back": _roll_back, "repair": _repair}
-        roles[job["role"]](job, emit)
+        _ROLES[job["role"]](job, emit)
         code = 0
     except BaseException:  # noqa: BLE001 - it is printed to the log, then the process ends
         traceback.print_exc()
@@ -185,3 +185,11 @@ def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
         emit({"event": "repaired"})
     except MigrateError as error:
         emit(_make_error_event(error))
+
+
+_ROLES: dict[str, Callable[[dict[str, Any], EmitEvent], None]] = {
+    "serve": _run_environment,
+    "roll back": _roll_back,
+    "repair": _repair,
+    "migrate alone": lambda _job, _emit: migrate_alone(),
+}

@@ -25,6 +25,7 @@ from load.chaos.migrations import write_migrations
 from load.chaos.relay import PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Fault, Schedule
 from load.chaos.sources import (
+    ALONE,
     find_children,
     find_processes,
     make_id,
@@ -412,27 +413,13 @@ class ChaosRun:
 
     async def _compare_with_tool(self) -> list[str]:
         """The differences to a database that the tool alone has migrated."""
-        source, name = self._schedule.source, f"{self._state.name}_alone"
-        if source == "sql":
+        if self._schedule.source == "sql":
             return []
-        variables = self._variables("probe")
-        variables["DATABASE_URL"] += "_alone"
-        del variables["LAMBDA_MIGRATE_SOURCE"]
-        server = self._worker.server
+        server, read = self._worker.server, self._state.read_schema
+        name = self._state.name + ALONE
         await asyncio.to_thread(server.create_database, name)
         try:
-            process = await asyncio.to_thread(
-                self._worker.fork_server.fork_call,
-                "load.chaos.sources:migrate_plainly",
-                source,
-                variables=variables,
-                directory=self._folder,
-                log=self._log("tool alone"),
-            )
-            await asyncio.to_thread(process.wait, _COLD_START_SECONDS)
-            if process.kill():
-                return [f"the tool alone failed: {self._log('tool alone').read_text()[-500:]}"]
-            read = self._state.read_schema
+            await self._run_process("tool alone", "migrate alone", code_version="probe")
             ours = Counter(await asyncio.to_thread(read, self._state.name))
             theirs = Counter(await asyncio.to_thread(read, name))
         finally:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from load.bench.tools import ALEMBIC, DJANGO_IN_PLACE
+from load.bench.tools import ALEMBIC, DJANGO, DJANGO_IN_PLACE
 from load.chaos.schedule import Fault, MigrationSpec, Schedule, generate
 
 TOOLS = ("alembic", "django")
@@ -22,10 +23,13 @@ PRELOADED = (
     *("alembic.command", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"),
     *("django.core.management.commands.migrate", "django.db.backends.postgresql.base"),
 )
-"""What `migrate_plainly` needs. A child process imports it by itself."""
+"""What `migrate_alone` needs. A child process imports it by itself."""
 
 COMMIT = "COMMIT"
 """Between the statements of a revision that commits through SQLAlchemy."""
+
+ALONE = "_alone"
+"""Ends the name of the database that the tool alone migrates."""
 
 _KINDS = ("table", "balance", "alter", "index", "index", "long", "many", "parts", "parts", "rows")
 
@@ -153,24 +157,13 @@ def make_variables(source: str, root: Path, url: str) -> dict[str, str]:
     }
 
 
-def migrate_plainly(source: str) -> None:
-    """Migrate with the tool alone, in a forked process."""
-    root = os.environ["LAMBDA_TASK_ROOT"]
+def migrate_alone() -> None:
+    """Migrate another database with the tool alone, in a forked process."""
+    source, root = os.environ.pop("LAMBDA_MIGRATE_SOURCE"), os.environ["LAMBDA_TASK_ROOT"]
+    os.environ["DATABASE_URL"] += ALONE
     os.chdir(root)
-    if source == "alembic":
-        from alembic import command
-        from alembic.config import Config
-
-        command.upgrade(Config("alembic.ini"), "head")
-        return
-    import sys
-
-    import django
-    from django.core.management import call_command
-
     sys.path.insert(0, root)
-    django.setup()
-    call_command("migrate", interactive=False, verbosity=0)
+    exec((ALEMBIC if source == "alembic" else DJANGO).command()[-1], {})  # noqa: S102 - ours
 
 
 # --- child processes

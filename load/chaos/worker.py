@@ -42,7 +42,6 @@ _PRELOADED = (
     "lambda_migrate.postgresql.non_transactional",
     "lambda_migrate.wiring",
     "load.chaos.process",
-    "load.chaos.sources",
 )
 """What every process of a round needs, so that all share it."""
 
