@@ -10,9 +10,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # compiles the library and its own test files again.
 export PYTHONDONTWRITEBYTECODE :=
 
-# How many chaos schedules, and from which seed on: make chaos ROUNDS=1000 SEED=7
+# How many chaos schedules, from which seed on, and whose migrations (sql, alembic or django):
+# make chaos ROUNDS=1000 SEED=7 SOURCE=alembic
 ROUNDS := 200
 SEED :=
+SOURCE := sql
 
 # How many orders are in the tables of `make staging`: make staging ORDERS=50000
 ORDERS := 1000000
@@ -85,7 +87,7 @@ simulate: .venv/installed-load
 
 # Random faults at random moments; repeatable by its seed.
 chaos: .venv/installed-load
-	$(BIN)/python -m load.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m load.chaos --source $(SOURCE) --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 # The function's zip and the layer, into dist/; their sizes go to docs/reference/template.md.
 package: .venv/bin/python

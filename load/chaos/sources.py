@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from load.bench.tools import ALEMBIC, DJANGO, DJANGO_IN_PLACE
-from load.chaos.schedule import Fault, MigrationSpec, Schedule, generate
+from load.chaos.schedule import HOLDER, Fault, MigrationSpec, Schedule, generate
 
 TOOLS = ("alembic", "django")
 
@@ -30,6 +30,12 @@ COMMIT = "COMMIT"
 
 ALONE = "_alone"
 """Ends the name of the database that the tool alone migrates."""
+
+_FAULTS = (
+    *("kill", "kill", "kill-at-commit", "freeze", "freeze", "freeze-at-commit"),
+    *("postgresql-cut", "granted-twice-stolen"),
+)
+"""What each round has one to three of, besides the faults of its seed."""
 
 _KINDS = ("table", "balance", "alter", "index", "index", "long", "many", "parts", "parts", "rows")
 
@@ -57,8 +63,8 @@ def _adapt(schedule: Schedule, source: str) -> Schedule:
         for number, each in enumerate(schedule.environments[: rng.randint(2, 3)])
     ]
     kept = schedule.faults[: rng.randint(0, 3)]
-    signals = [Fault(rng.choice(["kill", "freeze"]), at=0.0, target="holder") for _ in "12"]
-    faults = [_move_fault(rng, each, schedule) for each in (*kept, *signals[: rng.randint(1, 2)])]
+    more = [Fault(rng.choice(_FAULTS), at=0.0, target=HOLDER) for _ in range(rng.randint(1, 3))]
+    faults = [_move_fault(rng, each, schedule) for each in (*kept, *more)]
     return replace(
         schedule,
         source=source,
@@ -75,12 +81,12 @@ def _move_fault(rng: random.Random, fault: Fault, schedule: Schedule) -> Fault:
     """Spread faults over the longer time that a child takes; let signals hit parent and child."""
     at = round(rng.uniform(0.3, 6.0), 2)
     if not fault.kind.startswith(("kill", "freeze")):
-        return replace(fault, at=max(fault.at, at) if rng.random() < 0.5 else fault.at)
+        return replace(fault, at=max(fault.at, at))
     seconds = round(rng.uniform(0.3, 2.2 * schedule.lease_seconds), 2)
     return replace(
         fault,
         at=at,
-        target="holder" if fault.target else "",
+        target=HOLDER if fault.target else "",
         seconds=seconds if fault.kind.startswith("freeze") else 0.0,
         hits=rng.choice(["", "child", "child", "both"]),
     )
