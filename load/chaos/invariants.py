@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -182,7 +183,7 @@ def _is_expected(evidence: ChaosEvidence, process: ProcessRecord, event: dict[st
     words = _EXPECTED_MESSAGES + (
         _MESSAGES_OF_BROKEN_CODE if evidence.schedule.broken_version else ()
     )
-    if {"kill child", "kill both"} & evidence.fault_counts.keys():
+    if any(re.match(r"kill.* (child|both)", kind) for kind in evidence.fault_counts):
         words += ("was killed by signal 9",)
     return error in ("MigrationFailed", "Diverged") and any(word in message for word in words)
 
