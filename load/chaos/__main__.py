@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.append(result)
         for violation in result.violations:
             print(f"VIOLATED in seed {result.schedule.seed}: {violation}", flush=True)
+        if time.monotonic() - began > 60 * options.minutes:
+            break
     failed = [result for result in results if result.violations]
     write_report(results, options.out, seconds=time.monotonic() - began)
     print(
@@ -50,6 +53,9 @@ def _make_parser() -> argparse.ArgumentParser:
         "--source", choices=("sql", *TOOLS), default="sql", help="whose migrations (%(default)s)"
     )
     parser.add_argument("--seed", type=int, help="seed of the first one (random)")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="start no round after so long (no limit)"
+    )
     parser.add_argument("--replay", help="run a seed or a file of failures/ again")
     parser.add_argument("--times", type=int, default=1, help="how often to replay it (1)")
     default = 3 * (os.cpu_count() or 1)  # rounds mostly wait: a few fit on each core
