@@ -7,6 +7,7 @@ hits both; signals also hit one of the two alone.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import random
 import sys
@@ -14,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from load.bench.tools import ALEMBIC, DJANGO, DJANGO_IN_PLACE
+from load.bench import tools
+from load.bench.tools import ALEMBIC, DJANGO
 from load.chaos.schedule import HOLDER, Fault, MigrationSpec, Schedule, generate
 
 TOOLS = ("alembic", "django")
@@ -98,17 +100,15 @@ def _move_fault(rng: random.Random, fault: Fault, schedule: Schedule) -> Fault:
 def write_project(source: str, root: Path, migrations: Mapping[int, Sequence[str]]) -> None:
     """Write a project whose migrations run these statements."""
     if source == "alembic":
-        files = {**ALEMBIC.files(())}
+        files = ALEMBIC.files(())
         files |= {f"alembic/versions/{v}.py": _render_revision(v, s) for v, s in migrations.items()}
     else:
-        files = {**DJANGO_IN_PLACE.files(())}
+        files = DJANGO.files(())
         files |= {
             f"shop/migrations/{version:04}_step.py": _render_migration(version, statements)
             for version, statements in migrations.items()
         }
-    for path, text in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text.lstrip())
+    tools.write_project(root, files)
 
 
 def make_id(source: str, version: int) -> str:
@@ -165,11 +165,11 @@ def make_variables(source: str, root: Path, url: str) -> dict[str, str]:
 
 def migrate_alone() -> None:
     """Migrate another database with the tool alone, in a forked process."""
-    source, root = os.environ.pop("LAMBDA_MIGRATE_SOURCE"), os.environ["LAMBDA_TASK_ROOT"]
+    del os.environ["LAMBDA_MIGRATE_SOURCE"]
     os.environ["DATABASE_URL"] += ALONE
-    os.chdir(root)
-    sys.path.insert(0, root)
-    exec((ALEMBIC if source == "alembic" else DJANGO).command()[-1], {})  # noqa: S102 - ours
+    os.chdir(os.environ["LAMBDA_TASK_ROOT"])
+    sys.path.insert(0, os.environ["LAMBDA_TASK_ROOT"])
+    importlib.import_module("app").handler({}, None)
 
 
 # --- child processes
