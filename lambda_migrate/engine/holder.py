@@ -212,7 +212,8 @@ class LeaseSession:
             if error is self._abort_error or not (isinstance(error, LeaseLost) or error is lost):
                 raise
             if self._heartbeat.is_timeout:
-                raise MigrationFailed(_TIMED_OUT, migration=migration, is_timeout=True) from None
+                cause = _TIMED_OUT if migration else _TIMED_OUT_BETWEEN
+                raise MigrationFailed(cause, migration=migration, is_timeout=True) from None
             if lost is None:
                 raise
             what = migration or "the running work"
@@ -397,3 +398,4 @@ class LeaseSession:
 
 
 _TIMED_OUT = "it was still running when the deadline passed, and was cancelled"
+_TIMED_OUT_BETWEEN = "the deadline passed while no migration was running"

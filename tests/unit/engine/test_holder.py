@@ -341,6 +341,13 @@ def test_a_lost_lease_is_not_taken_for_the_deadline(fakes: Fakes) -> None:
         raise LeaseLost("gone")
 
 
+def test_the_deadline_does_not_blame_a_migration_while_none_runs(fakes: Fakes) -> None:
+    held = session(fakes)
+    held._heartbeat.is_timeout = True
+    with pytest.raises(MigrationFailed, match="while no migration"), held.explain_abort():
+        raise LeaseLost("gone")
+
+
 @pytest.mark.parametrize(
     "error", [LeaseLost("x"), LeaseStoreUnavailable("x"), ConfigurationError("x")]
 )
