@@ -269,6 +269,11 @@ class Settings:
         "Alembic's configuration file, relative to the function's code; by default `alembic.ini`, "
         "or `pyproject.toml` with a table `tool.alembic`.",
     )
+    alembic_section: str = _setting(
+        "alembic",
+        _TEXT,
+        "The section of that file, if it has several environments: what `alembic --name` takes.",
+    )
     alembic_revision: str = _setting(
         "heads", _TEXT, "The Alembic revision that this code needs: what `alembic upgrade` takes."
     )
@@ -476,9 +481,10 @@ class Settings:
 
     @property
     def tool_options(self) -> dict[str, Any]:
-        """The settings of the tool that `source` names, by name."""
+        """The settings that the tool which `source` names needs, by name."""
         prefix = f"{self.source}_"
         names = [name for name in _DECLARATIONS if name.startswith((prefix, "source_"))]
+        names.append("allow_empty")
         return {name: getattr(self, name) for name in names}
 
     @property

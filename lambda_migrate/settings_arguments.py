@@ -34,6 +34,7 @@ class SettingsArguments(TypedDict, total=False):
     source: Source | None
     source_setup: str | None
     alembic_config: str | PathLike[str] | None
+    alembic_section: str | None
     alembic_revision: str | None
     django_manifest: str | PathLike[str] | None
     django_database: str | None

@@ -49,6 +49,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/integration/sources/test_alembic_transactions.py",
         *("-k", "stale or however or set_local"),
     ),
+    "alembic, env.py": (
+        "tests/integration/sources/test_alembic_environments.py",
+        *("-k", "may_choose or without_revisions or try_again or env_py_catches"),
+    ),
     "alembic, partial": (
         "tests/integration/sources/test_alembic_partial_commits.py",
         *("-k", "killed_at or silently"),
@@ -72,7 +76,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "contract, sources": (
         "tests/contract/test_sources.py",
         "-k",
-        "alembic and (lease or child_killed) or no_code_knows or after_the_last_step",
+        "alembic and (lease or child_killed or waited_for) or no_code_knows or after_the_last_step",
     ),
     "revisions": ("tests/unit/migrations/test_revisions.py",),
     "contract, lease": ("tests/contract/test_lease_contract.py",),
@@ -261,6 +265,49 @@ MUTANTS = (
     ),
     # --- Alembic
     Mutant(
+        "an env.py that catches the error of a revision succeeds",
+        "lambda_migrate/sources/alembic_child/run.py",
+        "        swallowed = self._fence.error or self._failure\n",
+        "        swallowed = self._fence.error\n",
+        ("alembic, env.py",),
+    ),
+    Mutant(
+        "env.py tries again what is partly committed",
+        "lambda_migrate/sources/alembic_child/run.py",
+        "        if is_partly_committed or ",
+        "        if ",
+        ("alembic, env.py",),
+    ),
+    Mutant(
+        "the revisions are read before env.py has chosen their folders",
+        "lambda_migrate/sources/alembic_child/project.py",
+        "        self.script = ScriptDirectory.from_config(self.config)\n",
+        "        self.script = ScriptDirectory.from_config(self.config)\n"
+        "        self.script._version_locations\n",
+        ("alembic, env.py",),
+    ),
+    Mutant(
+        "an Alembic environment without revisions is up to date",
+        "lambda_migrate/sources/alembic_child/project.py",
+        '        if not scripts and not self._request.options.get("allow_empty"):\n',
+        "        if False:\n",
+        ("alembic, env.py",),
+    ),
+    Mutant(
+        "SET LOCAL of env.py is repeated on another connection",
+        "lambda_migrate/sources/alembic_child/fence.py",
+        "            if session is get_session(connection):\n",
+        "            if True:\n",
+        ("alembic",),
+    ),
+    Mutant(
+        "a step that a child tries again is a failure",
+        "lambda_migrate/sources/session.py",
+        '            elif kind == "start" and event["id"] == self._running_step:\n',
+        "            elif False:\n",
+        ("contract, sources",),
+    ),
+    Mutant(
         "a transaction of Alembic is not fenced",
         "lambda_migrate/sources/alembic_child/fence.py",
         "            self._compare(self._run_check(connection))\n",
@@ -277,8 +324,8 @@ MUTANTS = (
     Mutant(
         "an env.py that catches a stale fence succeeds",
         "lambda_migrate/sources/alembic_child/run.py",
-        "        if self._fence.error is not None:  # env.py has swallowed it\n",
-        "        if False:\n",
+        "        swallowed = self._fence.error or self._failure\n",
+        "        swallowed = self._failure\n",
         ("alembic",),
     ),
     Mutant(

@@ -78,6 +78,7 @@ def find_files(root: str, options: Mapping[str, object]) -> AlembicFiles:
         root: The folder of the code, to which the paths are relative.
         options: As in `ChildRequest.options`. ``alembic_config`` names the file, ``alembic.ini`` or
             ``pyproject.toml``; by default it is the first of these that exists.
+            ``alembic_section`` names the section of the former.
 
     Raises:
         ManifestError: The configuration cannot be read, or names a folder that does not exist.
@@ -85,7 +86,8 @@ def find_files(root: str, options: Mapping[str, object]) -> AlembicFiles:
     path = _find_config(root, str(options.get("alembic_config") or ""))
     is_toml = path.endswith(".toml")
     toml = path if is_toml else os.path.join(os.path.dirname(path), "pyproject.toml")  # noqa: PTH118, PTH120
-    ini_options = {} if is_toml else _read_ini(path)
+    section = str(options.get("alembic_section") or "alembic")
+    ini_options = {} if is_toml else _read_ini(path, section)
     if not is_toml and "script_location" in ini_options:
         toml = ""
     toml_options = _read_toml(toml) if toml and os.path.isfile(toml) else {}  # noqa: PTH113
@@ -95,7 +97,10 @@ def find_files(root: str, options: Mapping[str, object]) -> AlembicFiles:
     if location is None and os.path.isfile(os.path.join(here, "env.py")):  # noqa: PTH113, PTH118
         location = here  # Flask-Migrate sets it in its own code
     if not isinstance(location, str) or not location.strip():
-        raise ManifestError(f"{path}: script_location is missing; add it")
+        raise ManifestError(
+            f"{path}: script_location is missing in [{section}]; add it, or name the section that "
+            "has it with LAMBDA_MIGRATE_ALEMBIC_SECTION"
+        )
     search_path = [_resolve(each, root) for each in _split(values, "prepend_sys_path")]
     script_location = _find_folder(location, root, search_path, path)
     versions = [
@@ -123,17 +128,17 @@ def _find_config(root: str, config: str) -> str:
     )
 
 
-def _read_ini(path: str) -> Mapping[str, object]:
+def _read_ini(path: str, section: str) -> Mapping[str, object]:
     from configparser import ConfigParser, Error
 
     here = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
     parser = ConfigParser({"here": here.replace(os.sep, "/")})
     try:
         parser.read(path, encoding="utf-8")
-        if not parser.has_section("alembic"):
+        if not parser.has_section(section):
             return {}
-        names = set(parser.options("alembic")).intersection(_OPTIONS)
-        return {name: parser.get("alembic", name) for name in names}
+        names = set(parser.options(section)).intersection(_OPTIONS)
+        return {name: parser.get(section, name) for name in names}
     except (Error, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: {' '.join(str(error).split())}") from error
 

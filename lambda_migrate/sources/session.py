@@ -79,7 +79,7 @@ class _ToolProcess:
         self._child = ChildProcess(request)
         self._names: dict[str, str] = {}
         self._notices: list[Notice] = []
-        self._is_running_step = False
+        self._running_step = ""
 
     def read_description(self, deadline: Deadline) -> CodeDescription:
         """The plan, which comes first."""
@@ -112,10 +112,10 @@ class _ToolProcess:
                 "while it ran",
                 migration=name,
             )
-        self._is_running_step = True
+        self._running_step = step_id
         self._child.answer(may_continue=True)
         duration_ms = int(self._read(deadline, expected="applied", name=name)["duration_ms"])
-        self._is_running_step = False
+        self._running_step = ""
         return duration_ms
 
     def finish(self, deadline: Deadline) -> None:
@@ -134,7 +134,7 @@ class _ToolProcess:
 
     def stop(self) -> None:
         """End the child; one that waits before a step rolls back and ends by itself."""
-        if self._is_running_step:
+        if self._running_step:
             self._child.kill()
         else:
             self._child.answer(may_continue=False)
@@ -158,6 +158,8 @@ class _ToolProcess:
                 return event
             if kind == "notice":
                 self._notices.append(Notice(event["severity"], event["message"]))
+            elif kind == "start" and event["id"] == self._running_step:
+                self._child.answer(may_continue=True)  # it did not get a lock, and tries again
             elif kind == "failed":
                 failed_name = self._names.get(event["id"]) or event["id"] or name
                 is_late = deadline.remaining() < _CANCEL_TOLERANCE_SECONDS

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.contract.sources import SERVICES, AlembicService, Service
@@ -99,6 +100,19 @@ def test_a_lease_that_is_lost_after_the_last_step_ends_the_child(
     service.lose_lease()
     assert started.outcome().startswith("LeaseLost")
     assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_lock_that_another_session_holds_for_a_while_is_waited_for(service: Service) -> None:
+    service.add(1)
+    assert service.run() == "MIGRATED"
+    service.add(2, "SELECT nextval('attempts')", "LOCK TABLE effect")
+    with psycopg.connect(service.url) as other:
+        other.execute("SELECT FROM effect")
+        started = service.start(lock_timeout_seconds="0.2")
+        attempts = "SELECT last_value FROM attempts"
+        until(lambda: service.sandbox.query(attempts)[0][0] > 1, what="it does not try again")
+    assert started.outcome() == "MIGRATED"
+    assert service.effects() == [1, 2]
 
 
 def test_a_step_that_outlasts_the_deadline_is_rolled_back(service: Service) -> None:

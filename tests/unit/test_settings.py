@@ -25,6 +25,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "source": ("Django", "django"),
     "source_setup": ("app.db:alembic_config", "app.db:alembic_config"),
     "alembic_config": ("db/alembic.ini", "db/alembic.ini"),
+    "alembic_section": ("orders", "orders"),
     "alembic_revision": ("orders@head", "orders@head"),
     "django_manifest": ("folders.json", "folders.json"),
     "django_database": ("reports", "reports"),

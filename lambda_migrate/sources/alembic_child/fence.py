@@ -76,7 +76,7 @@ class Fence:
         self.on_idle: Callable[[Connection, Session], None] = lambda *_: None
         """Called before a statement if no transaction is open."""
         self._request = request
-        self._local_settings: list[tuple[str, Any]] = []
+        self._local_settings: list[tuple[Session, str, Any]] = []
 
     def reset(self) -> None:
         """Forget what belongs to a run of env.py, before another one."""
@@ -130,18 +130,17 @@ class Fence:
                 ) from error
             raise
 
-    def note_local_setting(self, sql: str, parameters: Any) -> None:
+    def note_local_setting(self, connection: Connection, sql: str, parameters: Any) -> None:
         """Keep SET LOCAL of env.py, to repeat it in later transactions."""
         if self.step is None and not self.applied and _SET_LOCAL.match(sql):
-            self._local_settings.append((sql, parameters))
+            self._local_settings.append((get_session(connection), sql, parameters))
 
     def _restore_local_settings(self, connection: Connection) -> None:
         """Repeat SET LOCAL of env.py, which ended with an earlier transaction."""
-        if self.connection is None or get_session(self.connection) is not get_session(connection):
-            return
-        for sql, parameters in self._local_settings:
-            with closing(connection.connection.cursor()) as cursor:
-                cursor.execute(sql, parameters) if parameters else cursor.execute(sql)
+        for session, sql, parameters in self._local_settings:
+            if session is get_session(connection):
+                with closing(connection.connection.cursor()) as cursor:
+                    cursor.execute(sql, parameters) if parameters else cursor.execute(sql)
 
     def _forbid_commit(self, connection: Connection) -> None:
         """Make every commit of a dry run fail, also one by a driver."""

@@ -47,7 +47,6 @@ class AlembicProject:
         self._files = self._find_files()
         self.config = config or self._read_config()
         self.script = ScriptDirectory.from_config(self.config)
-        self._require_digested_folders()
         self.is_down = request.command in ("down", "describe-down")
         if self.is_down:
             steps = f"-{request.steps or 1}"
@@ -65,8 +64,9 @@ class AlembicProject:
         files = self._files
         arguments: dict[str, Any] = {"toml_file": files.toml} if files.toml else {}
         # What env.py may read of a command line; get_x_argument() does.
-        options = Namespace(config=files.ini or files.toml, name="alembic", x=None, raiseerr=True)
-        config = Config(files.ini or None, cmd_opts=options, **arguments)
+        section = str(self._request.options.get("alembic_section") or "alembic")
+        options = Namespace(config=files.ini or files.toml, name=section, x=None, raiseerr=True)
+        config = Config(files.ini or None, ini_section=section, cmd_opts=options, **arguments)
         if files.ini and not config.get_main_option("script_location") and not files.toml:
             config.set_main_option("script_location", files.script_location.replace("%", "%%"))
         return config
@@ -88,8 +88,20 @@ class AlembicProject:
 
     @cached_property
     def graph(self) -> dict[str, Revision]:
-        """Every revision of the code by its id, parents first."""
+        """Every revision of the code by its id, parents first; env.py may choose the folders.
+
+        So it must not be read before that.
+        """
+        self._require_digested_folders()
         scripts = [*self.script.walk_revisions()]
+        if not scripts and not self._request.options.get("allow_empty"):
+            folders = ", ".join(map(str, self.script._version_locations))
+            raise ChildError(
+                f"there are no revisions in {folders}: deploy them with the code, and name their "
+                "folders with version_locations; or set LAMBDA_MIGRATE_ALLOW_EMPTY=true if this "
+                "service has none yet",
+                kind="manifest",
+            )
         return {each.revision: self.make_revision(each) for each in reversed(scripts)}
 
     def make_revision(self, script: Script) -> Revision:

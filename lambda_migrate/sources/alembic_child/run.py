@@ -60,13 +60,15 @@ def run(request: ChildRequest, channel: Channel) -> None:
     Raises:
         ChildError: It failed.
     """
+    fence = Fence(request)
+    listener = StatementListener(request, fence)
+    listener.listen()  # first, because the setup function may connect
     with open_setup(str(request.options.get("source_setup") or "")) as config:
         try:
             project = AlembicProject(request, config)
-            project.graph  # noqa: B018 - Alembic checks it when it is read
         except CommandError as error:
             raise ChildError(str(error), kind="manifest") from error
-        _AlembicRun(request, channel, project).run()
+        _AlembicRun(request, channel, project, fence, listener).run()
 
 
 class _Unwind(BaseException):
@@ -76,17 +78,27 @@ class _Unwind(BaseException):
 class _AlembicRun:
     """One request."""
 
-    def __init__(self, request: ChildRequest, channel: Channel, project: AlembicProject) -> None:
+    def __init__(
+        self,
+        request: ChildRequest,
+        channel: Channel,
+        project: AlembicProject,
+        fence: Fence,
+        listener: StatementListener,
+    ) -> None:
         self._request = request
         self._channel = channel
         self._project = project
-        self._fence = Fence(request)
-        self._listener = StatementListener(request, self._fence)
+        self._fence = fence
+        self._listener = listener
         self._is_description = request.command.startswith("describe")
         self._heads: Sequence[str] = ()
+        self._version_table = ("", "")
         self._total = 0
         self._has_plan = False
         self._has_run_migrations = False
+        self._failure: ChildError | None = None
+        """Of the step that failed last; env.py may catch it, and run the migrations again."""
 
     def run(self) -> None:
         """Run the command.
@@ -94,7 +106,6 @@ class _AlembicRun:
         Raises:
             ChildError: It failed.
         """
-        self._listener.listen()
         for attempt in count(1):
             try:
                 self._run_env()
@@ -105,6 +116,7 @@ class _AlembicRun:
             time.sleep(min(5.0, 0.1 * 2**attempt) * random.random())  # noqa: S311 - jitter
             self._fence.reset()
             self._has_run_migrations = False
+            self._failure = None
         self._channel.send_done(self._heads)
 
     def _may_retry(self, error: ChildError) -> bool:
@@ -147,8 +159,9 @@ class _AlembicRun:
             pass
         except BaseException as error:
             raise self._translate(error) from error
-        if self._fence.error is not None:  # env.py has swallowed it
-            raise self._fence.error
+        swallowed = self._fence.error or self._failure
+        if swallowed is not None:
+            raise swallowed
         if not self._has_run_migrations:
             raise ChildError(
                 "env.py returned without running the migrations: it must call "
@@ -190,7 +203,10 @@ class _AlembicRun:
 
     def _make_steps(self, heads: Any, context: MigrationContext) -> Iterable[Any]:
         """Alembic's work function: called with the heads of the version table."""
-        if self._has_run_migrations:
+        if self._failure is not None:
+            self._require_same_table(self._failure, context)
+            self._failure = self._fence.step = None
+        elif self._has_run_migrations:
             raise self._fence.fail(
                 "env.py calls context.run_migrations() more than once, for several version "
                 "tables; lambda-migrate can migrate one of them",
@@ -200,24 +216,32 @@ class _AlembicRun:
         self._heads = tuple(heads)
         assert context.connection is not None  # noqa: S101 - `_use_context`
         self._fence.enter_transaction(context.connection)  # SQLAlchemy 1.4 has left it
-        is_known = all(each in self._project.graph for each in heads)
         try:
+            is_known = all(each in self._project.graph for each in heads)
             steps = self._project.find_steps(heads) if is_known else []
-        except ChildError as error:
-            raise self._fence.remember(error) from error
+        except Exception as error:
+            raise self._fence.remember(self._translate(error)) from error
         if not self._has_plan:
             self._send_plan(steps, context)
         if self._is_description or not is_known:  # the parent decides about unknown revisions
             raise _Unwind
         return self._iterate(steps, context)
 
+    def _require_same_table(self, failure: ChildError, context: MigrationContext) -> None:
+        """Let env.py try again what failed as a whole, and nothing else after it."""
+        step = self._fence.step
+        is_partly_committed = step is not None and step.has_committed
+        if is_partly_committed or _find_version_table(context) != self._version_table:
+            raise self._fence.remember(failure)
+
     def _send_plan(self, steps: Sequence[Any], context: MigrationContext) -> None:
+        self._version_table = _find_version_table(context)
         self._channel.send_plan(
             [self._project.make_revision(each.revision) for each in steps],
             applied=self._heads,
             heads=self._project.find_needed_heads(),
             graph=[*self._project.graph.values()],
-            version_table=_find_version_table(context),
+            version_table=self._version_table,
         )
         self._has_plan, self._total = True, len(steps)
 
@@ -255,6 +279,9 @@ class _AlembicRun:
             try:
                 result = function(**options)
                 self._listener.require_complete(step)
+            except Exception as error:
+                self._failure = self._translate(error)
+                raise
             finally:
                 step.is_running = False
             return result

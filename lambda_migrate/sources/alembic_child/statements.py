@@ -131,7 +131,7 @@ class StatementListener:
         is_atomic = self._fence.enter_transaction(connection)
         current = self._fence.step
         if current is None or not current.is_running:
-            self._fence.note_local_setting(sql, parameters)
+            self._fence.note_local_setting(connection, sql, parameters)
             if not is_atomic and classify_statements(sql) is not StatementKind.READ:
                 self._fence.protect_session(connection)
             return sql, parameters

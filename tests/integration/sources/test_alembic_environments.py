@@ -77,6 +77,27 @@ def test_a_target_that_does_not_exist_is_named(project: AlembicProject) -> None:
         assert not failed["path"]
 
 
+def test_env_py_may_choose_where_the_revisions_are(project: AlembicProject) -> None:
+    place = "context.script.version_locations = ['migrations/versions/chosen']\n"
+    env = ENV.replace("engine =", f"{place}engine =")
+    chosen = {"migrations/versions/chosen/a1_step.py": ONE, "elsewhere/a1_step.py": ONE}
+    project.write({"migrations/env.py": env, **chosen})
+    assert project.run()["applied"] == ["a1"]
+    elsewhere = env.replace("migrations/versions/chosen", "elsewhere")
+    project.write({"migrations/env.py": elsewhere})
+    assert "which" in (last := project.run())["message"]
+    assert (last["kind"], last["event"]) == ("configuration", "failed")
+
+
+def test_an_environment_without_revisions_is_refused_unless_that_is_asked_for(
+    project: AlembicProject,
+) -> None:
+    """Every database would satisfy it, and a packaging error can cause it."""
+    last = project.run()
+    assert (last["kind"], last["message"][:26]) == ("manifest", "there are no revisions in ")
+    assert project.run(options={"allow_empty": True})["event"] == "done"
+
+
 def test_a_revision_that_the_code_does_not_know_is_left_to_the_parent(
     project: AlembicProject,
 ) -> None:
@@ -321,7 +342,6 @@ def test_the_schema_of_the_library_can_be_left_out_of_autogenerate(project: Alem
         "connection=connection", "connection=connection, target_metadata=META, include_schemas=True"
     ).replace("engine =", "from sqlalchemy import MetaData\nMETA = MetaData()\nengine =")
     project.write({"migrations/env.py": env})
-    project.run()
     with pytest.raises(AssertionError, match="lambda_migrate"):
         project.run_alembic("check")
     filtered = env.replace(
@@ -376,3 +396,80 @@ atexit.register(os.mkdir, "exited")
     assert project.run()["event"] == "done"
     assert (project.folder / "exited").exists()
     assert not (project.folder / "freed").exists()
+
+
+FAILS_FIRST = """
+attempts = 0
+
+def fail_first():
+    global attempts
+    attempts += 1
+    assert attempts > 1, "the first attempt"
+"""
+
+TRIES_TWICE = ENV.replace(
+    "with engine.connect", "for _ in range(2):\n  with engine.connect"
+).replace(
+    "    with context.begin_transaction():\n        context.run_migrations()",
+    "    try:\n      with context.begin_transaction():\n        context.run_migrations()\n"
+    "      break\n    except AssertionError as error:\n      print(error)\n"
+    "      connection.rollback()",
+)
+"""An env.py that catches errors, and runs the migrations again."""
+
+
+def test_env_py_may_try_again_what_failed_as_a_whole(project: AlembicProject) -> None:
+    project.write({"migrations/env.py": TRIES_TWICE, "attempt.py": FAILS_FIRST})
+    failing = "import attempt; attempt.fail_first()"
+    project.add(
+        ONE, revision("a2", f"op.execute('ALTER TABLE t ADD x int'); {failing}", after="a1")
+    )
+    assert project.run()["applied"] == ["a2"]
+    commit = "op.execute('ALTER TABLE t ADD y int'); op.get_bind().commit(); "
+    project.add(revision("a3", commit + failing, after="a2"))
+    last = project.run()
+    assert (last["message"], last["is_partly_committed"]) == (
+        "AssertionError: the first attempt",
+        True,
+    )
+
+
+def test_an_error_that_env_py_catches_is_reported(project: AlembicProject) -> None:
+    project.write({"migrations/env.py": TRIES_TWICE})
+    project.add(ONE, revision("a2", "assert False, 'in a revision'", after="a1"))
+    last = project.run()
+    assert (last["kind"], last["id"]) == ("migration", "a2")
+    assert last["message"] == "AssertionError: in a revision"
+    assert project.heads() == ["a1"]
+
+
+def test_a_connection_of_the_setup_function_has_the_name_of_the_holder(
+    project: AlembicProject,
+) -> None:
+    project.write({"setup.py": CONNECTS, "migrations/env.py": PASSED_CONNECTION})
+    query = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    project.add(revision("a1", f'op.execute("CREATE TABLE names AS {query}")'))
+    project.run(options={"source_setup": "setup:prepare"})
+    assert project.query("SELECT * FROM names") == [["lambda-migrate:test:1"]]
+
+
+CONNECTS = """
+import os
+from contextlib import contextmanager
+from alembic.config import Config
+from sqlalchemy import create_engine
+
+@contextmanager
+def prepare():
+    config = Config("alembic.ini")
+    with create_engine(os.environ["URL"]).connect() as config.attributes["connection"]:
+        yield config
+"""
+
+PASSED_CONNECTION = """
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"])
+with context.begin_transaction():
+    context.run_migrations()
+"""

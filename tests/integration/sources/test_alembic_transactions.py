@@ -155,6 +155,23 @@ def test_set_local_of_env_py_holds_for_every_revision(project: AlembicProject) -
     assert tables == [["alembic_version t1 t2 t3"]]
 
 
+def test_set_local_on_another_connection_of_env_py_stays_there(project: AlembicProject) -> None:
+    project.query("CREATE SCHEMA app")
+    other = (
+        "other = engine.connect()\n"
+        'other.execute(text("SET LOCAL search_path = app"))\n'
+        "with engine.connect() as connection:"
+    )
+    env = ENV.replace("with engine.connect() as connection:", other)
+    project.write({"migrations/env.py": env})
+    project.add(
+        revision("a1", 'op.execute("CREATE TABLE t1 ()")'),
+        revision("a2", 'op.execute("CREATE TABLE t2 ()")', after="a1"),
+    )
+    project.run()
+    assert project.query("SELECT to_regclass('public.t2')") == [["t2"]]
+
+
 @pytest.mark.parametrize(
     ("driver", "commit"),
     [

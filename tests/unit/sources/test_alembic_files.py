@@ -99,6 +99,16 @@ def test_locations_are_those_that_alembic_finds(
     assert [Path(each) for each in ours.version_locations] == theirs._version_locations
 
 
+def test_one_file_may_have_several_environments(root: Path) -> None:
+    text = "[alembic]\nfile_template = %%(rev)s\n[core]\nscript_location = core\n"
+    write(root, {"alembic.ini": text, "core/env.py": ""})
+    assert find_files(str(root), {"alembic_section": "core"}).script_location == str(root / "core")
+    with pytest.raises(
+        ManifestError, match=r"missing in \[alembic\].*LAMBDA_MIGRATE_ALEMBIC_SECTION"
+    ):
+        find_files(str(root), {})
+
+
 def test_pyproject_has_the_same_settings(root: Path) -> None:
     (root / "alembic.ini").unlink()
     text = '[tool.alembic]\nscript_location = "%(here)s/migrations"\nversion_locations = ["v1"]\n'
