@@ -156,7 +156,7 @@ class ColdStartGuard:
                 "is unknown: pass the context that Lambda passes, as the argument after the event"
             )
         request_id = str(getattr(context, "aws_request_id", None) or "")
-        deadline = Deadline.from_context(context, runner.target.clock)
+        deadline = Deadline.from_context(context, runner.clock)
         return self._run(runner, deadline, request_id) != _OUTCOME_UNCHECKED
 
     def _run(self, runner: MigrationRunner, deadline: Deadline | None, request_id: str) -> Outcome:
@@ -221,7 +221,7 @@ class ColdStartGuard:
             return
         try:
             runner = self._get_runner()
-            deadline = Deadline.after(_INIT_SECONDS, runner.target.clock)
+            deadline = Deadline.after(_INIT_SECONDS, runner.clock)
             self.is_open = self._run(runner, deadline, "") != _OUTCOME_UNCHECKED
         except MigrateError:
             self.is_open = False

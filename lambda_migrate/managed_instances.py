@@ -18,8 +18,9 @@ from hashlib import sha256
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
+from lambda_migrate.check_events import Outcome
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.check import DEFAULT_DEADLINE_SECONDS, Outcome
+from lambda_migrate.engine.check import DEFAULT_DEADLINE_SECONDS
 from lambda_migrate.errors import NotReady
 
 if TYPE_CHECKING:

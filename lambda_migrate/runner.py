@@ -5,23 +5,87 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import null_observer
-from lambda_migrate.engine.check import Check, Outcome
+from lambda_migrate.check_events import (
+    CheckFinished,
+    Outcome,
+    catch_observer_errors,
+    null_observer,
+)
+from lambda_migrate.clock import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from lambda_migrate.check_events import Observer
-    from lambda_migrate.clock import Deadline
+    from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.errors import LeaseStoreUnavailable
-    from lambda_migrate.lease.record import LeaseState
+    from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
     from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.settings import Settings
     from lambda_migrate.settings_arguments import SettingsArguments
 
-__all__ = ["MigrationRunner", "Outcome"]
+__all__ = ["DeferredTarget", "MigrationRunner", "Outcome"]
+
+
+class DeferredTarget:
+    """The target that the settings name; most starts need no more of it than one read.
+
+    Args:
+        settings: The settings.
+        observer: Receives every event.
+
+    Attributes:
+        clock: The target's.
+    """
+
+    def __init__(self, settings: Settings, observer: Observer) -> None:
+        self.clock = SYSTEM_CLOCK
+        self._settings = settings
+        self._observer = observer
+
+    def read(self) -> FirstRead | None:
+        """Read the item in the lease table; None if there is no table, or with mode ``off``."""
+        settings = self._settings
+        if not settings.table or settings.mode == "off":
+            return None
+        from lambda_migrate.lease.first_read import FirstRead
+
+        return FirstRead(os.environ, settings.table, settings.target, clock=self.clock)
+
+    def finish(self, first_read: FirstRead, digest: str) -> bool:
+        """End the check if the item marks the manifest ready; return whether it does."""
+        if not first_read.is_ready(digest, self._settings.lease_address):
+            return False
+        from lambda_migrate.lease.owner import new_owner
+
+        first_read.client.close()
+        event = CheckFinished(
+            target=self._settings.target,
+            digest=digest,
+            outcome=Outcome.UP_TO_DATE.value,
+            seconds=self.clock.monotonic() - first_read.started,
+            waited_seconds=0.0,
+            lease_calls=first_read.client.request_count,
+            applied=(),
+            fence=0,
+            owner=new_owner(),
+        )
+        catch_observer_errors(self._observer).observe(event)
+        return True
+
+    def load(self, first_read: FirstRead | None = None) -> Target:
+        """Create the target.
+
+        Args:
+            first_read: What was read before, if anything: the target's first reading.
+        """
+        from lambda_migrate.wiring import make_target
+
+        return make_target(
+            self._settings, observer=self._observer, clock=self.clock, first_read=first_read
+        )
 
 
 class MigrationRunner:
@@ -42,8 +106,12 @@ class MigrationRunner:
         target: The database with its item in the lease table, and how to behave.
     """
 
-    def __init__(self, manifest: Manifest | DeferredManifest | ReadyWhen, target: Target) -> None:
-        self.target = target
+    def __init__(
+        self,
+        manifest: Manifest | DeferredManifest | ReadyWhen,
+        target: Target | DeferredTarget,
+    ) -> None:
+        self._target = target
         self._manifest = manifest
         self._is_ready = False
 
@@ -70,15 +138,26 @@ class MigrationRunner:
             ManifestError: The migration files cannot be used.
         """
         from lambda_migrate.settings import Settings
-        from lambda_migrate.wiring import default_observer, make_deferred_manifest, make_target
+        from lambda_migrate.wiring import default_observer, make_deferred_manifest
 
         is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
         loaded = Settings.load(os.environ, **settings)
         loaded.require_configured(table=is_on_lambda, database=True)
         if observer is None:
             observer = default_observer() if is_on_lambda else null_observer
-        target = make_target(loaded, observer=observer)
-        return cls(make_deferred_manifest(loaded, os.environ), target)
+        return cls(make_deferred_manifest(loaded, os.environ), DeferredTarget(loaded, observer))
+
+    @property
+    def target(self) -> Target:
+        """The database with its item in the lease table, and how to behave."""
+        if isinstance(self._target, DeferredTarget):
+            self._target = self._target.load()
+        return self._target
+
+    @property
+    def clock(self) -> Clock:
+        """The target's clock."""
+        return self._target.clock
 
     @property
     def digest(self) -> str:
@@ -115,29 +194,39 @@ class MigrationRunner:
             ConfigurationError: A setting, a permission or a resource is wrong; fix it and deploy.
             ManifestError: There are no migrations, and ``allow_empty`` is not set.
         """
-        if self._is_ready or self.target.policy.mode == "off":
+        if self._is_ready:
             return Outcome.UP_TO_DATE
-        check = Check(self._manifest, self.target, deadline, request_id=request_id)
+        target, first_read = self._target, None
+        if isinstance(target, DeferredTarget):
+            first_read = target.read()
+            if first_read is not None and target.finish(first_read, self.digest):
+                self._is_ready = True
+                return Outcome.UP_TO_DATE
+            self._target = target = target.load(first_read)
+        if target.policy.mode == "off":
+            return Outcome.UP_TO_DATE
+        from lambda_migrate.engine.check import Check
+
+        check = Check(
+            self._manifest, target, deadline, request_id=request_id, first_read=first_read
+        )
         try:
             reading = check.read()
-            outcome = (
-                Outcome.UP_TO_DATE if check.is_ready(reading) else _run_cold_start(check, reading)
-            )
+            if check.is_ready(reading):
+                outcome = Outcome.UP_TO_DATE
+            else:
+                from lambda_migrate.engine.cold_start import ColdStart
+
+                outcome = ColdStart(check).run(reading)
         except Exception as error:
-            self.target.observer.observe(check.failed_event(error))
+            target.observer.observe(check.failed_event(error))
             raise
         finally:
-            self.target.store.close()
+            target.store.close()
         self._is_ready = outcome is not Outcome.UNCHECKED
-        self.target.observer.observe(check.finished_event(outcome))
+        target.observer.observe(check.finished_event(outcome))
         return outcome
 
     def forget_result(self) -> None:
         """Forget that the schema was ready, as after a snapshot of this process was restored."""
         self._is_ready = False
-
-
-def _run_cold_start(check: Check, reading: LeaseState | LeaseStoreUnavailable) -> Outcome:
-    from lambda_migrate.engine.cold_start import ColdStart
-
-    return ColdStart(check).run(reading)

@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.postgresql.address import LIBPQ_VARIABLES, DatabaseAddress, parse_url
+from lambda_migrate.postgresql.address import (
+    DEFAULT_SCHEMA,
+    LIBPQ_VARIABLES,
+    DatabaseAddress,
+    add_schema,
+    parse_url,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -327,7 +333,7 @@ class Settings:
         "release the lease.",
     )
     schema: str = _setting(
-        "lambda_migrate", _SCHEMA, "PostgreSQL schema of the history and the fence."
+        DEFAULT_SCHEMA, _SCHEMA, "PostgreSQL schema of the history and the fence."
     )
     database_url: DatabaseAddress | None = _setting(
         None,
@@ -495,6 +501,19 @@ class Settings:
         """
         address = self.address
         return self.database_secret if address is None else address.fingerprint
+
+    @property
+    def database_fingerprint(self) -> str:
+        """What tells the database from others: the address, and whether another tool migrates it.
+
+        The item may be shared with functions whose database lambda-migrate migrates.
+        """
+        return self.address_fingerprint + ("" if self.ready_when is None else "#ready_when")
+
+    @property
+    def lease_address(self) -> str:
+        """`Database.fingerprint` of the database, which need not be created for it."""
+        return add_schema(self.database_fingerprint, self.schema)
 
     def require_configured(self, *, table: bool = False, database: bool = False) -> Settings:
         """Return self if the given settings are set.

@@ -1,7 +1,8 @@
 """Creates the parts of a target from the settings.
 
 Nothing here does network I/O. boto3, pg8000 and Powertools are imported by the parts that use them,
-on first use.
+on first use; the parts are imported when they are created, because most cold starts need none of
+them (see `FirstRead`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.engine.target import Policy, Target
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
-from lambda_migrate.postgresql.database import PostgreSQLDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,12 +19,15 @@ if TYPE_CHECKING:
     from lambda_migrate.check_events import Observer
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.flags import Flags, FlagSource
+    from lambda_migrate.engine.target import Policy, Target
     from lambda_migrate.errors import MigrateError
+    from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.ready_when import ReadyWhen
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.credentials import Credentials
+    from lambda_migrate.postgresql.database import PostgreSQLDatabase
     from lambda_migrate.postgresql.ports import Database
     from lambda_migrate.settings import Settings
     from lambda_migrate.sources.database import ToolProject
@@ -96,11 +96,19 @@ def _code_root(environ: Mapping[str, str]) -> str:
     return environ.get("LAMBDA_TASK_ROOT") or os.getcwd()  # noqa: PTH109 - importing pathlib takes 10 ms
 
 
-def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM_CLOCK) -> Target:
+def make_target(
+    settings: Settings,
+    *,
+    observer: Observer,
+    clock: Clock = SYSTEM_CLOCK,
+    first_read: FirstRead | None = None,
+) -> Target:
     """Create the target: the database with its item in the lease table."""
+    from lambda_migrate.engine.target import Target
+
     return Target(
         name=settings.target,
-        store=make_store(settings, clock=clock),
+        store=make_store(settings, clock=clock, first_read=first_read),
         database=make_database(settings),
         environment=settings.environment,
         policy=make_policy(settings),
@@ -142,16 +150,29 @@ class _DeferredFlags:
         return self._source.read(deadline)
 
 
-def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore:
-    """Create the client of the lease table; without a table, a lease in this process's memory."""
+def make_store(
+    settings: Settings, *, clock: Clock = SYSTEM_CLOCK, first_read: FirstRead | None = None
+) -> LeaseStore:
+    """Create the client of the lease table; without a table, a lease in this process's memory.
+
+    Args:
+        settings: The settings.
+        clock: Time.
+        first_read: What was read before, if anything; its client is used.
+    """
     if not settings.table:
         from lambda_migrate.lease.memory import InMemoryLeaseTable
 
         return InMemoryLeaseTable(lease_seconds=settings.lease_seconds, clock=clock)
+    from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+    from lambda_migrate.lease.fast_client import FastClient
+
+    client = FastClient(os.environ, clock=clock) if first_read is None else first_read.client
     return DynamoDBLeaseTable(
         settings.table,
         settings.target,
-        fast_client=FastClient(os.environ, clock=clock),
+        fast_client=client,
+        first_read=first_read,
         lease_seconds=settings.lease_seconds,
         clock=clock,
     )
@@ -176,12 +197,10 @@ def make_tool_project(settings: Settings) -> ToolProject:
 
 def make_postgresql_database(settings: Settings) -> PostgreSQLDatabase:
     """Create the database of the settings, without the tool that migrates it."""
-    fingerprint = settings.require_configured(database=True).address_fingerprint
-    if settings.ready_when is not None:
-        # The item may be shared with functions whose database lambda-migrate migrates.
-        fingerprint += "#ready_when"
+    from lambda_migrate.postgresql.database import PostgreSQLDatabase
+
     return PostgreSQLDatabase(
-        fingerprint=fingerprint,
+        fingerprint=settings.require_configured(database=True).database_fingerprint,
         connect=make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
@@ -226,6 +245,8 @@ def make_credentials(settings: Settings) -> Credentials:
 
 def make_policy(settings: Settings) -> Policy:
     """Create the policy of the settings."""
+    from lambda_migrate.engine.target import Policy
+
     return Policy(
         mode=settings.mode,
         lease_seconds=settings.lease_seconds,

@@ -71,8 +71,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "engine": ("tests/unit/engine",),
     "lease": tuple(
         f"tests/unit/lease/test_{n}.py"
-        for n in ("decision", "heartbeat", "readiness", "dynamodb", "waiter")
+        for n in ("decision", "heartbeat", "readiness", "dynamodb", "waiter", "first_read")
     ),
+    "cheap starts": ("tests/unit/entrypoints/test_cheap_starts.py",),
     "contract, sources": (
         "tests/contract/test_sources.py",
         "-k",
@@ -1249,17 +1250,45 @@ MUTANTS = (
     ),
     Mutant(
         "how much an address has confirmed is ignored",
-        "lambda_migrate/lease/record.py",
-        "split_digests(self.ready_digests[: confirmed * SHORT_DIGEST_BYTES])",
-        "split_digests(self.ready_digests)",
+        "lambda_migrate/lease/first_read.py",
+        "split_digests(ready[: confirmed * SHORT_DIGEST_BYTES])",
+        "split_digests(ready)",
         ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "older manifests count for an address that has not confirmed all",
-        "lambda_migrate/lease/record.py",
-        "is_whole = 0 < confirmed == len(self.ready_digests) // SHORT_DIGEST_BYTES",
+        "lambda_migrate/lease/first_read.py",
+        "is_whole = 0 < confirmed == len(ready) // SHORT_DIGEST_BYTES",
         "is_whole = True",
         ("lease", "engine"),
+    ),
+    Mutant(
+        "the first read takes a negative count of confirmed manifests",
+        "lambda_migrate/lease/first_read.py",
+        "return count.isdecimal() and is_listed(",
+        "return is_listed(",
+        ("lease",),
+    ),
+    Mutant(
+        "the first read trusts an item of another layout",
+        "lambda_migrate/lease/first_read.py",
+        'if item["format"]["N"] != str(FORMAT_VERSION):',
+        "if False:",
+        ("lease",),
+    ),
+    Mutant(
+        "a start looks for its database without the schema's name",
+        "lambda_migrate/settings.py",
+        "return add_schema(self.database_fingerprint, self.schema)",
+        "return self.database_fingerprint",
+        ("lease",),
+    ),
+    Mutant(
+        "what was read first is read again",
+        "lambda_migrate/lease/dynamodb.py",
+        "if first_read is not None and first_read.item is not None:",
+        "if False:",
+        ("cheap starts",),
     ),
     Mutant(
         "an address keeps what it has confirmed although the history diverged",

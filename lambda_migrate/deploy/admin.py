@@ -37,7 +37,6 @@ from lambda_migrate.commands.request import CommandRequest, compute_confirmation
 from lambda_migrate.commands.result import EXIT_BUSY, EXIT_FAILED, EXIT_USAGE_ERROR
 from lambda_migrate.deploy.request_log import DynamoDBRequestLog, RequestRecord
 from lambda_migrate.deploy.truncate import truncate_response
-from lambda_migrate.engine.target import is_owner_of
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseStoreUnavailable, MigrateError
 from lambda_migrate.events import (
     CommandEnded,
@@ -49,6 +48,7 @@ from lambda_migrate.events import (
     MigrationRolledBack,
     catch_observer_errors,
 )
+from lambda_migrate.lease.owner import is_owner_of
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import default_observer
 

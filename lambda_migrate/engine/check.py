@@ -6,14 +6,13 @@ nothing. `cold_start` continues from a reading that does not show a ready schema
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import CheckFinished
+from lambda_migrate.check_events import CheckFinished, Outcome
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError, MigrationFailed
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
+from lambda_migrate.lease.owner import new_owner
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations.digest import require_migrations
 
@@ -22,27 +21,15 @@ if TYPE_CHECKING:
 
     from lambda_migrate.engine.target import Target
     from lambda_migrate.events import CheckFailed
+    from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
     from lambda_migrate.migrations.ready_when import ReadyWhen
 
-__all__ = ["DEFAULT_DEADLINE_SECONDS", "Check", "Outcome"]
+__all__ = ["DEFAULT_DEADLINE_SECONDS", "Check"]
 
 DEFAULT_DEADLINE_SECONDS = 900.0
 """Lambda's longest timeout, for callers without a deadline."""
-
-
-class Outcome(str, Enum):
-    """Why a cold start may serve."""
-
-    UP_TO_DATE = "UP_TO_DATE"
-    """The schema was ready."""
-    MIGRATED = "MIGRATED"
-    """This instance held the lease and made it ready."""
-    WAITED = "WAITED"
-    """Another instance made it ready while this one waited."""
-    UNCHECKED = "UNCHECKED"
-    """Migrations are pending, and a feature flag sets mode ``off``: served without a check."""
 
 
 class Check:
@@ -53,6 +40,7 @@ class Check:
         target: The database with its item, and how to behave.
         invocation_deadline: The invocation's end; None if there is none.
         request_id: The invocation's id, for the history.
+        first_read: The reading that ``target.store`` returns first, if the check began with it.
 
     Attributes:
         owner: This instance, in the lease table.
@@ -69,6 +57,7 @@ class Check:
         invocation_deadline: Deadline | None,
         *,
         request_id: str,
+        first_read: FirstRead | None = None,
     ) -> None:
         self.manifest = manifest
         self.target = target
@@ -84,6 +73,9 @@ class Check:
         self.applied: list[str] = []
         self._started = target.clock.monotonic()
         self._calls_before = target.store.request_count
+        if first_read is not None:
+            self._started = first_read.started
+            self._calls_before = 0
 
     def read(self) -> LeaseState | LeaseStoreUnavailable:
         """The item, or why it could not be read.

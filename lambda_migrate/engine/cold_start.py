@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import WaitingForLease
-from lambda_migrate.engine.check import Outcome
+from lambda_migrate.check_events import Outcome, WaitingForLease
 from lambda_migrate.engine.decider import Decider
 from lambda_migrate.errors import (
     ConfigurationError,

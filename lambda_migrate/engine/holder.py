@@ -7,7 +7,6 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from lambda_migrate.engine.failure import make_failure
-from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseHeld,
@@ -20,6 +19,7 @@ from lambda_migrate.events import LeaseHeldTime, LeaseTakenOver, MigrationNotice
 from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
+from lambda_migrate.lease.owner import new_owner
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken

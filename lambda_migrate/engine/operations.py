@@ -34,9 +34,9 @@ from lambda_migrate.engine.status import (
     make_described_plan,
     read_status,
 )
-from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.lease.decision import is_lease_expired
+from lambda_migrate.lease.owner import new_owner
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder

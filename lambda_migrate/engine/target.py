@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.check_events import catch_observer_errors, null_observer
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.postgresql.ports import Database
 
-__all__ = ["Policy", "Target", "is_owner_of", "new_owner"]
+__all__ = ["Policy", "Target"]
 
 
 class Policy(NamedTuple):
@@ -109,22 +108,3 @@ class Target:
         """A copy in which some attributes have other values."""
         values = {name: getattr(self, name) for name in self.__slots__}
         return Target(**(values | changes))
-
-
-def new_owner(request_id: str = "") -> str:
-    """Create the owner id of one attempt: function, process, and a random part.
-
-    Snapshots clone memory and managed instances run several processes in one environment, so
-    neither the function nor the process is enough.
-
-    Args:
-        request_id: Included in the id, for `is_owner_of`.
-    """
-    function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or "cli"
-    fresh = f"{request_id}.{os.urandom(4).hex()}" if request_id else os.urandom(16).hex()
-    return f"{function}/{os.getpid()}/{fresh}"
-
-
-def is_owner_of(request_id: str, owner: str) -> bool:
-    """Whether ``owner`` is the owner id of an attempt of this request."""
-    return owner.rpartition("/")[2].rpartition(".")[0] == request_id

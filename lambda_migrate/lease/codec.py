@@ -23,7 +23,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.record import SHORT_DIGEST_BYTES, DatabaseRecord, LeaseState
+from lambda_migrate.lease.first_read import FORMAT_VERSION, SHORT_DIGEST_BYTES, decode_base64
+from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,9 +40,6 @@ __all__ = [
     "encode_failures",
     "encode_progress",
 ]
-
-FORMAT_VERSION = 2
-"""The layout that this version of the library reads and writes."""
 
 if TYPE_CHECKING:
     AttributeValue = dict[str, Any]
@@ -238,10 +236,11 @@ class _AttributeReader:
     def short_digests(self, name: str) -> bytes:
         """A binary: bytes from boto3, base64 text from the fast client."""
         value = self._value(name, "B", None)
-        if isinstance(value, str):
-            value = _from_base64(value)
-        digests = bytes(value or b"")
-        if value is None or len(digests) % SHORT_DIGEST_BYTES:
+        try:
+            digests = decode_base64(value) if isinstance(value, str) else bytes(value)
+        except (TypeError, ValueError):
+            digests = b"?"  # of no digests
+        if len(digests) % SHORT_DIGEST_BYTES:
             raise self._error(name, "a list of short digests")
         return digests
 
@@ -281,14 +280,3 @@ class _AttributeReader:
             "else writes to this item. Correct it, or delete it: the next cold start creates a "
             "new one from PostgreSQL's history"
         )
-
-
-def _from_base64(text: str) -> bytes | None:
-    """The bytes; None if ``text`` is not their only base64 form."""
-    from binascii import a2b_base64, b2a_base64  # importing base64 takes ten times as long
-
-    try:
-        value = a2b_base64(text)
-    except ValueError:
-        return None
-    return value if b2a_base64(value, newline=False) == text.encode() else None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.attempt import Failure, Progress
     from lambda_migrate.lease.boto3_item import Boto3Item
     from lambda_migrate.lease.fast_client import FastClient
+    from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.lease.record import DatabaseRecord
     from lambda_migrate.lease.store import Lease
 
@@ -47,6 +48,7 @@ class DynamoDBItem:
         target: Partition key of the item.
         client: Creates the boto3 client when it is first needed; by default `make_client`.
         fast_client: Used instead of boto3 as long as it can; not shared with other items.
+        first_read: What the fast client has read; the first `get` returns it.
         clock: Compared with the server's.
 
     Attributes:
@@ -60,6 +62,7 @@ class DynamoDBItem:
         *,
         client: Callable[[], Any] | None = None,
         fast_client: FastClient | None = None,
+        first_read: FirstRead | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.credentials_deadline: Deadline | None = None
@@ -69,6 +72,7 @@ class DynamoDBItem:
         self._server_clock = ServerClock(clock) if fast_client is None else fast_client.server_clock
         self._create_client = client
         self._fast_client = fast_client
+        self._first_read = first_read
         self._boto3_item: Boto3Item | None = None
 
     @property
@@ -83,7 +87,16 @@ class DynamoDBItem:
         return self._server_clock.offset_ms
 
     def get(self, *, consistent: bool) -> Mapping[str, Any] | None:
-        """Read with the fast client; with boto3 if that one declines."""
+        """Read with the fast client; with boto3 if that one declines.
+
+        Raises:
+            LeaseStoreUnavailable: DynamoDB is busy, or did not respond.
+        """
+        first_read, self._first_read = self._first_read, None
+        if first_read is not None and first_read.error is not None:
+            raise first_read.error
+        if first_read is not None and first_read.item is not None:
+            return first_read.item
         if self._fast_client is not None:
             item = self._fast_client.get_item(self.table, self.target, consistent=consistent)
             if item is not None:
@@ -139,6 +152,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
         target: Partition key of the item.
         client: Creates the boto3 client when it is first needed; by default `make_client`.
         fast_client: Used instead of boto3 as long as it can; not shared with other stores.
+        first_read: What the fast client has read; the first `read` returns it.
         lease_seconds: Length of a lease.
         clock: Time.
     """
@@ -150,10 +164,18 @@ class DynamoDBLeaseTable(DynamoDBItem):
         *,
         client: Callable[[], Any] | None = None,
         fast_client: FastClient | None = None,
+        first_read: FirstRead | None = None,
         lease_seconds: float = 20.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(table, target, client=client, fast_client=fast_client, clock=clock)
+        super().__init__(
+            table,
+            target,
+            client=client,
+            fast_client=fast_client,
+            first_read=first_read,
+            clock=clock,
+        )
         self.lease_seconds = lease_seconds
 
     def read(self, *, consistent: bool = False) -> LeaseState:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from lambda_migrate.lease.first_read import (
+    SHORT_DIGEST_BYTES,
+    is_listed,
+    join_digests,
+    split_digests,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
@@ -26,10 +33,6 @@ CLOCK_SKEW_MS = 1_000
 """How far two instances' clocks may differ before efficiency suffers (safety never does). AWS
 keeps Lambda's clocks within milliseconds; a second is a generous bound on that."""
 
-SHORT_DIGEST_BYTES = 8
-"""How much of each digest the item stores: 64 bits. The probability that two of n digests of a
-target share these is n squared in 2**65: one in 10**13 for 1,000 migrations."""
-
 MAX_FAILURES = 4
 """How many failures, of different manifests or addresses, are kept, each with its own pause."""
 
@@ -38,17 +41,6 @@ MAX_READY_DIGESTS = 200
 an item stays below the 4 KB that one read unit pays for."""
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
-
-
-def join_digests(digests: Iterable[str]) -> bytes:
-    """The first bytes of each hexadecimal digest, concatenated."""
-    return b"".join(bytes.fromhex(digest[: 2 * SHORT_DIGEST_BYTES]) for digest in digests)
-
-
-def split_digests(joined: bytes) -> list[bytes]:
-    """The short digests in ``joined``, in order."""
-    size = SHORT_DIGEST_BYTES
-    return [joined[start : start + size] for start in range(0, len(joined), size)]
 
 
 class DatabaseRecord(NamedTuple):
@@ -79,11 +71,7 @@ class DatabaseRecord(NamedTuple):
     def is_ready(self, digest: str, address: str) -> bool:
         """Whether a check has confirmed that the database at ``address`` satisfies ``digest``."""
         confirmed = self.addresses[address][0]
-        short = join_digests([digest])
-        if short in split_digests(self.ready_digests[: confirmed * SHORT_DIGEST_BYTES]):
-            return True
-        is_whole = 0 < confirmed == len(self.ready_digests) // SHORT_DIGEST_BYTES
-        return is_whole and short in split_digests(self.older_digests)
+        return is_listed(digest, self.ready_digests, self.older_digests, confirmed)
 
 
 class LeaseState(NamedTuple):

@@ -140,7 +140,7 @@ class UrlCredentials:
         from lambda_migrate.postgresql.passfile import PassfileIgnored, find_password
 
         try:
-            return self._address._replace(password=find_password(self._address))
+            return self._address.replace(password=find_password(self._address))
         except PassfileIgnored as ignored:  # the server may not ask for a password
             self.advice = str(ignored)
             return self._address
@@ -216,7 +216,7 @@ class SecretCredentials:
             self._required_text(content, "password"),
         )
         place = self._address or self._address_in_secret(content)
-        return place._replace(user=user, password=password)
+        return place.replace(user=user, password=password)
 
     def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
         """See `Credentials.attempts`; see `_ROTATION_PAUSES` for when."""
@@ -420,7 +420,7 @@ class IamCredentials:
                 f"{self._no_token_text}: no AWS credentials within {seconds:.1f} s; their provider "
                 "(STS, a container's or a process of the profile) did not respond"
             ) from None
-        return self._address._replace(password=password)
+        return self._address.replace(password=password)
 
     def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
         """See `Credentials.attempts`: a second token, in case the first one had expired."""

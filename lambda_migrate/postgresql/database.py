@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
+from lambda_migrate.postgresql.address import DEFAULT_SCHEMA, add_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,14 +52,13 @@ class PostgreSQLDatabase:
         fingerprint: str,
         connect: Callable[[str, float], Connection],
         *,
-        schema: str = "lambda_migrate",  # sql_fragments.DEFAULT_SCHEMA, imported late
+        schema: str = DEFAULT_SCHEMA,
         lock_timeout_seconds: float = 3.0,
         random: Random | None = None,
         placeholders: str | Mapping[str, str] = "",
         mirror_scope: str = "",
     ) -> None:
-        is_default_schema = schema == "lambda_migrate"
-        self.fingerprint = fingerprint if is_default_schema else f"{fingerprint}#{schema}"
+        self.fingerprint = add_schema(fingerprint, schema)
         self.connect = connect
         self.schema = schema
         self.lock_timeout_seconds = lock_timeout_seconds

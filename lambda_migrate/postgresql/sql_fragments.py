@@ -13,12 +13,13 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from lambda_migrate.postgresql.address import DEFAULT_SCHEMA
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
     "BEGIN",
-    "DEFAULT_SCHEMA",
     "EQUALS",
     "RESET_SESSION",
     "SAFE_SEARCH_PATH",
@@ -32,8 +33,6 @@ __all__ = [
     "quote_literal",
     "quote_text_array",
 ]
-
-DEFAULT_SCHEMA = "lambda_migrate"
 
 _NAME_BYTES = 63
 """PostgreSQL truncates ``application_name`` to this length (NAMEDATALEN - 1)."""

@@ -195,9 +195,9 @@ class PostgreSQLBench:
     def copied(self) -> Iterator[PostgreSQLDatabase]:
         """A copy by template; nothing of ours may be connected while it is made."""
         name = f"copy_{uuid4().hex[:12]}"
-        server = self._address._replace(database="postgres")
+        server = self._address.replace(database="postgres")
         _run(server, f"CREATE DATABASE {name} TEMPLATE {quote_identifier(self._address.database)}")
-        credentials = UrlCredentials(self._address._replace(database=name))
+        credentials = UrlCredentials(self._address.replace(database=name))
         connect_copy = partial(open_connection, credentials)
         try:
             yield PostgreSQLDatabase(credentials.fingerprint, connect_copy, schema=SCHEMA)
@@ -237,7 +237,7 @@ class Server:
         address = parse_url(self.url)
         _run(address, f"CREATE DATABASE {quote_identifier(name)}")
         try:
-            yield PostgreSQLBench(address._replace(database=name))
+            yield PostgreSQLBench(address.replace(database=name))
         finally:
             _run(address, f"DROP DATABASE {quote_identifier(name)} WITH (FORCE)")
 

@@ -55,7 +55,7 @@ class RealServers:
         admin = self._stack.enter_context(self.open("admin"))
         admin.run(f"CREATE DATABASE {name}")
         self._stack.callback(admin.run, f"DROP DATABASE {name} WITH (FORCE)")
-        self.credentials = UrlCredentials(self._server._replace(database=name))
+        self.credentials = UrlCredentials(self._server.replace(database=name))
         self.outside = self._stack.enter_context(self.open("outside"))
         taken = Queries("any").commit_fence(is_direct_connection=True)
         assert len(_SESSION_LOCK.findall(taken)) == 1  # else nothing would be pooled

@@ -11,10 +11,10 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.migrations import Migration, RowState
+from lambda_migrate.postgresql.address import DEFAULT_SCHEMA
 from lambda_migrate.postgresql.connection import Connection, PostgresError
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.sql_fragments import (
-    DEFAULT_SCHEMA,
     SAFE_SEARCH_PATH,
     application_name,
     quote_identifier,
@@ -304,7 +304,7 @@ def login(bench: Bench, *, more: str = "") -> Iterator[Callable[[str], Connectio
     """A role without rights that may log in."""
     role = f"other_{uuid4().hex[:8]}"
     bench.execute(f"CREATE ROLE {role} LOGIN {more}")
-    other = Bench(bench.address._replace(user=role))
+    other = Bench(bench.address.replace(user=role))
     try:
         yield other.connect
     finally:
@@ -319,7 +319,7 @@ def plain(bench: Bench) -> Iterator[Bench]:
         f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {_database(bench)} TO {role};"
         f"GRANT CREATE ON SCHEMA public TO {role}"
     )
-    yield Bench(bench.address._replace(user=role))
+    yield Bench(bench.address.replace(user=role))
     bench.execute(
         f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"
     )

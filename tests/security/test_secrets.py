@@ -218,6 +218,6 @@ def test_an_error_about_an_argument_hides_the_password_of_a_url(
 
 
 def test_a_replaced_address_does_not_show_its_password() -> None:
-    address = parse_url("postgresql://app@h/d")._replace(password=PASSWORD)
+    address = parse_url("postgresql://app@h/d").replace(password=PASSWORD)
     as_text: dict[str, Any] = {"address": address}
     assert PASSWORD not in str(as_text)

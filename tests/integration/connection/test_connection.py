@@ -75,11 +75,11 @@ def test_what_a_retry_cannot_resolve_is_permanent(
     change: dict[str, str], sqlstate: str, address: DatabaseAddress
 ) -> None:
     with pytest.raises(ConnectFailed) as failed:
-        opened(address._replace(**change))  # type: ignore[arg-type]  # the names are attributes
+        opened(address.replace(**change))
 
     assert failed.value.permanent
     assert failed.value.sqlstate == sqlstate
-    assert address._replace(**change).fingerprint in failed.value.reason  # type: ignore[arg-type]  # as above
+    assert address.replace(**change).fingerprint in failed.value.reason
 
 
 def test_an_unknown_startup_setting_is_permanent(address: DatabaseAddress) -> None:
@@ -96,21 +96,21 @@ def test_what_may_pass_is_transient(
     change: dict[str, str | int], plain_address: DatabaseAddress
 ) -> None:
     with pytest.raises(ConnectFailed) as failed:
-        opened(plain_address._replace(**change))  # type: ignore[arg-type]  # the names are attributes
+        opened(plain_address.replace(**change))
 
     assert not failed.value.permanent
 
 
 def test_a_missing_socket_is_transient(socket_address: DatabaseAddress, tmp_path: Path) -> None:
     with pytest.raises(ConnectFailed, match="No such file") as failed:
-        opened(socket_address._replace(socket_dir=str(tmp_path)))
+        opened(socket_address.replace(socket_dir=str(tmp_path)))
 
     assert not failed.value.permanent
 
 
 def test_a_host_that_no_name_server_could_hold_is_permanent(plain_address: DatabaseAddress) -> None:
     with pytest.raises(ConnectFailed) as failed:
-        opened(plain_address._replace(host="x" * 64 + ".example"))
+        opened(plain_address.replace(host="x" * 64 + ".example"))
 
     assert failed.value.permanent
 
@@ -493,7 +493,7 @@ def test_a_server_that_accepts_and_never_responds_times_out(sslmode: str) -> Non
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = address_of(listener.getsockname()[1], sslmode=sslmode)
         with pytest.raises(ConnectFailed, match=r"no response within 0\.05 s") as failed:
-            connect(address._replace(connect_timeout=0.05), application_name="t", timeout=30)
+            connect(address.replace(connect_timeout=0.05), application_name="t", timeout=30)
 
     assert not failed.value.permanent
 

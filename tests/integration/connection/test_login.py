@@ -136,7 +136,7 @@ def test_a_wrong_password_that_was_replaced_by_a_wrong_password_is_refused(
 
 
 def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress) -> None:
-    address = tls_address._replace(user="scram", password="wrong", sslmode="require")
+    address = tls_address.replace(user="scram", password="wrong", sslmode="require")
 
     with pytest.raises(ConnectFailed) as failed:
         who(UrlCredentials(address))
@@ -148,7 +148,7 @@ def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress)
 
 
 def scram_without_password(address: DatabaseAddress, passfile: Path) -> UrlCredentials:
-    return UrlCredentials(address._replace(user="scram", sslmode="require", passfile=str(passfile)))
+    return UrlCredentials(address.replace(user="scram", sslmode="require", passfile=str(passfile)))
 
 
 def write_passfile(path: Path, *lines: str, mode: int = 0o600) -> Path:
@@ -185,7 +185,7 @@ def test_the_default_password_file_is_in_the_home_directory(
 ) -> None:
     write_passfile(tmp_path / ".pgpass", f"*:*:*:scram:{ESCAPED}")
     monkeypatch.setenv("HOME", str(tmp_path))
-    credentials = UrlCredentials(tls_address._replace(user="scram", sslmode="require"))
+    credentials = UrlCredentials(tls_address.replace(user="scram", sslmode="require"))
     assert who(credentials) == "scram"
 
 
@@ -198,12 +198,12 @@ def test_a_password_file_that_others_may_read_is_not_used_and_the_error_says_so(
         who(scram_without_password(tls_address, passfile))
     assert f"{reported} {passfile}" in failed.value.reason
     assert PASSWORD not in failed.value.reason
-    trusted = tls_address._replace(user="tls_only", sslmode="require", passfile=str(passfile))
+    trusted = tls_address.replace(user="tls_only", sslmode="require", passfile=str(passfile))
     assert who(UrlCredentials(trusted)) == "tls_only"  # the server asks for none
 
 
 def test_options_are_defaults_that_a_reset_keeps(tls_address: DatabaseAddress) -> None:
-    address = tls_address._replace(
+    address = tls_address.replace(
         user="tls_only", sslmode="require", options='-csearch_path="my\\ app",public'
     )
     with open_connection(UrlCredentials(address), "test", 30) as connection:
@@ -230,7 +230,7 @@ def test_an_iam_token_is_sent_as_the_password(
 ) -> None:
     tokens = RememberedTokens(tls_address)
     tls_server.execute(f"ALTER ROLE token PASSWORD '{tokens.token}'")
-    address = tls_address._replace(user="token", sslrootcert=authorities.right)
+    address = tls_address.replace(user="token", sslrootcert=authorities.right)
 
     assert who(IamCredentials(address, client=tokens)) == "token"
     place = {"DBHostname": "localhost", "Port": tls_server.port, "DBUsername": "token"}
@@ -242,7 +242,7 @@ def test_a_refused_iam_login_names_the_permission(
 ) -> None:
     tls_server.execute("ALTER ROLE token PASSWORD 'no token'")
     tokens = RememberedTokens(tls_address)
-    address = tls_address._replace(user="token", sslmode="require")
+    address = tls_address.replace(user="token", sslmode="require")
 
     with pytest.raises(ConnectFailed, match="rds-db:connect") as failed:
         who(IamCredentials(address, client=tokens))

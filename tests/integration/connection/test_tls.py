@@ -40,7 +40,7 @@ def refusal(address: DatabaseAddress) -> ConnectFailed:
 def test_the_right_authority_is_trusted(
     mode: str, tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
-    address = tls_address._replace(sslmode=mode, sslrootcert=authorities.right)
+    address = tls_address.replace(sslmode=mode, sslrootcert=authorities.right)
 
     assert is_encrypted(address) is (mode != "allow")
 
@@ -48,15 +48,15 @@ def test_the_right_authority_is_trusted(
 def test_a_root_certificate_without_a_mode_means_verify_full(
     tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
-    assert is_encrypted(tls_address._replace(sslrootcert=authorities.right))
-    assert refusal(tls_address._replace(sslrootcert=authorities.wrong)).permanent
+    assert is_encrypted(tls_address.replace(sslrootcert=authorities.right))
+    assert refusal(tls_address.replace(sslrootcert=authorities.wrong)).permanent
 
 
 @pytest.mark.parametrize("mode", ["verify-full", "verify-ca", "require"])
 def test_a_wrong_authority_is_refused_for_good(
     mode: str, tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
-    failed = refusal(tls_address._replace(sslmode=mode, sslrootcert=authorities.wrong))
+    failed = refusal(tls_address.replace(sslmode=mode, sslrootcert=authorities.wrong))
 
     assert failed.permanent
     assert "certificate is refused" in failed.reason
@@ -67,14 +67,14 @@ def test_a_wrong_authority_is_refused_for_good(
 def test_without_a_root_certificate_the_system_store_decides(
     mode: str, tls_address: DatabaseAddress
 ) -> None:
-    failed = refusal(tls_address._replace(sslmode=mode))
+    failed = refusal(tls_address.replace(sslmode=mode))
 
     assert failed.permanent
     assert "global-bundle.pem" in failed.reason
 
 
 def test_sslrootcert_system_decides_by_the_system_store(tls_address: DatabaseAddress) -> None:
-    assert refusal(tls_address._replace(sslrootcert="system")).permanent
+    assert refusal(tls_address.replace(sslrootcert="system")).permanent
 
 
 def test_the_system_store_is_openssls(
@@ -82,18 +82,18 @@ def test_the_system_store_is_openssls(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", authorities.right)
 
-    assert is_encrypted(tls_address._replace(sslrootcert="system"))
-    assert is_encrypted(tls_address._replace(sslmode="verify-ca"))
+    assert is_encrypted(tls_address.replace(sslrootcert="system"))
+    assert is_encrypted(tls_address.replace(sslmode="verify-ca"))
 
 
 def test_a_wrong_host_name_is_refused_by_verify_full_alone(
     tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
-    address = tls_address._replace(host="127.0.0.1", sslrootcert=authorities.right)
+    address = tls_address.replace(host="127.0.0.1", sslrootcert=authorities.right)
 
-    assert is_encrypted(address._replace(sslmode="verify-ca"))
-    assert is_encrypted(address._replace(sslmode="require"))
-    failed = refusal(address._replace(sslmode="verify-full"))
+    assert is_encrypted(address.replace(sslmode="verify-ca"))
+    assert is_encrypted(address.replace(sslmode="require"))
+    failed = refusal(address.replace(sslmode="verify-full"))
     assert failed.permanent
     assert "connect by a name that the certificate contains" in failed.reason
 
@@ -101,14 +101,14 @@ def test_a_wrong_host_name_is_refused_by_verify_full_alone(
 def test_require_without_a_root_certificate_encrypts_and_verifies_nothing(
     tls_address: DatabaseAddress,
 ) -> None:
-    assert is_encrypted(tls_address._replace(host="127.0.0.1", sslmode="require"))
+    assert is_encrypted(tls_address.replace(host="127.0.0.1", sslmode="require"))
 
 
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
 def test_a_server_without_tls_is_refused_where_tls_is_demanded(
     mode: str, plain_address: DatabaseAddress
 ) -> None:
-    failed = refusal(plain_address._replace(sslmode=mode))
+    failed = refusal(plain_address.replace(sslmode=mode))
 
     assert failed.permanent
     assert f"offers no TLS, and sslmode={mode} requires it" in failed.reason
@@ -118,18 +118,18 @@ def test_a_server_without_tls_is_refused_where_tls_is_demanded(
 def test_a_server_without_tls_accepts_modes_that_do_not_require_it(
     mode: str, plain_address: DatabaseAddress
 ) -> None:
-    assert not is_encrypted(plain_address._replace(sslmode=mode))
+    assert not is_encrypted(plain_address.replace(sslmode=mode))
 
 
 @pytest.mark.parametrize("mode", SSLMODES)
 def test_a_unix_socket_is_never_encrypted(mode: str, socket_address: DatabaseAddress) -> None:
-    assert not is_encrypted(socket_address._replace(sslmode=mode))
+    assert not is_encrypted(socket_address.replace(sslmode=mode))
 
 
 def test_plaintext_to_a_server_that_requires_tls_is_refused_with_the_remedy(
     tls_address: DatabaseAddress,
 ) -> None:
-    failed = refusal(tls_address._replace(user="tls_only", sslmode="disable"))
+    failed = refusal(tls_address.replace(user="tls_only", sslmode="disable"))
 
     assert failed.permanent
     assert failed.sqlstate == "28000"
@@ -150,19 +150,19 @@ def test_plaintext_to_a_server_that_requires_tls_is_refused_with_the_remedy(
 def test_allow_and_prefer_try_the_other_way_where_the_server_refuses_the_first(
     user: str, mode: str, encrypted: bool, tls_address: DatabaseAddress
 ) -> None:
-    assert is_encrypted(tls_address._replace(user=user, sslmode=mode)) is encrypted
+    assert is_encrypted(tls_address.replace(user=user, sslmode=mode)) is encrypted
 
 
 def test_prefer_falls_back_to_plaintext_where_the_certificate_is_refused(
     tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
-    address = tls_address._replace(sslmode="prefer", sslrootcert=authorities.wrong)
+    address = tls_address.replace(sslmode="prefer", sslrootcert=authorities.wrong)
 
     assert not is_encrypted(address)
 
 
 def test_two_refusals_are_both_reported(tls_address: DatabaseAddress) -> None:
-    failed = refusal(tls_address._replace(user="shut_out", sslmode="prefer"))
+    failed = refusal(tls_address.replace(user="shut_out", sslmode="prefer"))
 
     assert failed.permanent
     assert failed.sqlstate == "28000"
@@ -171,7 +171,7 @@ def test_two_refusals_are_both_reported(tls_address: DatabaseAddress) -> None:
 
 
 def test_one_refusal_met_twice_is_reported_once(tls_address: DatabaseAddress) -> None:
-    failed = refusal(tls_address._replace(user="scram", password="wrong", sslmode="prefer"))
+    failed = refusal(tls_address.replace(user="scram", password="wrong", sslmode="prefer"))
 
     assert failed.permanent
     assert failed.reason.count("password authentication failed") == 1
@@ -179,13 +179,13 @@ def test_one_refusal_met_twice_is_reported_once(tls_address: DatabaseAddress) ->
 
 @pytest.mark.parametrize("mode", ["disable", "require"])
 def test_scram_takes_the_right_password(mode: str, tls_address: DatabaseAddress) -> None:
-    address = tls_address._replace(user="scram", password=PASSWORD, sslmode=mode)
+    address = tls_address.replace(user="scram", password=PASSWORD, sslmode=mode)
 
     assert is_encrypted(address) is (mode == "require")
 
 
 def test_scram_is_bound_to_the_tls_connection(tls_address: DatabaseAddress) -> None:
-    address = tls_address._replace(
+    address = tls_address.replace(
         user="scram",
         password=PASSWORD,
         sslmode="require",
@@ -199,8 +199,8 @@ def test_scram_is_bound_to_the_tls_connection(tls_address: DatabaseAddress) -> N
 def test_a_demanded_channel_binding_refuses_every_other_login(
     user: str, tls_address: DatabaseAddress
 ) -> None:
-    address = tls_address._replace(user=user, password="secret-word", sslmode="require")
-    failed = refusal(address._replace(channel_binding="require"))
+    address = tls_address.replace(user=user, password="secret-word", sslmode="require")
+    failed = refusal(address.replace(channel_binding="require"))
 
     assert failed.permanent
     assert "channel_binding=require" in failed.reason
@@ -210,7 +210,7 @@ def test_a_demanded_channel_binding_refuses_every_other_login(
 def test_a_wrong_password_is_permanent_and_shown_nowhere(
     mode: str, tls_address: DatabaseAddress
 ) -> None:
-    failed = refusal(tls_address._replace(user="scram", password="s3cr3t", sslmode=mode))
+    failed = refusal(tls_address.replace(user="scram", password="s3cr3t", sslmode=mode))
 
     assert failed.permanent
     assert failed.is_authentication
@@ -220,7 +220,7 @@ def test_a_wrong_password_is_permanent_and_shown_nowhere(
 
 
 def test_a_missing_password_is_reported_as_missing(tls_address: DatabaseAddress) -> None:
-    failed = refusal(tls_address._replace(user="scram", sslmode="require"))
+    failed = refusal(tls_address.replace(user="scram", sslmode="require"))
 
     assert failed.permanent
     assert "asks for a password and none is configured" in failed.reason
@@ -234,7 +234,7 @@ def test_a_root_certificate_file_that_cannot_be_used_is_named(
     if content is not None:
         path.write_text(content)
 
-    failed = refusal(tls_address._replace(sslmode="require", sslrootcert=str(path)))
+    failed = refusal(tls_address.replace(sslmode="require", sslrootcert=str(path)))
 
     assert failed.permanent
     assert str(path) in failed.reason
@@ -244,7 +244,7 @@ def test_a_root_certificate_file_that_cannot_be_used_is_named(
 def test_an_abort_ends_a_statement_over_tls_and_nothing_is_sent_in_plaintext(
     tls_address: DatabaseAddress,
 ) -> None:
-    connection = opened(tls_address._replace(sslmode="require"))
+    connection = opened(tls_address.replace(sslmode="require"))
     lost: list[ConnectionLost] = []
     runner = threading.Thread(target=collecting(lost, connection))
     runner.start()

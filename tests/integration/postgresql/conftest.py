@@ -47,7 +47,7 @@ def databases() -> Iterator[Callable[[str], ServerURL]]:
                 name = f"lm_test_{os.getpid()}"
                 server.execute(f"CREATE DATABASE {name}")
                 stack.callback(server.execute, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-                made[url] = ServerURL(server.address._replace(database=name))
+                made[url] = ServerURL(server.address.replace(database=name))
             return made[url]
 
         yield database

@@ -40,7 +40,7 @@ class Proxy:
         self._deliver = deliver
         self._times = times
         self._folder = tempfile.mkdtemp(prefix="lm-proxy-")
-        self.address = address._replace(host="", socket_dir=self._folder)
+        self.address = address.replace(host="", socket_dir=self._folder)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(f"{self._folder}/.s.PGSQL.{address.port}")
         self._listener.listen()

@@ -52,7 +52,7 @@ def test_a_schema_may_have_any_name(bench: Bench, schema: str) -> None:
 
 
 def _as(bench: Bench, role: str) -> dict[str, Any]:
-    address = bench.address._replace(user=role)
+    address = bench.address.replace(user=role)
     return {"connect": lambda name, s: connect(address, application_name=name, timeout=s)}
 
 

@@ -69,7 +69,7 @@ def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Ben
         " CREATE ROLE role_without_grants LOGIN PASSWORD 'x'"
     )
     unprivileged = replace(
-        bench, address=bench.address._replace(user="role_without_grants", password="x")
+        bench, address=bench.address.replace(user="role_without_grants", password="x")
     )
     try:
         with pytest.raises(ConfigurationError, match="refused to prepare"):
@@ -114,7 +114,7 @@ def test_a_role_that_owns_only_what_it_migrates_can_dry_run(bench: Bench) -> Non
         " CREATE TABLE secrets (id int); CREATE SCHEMA own AUTHORIZATION migrator;"
         " SET ROLE migrator; CREATE TABLE own.t (id bigserial)"
     )
-    own = replace(bench, address=bench.address._replace(user="migrator", password="x"))
+    own = replace(bench, address=bench.address.replace(user="migrator", password="x"))
     try:
         script = "ALTER TABLE own.t ADD COLUMN x int; INSERT INTO own.t (x) VALUES (1)"
         found = run_dry_run(own, migration(script))

@@ -337,7 +337,7 @@ def _logins(bench: Bench) -> Iterator[tuple[str, str, str]]:
 
 
 def _as(bench: Bench, role: str) -> Bench:
-    return Bench(bench.address._replace(user=role))
+    return Bench(bench.address.replace(user=role))
 
 
 @pytest.mark.parametrize("is_running", [False, True])

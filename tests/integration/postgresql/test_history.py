@@ -146,7 +146,7 @@ def test_a_failed_write_of_ours_leaves_no_transaction_open(bench: Bench) -> None
 def test_an_unreachable_server_is_not_ready_and_a_missing_database_is_a_setting(
     bench: Bench, change: dict[str, Any], error: type[Exception]
 ) -> None:
-    address = bench.address._replace(**change)
+    address = bench.address.replace(**change)
     database = bench.database(
         connect=lambda name, s: connect(address, application_name=name, timeout=s)
     )

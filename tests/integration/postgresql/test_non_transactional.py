@@ -565,7 +565,7 @@ def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Benc
             CREATE TABLE orders (id int); ALTER TABLE orders OWNER TO plain;
             GRANT CREATE ON SCHEMA public TO plain"""
     )
-    plain = Bench(bench.address._replace(user="plain"))
+    plain = Bench(bench.address.replace(user="plain"))
     with plain.holder() as session, pytest.MonkeyPatch.context() as patched:
         _die_after_the_statement(patched)
         with pytest.raises(Killed):
@@ -625,7 +625,7 @@ def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(be
             EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database()); END$$;
             ALTER TABLE docs OWNER TO plain; GRANT CREATE ON SCHEMA public TO plain"""
     )
-    plain = Bench(bench.address._replace(user="plain"))
+    plain = Bench(bench.address.replace(user="plain"))
     one = non_transactional("REINDEX TABLE CONCURRENTLY docs")
     _cancelled_half_way(plain, one, "SELECT * FROM docs")
     with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):

@@ -311,7 +311,7 @@ def test_reading_leaves_nothing_in_the_session(bench: Bench) -> None:
 def reader(bench: Bench) -> Iterator[Bench]:
     """The database through a role that may read the tools' tables and nothing else."""
     bench.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
-    yield Bench(bench.address._replace(user="reader"))
+    yield Bench(bench.address.replace(user="reader"))
     bench.execute("DROP OWNED BY reader; DROP ROLE reader")
 
 
@@ -387,7 +387,7 @@ def test_a_copy_of_a_database_is_told_apart(bench: Bench, reader: Bench) -> None
     bench.execute(MADE["Prisma"][0])
     copied = f"{bench.address.database}_copy"
     bench.execute(f"CREATE DATABASE {copied} TEMPLATE {bench.address.database}")
-    copy = Bench(bench.address._replace(database=copied))
+    copy = Bench(bench.address.replace(database=copied))
     try:
         grant(bench, "public")
         ids = [inspect(each, "prisma:x").system_id for each in (bench, reader, copy)]
@@ -408,7 +408,7 @@ def test_a_table_that_we_may_not_read_counts_as_in_use(bench: Bench) -> None:
     bench.execute("DROP ROLE IF EXISTS reader")
     bench.execute("CREATE ROLE reader LOGIN")
     try:
-        reader = Bench(bench.address._replace(user="reader"))
+        reader = Bench(bench.address.replace(user="reader"))
         [other] = others(reader)
         assert other.is_in_use
         assert "GRANT SELECT" in other.unreadable_reason
@@ -449,7 +449,7 @@ def test_a_row_security_policy_is_not_run(bench: Bench) -> None:
             " CREATE POLICY p ON schema_migrations USING (public.trap());"
             " GRANT SELECT ON schema_migrations TO PUBLIC"
         )
-        [other] = others(Bench(bench.address._replace(user="migrator")))
+        [other] = others(Bench(bench.address.replace(user="migrator")))
         assert "row-level security" in other.unreadable_reason
         assert bench.execute("SELECT * FROM sprung") == []
     finally:

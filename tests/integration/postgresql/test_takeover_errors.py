@@ -86,7 +86,7 @@ def test_a_grant_that_is_missing_on_our_tables_is_named(bench: Bench) -> None:
         f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA lambda_migrate TO {role};"
         f" GRANT SELECT ON ALL TABLES IN SCHEMA lambda_migrate TO {role}"
     )
-    address = bench.address._replace(user=role)
+    address = bench.address.replace(user=role)
     try:
         with pytest.raises(ConfigurationError, match=r"denied for table fence \[42501\]"):
             Bench(address).apply(fence=2)

@@ -9,7 +9,6 @@ import pytest
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.holder import LeaseSession
-from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
@@ -19,6 +18,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import Event, LeaseHeldTime, MigrationAttemptFailed, RenewalFailed
 from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.owner import new_owner
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import InMemorySession, RecordingObserver
 from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, manifest, raises

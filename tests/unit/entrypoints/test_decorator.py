@@ -52,6 +52,7 @@ class Runner:
         self.asked: list[tuple[Deadline | None, str]] = []
         self.forgotten = 0
         self.target = Fakes().target()
+        self.clock = self.target.clock
 
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
         self.asked.append((deadline, request_id))

@@ -14,7 +14,7 @@ def find(folder: Path, text: str, *, url: str = "postgresql://app@db:5433/orders
     path = folder / "pgpass"
     path.write_text(text)
     path.chmod(0o600)
-    return find_password(parse_url(url)._replace(passfile=str(path)))
+    return find_password(parse_url(url).replace(passfile=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_a_file_that_others_may_read_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "pgpass"
     path.write_text("*:*:*:*:secret")
     path.chmod(0o644)
-    address = parse_url("postgresql://app@db/orders")._replace(passfile=str(path))
+    address = parse_url("postgresql://app@db/orders").replace(passfile=str(path))
     with pytest.raises(PassfileIgnored, match="chmod 0600"):
         find_password(address)
     with pytest.raises(PassfileIgnored, match="not a regular file"):
-        find_password(address._replace(passfile=str(tmp_path)))
-    assert find_password(address._replace(passfile=str(tmp_path / "none"))) is None
+        find_password(address.replace(passfile=str(tmp_path)))
+    assert find_password(address.replace(passfile=str(tmp_path / "none"))) is None
