@@ -258,6 +258,13 @@ MUTANTS = (
         ("django",),
     ),
     Mutant(
+        "a connection that is lost at Django's history table is a failure of a migration",
+        "lambda_migrate/sources/django_child/errors.py",
+        "        error = error.__context__  # Django drops",
+        "        pass  # Django drops",
+        ("django",),
+    ),
+    Mutant(
         "a Django migration applies another one inside it",
         "lambda_migrate/sources/django_child/steps.py",
         "        if self._fence.step is not None:\n            self._fence.fail(",

@@ -14,6 +14,7 @@ from django.db.migrations.exceptions import (
     CircularDependencyError,
     InconsistentMigrationHistory,
     InvalidBasesError,
+    MigrationSchemaMissing,
     NodeNotFoundError,
 )
 from django.db.transaction import TransactionManagementError
@@ -68,10 +69,14 @@ def translate_error(
     step_id = step.id if step is not None else ""
     if isinstance(error, ImportError):
         return make_import_error(error, step_id=step_id, path=path, line=line)
+    message = find_message(error)
+    if isinstance(error, MigrationSchemaMissing) and isinstance(error.__context__, Error):
+        error = error.__context__  # Django drops what PostgreSQL, or the driver, reported
+        message = f"cannot create the table django_migrations: {find_message(error)}"
     sqlstate = find_sqlstate(error)
     is_closed = step is not None and step.connection.closed_in_transaction
     return ChildError(
-        _CLOSED_IN_TRANSACTION if is_closed else find_message(error),
+        _CLOSED_IN_TRANSACTION if is_closed else message,
         kind="migration" if is_closed else _find_kind(error, sqlstate),
         step_id=step_id,
         sqlstate=sqlstate,

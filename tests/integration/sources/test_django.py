@@ -265,6 +265,26 @@ def test_a_stop_before_a_step_leaves_the_ones_before_it(make_project: MakeProjec
     assert "shop.0002_status" not in done["applied"]
 
 
+def test_a_connection_lost_at_the_history_table_is_no_failure_of_a_migration(
+    make_project: MakeProject,
+) -> None:
+    project = make_project()
+    identity = project.take_over()
+    project.query(
+        "CREATE FUNCTION end_session() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); END'"
+    )
+    project.query(
+        "CREATE EVENT TRIGGER lost ON ddl_command_start WHEN TAG IN ('CREATE TABLE')"
+        " EXECUTE FUNCTION end_session()"
+    )
+    failed = Child(project, identity=identity).run_until()
+    assert failed["kind"] == "unavailable", failed
+    assert "cannot create the table django_migrations" in failed["message"]
+    project.query("DROP EVENT TRIGGER lost")
+    assert migrate(project, token=2)["event"] == "done"
+
+
 def test_a_hand_made_run_in_between_is_followed(make_project: MakeProject) -> None:
     project = make_project()
     assert migrate(project, to="shop.0001_initial")["event"] == "done"
