@@ -54,12 +54,15 @@ del app
 """
 _BASELINES = {"the bare runtime": _RUNTIME, "a usual service": _SERVICE}
 
-_CHECK = LAMBDA_MIGRATE.import_code + LAMBDA_MIGRATE.migrate_code
 _BOTO3 = f"""import boto3
 client = boto3.client("dynamodb")
 client.get_item(TableName={TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
 _TLS = "import os, ssl\nssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])"
-_OVER_TLS = {"lambda-migrate": _CHECK, "boto3: client and get_item": _BOTO3, "TLS alone": _TLS}
+_OVER_TLS = {
+    "lambda-migrate": LAMBDA_MIGRATE.code,
+    "boto3: client and get_item": _BOTO3,
+    "TLS alone": _TLS,
+}
 _IN_PLACE = {each.title: each for each in (ALEMBIC_IN_PLACE, DJANGO_IN_PLACE)}
 _IMPORT, _IMPORT_BOTO3 = "import lambda_migrate, decorate", "import boto3"
 
@@ -77,8 +80,7 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
             databases[title] = database = stack.enter_context(workspace.new_database())
             project = workspace.project(tool, small_migrations(MIGRATIONS))
             run(workspace.program(tool, project, database))
-            code = tool.import_code + tool.migrate_code
-            command = _command(_RUNTIME, code) if code else None
+            command = None if tool.program else _command(_RUNTIME, tool.code)
             programs[title] = workspace.program(tool, project, database, command)
         own = programs[LAMBDA_MIGRATE.title]
         programs[_IMPORT] = own._replace(command=_command(_RUNTIME, "import app"))

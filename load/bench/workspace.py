@@ -19,7 +19,7 @@ from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.migrations import MigrationSource
 from load.bench.processes import Program
-from load.bench.tools import Tool
+from load.bench.tools import Tool, write_project
 
 ROLE = "app"
 """Not a superuser: the last three connections are not for it, so that they can be counted."""
@@ -91,14 +91,15 @@ class Workspace:
         slug = re.sub(r"\W+", "-", f"{tool.title} {len(migrations)} {name}")
         home = self._home / slug
         if not home.exists():
-            tool.make_project(home, migrations)
+            write_project(home, tool.files(migrations))
         return home
 
     def program(
         self, tool: Tool, project: Path, database: str, command: Sequence[str] | None = None
     ) -> Program:
         """What runs a tool's project against a database; or another command in its place."""
-        return Program(command or tool.command(), project, self.environment(database))
+        variables = {**self.environment(database), **tool.variables}
+        return Program(command or tool.command(), project, variables)
 
     def function(
         self, tool: Tool, project: Path, variables: Mapping[str, str], *, environments: int = 10
@@ -112,6 +113,7 @@ class Workspace:
             environments: How many it may have.
         """
         own = {name: value for name, value in variables.items() if name != "AWS_ACCESS_KEY_ID"}
+        own |= tool.variables
         return LocalFunction(
             code=project,
             name=re.sub(r"\W+", "", tool.title),

@@ -83,18 +83,18 @@ def _measure_phases(
     rounds: int = 1,
 ) -> list[dict[str, list[float]]]:
     """The figures of each phase, for each of several starts; one more fills caches."""
-    with profiler.delay_round_trips(delay_seconds) as variables:
-        command = (*MEASURED, metric)
-        results = [profiler.start(kind, variables, command)[0] for _ in range(rounds + 1)]
-    return [read_figures(one.output) for one in results[1:]]
+    starts = [
+        profiler.start(kind, (*MEASURED, metric), delay_seconds=delay_seconds)
+        for _ in range(rounds + 1)
+    ]
+    return [read_figures(result.output) for result, _ in starts[1:]]
 
 
 def _count_allocations(profiler: ColdStartProfiler, kind: str, report: Path) -> dict[str, int]:
     """What memray counts in one start."""
     recording = report / f"{kind.replace(' ', '-').replace(',', '')}.memray.bin"
     command = ("-m", "memray", "run", "-qfo", str(recording), *MEASURED, "run")
-    with profiler.delay_round_trips(0.0) as variables:
-        profiler.start(kind, variables, command)
+    profiler.start(kind, command)
     counted = memray.FileReader(recording).metadata
     return {"allocations": counted.total_allocations, "peak": counted.peak_memory}
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,6 @@ KINDS: Mapping[str, int] = {
 }
 """Each kind of cold start, and how many are measured."""
 
-_Variables = Callable[[str], Mapping[str, str]]
-
 
 async def _answer_secret(_request: LocalHTTPRequest) -> LocalHTTPResponse:
     """Secrets Manager, as far as one secret that names the role goes."""
@@ -89,50 +87,26 @@ class ColdStartProfiler:
             yield cls(workspace, int(address.rpartition(":")[2]), authority)
             loop.run(secrets.close())
 
-    @contextmanager
-    def delay_round_trips(self, seconds: float) -> Iterator[_Variables]:
-        """The variables of a function, by database, when each round trip takes longer."""
-        dynamodb = int(self.workspace.dynamodb.endpoint_url.rpartition(":")[2])
-        tls = self.authority.server_context
-        with (
-            open_relay(dynamodb, tls=tls, delay_seconds=seconds) as lease_port,
-            open_relay(self.secrets_port, delay_seconds=seconds) as secret_port,
-            open_relay(self.workspace.server.port, delay_seconds=seconds) as database_port,
-        ):
-
-            def variables(database: str) -> Mapping[str, str]:
-                url = f"postgresql://127.0.0.1:{database_port}/{database}?sslmode=disable"
-                own = {
-                    "AWS_CA_BUNDLE": str(self.authority.among_all),
-                    "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{lease_port}",
-                    "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{secret_port}",
-                    "LAMBDA_MIGRATE_DATABASE_SECRET": _SECRET_NAME,
-                    "LAMBDA_MIGRATE_DATABASE_URL": url,
-                    "LAMBDA_MIGRATE_LEASE_SECONDS": str(LEASE_SECONDS),
-                    "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
-                }
-                common = self.workspace.environment(database).items()
-                return {name: v for name, v in common if name != "DATABASE_URL"} | own
-
-            yield variables
-
     def start(
         self,
         kind: str,
-        variables: _Variables,
         command: Sequence[str] = (*MEASURED, "time"),
+        *,
+        delay_seconds: float = 0.0,
         prefix: Sequence[str] = (),
     ) -> tuple[ProcessResult, str]:
         """One cold start of a kind; its result, and its database, which is gone.
 
         Args:
             kind: Of `KINDS`.
-            variables: The function's, by database.
             command: What the interpreter runs.
+            delay_seconds: How much longer each round trip takes.
             prefix: What the interpreter's command is given to.
         """
-        with self.workspace.new_database() as database:
-            environment = variables(database)
+        with (
+            self.workspace.new_database() as database,
+            self._open_relays(database, delay_seconds) as environment,
+        ):
 
             def program(count: int, *, slow: bool = False, measured: bool = True) -> Program:
                 interpreter = (sys.executable, *(command if measured else (*MEASURED, "run")))
@@ -149,6 +123,28 @@ class ColdStartProfiler:
             self.workspace.query(database, _CREATE_COUNTER)
             with self._hold_lease(environment, is_killed=kind == "taking over"):
                 return run(program(50, slow=True)), database
+
+    @contextmanager
+    def _open_relays(self, database: str, delay_seconds: float) -> Iterator[Mapping[str, str]]:
+        """The variables of a function whose round trips take longer."""
+        dynamodb = int(self.workspace.dynamodb.endpoint_url.rpartition(":")[2])
+        tls = self.authority.server_context
+        with (
+            open_relay(dynamodb, tls=tls, delay_seconds=delay_seconds) as lease_port,
+            open_relay(self.secrets_port, delay_seconds=delay_seconds) as secret_port,
+            open_relay(self.workspace.server.port, delay_seconds=delay_seconds) as database_port,
+        ):
+            url = f"postgresql://127.0.0.1:{database_port}/{database}?sslmode=disable"
+            common = self.workspace.environment(database)
+            yield {name: value for name, value in common.items() if name != "DATABASE_URL"} | {
+                "AWS_CA_BUNDLE": str(self.authority.among_all),
+                "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{lease_port}",
+                "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{secret_port}",
+                "LAMBDA_MIGRATE_DATABASE_SECRET": _SECRET_NAME,
+                "LAMBDA_MIGRATE_DATABASE_URL": url,
+                "LAMBDA_MIGRATE_LEASE_SECONDS": str(LEASE_SECONDS),
+                "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
+            }
 
     @contextmanager
     def _hold_lease(self, environment: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
@@ -199,22 +195,18 @@ def limit_cpu(share: float) -> Iterator[Sequence[str]]:
 def measure_limited_cpu(profiler: ColdStartProfiler, kind: str) -> dict[int, float]:
     """Wall seconds of a start with the processor share of each memory size."""
     found = {}
-    with profiler.delay_round_trips(0.0) as variables:
-        for size in MEMORY_SIZES:
-            with limit_cpu(size / MEMORY_SIZES[-1]) as prefix:
-                result, _ = profiler.start(kind, variables, prefix=prefix)
-            found[size] = sum(wall for _, wall in read_figures(result.output).values())
+    for size in MEMORY_SIZES:
+        with limit_cpu(size / MEMORY_SIZES[-1]) as prefix:
+            result, _ = profiler.start(kind, prefix=prefix)
+        found[size] = sum(wall for _, wall in read_figures(result.output).values())
     return found
 
 
 def measure_holder(profiler: ColdStartProfiler, kind: str) -> Sequence[int]:
     """Connections and locks at most during a start, and the bytes of the state item after it."""
     workspace = profiler.workspace
-    with (
-        profiler.delay_round_trips(0.0) as variables,
-        workspace.sample(_COUNT_CONNECTIONS_AND_LOCKS) as samples,
-    ):
-        _, database = profiler.start(kind, variables)
+    with workspace.sample(_COUNT_CONNECTIONS_AND_LOCKS) as samples:
+        _, database = profiler.start(kind)
     key = {"target": {"S": database}}
     item = workspace.dynamodb.client().get_item(TableName=TABLE, Key=key, ConsistentRead=True)
     return (*map(max, zip(*samples, strict=True)), item_bytes({"M": item["Item"]}))

@@ -194,7 +194,9 @@ class _Simulation:
         )
 
     def _acquire(self, owner: str, step: Acquire) -> Lease | LeaseState:
-        answer = self._table.acquire(owner, step.state, is_expired=step.is_expired)
+        answer = self._table.write(
+            lambda item: item.acquire(owner, expected=step.state, is_expired=step.is_expired)
+        )
         if isinstance(answer, Lease):
             self._record.acquired.append(self._now)
         return answer
@@ -236,7 +238,7 @@ class _Simulation:
         interval = self._table.lease_seconds / RENEWALS_PER_LEASE
         start.calls += 1
         try:
-            holder.lease = self._table.renew(holder.lease)
+            holder.lease = self._table.write(lambda item: item.renew(holder.lease), by_holder=True)
         except LeaseLost:
             holder.is_holding = False
         except LeaseStoreUnavailable:
@@ -266,5 +268,5 @@ class _Simulation:
         )
         with suppress(LeaseLost):
             databases = record_check(lease.state.databases, check)
-            self._table.store_completion(lease, databases)
+            self._table.write(lambda item: item.store_completion(lease, databases), by_holder=True)
         return True

@@ -10,7 +10,7 @@ request then takes out of it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -19,8 +19,8 @@ from simpy import Environment
 
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.record import DatabaseRecord, LeaseState
-from lambda_migrate.lease.store import Lease
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.testing.clock import FakeClock
 
 EPOCH_MS = 1_700_000_000_000
 
@@ -101,20 +101,6 @@ class Partition:
         return True
 
 
-class _SimulatedClock:
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-
-    def monotonic(self) -> float:
-        return float(self._environment.now)
-
-    def wall_ms(self) -> int:
-        return EPOCH_MS + round(self._environment.now * 1000)
-
-    def sleep(self, seconds: float) -> None:
-        raise NotImplementedError(f"simulated time does not pass by sleeping {seconds} s")
-
-
 class LeaseTable:
     """The item behind its partition, at the moment that a request arrives there.
 
@@ -127,16 +113,13 @@ class LeaseTable:
             scenario.partition_write_units / scenario.represented,
         )
         self._environment = environment
-        self._item = InMemoryLeaseTable(clock=_SimulatedClock(environment))
+        self._clock = FakeClock(monotonic=0.0, wall_ms=EPOCH_MS)
+        self._item = InMemoryLeaseTable(clock=self._clock)
+        self.lease_seconds = self._item.lease_seconds
         self._holder_units = WRITE_UNITS / scenario.represented  # it stands for itself alone
         self._versions = [(-1.0, self._item.state)]
         self._stale_rate = 1 / scenario.stale_seconds if scenario.stale_seconds else 0.0
         self._rng = rng
-
-    @property
-    def lease_seconds(self) -> float:
-        """The length of a lease."""
-        return self._item.lease_seconds
 
     def read(self, *, is_consistent: bool) -> LeaseState:
         """What a read shows: the newest, or, if it is eventually consistent, perhaps the past."""
@@ -149,25 +132,14 @@ class LeaseTable:
         shown = now - self._rng.expovariate(self._stale_rate)
         return next(state for at, state in reversed(self._versions) if at <= shown or at < 0)
 
-    def acquire(self, owner: str, expected: LeaseState, *, is_expired: bool) -> Lease | LeaseState:
-        """Try to take the lease."""
-        return self._write(
-            WRITE_UNITS,
-            lambda: self._item.acquire(owner, expected=expected, is_expired=is_expired),
-        )
-
-    def renew(self, lease: Lease) -> Lease:
-        """Renew it."""
-        return self._write(self._holder_units, lambda: self._item.renew(lease))
-
-    def store_completion(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Mark the schema ready, and free the lease."""
-        self._write(self._holder_units, lambda: self._item.store_completion(lease, databases))
-
-    def _write(self, units: float, write: Callable[[], T]) -> T:
-        if not self.partition.serves_write(self._environment.now, units):
+    def write(self, call: Callable[[InMemoryLeaseTable], T], *, by_holder: bool = False) -> T:
+        """Change the item."""
+        units = self._holder_units if by_holder else WRITE_UNITS
+        now = self._environment.now
+        if not self.partition.serves_write(now, units):
             raise LeaseStoreUnavailable("throttled")
-        answer = write()
+        self._clock.advance(now - self._clock.monotonic())
+        answer = call(self._item)
         if self._item.state is not self._versions[-1][1]:
-            self._versions.append((self._environment.now, self._item.state))
+            self._versions.append((now, self._item.state))
         return answer

@@ -16,7 +16,7 @@ from pathlib import Path
 from lambda_migrate.local.demo.example import find_example
 from load.staging.generated_orders import GeneratedOrders, GeneratedOrdersPackage
 from load.staging.validation import open_validation
-from load.staging.verdicts import Decision, Limits, format_step, write_report
+from load.staging.verdicts import Limits, format_step, write_report
 from load.storm.__main__ import at_least, run_program
 
 
@@ -27,15 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The data depends on the day, so the command that repeats the run names it.
     until = [] if "--until" in arguments else ["--until", str(options.until)]
     command = shlex.join(["python", "-m", "load.staging", *arguments, *until])
-    return run_program(lambda: _print_decision(_validate(options, command), options.out))
-
-
-def _print_decision(decision: Decision, out: Path) -> int:
-    print(out / "report.md")
-    for reason in decision.reasons:
-        print(f"          {reason}")
-    print(decision.label.upper())
-    return 1 if decision.reasons else 0
+    return run_program(lambda: _validate(options, command))
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -48,20 +40,15 @@ def _make_parser() -> argparse.ArgumentParser:
     add("-n", type=at_least(1), dest="environments", default=40, help="cold starts (40)")
     add("--clients", type=at_least(1), default=6, help="clients of the old version (6)")
     add("--out", type=Path, default=Path("staging-report"), help="report folder (%(default)s)")
-    accepted = parser.add_argument_group("limits")
-    for name, field, kind, unit in (
-        ("--longest-lock", "lock_seconds", _seconds, "seconds"),
-        ("--slowest-request", "request_seconds", _seconds, "seconds"),
-        ("--failed-requests", "failed_requests", at_least(0), "number"),
-        ("--longest-wait", "wait_seconds", _seconds, "seconds"),
-    ):
-        default = getattr(Limits(), field)
-        help_text = f"{unit} ({default:g})"
-        accepted.add_argument(name, dest=field, type=kind, default=default, help=help_text)
+    limits = parser.add_argument_group("limits")
+    for field in fields(Limits):
+        unit, kind = ("number", at_least(0)) if field.type == "int" else ("seconds", _seconds)
+        option, text = f"--{field.name.replace('_', '-')}", f"{unit} ({field.default:g})"
+        limits.add_argument(option, type=kind, default=field.default, help=text)
     return parser
 
 
-def _validate(options: argparse.Namespace, command: str) -> Decision:
+def _validate(options: argparse.Namespace, command: str) -> int:
     generated = GeneratedOrders(options.orders, options.seed, options.until)
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     print(
@@ -80,7 +67,12 @@ def _validate(options: argparse.Namespace, command: str) -> Decision:
         for step in validation.run():
             print(format_step(step), flush=True)
             steps.append(step)
-    return write_report(steps, validation.storms, limits, options.out, command=command)
+    decision = write_report(steps, validation.storms, limits, options.out, command=command)
+    print(options.out / "report.md")
+    for reason in decision.reasons:
+        print(f"          {reason}")
+    print(decision.label.upper())
+    return 1 if decision.reasons else 0
 
 
 def _seconds(text: str) -> float:

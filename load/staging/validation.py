@@ -31,9 +31,7 @@ from load.staging.generated_orders import GeneratedOrdersPackage
 from load.staging.verdicts import (
     Limits,
     StepResult,
-    verdict_of_log_lines,
     verdict_of_orders,
-    verdict_of_schema,
     verdicts_of_dry_run,
     verdicts_of_storm,
 )
@@ -92,10 +90,6 @@ def open_validation(
         environments: Cold starts of each storm.
         clients: Clients that use the old version meanwhile.
         limits: What is accepted.
-
-    Raises:
-        ConfigurationError: Something is not installed.
-        ProcessError: A server did not start.
     """
     scenario = Scenario(
         "deployment",
@@ -131,11 +125,7 @@ class Validation:
         return self.testbed.server.execute(sql, self.package.database, **parameters)
 
     def run(self, *, last: str = "") -> Iterator[StepResult]:
-        """Run the steps in order, as far as the one that is named ``last``.
-
-        Raises:
-            ConfigurationError: Something cannot be read, or is not installed.
-        """
+        """Run the steps in order, as far as the one that is named ``last``."""
         steps: Mapping[str, Callable[[], Sequence[Verdict]]] = {
             "restore the data": self._restore,
             "plan": self._plan,
@@ -236,8 +226,7 @@ class Validation:
         # Connections of the restore and the dry run are not the storm's.
         sessions = [one for one in evidence.sessions if one.opened >= began]
         evidence = self.storms[name] = replace(evidence, sessions=sessions)
-        verdicts = list(verdicts_of_storm(evidence, self.limits))
-        return evidence, [*verdicts, verdict_of_log_lines(evidence)]
+        return evidence, list(verdicts_of_storm(evidence, self.limits))
 
     def _check_data(self) -> list[Verdict]:
         return [
@@ -248,8 +237,11 @@ class Validation:
 
     def _check_data_again(self) -> list[Verdict]:
         schema = read_schema(self.testbed.server, self.package.database)
-        differences = find_schema_differences(self._schema_before, schema)
-        return [*self._check_rows(), verdict_of_schema(differences, len(schema))]
+        found = find_schema_differences(self._schema_before, schema)
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        same = f"the same {len(schema)} lines of pg_dump --schema-only"
+        verdict = judge("the schema is as before", not found, "; ".join(found[:3]) + more or same)
+        return [*self._check_rows(), verdict]
 
     def _check_rows(self) -> list[Verdict]:
         changed = list(find_changed_rows(self._query, self._copies))

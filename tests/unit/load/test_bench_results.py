@@ -22,7 +22,7 @@ from load.bench.results import (
     ratios,
 )
 from load.bench.takeovers import TakeoverResult, section_of
-from load.bench.tools import TOOLS, Tool
+from load.bench.tools import TOOLS, Tool, write_project
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_percentile_is_one_of_the_values(percent: float, expected: float) -> N
 
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS.keys())
 def test_a_project_holds_every_statement(tool: Tool, tmp_path: Path) -> None:
-    tool.make_project(tmp_path, storm_migrations(pending=True))
+    write_project(tmp_path, tool.files(storm_migrations(pending=True)))
     text = "".join(path.read_text() for path in tmp_path.rglob("*.*") if path.suffix != ".pyc")
     for migration in storm_migrations(pending=True):
         assert all(statement in text for statement in migration.statements)
