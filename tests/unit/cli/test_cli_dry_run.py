@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,40 +44,17 @@ ORDERS = "public.orders"
 
 
 @pytest.fixture
-def database() -> InMemoryDatabase:
-    return InMemoryDatabase()
-
-
-@pytest.fixture
-def store() -> InMemoryLeaseTable:
-    return InMemoryLeaseTable()
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    database: InMemoryDatabase,
-    store: InMemoryLeaseTable,
-) -> Run:
+def folder(tmp_path: Path) -> Path:
     scripts = ("create table orders ()", "select dblink('x', 'y')", "select 1")
     for version, script in enumerate(scripts, 1):
         (tmp_path / f"{version:04d}_m.sql").write_text(f"-- migrate:up\n{script};\n")
     (tmp_path / "0004_m.sql").write_text("-- migrate:up transaction:false\nvacuum;\n")
-    monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
-    monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
-    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(tmp_path))
-    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app@localhost/orders")
-    monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
-    monkeypatch.delenv("DATABASE_URL", raising=False)
+    return tmp_path
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(["plan", "--dry-run", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
 
-    return call
+@pytest.fixture
+def run(run: Run) -> Run:
+    return partial(run, "plan", "--dry-run")
 
 
 def run_json(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:

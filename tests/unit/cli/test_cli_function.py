@@ -108,20 +108,6 @@ CLOSED = exceptions.ConnectionClosedError(endpoint_url="https://lambda")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for version, name in enumerate(("orders", "status", "index"), 1):
-        (tmp_path / f"{version:04d}_{name}.sql").write_text(
-            f"-- migrate:up\ncreate table {name} (id int);\n-- migrate:down\ndrop table {name};\n"
-        )
-    return tmp_path
-
-
-@pytest.fixture
-def database() -> InMemoryDatabase:
-    return InMemoryDatabase()
-
-
-@pytest.fixture
 def log() -> InMemoryRequestLog:
     return InMemoryRequestLog()
 
@@ -131,9 +117,9 @@ def aws(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
     database: InMemoryDatabase,
+    store: InMemoryLeaseTable,
     log: InMemoryRequestLog,
 ) -> FakeLambda:
-    store = InMemoryLeaseTable()
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
     monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
     monkeypatch.setattr("lambda_migrate.deploy.admin.default_observer", lambda: SilentObserver())

@@ -87,7 +87,8 @@ def test_the_page_says_what_a_million_cold_starts_cost() -> None:
 @pytest.mark.parametrize("environments", [100, 1_000])
 def test_the_formula_is_within_a_tenth_of_the_simulation(environments: int, seconds: float) -> None:
     scenario = Scenario(environments=environments, migration_seconds=seconds)
-    simulated = summarize([simulate(scenario, LIBRARY, seed=seed) for seed in range(3)])
+    seeds = range(max(1, 300 // environments))  # few environments differ more
+    simulated = summarize([simulate(scenario, LIBRARY, seed=seed) for seed in seeds])
     assert cost_of_deployment(environments, seconds).dynamodb == pytest.approx(
         simulated.dollars, rel=0.1
     )
