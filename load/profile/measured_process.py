@@ -22,6 +22,7 @@ from load.bench.processes import print_figures
 _FUNCTIONS = {
     "ssl:create_default_context": "TLS",
     "ssl:SSLContext.wrap_socket": "TLS",
+    "lambda_migrate.lease.first_read:FirstRead.__init__": "read",
     "lambda_migrate.lease.dynamodb:DynamoDBLeaseTable.read": "read",
     "lambda_migrate.lease.dynamodb:DynamoDBLeaseTable.acquire": "acquire",
     "lambda_migrate.lease.waiter:Waiter.wait": "wait",

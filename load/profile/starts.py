@@ -19,6 +19,7 @@ from lambda_migrate.local.runtime.plain_http import (
     LocalHTTPResponse,
     json_response,
 )
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from load.bench.migrations import MigrationSource, small_migrations
 from load.bench.processes import MeasurementFailed, ProcessResult, Program, read_figures, run
 from load.bench.tools import LAMBDA_MIGRATE
@@ -75,11 +76,11 @@ class ColdStartProfiler:
 
     @classmethod
     @contextmanager
-    def open(cls) -> Iterator[ColdStartProfiler]:
+    def open(cls, dynamodb: DynamoDBEndpoint | None = None) -> Iterator[ColdStartProfiler]:
         """All servers running."""
         secrets = HttpServer(_answer_secret)
         with (
-            Workspace.open() as workspace,
+            Workspace.open(dynamodb) as workspace,
             make_certificate_authority() as authority,
             Loop() as loop,
         ):
