@@ -90,8 +90,6 @@ def translate_error(
 def _find_kind(error: Exception, sqlstate: str) -> str:
     if isinstance(error, _GRAPH_ERRORS):
         return "manifest"
-    if isinstance(error, CommandError) and "Conflicting migrations" in str(error):
-        return "manifest"
     if isinstance(error, ImproperlyConfigured):
         return "configuration"
     is_database_error = isinstance(error, (OperationalError, InterfaceError))

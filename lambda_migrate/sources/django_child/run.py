@@ -108,6 +108,7 @@ class _Migrator:
         with self._translate_errors():
             executor = MigrationExecutor(self._connection)
             require_folders(executor.loader.migrated_apps, modules)
+            _check_graph(executor)
             plan = self._plan = MigrationPlan(self._request, executor)
             plan.send(self._channel)
             if self._request.command.startswith("describe"):
@@ -174,3 +175,16 @@ class _Migrator:
         if self._fence.step is not None:
             error.fields["id"] = error.fields["id"] or self._fence.step.id
         return error
+
+
+def _check_graph(executor: MigrationExecutor) -> None:
+    """Refuse what the command ``migrate`` refuses, so that plans and checks do as well."""
+    executor.loader.check_consistent_history(executor.connection)
+    conflicts = executor.loader.detect_conflicts()
+    if conflicts:
+        app, names = min(conflicts.items())
+        raise ChildError(
+            f"app {app} has several last migrations ({', '.join(sorted(names))}): join them with "
+            "`manage.py makemigrations --merge`",
+            kind="manifest",
+        )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error
 
+from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.sources.catalog_lookup import find_conflict, resolve_in_doubt
+from lambda_migrate.sources.django_child.errors import ACTIVE_TRANSACTION, find_sqlstate
 from lambda_migrate.sources.django_child.fence import IDLE, IN_TRANSACTION
 from lambda_migrate.sources.django_statements import (
     IN_DOUBT,
@@ -39,6 +41,11 @@ class _Message:
     text: str
     entry: str
     execute: Callable[[], Any]
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it has several statements."""
+        return len(list(split_statements(self.text))) > 1
 
     @property
     def excerpt(self) -> str:
@@ -162,8 +169,11 @@ class StatementWrapper:
         with self._fence.limit_statement(connection):
             try:
                 result = message.execute()
-            except Error:
-                if step is not None and is_known and self._is_undone(message, run, version):
+            except Error as error:
+                # PostgreSQL makes several statements in one message one transaction.
+                is_refused = find_sqlstate(error) == ACTIVE_TRANSACTION and message.is_several
+                is_undone = is_refused or self._is_undone(message, run, version)
+                if step is not None and is_known and is_undone:
                     self._fence.write(
                         connection,
                         self._fence.queries.append_statement(step.id, "", replaces=doubt),

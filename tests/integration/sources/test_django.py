@@ -524,3 +524,35 @@ def test_a_migration_that_would_apply_another_inside_it_is_refused(
     failed = migrate(project)
     assert "which would apply shop.0003_more inside it" in failed["message"], failed
     assert project.applied() == ["0001_initial", "0002_status"]
+
+
+def test_a_plan_is_refused_where_the_command_is(make_project: MakeProject) -> None:
+    project = make_project({"0002_other": migration("", after="0001_initial")})
+    describe = Child(project, "describe", token=0).run_until()
+    assert (describe["kind"], describe["message"]) == (
+        "manifest",
+        "app shop has several last migrations (0002_other, 0002_status): join them with "
+        "`manage.py makemigrations --merge`",
+    )
+    (project.root / "shop/migrations/0002_other.py").unlink()
+    assert migrate(project)["event"] == "done"
+    project.query("DELETE FROM django_migrations WHERE name = '0001_initial'")
+    describe = Child(project, "describe", token=0).run_until()
+    assert describe["kind"] == "manifest"
+    assert "shop.0002_status is applied before its dependency" in describe["message"]
+
+
+def test_several_statements_that_postgresql_refuses_as_one_leave_nothing(
+    make_project: MakeProject,
+) -> None:
+    statements = ["CREATE TABLE audit (id int)", "CREATE INDEX CONCURRENTLY by_id ON audit (id)"]
+    written = [
+        migration(f"migrations.RunSQL({form!r})", after="0002_status", atomic=False)
+        for form in ("; ".join(statements), statements)
+    ]
+    project = make_project({"0003_audit": written[0]})
+    failed = migrate(project)
+    assert (failed["sqlstate"], failed["is_partly_committed"]) == ("25001", False), failed
+    assert "shop.0003_audit" not in project.mirror()
+    project.write("shop/migrations/0003_audit.py", written[1])
+    assert migrate(project, token=2)["event"] == "done"
