@@ -62,6 +62,6 @@ def find_place(
     if isinstance(error, SyntaxError) and error.filename:  # its file is not a frame yet
         frames.append((error.filename, error.lineno))
     for name, line in reversed(frames):
-        if is_own(Path(name).resolve()):
+        if not name.startswith("<") and is_own(Path(name).resolve()):
             return make_relative(name, root), line
     return "", None

@@ -53,7 +53,8 @@ __all__ = ["run"]
 def run(request: ChildRequest, channel: Channel) -> None:
     """Carry out one request; see `ChildRequest.command`."""
     with open_setup(str(request.options.get("source_setup") or "")):
-        if not settings.configured and "DJANGO_SETTINGS_MODULE" not in os.environ:
+        name = os.environ.get("DJANGO_SETTINGS_MODULE")
+        if not settings.configured and not name:
             raise ChildError(
                 "DJANGO_SETTINGS_MODULE is not set; set it as manage.py does (for example "
                 "mysite.settings)",
@@ -63,15 +64,20 @@ def run(request: ChildRequest, channel: Channel) -> None:
         statements = StatementWrapper(request, fence)
         # Before the apps are loaded: they may connect, or connect receivers of their own.
         connection_created.connect(statements.install, weak=False)
-        django.setup()
+        try:
+            django.setup()
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise
+            raise ChildError(
+                f"DJANGO_SETTINGS_MODULE={name} cannot be loaded: {error}; run this in the folder "
+                "of manage.py, and set it as manage.py does",
+                kind="configuration",
+            ) from error
         modules = find_loaded_modules(request.root) or {}
         try:
             if request.command == "manifest":
-                loader = MigrationLoader(None, load=False)
-                loader.load_disk()
-                require_folders(loader.migrated_apps, modules)
-                folders = {app: find_folder(modules[app], request.root) for app in modules}
-                channel.send("manifest", modules=modules, folders=folders)
+                _send_modules(request, channel, modules)
                 return
             check_manifest(request.options["django_manifest"], modules, root=request.root)
             _Migrator(request, channel, fence, statements).run(modules)
@@ -79,6 +85,18 @@ def run(request: ChildRequest, channel: Channel) -> None:
             raise ChildError(str(error), kind="manifest") from error
         finally:
             connections.close_all()
+
+
+def _send_modules(request: ChildRequest, channel: Channel, modules: Mapping[str, str]) -> None:
+    """Answer the command ``manifest``, once every migration can be loaded."""
+    loader = MigrationLoader(None, load=False)
+    try:
+        loader.load_disk()
+    except Exception as error:
+        raise translate_error(error, None, path="", root=request.root) from error
+    require_folders(loader.migrated_apps, modules)
+    folders = {app: find_folder(modules[app], request.root) for app in modules}
+    channel.send("manifest", modules=modules, folders=folders)
 
 
 class _Migrator:

@@ -526,6 +526,34 @@ def test_a_migration_that_would_apply_another_inside_it_is_refused(
     assert project.applied() == ["0001_initial", "0002_status"]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "DJANGO_SETTINGS_MODULE is not set"),
+        (
+            "mysite.prod",
+            "DJANGO_SETTINGS_MODULE=mysite.prod cannot be loaded: No module named 'mysite.prod'",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_loaded_are_named(
+    make_project: MakeProject, name: str, message: str
+) -> None:
+    project = make_project()
+    project.variables["DJANGO_SETTINGS_MODULE"] = name
+    failed = Child(project, "manifest", token=0).run_until()
+    assert failed["kind"] == "configuration"
+    assert failed["message"].startswith(message), failed
+    assert failed["path"] == ""
+
+
+def test_a_manifest_names_a_migration_that_cannot_be_loaded(make_project: MakeProject) -> None:
+    project = make_project({"0003_nothing": "x = 1\n"})
+    failed = Child(project, "manifest", token=0).run_until()
+    assert (failed["kind"], failed["detail"]) == ("manifest", "")
+    assert "Migration 0003_nothing in app shop has no Migration class" in failed["message"]
+
+
 def test_a_plan_is_refused_where_the_command_is(make_project: MakeProject) -> None:
     project = make_project({"0002_other": migration("", after="0001_initial")})
     describe = Child(project, "describe", token=0).run_until()
