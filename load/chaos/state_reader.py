@@ -25,6 +25,11 @@ _LIBRARY_CONNECTIONS = """
     FROM pg_stat_activity WHERE datname = current_database()
     AND application_name LIKE 'lambda-migrate%'"""
 
+_CONNECTIONS = """
+    SELECT application_name, state, left(query, 60) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+    AND backend_type = 'client backend'"""
+
 _INDEXES = """
     SELECT c.relname::text, i.indisvalid FROM pg_index i
     JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
@@ -96,8 +101,8 @@ class StateReader:
         return self._server.execute(sql, database=self.name)
 
     def connections(self) -> list[str]:
-        """Open connections of lambda-migrate."""
-        rows = self.query(f"SELECT application_name, state, left(query, 60) {_LIBRARY_CONNECTIONS}")
+        """Open connections of lambda-migrate, and of its child processes by whatever name."""
+        rows = self.query(_CONNECTIONS)
         return [" ".join(str(cell) for cell in row) for row in rows]
 
     def terminate_connections(self) -> int:
