@@ -174,10 +174,8 @@ def _is_expected(evidence: ChaosEvidence, process: ProcessRecord, event: dict[st
     error, message = event["error"], event["message"]
     if error in _TRANSIENT_ERRORS:
         return True
-    if (
-        error == "RepairRequired" or "`lambda-migrate repair" in message
-    ):  # then it is required at the end, too
-        return bool(evidence.repairs)
+    if error == "RepairRequired" or "it was interrupted" in message:
+        return bool(evidence.repairs)  # it is still required at the end
     if process.name == "rollback" and error == "ConfigurationError":
         return _NO_SUCH_VERSION in message
     words = _EXPECTED_MESSAGES + (
