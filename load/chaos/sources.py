@@ -10,10 +10,13 @@ import contextlib
 import importlib
 import os
 import random
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from load.bench import tools
 from load.bench.tools import ALEMBIC, DJANGO
@@ -177,25 +180,18 @@ def migrate_alone() -> None:
 
 def find_children(pid: int) -> list[int]:
     """The processes that a process has started."""
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, path.read_text().split())
-    return found
+    with contextlib.suppress(psutil.Error):
+        return [each.pid for each in psutil.Process(pid).children()]
+    return []
 
 
 def find_processes(folder: Path) -> list[str]:
     """The processes that work below a folder, by pid and command."""
-    return [f"{pid} {command}" for pid, command in _iterate_processes(folder)]
-
-
-def _iterate_processes(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (path / "cwd").resolve().is_relative_to(folder):
-                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if command:  # it has not ended
-                    yield path.name, command.strip()
+    return [
+        f"{each.pid} {shlex.join(each.info['cmdline'])}"
+        for each in psutil.process_iter(["cmdline", "cwd"])
+        if each.info["cmdline"] and Path(each.info["cwd"] or "/").is_relative_to(folder)
+    ]
 
 
 def signal_groups(pids: Sequence[int], number: int) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
@@ -170,10 +169,9 @@ class Host:
                 return
             time.sleep(_KILL_POLL_SECONDS)
         [[holder]] = read(_HOLDER)
-        children = Path(f"/proc/{holder}/task").glob("*/children")
-        pids = [holder, *(pid for each in children for pid in each.read_text().split())]
-        for pid in pids:
-            os.kill(int(pid), signal.SIGKILL)
+        process = psutil.Process(int(holder))
+        for each in (process, *process.children()):
+            each.kill()
         names = {str(view.pid): name for name, _, view in self.testbed.environments()}
         self.killed = names[holder]
 
