@@ -73,7 +73,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
         f"tests/unit/lease/test_{n}.py"
         for n in ("decision", "heartbeat", "readiness", "dynamodb", "waiter", "first_read")
     ),
-    "cheap starts": ("tests/unit/entrypoints/test_cheap_starts.py",),
     "contract, sources": (
         "tests/contract/test_sources.py",
         "-k",
@@ -1295,7 +1294,7 @@ MUTANTS = (
         "lambda_migrate/lease/dynamodb.py",
         "if first_read is not None and first_read.item is not None:",
         "if False:",
-        ("cheap starts",),
+        ("lease",),
     ),
     Mutant(
         "an address keeps what it has confirmed although the history diverged",

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.lease.codec import decode, encode_databases
-from lambda_migrate.lease.first_read import FORMAT_VERSION, is_marked_ready
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.first_read import FORMAT_VERSION, FirstRead, is_marked_ready
 from lambda_migrate.lease.record import DatabaseRecord, join_digests
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_database
@@ -111,3 +113,24 @@ def test_a_count_that_is_no_count_marks_nothing_ready(count: str) -> None:
 def test_it_looks_for_the_address_that_the_database_has(arguments: dict[str, Any]) -> None:
     settings = Settings.load({}, **arguments)
     assert settings.lease_address == make_database(settings).fingerprint
+
+
+def test_what_was_read_first_is_not_read_again() -> None:
+    def client() -> Any:
+        raise NotImplementedError("read again")
+
+    def table(first_read: FirstRead) -> DynamoDBLeaseTable:
+        return DynamoDBLeaseTable("leases", "shop", client=client, first_read=first_read)
+
+    first_read = FirstRead({}, "leases", "shop", clock=SYSTEM_CLOCK)  # no credentials: for boto3
+    assert (first_read.item, first_read.error) == (None, None)
+    with pytest.raises(NotImplementedError):
+        table(first_read).read()
+    first_read.item = to_item(READY)
+    once = table(first_read)
+    assert once.read() == decode(first_read.item, target="shop")
+    with pytest.raises(NotImplementedError):
+        once.read()
+    first_read.error = LeaseStoreUnavailable("throttled")
+    with pytest.raises(LeaseStoreUnavailable):
+        table(first_read).read()
