@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.errors import ConfigurationError, escape_text
 from lambda_migrate.migrations.sql.tokens import (
+    _DIGITS,
+    _LETTERS,
     _QUOTED,
     _STRING,
     _TAG,
     _WORD_START,
     _end_of_block_comment,
+    _match_any_of,
 )
 
 if TYPE_CHECKING:
@@ -52,12 +55,12 @@ _SCAN = re.compile(
     | (?P<block>/\*)
     | (?P<dollar>{_TAG})
     | (?P<placeholder>{_OPENING.pattern})
-    | [{_WORD_START}](?:[{_WORD_START}0-9]|\$(?!\{{))*
+    | {_WORD_START}(?:{_match_any_of(_LETTERS + _DIGITS)}|\$(?!\{{))*
     """,
     re.VERBOSE | re.DOTALL,
 )
-_JOINED_BEFORE = re.compile(rf"[{_WORD_START}0-9$'\"&}}]")
-_JOINED_AFTER = re.compile(rf"[{_WORD_START}0-9$'\"]")
+_JOINED_BEFORE = re.compile(_match_any_of(_LETTERS + _DIGITS + "$'\"&}"))
+_JOINED_AFTER = re.compile(_match_any_of(_LETTERS + _DIGITS + "$'\""))
 
 _LITERAL_ESCAPES = {"\\": r"\\", "$": r"\044", "\n": r"\n", "\r": r"\r"}
 _IDENTIFIER_ESCAPES = {"\\": r"\\", "$": r"\0024", "\n": r"\000A", "\r": r"\000D"}
