@@ -39,12 +39,7 @@ class StormResult:
 
 
 def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
-    """Storms of each size, every tool in each round.
-
-    Args:
-        workspace: The servers.
-        sizes: How many processes, and how many rounds of that.
-    """
+    """Storms of each size, in so many rounds, with every tool in each."""
     results: dict[int, dict[str, list[StormResult]]] = {}
     for size, rounds in sizes.items():
         results[size] = {title: [] for title in TOOLS}

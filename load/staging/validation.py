@@ -82,15 +82,7 @@ def open_validation(
     clients: int,
     limits: Limits | None = None,
 ) -> Iterator[Validation]:
-    """A validation on an empty database; everything that was started is ended.
-
-    Args:
-        package: Both versions, and the data.
-        out: The folder for the storms' reports.
-        environments: Cold starts of each storm.
-        clients: Clients that use the old version meanwhile.
-        limits: What is accepted.
-    """
+    """A validation on an empty database, with so many cold starts and clients in each storm."""
     scenario = Scenario(
         "deployment",
         "together",

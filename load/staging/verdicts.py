@@ -148,15 +148,7 @@ def write_report(
     *,
     command: str,
 ) -> Decision:
-    """Write the files into ``out``, and decide.
-
-    Args:
-        steps: What each step found.
-        storms: Evidence of the deployment and the rollback, as far as they were run.
-        limits: What is accepted.
-        out: The folder.
-        command: How to repeat the validation.
-    """
+    """Write the files into ``out``, and decide; ``command`` repeats the validation."""
     out.mkdir(parents=True, exist_ok=True)
     decision = decide(steps)
     document = {

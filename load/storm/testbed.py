@@ -92,9 +92,6 @@ def open_testbed(
         home: A temporary directory.
         api: The DynamoDB API, not yet running; dynalite, which is faster than moto, by default.
         tuning: Settings of PostgreSQL, above those of every storm.
-
-    Raises:
-        ConfigurationError: Something is not installed.
     """
     settings = {
         "max_connections": str(2 * scenario.environments + 60),
