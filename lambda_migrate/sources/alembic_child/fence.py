@@ -95,7 +95,7 @@ class Fence:
         if session.is_fenced and not again:
             return True
         if self.is_fenced:
-            self._compare(self._run_check(connection))
+            self._compare(self._query(connection, self.queries.check()))
         elif self.is_dry_run:
             self._forbid_commit(connection)
         else:
@@ -111,9 +111,9 @@ class Fence:
         except ChildError as error:
             raise self.remember(error)  # noqa: B904 - the same error
 
-    def _run_check(self, connection: Connection) -> Any:
+    def _query(self, connection: Connection, sql: str) -> Any:
         try:
-            return query(connection, self.queries.check())
+            return query(connection, sql)
         except Exception as error:
             sqlstate = find_sqlstate(error)
             if sqlstate in UNDEFINED_OBJECT_SQLSTATES:
@@ -121,10 +121,10 @@ class Fence:
             if sqlstate == "42501":
                 schema = self._request.schema
                 raise self.fail(
-                    f"the role of env.py has no permission to lock {schema}.fence: run GRANT USAGE "
-                    f"ON SCHEMA {schema} TO <role>; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL "
-                    f"TABLES IN SCHEMA {schema} TO <role>; or use the role of "
-                    "LAMBDA_MIGRATE_DATABASE_URL",
+                    "the role of env.py or of a revision has no permission to lock "
+                    f"{schema}.fence or to write beside it: run GRANT USAGE ON SCHEMA {schema} TO "
+                    f"<role>; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}"
+                    " TO <role>; or use the role of LAMBDA_MIGRATE_DATABASE_URL",
                     kind="configuration",
                     sqlstate=sqlstate,
                 ) from error
@@ -177,7 +177,7 @@ class Fence:
 
     def write(self, connection: Connection, sql: str) -> None:
         """Write a row of the mirror; it is not written under another fence."""
-        if query(connection, sql) is None:
+        if self._query(connection, sql) is None:
             self._compare(query(connection, self.queries.check()))
             raise self.fail("the fence row changed while it was compared", kind="stale_fence")
 

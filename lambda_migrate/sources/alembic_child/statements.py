@@ -5,6 +5,7 @@ Listeners on SQLAlchemy's class `Engine` reach every engine that ``env.py`` and 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -48,6 +49,8 @@ __all__ = ["StatementListener"]
 _CONNECTION = " #"
 """Between a revision's id and the number of a further connection, in the log's id."""
 
+
+_SET_ROLE = re.compile(r"\s*set\s+(?:\w+\s+)?(?:role|authorization)\b", re.IGNORECASE)
 
 _FIND_VOLATILE = (
     "SELECT pg_catalog.count(*) FROM pg_catalog.pg_proc WHERE provolatile OPERATOR(pg_catalog.=)"
@@ -241,6 +244,9 @@ class StatementListener:
             self._fence.protect_session(connection)
         if session.log is not None:
             session.log.note_control(sql)
+        if is_atomic and _SET_ROLE.match(sql):
+            self._open_log(session, current)
+            self._mark_log(connection, session)  # now, as the other role may not write it
         if kind in (StatementKind.READ, StatementKind.SESSION):
             return False
         log = self._open_log(session, current)
@@ -290,7 +296,7 @@ class StatementListener:
         session, current = get_session(connection), self._fence.step
         if current is None or not current.is_running or session.log is None:
             return
-        if session.log.pending:
+        if session.log.pending or session.has_marker:
             session.log.note_commit()
             self._write_log(connection, session)
             current.has_committed = True

@@ -250,3 +250,24 @@ def test_a_dry_run_changes_nothing(project: AlembicProject) -> None:
     last = project.run("dry-run")
     assert (last["event"], last["id"]) == ("failed", "a4")
     assert (project.heads(), project.columns("t")) == ([], [])
+
+
+def test_a_revision_may_work_as_a_role_without_rights_on_our_tables(
+    project: AlembicProject,
+) -> None:
+    project.query("CREATE ROLE limited")
+    project.query("GRANT CREATE ON SCHEMA public TO limited")
+    body = "op.execute('SET ROLE limited')\nop.execute('CREATE TABLE {} ()')\n"
+    reset = "op.execute('RESET ROLE')"
+    project.add(
+        revision("a1", body.format("t") + reset),
+        revision("a2", body.format("u") + "op.get_bind().commit()\n" + reset, after="a1"),
+    )
+    last = project.run()
+    assert project.heads() == ["a1"]
+    assert (last["id"], last["kind"], "GRANT USAGE" in last["message"]) == (
+        "a2",
+        "configuration",
+        True,
+    )
+    assert project.query("SELECT to_regclass('u')") == [[None]]
