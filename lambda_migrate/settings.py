@@ -301,7 +301,7 @@ class Settings:
     allow_empty: bool = _setting(
         False,
         _BOOLEAN,
-        "Accept a directory without migrations, for a service that has none yet. By default it is "
+        "Accept code without migrations, for a service that has none yet. By default it is "
         "refused, because a packaging error can cause it as well.",
     )
     mode: Mode = _setting(

@@ -63,6 +63,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/integration/sources/test_django_service.py",
         *("-k", "follows or squash"),
     ),
+    "sources, wrong projects": (
+        "tests/integration/sources/test_wrong_projects.py",
+        "-k",
+        "twice or nothing",
+    ),
     "sources, pooler": (
         "tests/integration/sources/test_poolers.py",
         "-k",
@@ -391,6 +396,20 @@ MUTANTS = (
         "            self._fence.require_direct_connection(self._connection)  # before a part",
         "            pass  # before a part",
         ("sources, pooler",),
+    ),
+    Mutant(
+        "one of two revisions with the same id is left out without a word",
+        "lambda_migrate/sources/alembic_child/project.py",
+        'for fault in ("is present more than once", "is not present"):',
+        'for fault in ("is not present",):',
+        ("sources, wrong projects",),
+    ),
+    Mutant(
+        "a Django project whose migrations were not packaged is current",
+        "lambda_migrate/sources/django_child/plan.py",
+        'if not self._graph.nodes and not request.options.get("allow_empty"):',
+        "if False:",
+        ("sources, wrong projects",),
     ),
     # --- waiting for another tool
     Mutant(

@@ -309,9 +309,14 @@ _COLUMNS: tuple[tuple[str, Callable[[StatusEntry], str]], ...] = (
 )
 
 
+_NEW_COMMANDS = {"alembic": "alembic revision -m NAME", "django": "manage.py makemigrations"}
+"""How to create a migration of a tool."""
+
+
 def _render_summary(document: Mapping[str, Any]) -> Text:
     if not document["migrations"]:
-        return Text("no migrations yet: create one with `lambda-migrate new NAME`")
+        command = _NEW_COMMANDS.get(document["directory"], "lambda-migrate new NAME")
+        return Text(f"no migrations yet: create one with `{command}`")
     text = Text()
     for key, count in document["counts"].items():
         if count:

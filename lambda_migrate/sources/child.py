@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lambda_migrate.sources.protocol import Channel, ChildError, make_import_error, read_request
-from lambda_migrate.sources.user_code import find_place
+from lambda_migrate.sources.user_code import describe_error, find_place
 
 if TYPE_CHECKING:
     from lambda_migrate.sources.protocol import ChildRequest
@@ -75,9 +75,16 @@ def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
     """An error that the tool's module did not translate, with the last line of the user's code."""
     path, line = find_place(error, root=request.root)
     if isinstance(error, ImportError):
+        if not path and error.name in (request.tool, "sqlalchemy"):
+            return ChildError(
+                f"{error.name} is not installed where the migrations run: add "
+                f"lambda-migrate[{request.tool}] to the package",
+                kind="configuration",
+            )
         return make_import_error(error, path=path, line=line)
     return ChildError(
-        f"{type(error).__name__}: {error}",
+        describe_error(error),
+        kind="manifest" if isinstance(error, SyntaxError) else "migration",
         detail="" if path else "".join(traceback.format_exception(error)[-20:]),
         path=path,
         line=line,

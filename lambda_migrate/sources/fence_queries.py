@@ -63,6 +63,7 @@ class FenceQueries:
 
     def __init__(self, request: ChildRequest) -> None:
         self._request = request
+        self._where = "DATABASES" if request.tool == "django" else "env.py"
         schema = quote_identifier(request.schema)
         self._fence = f"{schema}.fence"
         self._revision = f"{schema}.revision"
@@ -119,9 +120,8 @@ class FenceQueries:
     def wrong_database_error(self) -> ChildError:
         """The error if there is no fence row, or no table (`UNDEFINED_OBJECT_SQLSTATES`)."""
         return ChildError(
-            f"{self._request.tool} connects to a different database than "
-            "LAMBDA_MIGRATE_DATABASE_URL: set both to the same host and database; nothing was "
-            "committed",
+            f"{self._where} leads to a different database than LAMBDA_MIGRATE_DATABASE_URL: set "
+            "both to the same host and database; nothing was committed",
             kind="configuration",
         )
 
@@ -144,11 +144,10 @@ class FenceQueries:
 
     def pooler_error(self) -> ChildError:
         """The error of a step that needs a direct connection and does not have one."""
-        where = "DATABASES" if self._request.tool == "django" else "env.py"
         return ChildError(
             "it runs statements outside a transaction, and a pooler (PgBouncer, RDS Proxy) is "
-            f"between this process and PostgreSQL: let {where} name the database's own endpoint, "
-            "at least for one `lambda-migrate up`"
+            f"between this process and PostgreSQL: let {self._where} name the database's own "
+            "endpoint, at least for one `lambda-migrate up`"
         )
 
     # --- the mirror

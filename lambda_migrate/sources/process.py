@@ -39,9 +39,9 @@ class ChildEnded(Exception):
     def __init__(self, status: int) -> None:
         self.status = status
         if status < 0:
-            super().__init__(f"was killed by signal {-status}")
+            super().__init__(f"was killed by signal {-status} (out of memory, or a crash)")
         else:
-            super().__init__(f"ended with exit status {status}")
+            super().__init__(f"ended with exit status {status} (does it call os._exit()?)")
 
 
 class ChildTimeout(Exception):

@@ -148,8 +148,7 @@ class _ToolProcess:
                 raise MigrationFailed(deadline_cause(), migration=name, is_timeout=True) from None
             except ChildEnded as ended:
                 raise MigrationFailed(
-                    f"the process that ran {self._tool} {ended} (out of memory, or a crash); its "
-                    "output is in the log",
+                    f"the process that ran {self._tool} {ended}; what it printed is in the log",
                     migration=name,
                     is_process_killed=ended.status < 0,
                 ) from None
@@ -161,7 +160,8 @@ class _ToolProcess:
             elif kind == "start" and event["id"] == self._running_step:
                 self._child.answer(may_continue=True)  # it did not get a lock, and tries again
             elif kind == "failed":
-                failed_name = self._names.get(event["id"]) or event["id"] or name
+                step = name if self._running_step else ""  # before it, env.py or an app failed
+                failed_name = self._names.get(event["id"]) or event["id"] or step
                 is_late = deadline.remaining() < _CANCEL_TOLERANCE_SECONDS
                 raise _translate_failure(event, self._request, failed_name, is_late=is_late)
             elif kind == "done":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-__all__ = ["find_place", "make_relative", "open_setup"]
+__all__ = ["describe_error", "find_place", "make_relative", "open_setup"]
 
 
 def open_setup(name: str) -> AbstractContextManager[Any]:
@@ -65,3 +65,11 @@ def find_place(
         if not name.startswith("<") and is_own(Path(name).resolve()):
             return make_relative(name, root), line
     return "", None
+
+
+def describe_error(error: BaseException) -> str:
+    """An error of the user's code, on one line and without its place."""
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split()).rstrip(":")

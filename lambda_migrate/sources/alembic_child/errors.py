@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.sources.alembic_child.connections import find_sqlstate
 from lambda_migrate.sources.protocol import ChildError, make_import_error
-from lambda_migrate.sources.user_code import find_place
+from lambda_migrate.sources.user_code import describe_error, find_place
 
 if TYPE_CHECKING:
     from lambda_migrate.sources.alembic_child.fence import CurrentStep
@@ -40,9 +40,9 @@ def translate_error(
     step_id = step.row.id if step is not None else ""
     if isinstance(error, ImportError):
         return make_import_error(error, step_id=step_id, path=path, line=line)
-    detail = f"  {path}:{line}" if path else ""
+    detail = ""
     if isinstance(error, DBAPIError) and error.statement:
-        detail += f"\n  statement: {_shorten(redact(error.statement))}"
+        detail = f"  statement: {_shorten(redact(error.statement))}"
     sqlstate = find_sqlstate(error)
     return ChildError(
         redact(_find_message(error)),
@@ -65,7 +65,7 @@ def _find_kind(error: BaseException, sqlstate: str, *, is_in_step: bool) -> str:
         return "unavailable"
     if sqlstate.startswith(("28", "3D")):
         return "configuration"
-    return "manifest" if isinstance(error, CommandError) else "migration"
+    return "manifest" if isinstance(error, (CommandError, SyntaxError)) else "migration"
 
 
 def _find_message(error: BaseException) -> str:
@@ -73,11 +73,10 @@ def _find_message(error: BaseException) -> str:
     fields = original.args[0] if original.args else None
     if isinstance(fields, dict):
         return str(fields.get("M", fields))
-    text = str(original).strip()
     if isinstance(error, (DBAPIError, CommandError)):
-        lines = text.splitlines() or [type(error).__name__]
+        lines = str(original).strip().splitlines() or [type(error).__name__]
         return re.sub(r"^<class '[^']*'>: ", "", lines[0])
-    return f"{type(error).__name__}: {text}"
+    return describe_error(original)
 
 
 def _shorten(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import Namespace
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,12 @@ class AlembicProject:
         self._files = self._find_files()
         self.config = config or self._read_config()
         self.script = ScriptDirectory.from_config(self.config)
+        if not Path(self.script.env_py_location).exists():
+            raise ChildError(
+                f"there is no {make_relative(self.script.env_py_location, request.root)}: deploy "
+                "it with the code",
+                kind="manifest",
+            )
         self.is_down = request.command in ("down", "describe-down")
         if self.is_down:
             steps = f"-{request.steps or 1}"
@@ -93,7 +100,15 @@ class AlembicProject:
         So it must not be read before that.
         """
         self._require_digested_folders()
-        scripts = [*self.script.walk_revisions()]
+        with warnings.catch_warnings():
+            # Alembic leaves one of them out, or fails with the KeyError of the missing one.
+            for fault in ("is present more than once", "is not present"):
+                warnings.filterwarnings("error", f"Revision .* {fault}", UserWarning)
+            try:
+                scripts = [*self.script.walk_revisions()]
+            except (CommandError, UserWarning) as error:
+                message = " ".join(f"{error}; correct the revisions".split())
+                raise ChildError(message, kind="manifest") from error
         if not scripts and not self._request.options.get("allow_empty"):
             folders = ", ".join(map(str, self.script._version_locations))
             raise ChildError(

@@ -217,7 +217,8 @@ class _AlembicRun:
         assert context.connection is not None  # noqa: S101 - `_use_context`
         self._fence.enter_transaction(context.connection)  # SQLAlchemy 1.4 has left it
         try:
-            is_known = all(each in self._project.graph for each in heads)
+            graph = self._project.graph  # checked before Alembic reads it, also without heads
+            is_known = all(each in graph for each in heads)
             steps = self._project.find_steps(heads) if is_known else []
         except Exception as error:
             raise self._fence.remember(self._translate(error)) from error

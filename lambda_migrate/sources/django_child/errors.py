@@ -20,7 +20,7 @@ from django.db.migrations.exceptions import (
 from django.db.transaction import TransactionManagementError
 
 from lambda_migrate.sources.protocol import ChildError, make_import_error
-from lambda_migrate.sources.user_code import find_place
+from lambda_migrate.sources.user_code import describe_error, find_place
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -88,7 +88,7 @@ def translate_error(
 
 
 def _find_kind(error: Exception, sqlstate: str) -> str:
-    if isinstance(error, _GRAPH_ERRORS):
+    if isinstance(error, (*_GRAPH_ERRORS, SyntaxError)):
         return "manifest"
     if isinstance(error, ImproperlyConfigured):
         return "configuration"
@@ -137,5 +137,8 @@ def find_message(error: BaseException) -> str:
     primary = getattr(diagnosis, "message_primary", None)
     if primary:
         return str(primary)
-    first = text.splitlines()[0]
-    return first if isinstance(error, (Error, CommandError)) else f"{type(error).__name__}: {first}"
+    if isinstance(error, CircularDependencyError):
+        return f"these migrations depend on each other: {text}"
+    if isinstance(error, (Error, CommandError, *_GRAPH_ERRORS)):
+        return text.splitlines()[0]
+    return describe_error(error)

@@ -40,6 +40,12 @@ class MigrationPlan:
         self._request = request
         self._executor = executor
         self._graph = executor.loader.graph
+        if not self._graph.nodes and not request.options.get("allow_empty"):
+            raise ChildError(
+                "the project has no migrations: deploy them with the code, or set "
+                "LAMBDA_MIGRATE_ALLOW_EMPTY=true if this service has none yet",
+                kind="manifest",
+            )
         self.rolled_back: list[tuple[Any, bool]] | None = None
         self.arguments: list[str] = []
         self.is_reached = False
