@@ -248,7 +248,7 @@ class Orders:
         return self.example.count_rollbacks(server)
 
     def records(self, _server: LocalPostgreSQL, _version: int) -> dict[str, int]:
-        """Not counted: its effects include rows."""
+        """Not counted, but the effects of its migrations are."""
         return {}
 
     def attempts(self, _server: LocalPostgreSQL) -> None:

@@ -124,7 +124,7 @@ def _one_connection(evidence: Evidence) -> Verdict:
 
 
 def _only_holders_migrate(evidence: Evidence) -> Iterator[Verdict]:
-    """Of migrations whose handler does not connect: what waits neither connects nor imports."""
+    """What waits neither connects nor loads a tool; the example's own handler connects."""
     scenario = evidence.scenario
     if scenario.kind == "orders":
         return
@@ -139,7 +139,7 @@ def _only_holders_migrate(evidence: Evidence) -> Iterator[Verdict]:
         payloads = [one.result.payload for one in evidence.observed]
         imported = sum(isinstance(each, dict) and each.get("imported") != [] for each in payloads)
         found = f"{evidence.tool_processes} processes loaded it, {holders} had the lease"
-        found += f"; {imported} of {len(payloads)} environments imported it"
+        found += f"; imported in {imported} of {len(payloads)} invocations"
         is_held = evidence.tool_processes == 1 + scenario.kills and not imported
         yield judge(f"one child process loads {scenario.kind} for each holder", is_held, found)
 
