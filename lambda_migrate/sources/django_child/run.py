@@ -155,6 +155,12 @@ class _Migrator:
                 "migrates PostgreSQL only",
                 kind="configuration",
             )
+        if not target.settings_dict["AUTOCOMMIT"]:
+            raise ChildError(
+                f"DATABASES[{self._alias!r}] has AUTOCOMMIT=False, with which Django commits no "
+                "migration; set it to True for migrations",
+                kind="configuration",
+            )
         for alias in connections:
             with suppress(ImproperlyConfigured):  # the driver of another alias is not installed
                 connection = connections[alias]

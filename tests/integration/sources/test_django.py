@@ -547,6 +547,14 @@ def test_settings_that_cannot_be_loaded_are_named(
     assert failed["path"] == ""
 
 
+def test_a_database_without_autocommit_is_refused(make_project: MakeProject) -> None:
+    """Django runs every migration on it, and commits none of them."""
+    project = make_project(settings="DATABASES['default']['AUTOCOMMIT'] = False\n")
+    failed = migrate(project)
+    assert failed["kind"] == "configuration"
+    assert "has AUTOCOMMIT=False" in failed["message"]
+
+
 def test_a_manifest_names_a_migration_that_cannot_be_loaded(make_project: MakeProject) -> None:
     project = make_project({"0003_nothing": "x = 1\n"})
     failed = Child(project, "manifest", token=0).run_until()
