@@ -220,10 +220,12 @@ class _Doctor:
                 yield Finding(check, "skipped", "there is no connection")
             return
         yield self._check_tls(reports[0])
-        yield _check_pooler(reports[0])
+        yield _check_pooler(reports[0], is_sql=self._settings.source == "sql")
         yield _check_headroom(reports[0])
         yield self._check_role(reports[0])
         yield self._attempt("schema", lambda: self._check_schema(database, reports[0]))
+        if self._settings.source != "sql":
+            yield self._attempt("tool", self._check_tool)
 
     def _check_tls(self, report: ConnectionReport) -> Finding:
         address = self._settings.address
@@ -294,6 +296,22 @@ class _Doctor:
             return Finding("schema", "failed", result, advice)
         return Finding("schema", "ok", self._describe_history(inspection))
 
+    def _check_tool(self) -> Finding:
+        """Start the tool, which loads the project and reads its own table; it changes nothing."""
+        from importlib.metadata import version
+
+        began = self._context.clock.monotonic()
+        tool, database = self._settings.source, self._context.target.database
+        history = database.inspect(self._context.deadline).history
+        described = database.describe(history, self._context.deadline)
+        pending = self._context.manifest.make_plan(described).pending
+        return Finding(
+            "tool",
+            "ok",
+            f"{tool} {version(tool)} loads the project: {len(pending)} pending",
+            milliseconds=self._elapsed_ms(began),
+        )
+
     def _check_requirements(self, database: Database, ready_when: ReadyWhen) -> Finding:
         inspection = database.inspect_requirements(ready_when.requirements, self._context.deadline)
         if inspection.unmet:
@@ -346,15 +364,15 @@ _SERVER_ADVICE = "the server responded: check database, user, password and LAMBD
 _DATABASE_CHECKS = ("connection", "TLS", "pooler", "connections", "role", "schema")
 
 
-def _check_pooler(report: ConnectionReport) -> Finding:
+def _check_pooler(report: ConnectionReport, *, is_sql: bool) -> Finding:
     if not report.is_pooled:
         return Finding("pooler", "ok", "none: this is a direct connection")
     return Finding(
         "pooler",
         "warning",
         "a pooler (PgBouncer, RDS Proxy) is in between",
-        "migrations with transaction:false are refused here: give lambda-migrate the server's own "
-        "address",
+        f"{'migrations with transaction:false' if is_sql else 'concurrent builds'} are refused "
+        "here: give lambda-migrate the server's own address",
     )
 
 

@@ -128,6 +128,18 @@ def test_a_tool_that_is_not_installed_is_named_with_its_extra(tool: str, tmp_pat
     )
 
 
+def test_doctor_starts_the_tool_and_says_what_it_refuses(sandbox: Sandbox, tmp_path: Path) -> None:
+    service = DjangoService(sandbox, tmp_path)
+    service.add(1)
+    assert "loads the project: 1 pending" in service.command("doctor")
+    with (tmp_path / "mysite" / "settings.py").open("a") as settings:
+        settings.write("INSTALLED_APPS += ['django.contrib.contenttypes']\n")
+    findings = " ".join(service.command("doctor").split())
+    assert "failed tool" in findings
+    assert "run `lambda-migrate manifest` whenever INSTALLED_APPS" in findings
+    assert service.effects() == []
+
+
 def test_a_migration_that_ends_its_process_is_rolled_back(sandbox: Sandbox, tmp_path: Path) -> None:
     service = DjangoService(sandbox, tmp_path)
     service.add(1)

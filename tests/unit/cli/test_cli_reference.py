@@ -39,6 +39,7 @@ def test_every_command_has_a_section_and_every_section_a_command() -> None:
         "Help and completion",
         "JSON",
         "Progress, colours, interruption",
+        "With Alembic and Django",
     }
     titles = {f"`{name}`" for name in COMMANDS_WITH_HELP}
     assert read_sections(PAGE.read_text()).keys() - others == titles

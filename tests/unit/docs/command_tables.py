@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from lambda_migrate.cli.app import COMMON_OPTIONS, HELP
 from lambda_migrate.cli.help import CommandHelp
-from lambda_migrate.commands.registry import Option
+from lambda_migrate.commands.registry import COMMANDS, Option
 from lambda_migrate.commands.result import EXIT_CODES
 from tests.unit.docs.pages import DOCS
 
@@ -23,6 +23,9 @@ def make_sections() -> dict[str, str]:
         "Common options": _make_option_table(COMMON_OPTIONS.values()),
         "Exit codes": _make_table("code", ((str(code), text) for code, text in EXIT_CODES.items())),
     }
+    sections["With Alembic and Django"] = _make_table(
+        "command", ((f"`{each.name}`", each.with_tools) for each in COMMANDS.values())
+    )
     for name, command in HELP.items():
         if isinstance(command, CommandHelp):
             sections[f"`{name}`"] = _make_option_table(command.options)
@@ -51,7 +54,7 @@ def read_sections(text: str) -> dict[str, str]:
 
 def read_table(section: str) -> str:
     """The first table of a section; "" if it has none of these."""
-    found = re.search(r"^\| (?:option|code) \|(?:.*\n)(?:\|.*\n)+", section, re.MULTILINE)
+    found = re.search(r"^\| (?:option|code|command) \|(?:.*\n)(?:\|.*\n)+", section, re.MULTILINE)
     return found[0] if found else ""
 
 
