@@ -175,7 +175,12 @@ class _Migrator:
         is_dry_run = self._request.command == "dry-run"
         with transaction.atomic(self._alias) if is_dry_run else nullcontext():
             call_command(
-                "migrate", *arguments, database=self._alias, interactive=False, skip_checks=True
+                "migrate",
+                *arguments,
+                database=self._alias,
+                interactive=False,
+                skip_checks=True,
+                verbosity=0,  # the parent reports each step
             )
             if is_dry_run:
                 transaction.set_rollback(True, self._alias)
