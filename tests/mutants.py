@@ -51,7 +51,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "alembic, env.py": (
         "tests/integration/sources/test_alembic_environments.py",
-        *("-k", "may_choose or without_revisions or try_again or env_py_catches"),
+        *("-k", "may_choose or without_revisions or try_again or env_py_catches or lost_conn"),
     ),
     "alembic, partial": (
         "tests/integration/sources/test_alembic_partial_commits.py",
@@ -276,6 +276,13 @@ MUTANTS = (
         ("django",),
     ),
     # --- Alembic
+    Mutant(
+        "what follows from a lost connection is a failure of Alembic's revision",
+        "lambda_migrate/sources/alembic_child/errors.py",
+        "    error = _find_lost_connection(error) or error\n",
+        "",
+        ("alembic, env.py",),
+    ),
     Mutant(
         "an env.py that catches the error of a revision succeeds",
         "lambda_migrate/sources/alembic_child/run.py",

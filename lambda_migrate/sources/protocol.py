@@ -89,8 +89,8 @@ class ChildError(Exception):
 
     Args:
         message: One sentence for the user.
-        kind: ``migration``, ``stale_fence``, ``repair``, ``configuration``, ``unavailable``,
-            ``manifest`` or ``interrupted``.
+        kind: ``migration``, ``stale_fence``, ``repair``, ``configuration``, ``unavailable``
+            or ``manifest``.
         step_id: The step that failed.
         sqlstate: PostgreSQL's code.
         detail: A report of several lines, with file and line.

@@ -49,7 +49,8 @@ _CANCEL_TOLERANCE_SECONDS = 0.5
 """A statement that is cancelled with less than this left was cancelled by ``statement_timeout``,
 which the child sets from the deadline."""
 
-_QUERY_CANCELED = "57014"
+_TIMEOUT_SQLSTATES = ("57014", "25P03", TRANSACTION_TIMEOUT)
+"""Of a statement, an idle transaction, or a transaction, which the child limits by the deadline."""
 
 _USE_TOOL = "use the tool itself"
 
@@ -218,9 +219,7 @@ def _translate_failure(
     if kind in _ERRORS_BY_KIND:
         prefix = f"{name}: " if name else ""
         return _ERRORS_BY_KIND[kind](f"{prefix}{message}{where}")
-    is_timeout = kind == "interrupted" or (
-        is_late and sqlstate in (_QUERY_CANCELED, TRANSACTION_TIMEOUT)
-    )
+    is_timeout = is_late and sqlstate in _TIMEOUT_SQLSTATES
     cause = deadline_cause() if is_timeout else message
     is_partly_committed = kind != "repair" and bool(event["is_partly_committed"])
     note = _PARTLY_COMMITTED if is_partly_committed else ""

@@ -106,7 +106,10 @@ def find_session(connection: Connection) -> Session | None:
     """What is known of it; None if it is closed."""
     if connection.closed or connection.invalidated:
         return None
-    session: Session | None = connection.info.get(_INFO_KEY)
+    try:
+        session: Session | None = connection.info.get(_INFO_KEY)
+    except NotImplementedError:  # SQLAlchemy looks at the server, over its first connection
+        return None
     return session
 
 

@@ -40,6 +40,7 @@ def translate_error(
     step_id = step.row.id if step is not None else ""
     if isinstance(error, ImportError):
         return make_import_error(error, step_id=step_id, path=path, line=line)
+    error = _find_lost_connection(error) or error
     detail = ""
     if isinstance(error, DBAPIError) and error.statement:
         detail = f"  statement: {_shorten(redact(error.statement))}"
@@ -57,15 +58,38 @@ def translate_error(
 
 
 def _find_kind(error: BaseException, sqlstate: str, *, is_in_step: bool) -> str:
-    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
     is_unreachable = isinstance(error, (DBAPIError, OSError)) and not sqlstate
-    if is_lost or sqlstate.startswith(("08", "57P")):
-        return "interrupted" if is_in_step else "unavailable"
+    if _is_lost_connection(error):
+        return "unavailable"
     if not is_in_step and (is_unreachable or sqlstate.startswith("53")):
         return "unavailable"
     if sqlstate.startswith(("28", "3D")):
         return "configuration"
     return "manifest" if isinstance(error, (CommandError, SyntaxError)) else "migration"
+
+
+def _find_lost_connection(error: BaseException) -> BaseException | None:
+    """The error with which a connection broke, if this is one, or was raised because of one.
+
+    Only statements that SQLAlchemy sends have its errors; the ones after it fail with others.
+    """
+    found: BaseException | None = error
+    while found is not None and not _is_lost_connection(found):
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return found
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    sqlstate = find_sqlstate(error)
+    if sqlstate:
+        return sqlstate.startswith(("08", "57P"))
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    # By the names that PEP 249 gives them: env.py chooses the driver.
+    name = type(error).__name__
+    return name == "OperationalError" or (
+        name == "InterfaceError" and re.search("connection|network", str(error)) is not None
+    )
 
 
 def _find_message(error: BaseException) -> str:

@@ -178,6 +178,40 @@ def release_after(attempts_allowed):
 '''
 
 
+BREAKS = """
+import psycopg, socket
+execute, statements = psycopg.Cursor.execute, []
+
+def break_once(cursor, *arguments, **options):
+    statements.append(arguments)
+    if len(statements) == int(context.config.get_main_option("breaks_at")):
+        with socket.socket(fileno=os.dup(cursor.connection.fileno())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    return execute(cursor, *arguments, **options)
+
+psycopg.Cursor.execute = break_once
+engine"""
+
+
+def test_a_lost_connection_is_no_failure_of_a_migration(project: AlembicProject) -> None:
+    """Whichever statement finds it broken: SQLAlchemy's, ours, or the migration's own."""
+    project.write({"migrations/env.py": ENV.replace("\nengine", BREAKS)})
+    project.add(
+        revision(
+            "a1",
+            "op.execute('CREATE TABLE t (id int)')\n"
+            "with op.get_context().autocommit_block():\n"
+            "    op.execute('CREATE INDEX CONCURRENTLY i ON t (id)')\n",
+        )
+    )
+    kinds = []
+    for statement in (1, 6, 18, 1000):
+        project.write({"alembic.ini": f"{INI}breaks_at = {statement}\n"})
+        last = project.run()
+        kinds.append((last["event"], last.get("kind")))
+    assert kinds == [("failed", "unavailable")] * 3 + [("done", None)]
+
+
 def test_a_statement_ends_with_the_deadline(project: AlembicProject) -> None:
     """Also if env.py sets a longer limit; a shorter one stays."""
     env = ENV.replace(
