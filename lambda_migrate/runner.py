@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
-    from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.settings import Settings
     from lambda_migrate.settings_arguments import SettingsArguments
 
@@ -108,7 +108,7 @@ class MigrationRunner:
 
     def __init__(
         self,
-        manifest: Manifest | DeferredManifest | ReadyWhen,
+        manifest: Manifest | DeferredManifest | Requirements,
         target: Target | DeferredTarget,
     ) -> None:
         self._target = target

@@ -20,7 +20,7 @@ from lambda_migrate.postgresql.address import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.settings_arguments import (
         Init,
         Mode,
@@ -151,7 +151,7 @@ def _read_placeholders(value: object) -> str | Mapping[str, str]:
     return value
 
 
-def _read_ready_when(value: object) -> ReadyWhen:
+def _read_ready_when(value: object) -> Requirements:
     from lambda_migrate.migrations.ready_when import parse_ready_when
 
     try:
@@ -310,7 +310,7 @@ class Settings:
         "`migrate` applies pending migrations; `require` waits until another process has; `off` "
         "serves without a check.",
     )
-    ready_when: ReadyWhen | None = _setting(
+    ready_when: Requirements | None = _setting(
         None,
         _READY_WHEN,
         "With mode `require`, instead of a directory: versions that other migration tools must "

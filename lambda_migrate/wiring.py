@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.database import PostgreSQLDatabase
@@ -49,7 +49,7 @@ __all__ = [
 
 def make_deferred_manifest(
     settings: Settings, environ: Mapping[str, str]
-) -> Manifest | DeferredManifest | ReadyWhen:
+) -> Manifest | DeferredManifest | Requirements:
     """The manifest; its files are read later if a digest was packaged beside them.
 
     Without files, what other tools must have applied.

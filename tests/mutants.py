@@ -2055,7 +2055,7 @@ MUTANTS = (
     Mutant(
         "undoing an adoption deletes the rows of the other tool",
         "lambda_migrate/engine/operations.py",
-        "            fenced_session.keep_tool_history(None)\n",
+        "            fenced_session.sync_tool_history(None)\n",
         "",
         ("adopt, real",),
     ),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from lambda_migrate.adopt.convert import ConvertedFile
-    from lambda_migrate.adopt.layouts import Layout
+    from lambda_migrate.adopt.tool_formats import ToolFormat
     from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.migrations.version import Version
 
@@ -47,7 +47,7 @@ def replace_with_dump(history: ToolHistory, dumped: str, version: Version) -> To
 
 def require_adoptable(
     history: ToolHistory,
-    layout: Layout,
+    tool_format: ToolFormat,
     files: Sequence[ConvertedFile],
     versions: Collection[Version],
     *,
@@ -57,7 +57,7 @@ def require_adoptable(
 
     Args:
         history: The tool's history, with the versions of the converted files.
-        layout: How the tool names migrations.
+        tool_format: How the tool names migrations.
         files: The converted files; () if the tool's own files are not here.
         versions: The versions of all migrations here.
         repair: What the tool's user does about a failed version.
@@ -71,7 +71,7 @@ def require_adoptable(
         )
     found = [
         *_find_failed(history, repair),
-        *_find_changed(history, layout, files),
+        *_find_changed(history, tool_format, files),
         *_find_missing(history, versions),
     ]
     faults = [f"{history.table}: {fault}" for fault in found]
@@ -94,11 +94,11 @@ def _find_failed(history: ToolHistory, repair: str) -> Iterator[str]:
 
 
 def _find_changed(
-    history: ToolHistory, layout: Layout, files: Sequence[ConvertedFile]
+    history: ToolHistory, tool_format: ToolFormat, files: Sequence[ConvertedFile]
 ) -> Iterator[str]:
-    sources = {layout.normalise_key(each.source.key): each.source for each in files}
+    sources = {tool_format.normalise_key(each.source.key): each.source for each in files}
     for entry in history.entries:
-        source = sources.get(layout.normalise_key(entry.key))
+        source = sources.get(tool_format.normalise_key(entry.key))
         if source is None or entry.state != APPLIED or not entry.checksum:
             continue
         if source.checksums and entry.checksum not in source.checksums:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lambda_migrate.adopt.layouts import LAYOUTS, Layout
+from lambda_migrate.adopt.tool_formats import TOOL_FORMATS, ToolFormat
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory
-from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE, TOOLS_IN_PLACE
+from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE, TOOLS_IN_PLACE
 
-__all__ = ["DetectedTool", "detect_tool", "find_layouts", "find_layouts_of"]
+__all__ = ["DetectedTool", "detect_tool", "find_formats", "find_formats_of"]
 
 _MAX_DEPTH = 8
 _MAX_FOLDERS = 5000
@@ -28,17 +28,17 @@ class DetectedTool:
     """A tool with its files and its history.
 
     Attributes:
-        layout: How its files are read.
+        tool_format: How its files are read.
         folder: Where they are.
         history: Its history table; None if the database has none.
     """
 
-    layout: Layout
+    tool_format: ToolFormat
     folder: Path
     history: ToolHistory | None
 
 
-def find_layouts(root: Path, *, except_folder: Path | None = None) -> list[tuple[Layout, Path]]:
+def find_formats(root: Path, *, except_folder: Path | None = None) -> list[tuple[ToolFormat, Path]]:
     """Find the folders below ``root`` that are a tool's.
 
     Args:
@@ -47,28 +47,28 @@ def find_layouts(root: Path, *, except_folder: Path | None = None) -> list[tuple
     """
     folders = [each for each in _list_folders(root) if each != except_folder]
     files = {folder: list(_list_files(folder, depth=1)) for folder in folders}
-    found: list[tuple[Layout, Path]] = []
-    for layout in LAYOUTS:
-        fitting = [folder for folder in folders if layout.fits(files[folder], folder)]
+    found: list[tuple[ToolFormat, Path]] = []
+    for tool_format in TOOL_FORMATS:
+        fitting = [folder for folder in folders if tool_format.fits(files[folder], folder)]
         parents = {folder.parent for folder in fitting}
-        if layout.has_subfolders and len(fitting) > 1 and len(parents) == 1:
+        if tool_format.has_subfolders and len(fitting) > 1 and len(parents) == 1:
             fitting = list(parents)
         outermost = [each for each in fitting if not set(each.parents) & set(fitting)]
-        found += [(layout, folder) for folder in outermost]
+        found += [(tool_format, folder) for folder in outermost]
     return found
 
 
-def find_layouts_of(folder: Path) -> list[Layout]:
+def find_formats_of(folder: Path) -> list[ToolFormat]:
     """Find the tools whose folder this may be."""
     files = list(_list_files(folder, depth=1))
     inner = list(_list_folders(folder))
     return [
-        layout
-        for layout in LAYOUTS
-        if layout.fits(files, folder)
+        tool_format
+        for tool_format in TOOL_FORMATS
+        if tool_format.fits(files, folder)
         or (
-            layout.has_subfolders
-            and any(layout.fits(list(_list_files(each, depth=0)), each) for each in inner)
+            tool_format.has_subfolders
+            and any(tool_format.fits(list(_list_files(each, depth=0)), each) for each in inner)
         )
     ]
 
@@ -105,12 +105,12 @@ def _list_files(folder: Path, *, depth: int) -> Iterator[Path]:
 
 
 def detect_tool(
-    found: Sequence[tuple[Layout, Path]], histories: Sequence[ToolHistory], *, tool: str = ""
+    found: Sequence[tuple[ToolFormat, Path]], histories: Sequence[ToolHistory], *, tool: str = ""
 ) -> DetectedTool:
     """Choose the one tool that files and history agree on.
 
     Args:
-        found: The result of `find_layouts`.
+        found: The result of `find_formats`.
         histories: The other tools' tables with applied versions.
         tool: The tool, or its table, that the user named.
 
@@ -118,67 +118,73 @@ def detect_tool(
         ConfigurationError: There is none, several fit, or files and history contradict each other.
     """
     wanted = [each for each in histories if tool.lower() in ("", each.tool.lower(), each.table)]
-    layouts = [(layout, folder) for layout, folder in found if _is_wanted(layout, tool, wanted)]
+    tool_formats = [
+        (tool_format, folder)
+        for tool_format, folder in found
+        if _is_wanted(tool_format, tool, wanted)
+    ]
     agreeing = [
-        DetectedTool(layout, folder, history)
-        for layout, folder in layouts
+        DetectedTool(tool_format, folder, history)
+        for tool_format, folder in tool_formats
         for history in wanted
-        if history.tool == layout.tool
+        if history.tool == tool_format.tool
     ]
     if len(agreeing) == 1:
         return agreeing[0]
     if agreeing:
         raise ConfigurationError(_describe_ambiguity(agreeing))
     if wanted:
-        raise ConfigurationError(_describe_missing_files(wanted, layouts))
-    if len(layouts) > 1:
-        layouts = [each for each in layouts if not each[0].is_generic]
-    if len(layouts) == 1:
-        [(layout, folder)] = layouts
-        return DetectedTool(layout, folder, None)
-    raise ConfigurationError(_describe_missing_history(layouts, tool))
+        raise ConfigurationError(_describe_missing_files(wanted, tool_formats))
+    if len(tool_formats) > 1:
+        tool_formats = [each for each in tool_formats if not each[0].is_generic]
+    if len(tool_formats) == 1:
+        [(tool_format, folder)] = tool_formats
+        return DetectedTool(tool_format, folder, None)
+    raise ConfigurationError(_describe_missing_history(tool_formats, tool))
 
 
-def _is_wanted(layout: Layout, tool: str, histories: Sequence[ToolHistory]) -> bool:
-    names = {each.tool.lower() for each in histories} if tool else {layout.tool.lower()}
-    return layout.tool.lower() in (names | {tool.lower()})
+def _is_wanted(tool_format: ToolFormat, tool: str, histories: Sequence[ToolHistory]) -> bool:
+    names = {each.tool.lower() for each in histories} if tool else {tool_format.tool.lower()}
+    return tool_format.tool.lower() in (names | {tool.lower()})
 
 
 def _describe_ambiguity(agreeing: Sequence[DetectedTool]) -> str:
-    places = list(dict.fromkeys(f"{each.layout.tool} ({each.folder})" for each in agreeing))
+    places = list(dict.fromkeys(f"{each.tool_format.tool} ({each.folder})" for each in agreeing))
     if len(places) > 1:
         return (
             f"there are files and histories of {' and of '.join(places)}: choose one with "
-            f"--from {agreeing[0].layout.tool} or --files {agreeing[0].folder}"
+            f"--from {agreeing[0].tool_format.tool} or --files {agreeing[0].folder}"
         )
     tables = [each.history.table for each in agreeing if each.history is not None]
     return (
-        f"{agreeing[0].layout.tool} has {len(tables)} histories here, {' and '.join(tables)}: "
+        f"{agreeing[0].tool_format.tool} has {len(tables)} histories here, {' and '.join(tables)}: "
         f"choose one with --from {tables[0]}"
     )
 
 
 def _describe_missing_files(
-    histories: Sequence[ToolHistory], layouts: Sequence[tuple[Layout, Path]]
+    histories: Sequence[ToolHistory], tool_formats: Sequence[tuple[ToolFormat, Path]]
 ) -> str:
     [first, *_] = histories
     described = " and ".join(map(str, histories))
     if first.tool in TOOLS_IN_PLACE:
         return f"{described}, and {_advise_in_place(first.tool)}"
-    if not layouts:
+    if not tool_formats:
         return (
             f"{described}, and its files were not found here: name their folder with --files; or "
             f"dump the schema, see {ADOPTION_GUIDE}"
         )
-    files = ", ".join(f"files of {layout.tool} in {folder}" for layout, folder in layouts)
+    files = ", ".join(
+        f"files of {tool_format.tool} in {folder}" for tool_format, folder in tool_formats
+    )
     return (
         f"{described}, and here are only {files}: check that both are the right ones (--files); "
         "if that table is another service's, name the tool with --from"
     )
 
 
-def _describe_missing_history(layouts: Sequence[tuple[Layout, Path]], tool: str) -> str:
-    known = {each.tool.lower(): each.tool for each in LAYOUTS}
+def _describe_missing_history(tool_formats: Sequence[tuple[ToolFormat, Path]], tool: str) -> str:
+    known = {each.tool.lower(): each.tool for each in TOOL_FORMATS}
     in_place = {each.lower(): each for each in TOOLS_IN_PLACE}
     if tool.lower() in in_place:
         return _advise_in_place(in_place[tool.lower()])
@@ -188,9 +194,9 @@ def _describe_missing_history(layouts: Sequence[tuple[Layout, Path]], tool: str)
             f"applied versions is in this database; write one of {', '.join(known.values())}"
         )
     named = f"files of {tool}" if tool else "files of another tool"
-    if not layouts:
+    if not tool_formats:
         return f"no {named} were found here: name their folder with --files"
-    places = [f"{layout.tool} ({folder})" for layout, folder in layouts]
+    places = [f"{tool_format.tool} ({folder})" for tool_format, folder in tool_formats]
     return (
         f"there are {named} in several folders or of several tools ({', '.join(places)}), and no "
         "history table to choose by: use --from and --files"

@@ -12,7 +12,7 @@ from lambda_migrate.adopt.files import FoundScript, SourceMigration
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import APPLIED
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE
 from lambda_migrate.postgresql.sql_fragments import quote_identifier
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The files of another tool, as its layout describes them: migrations with their scripts."""
+"""The files of another tool, as its tool_format describes them: migrations with their scripts."""
 
 from __future__ import annotations
 

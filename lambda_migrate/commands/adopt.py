@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from lambda_migrate.adopt.adoption import RECORD_NAME, AdoptedFile, Adoption
 from lambda_migrate.adopt.check import replace_with_dump, require_adoptable
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
-from lambda_migrate.adopt.detect import DetectedTool, detect_tool, find_layouts, find_layouts_of
+from lambda_migrate.adopt.detect import DetectedTool, detect_tool, find_formats, find_formats_of
 from lambda_migrate.adopt.dump import dump_schema
 from lambda_migrate.adopt.files import SourceFiles
-from lambda_migrate.adopt.layouts import LAYOUTS, Layout
+from lambda_migrate.adopt.tool_formats import TOOL_FORMATS, ToolFormat
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory, rename_entries
+from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory, rename_entries
 from lambda_migrate.migrations.source import build_manifest, read_files
-from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE
 
 if TYPE_CHECKING:
     from lambda_migrate.commands.context import CommandContext
@@ -68,7 +68,7 @@ def adopt(
     if undo:
         return _undo(context, folder, dry_run=dry_run)
     plan = _make_plan(context, folder, source=source, files=files)
-    kept = _choose_kept_history(plan) if keep_theirs else None
+    synced = _make_synced_history(plan) if keep_theirs else None
     operations = context.make_operations(plan.manifest)
     preview = _preview(context, operations, plan)
     missing = tuple(name for name in plan.contents if not (folder / name).exists())
@@ -85,7 +85,7 @@ def adopt(
             context.deadline,
             tool=plan.history.table if plan.history is not None else "",
             rename=plan.rename,
-            kept=kept,
+            synced=synced,
             expected=preview,
         )
     adoption = plan.adoption
@@ -108,40 +108,43 @@ def adopt(
             "skipped": [
                 {"file": name, "reason": reason} for name, reason in adoption.skipped.items()
             ],
-            "keeps_theirs": kept is not None,
+            "keeps_theirs": synced is not None,
         }
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _AdoptionPlan:
     """What is taken over.
 
     Attributes:
         adoption: The files.
-        layout: How the tool's files are read.
+        tool_format: How the tool's files are read.
         contents: Name -> content of the files to write.
         manifest: All migrations, once they are written.
         history: The tool's history with the versions of the files; None without one.
     """
 
     adoption: Adoption
-    layout: Layout
+    tool_format: ToolFormat
     contents: dict[str, bytes]
     manifest: Manifest
     history: ToolHistory | None = None
 
     def rename(self, tool_history: ToolHistory) -> ToolHistory:
         """Give the tool's entries the versions of the files; see `rename_entries`."""
-        if self.layout.read is None and tool_history.tool == self.layout.tool:
+        if self.tool_format.read is None and tool_history.tool == self.tool_format.tool:
             [dump] = self.adoption.files
             return replace_with_dump(tool_history, dump.key, self.manifest.migrations[0].version)
         return rename_entries(
-            tool_history, self.layout.tool, self.adoption.versions, self.layout.normalise_key
+            tool_history,
+            self.tool_format.tool,
+            self.adoption.versions,
+            self.tool_format.normalise_key,
         )
 
 
-def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str) -> _Plan:
+def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str) -> _AdoptionPlan:
     record = Adoption.read(folder)
     histories = [
         each
@@ -150,14 +153,14 @@ def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str
     ]
     detected = _detect(context, folder, record, histories, source=source, files=files)
     converted: tuple[ConvertedFile, ...] = ()
-    if record is not None and (detected.layout.read is None or not detected.folder.is_dir()):
+    if record is not None and (detected.tool_format.read is None or not detected.folder.is_dir()):
         adoption = record  # only the new files are here, as in a function; or a dump was made
     else:
         found = _read_files(context, detected)
         converted = convert_migrations(
             found.migrations,
-            _get_tool(detected.layout).table,
-            detected.layout.placeholder,
+            _get_tool(detected.tool_format).table,
+            detected.tool_format.placeholder,
         )
         adoption = _build_adoption(context, folder, detected, found, converted)
         if conflicts := adoption.find_conflicts(folder, record):
@@ -169,24 +172,24 @@ def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str
         adoption = adoption.continue_from(folder, record)
     contents = {each.filename: each.content for each in converted}
     manifest = _build_manifest(folder, contents)
-    plan = _Plan(adoption, detected.layout, contents, manifest)
+    plan = _AdoptionPlan(adoption, detected.tool_format, contents, manifest)
     if detected.history is None:
         return plan
     history = plan.rename(detected.history)
     require_adoptable(
         history,
-        plan.layout,
+        plan.tool_format,
         converted,
         {migration.version for migration in manifest},
-        repair=_get_tool(plan.layout).repair,
+        repair=_get_tool(plan.tool_format).repair,
     )
     return replace(plan, history=history)
 
 
-def _get_tool(layout: Layout) -> Tool:
+def _get_tool(tool_format: ToolFormat) -> Tool:
     from lambda_migrate.postgresql.other_tools import get_tool  # it loads the driver
 
-    return get_tool(layout.tool)
+    return get_tool(tool_format.tool)
 
 
 def _detect(
@@ -199,8 +202,8 @@ def _detect(
     files: str,
 ) -> DetectedTool:
     if record is not None and not (source or files):
-        layout = next((each for each in LAYOUTS if each.tool == record.tool), None)
-        if layout is None:
+        tool_format = next((each for each in TOOL_FORMATS if each.tool == record.tool), None)
+        if tool_format is None:
             raise ConfigurationError(
                 f"{folder / RECORD_NAME}: this version of lambda-migrate does not know the tool "
                 f"{record.tool}; use the version that wrote the file, or a later one"
@@ -208,13 +211,13 @@ def _detect(
         history = [each for each in histories if each.tool == record.tool]
         if len(history) < 2:
             return DetectedTool(
-                layout, context.root / record.source, history[0] if history else None
+                tool_format, context.root / record.source, history[0] if history else None
             )
     if files:
         place = context.root / files
         if not place.is_dir():
             raise ConfigurationError(f"--files {files}: there is no such folder")
-        found = [(layout, place) for layout in find_layouts_of(place)]
+        found = [(tool_format, place) for tool_format in find_formats_of(place)]
         if not found:
             raise ConfigurationError(
                 f"--files {files}: these are not the files of a tool that `adopt` knows; see "
@@ -222,18 +225,18 @@ def _detect(
             )
     else:
         is_own = record is not None and not record.is_in_place
-        found = find_layouts(context.root, except_folder=folder if is_own else None)
+        found = find_formats(context.root, except_folder=folder if is_own else None)
     return detect_tool(found, histories, tool=source)
 
 
 def _read_files(context: CommandContext, detected: DetectedTool) -> SourceFiles:
-    layout, history = detected.layout, detected.history
-    if layout.read is None:
+    tool_format, history = detected.tool_format, detected.history
+    if tool_format.read is None:
         if history is None:
             raise ConfigurationError(
-                f"the migrations of {layout.tool} are {layout.language}, so the first migration is "
-                f"a dump of the schema, and {layout.tool} has applied nothing in this database: "
-                f"migrate it with {layout.tool} first"
+                f"the migrations of {tool_format.tool} are {tool_format.language}, so the first "
+                f"migration is a dump of the schema, and {tool_format.tool} has applied nothing in "
+                f"this database: migrate it with {tool_format.tool} first"
             )
         dump = dump_schema(
             context.settings.address,
@@ -242,12 +245,12 @@ def _read_files(context: CommandContext, detected: DetectedTool) -> SourceFiles:
             timeout=context.deadline.remaining(),
         )
         return SourceFiles((dump,), {}, {})
-    found = layout.read(detected.folder)
+    found = tool_format.read(detected.folder)
     if found.unusable:
         raise ConfigurationError(
             [f"{detected.folder / path}: {advice}" for path, advice in found.unusable.items()],
-            heading=f"these files of {layout.tool} cannot be converted; change them, or dump the "
-            f"schema ({ADOPTION_GUIDE}):",
+            heading=f"these files of {tool_format.tool} cannot be converted; change them, or dump "
+            f"the schema ({ADOPTION_GUIDE}):",
         )
     return found
 
@@ -262,7 +265,7 @@ def _build_adoption(
     is_inside = detected.folder.is_relative_to(context.root)
     place = detected.folder.relative_to(context.root) if is_inside else detected.folder
     return Adoption(
-        tool=detected.layout.tool,
+        tool=detected.tool_format.tool,
         source=place.as_posix(),
         files=tuple(map(AdoptedFile.of, converted)),
         skipped=found.skipped,
@@ -280,26 +283,28 @@ def _build_manifest(folder: Path, contents: dict[str, bytes]) -> Manifest:
     return build_manifest(everything.items(), display_path=str(folder), location=str(folder))
 
 
-def _choose_kept_history(plan: _Plan) -> KeptHistory:
-    tool = _get_tool(plan.layout)
+def _make_synced_history(plan: _AdoptionPlan) -> SyncedHistory:
+    tool = _get_tool(plan.tool_format)
     if plan.history is None:
         raise ConfigurationError(
-            f"--keep-theirs: {plan.layout.tool} has no history table in this database"
+            f"--keep-theirs: {plan.tool_format.tool} has no history table in this database"
         )
-    if tool.kept is None:
+    if tool.synced_table is None:
         raise ConfigurationError(
             f"--keep-theirs: the history of {tool.name} cannot be written by another tool; leave "
             "the option out, and use only lambda-migrate from now on"
         )
-    keys = {plan.layout.normalise_key(each.key): each.key for each in plan.history.entries}
+    keys = {plan.tool_format.normalise_key(each.key): each.key for each in plan.history.entries}
     rows = tuple(
-        (each.version, keys.get(plan.layout.normalise_key(each.key), each.key), each.checksum)
+        (each.version, keys.get(plan.tool_format.normalise_key(each.key), each.key), each.checksum)
         for each in plan.adoption.files
     )
-    return KeptHistory(tool.name, plan.history.schema_and_name, rows)
+    return SyncedHistory(tool.name, plan.history.schema_and_name, rows)
 
 
-def _preview(context: CommandContext, operations: Operations, plan: _Plan) -> Baseline | None:
+def _preview(
+    context: CommandContext, operations: Operations, plan: _AdoptionPlan
+) -> Baseline | None:
     """What is marked as applied; None if the tool has applied nothing."""
     if plan.history is None or not plan.history.is_in_use:
         return None
@@ -309,17 +314,22 @@ def _preview(context: CommandContext, operations: Operations, plan: _Plan) -> Ba
 
 
 def _build_question(
-    context: CommandContext, folder: Path, plan: _Plan, preview: Baseline | None, *, count: int
+    context: CommandContext,
+    folder: Path,
+    plan: _AdoptionPlan,
+    preview: Baseline | None,
+    *,
+    count: int,
 ) -> Question:
     marked = () if preview is None else preview.migrations
     heading = (
-        f"this writes {count} file{'s' * (count != 1)} of {plan.layout.tool} to {folder} and marks "
-        f"{len(marked)} migration{'s' * (len(marked) != 1)} as applied, without running them, on "
-        f"{context.location['database']}:"
+        f"this writes {count} file{'s' * (count != 1)} of {plan.tool_format.tool} to {folder} and "
+        f"marks {len(marked)} migration{'s' * (len(marked) != 1)} as applied, without running "
+        f"them, on {context.location['database']}:"
     )
     return Question(
         command="adopt",
-        text=f"adopt them from {plan.layout.tool}?",
+        text=f"adopt them from {plan.tool_format.tool}?",
         heading=heading,
         location=context.location,
         compared=[] if preview is None else [asdict(each) for each in preview.compared],
@@ -339,7 +349,7 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
         )
     versions = set(record.versions.values())
     operations = context.make_operations(_build_manifest(folder, {}))
-    unmarked = operations.find_undoable(versions, context.deadline)
+    unmarked = operations.find_reversible(versions, context.deadline)
     question = Question(
         command="adopt",
         text="undo it?",

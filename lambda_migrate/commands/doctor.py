@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lambda_migrate.commands.context import CommandContext
-    from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.postgresql.connection_check import ConnectionReport
     from lambda_migrate.postgresql.ports import Database, DatabaseInspection
 
@@ -312,7 +312,7 @@ class _Doctor:
             milliseconds=self._elapsed_ms(began),
         )
 
-    def _check_requirements(self, database: Database, ready_when: ReadyWhen) -> Finding:
+    def _check_requirements(self, database: Database, ready_when: Requirements) -> Finding:
         inspection = database.inspect_requirements(ready_when.requirements, self._context.deadline)
         if inspection.unmet:
             result = "; ".join(f"{each.requirement}: {each.reason}" for each in inspection.unmet)

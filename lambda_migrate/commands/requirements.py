@@ -14,13 +14,13 @@ from lambda_migrate.engine.requirement_inspection import (
 
 if TYPE_CHECKING:
     from lambda_migrate.commands.context import CommandContext
-    from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.migrations.ready_when import Requirements
 
 __all__ = ["show_requirements", "verify_requirements"]
 
 
 def show_requirements(
-    context: CommandContext, ready_when: ReadyWhen, *, exit_code: bool
+    context: CommandContext, ready_when: Requirements, *, exit_code: bool
 ) -> CommandResult:
     """Show what other tools have applied of what is required, and the lease holder."""
     status = read_requirements_status(context.target, ready_when, context.deadline)
@@ -44,7 +44,7 @@ def show_requirements(
 
 
 def verify_requirements(
-    context: CommandContext, ready_when: ReadyWhen, *, resync: bool
+    context: CommandContext, ready_when: Requirements, *, resync: bool
 ) -> CommandResult:
     """Compare the tools' tables and the lease table; correct the lease table first if asked."""
     if resync:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
-    from lambda_migrate.migrations.ready_when import ReadyWhen
+    from lambda_migrate.migrations.ready_when import Requirements
 
 __all__ = ["DEFAULT_DEADLINE_SECONDS", "Check"]
 
@@ -52,7 +52,7 @@ class Check:
 
     def __init__(
         self,
-        manifest: Manifest | DeferredManifest | ReadyWhen,
+        manifest: Manifest | DeferredManifest | Requirements,
         target: Target,
         invocation_deadline: Deadline | None,
         *,

@@ -16,7 +16,7 @@ from lambda_migrate.lease.decision import (
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations.digest import DeferredManifest
-from lambda_migrate.migrations.ready_when import NO_FILES, ReadyWhen
+from lambda_migrate.migrations.ready_when import NO_FILES, Requirements
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["Decider", "load_manifest"]
 
 
-def load_manifest(manifest: Manifest | DeferredManifest | ReadyWhen) -> Manifest:
+def load_manifest(manifest: Manifest | DeferredManifest | Requirements) -> Manifest:
     """The manifest itself; a deferred one reads its files now, if it has not done so before.
 
     Raises:
         ManifestError: The migration files cannot be used.
         ConfigurationError: Another tool migrates this database, so that there are none.
     """
-    if isinstance(manifest, ReadyWhen):
+    if isinstance(manifest, Requirements):
         raise ConfigurationError(NO_FILES)
     return manifest.load() if isinstance(manifest, DeferredManifest) else manifest
 
@@ -53,7 +53,7 @@ class Decider:
 
     def __init__(
         self,
-        manifest: Manifest | DeferredManifest | ReadyWhen,
+        manifest: Manifest | DeferredManifest | Requirements,
         target: Target,
         *,
         owner: str,
@@ -72,9 +72,9 @@ class Decider:
         self._needs_confirmation = False
 
     @property
-    def ready_when(self) -> ReadyWhen | None:
+    def ready_when(self) -> Requirements | None:
         """What other tools must have applied; None if lambda-migrate applies migrations itself."""
-        return self._manifest if isinstance(self._manifest, ReadyWhen) else None
+        return self._manifest if isinstance(self._manifest, Requirements) else None
 
     @property
     def manifest(self) -> Manifest:

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
-    from lambda_migrate.migrations.baseline import Baseline, KeptHistory, ToolHistory
+    from lambda_migrate.migrations.baseline import Baseline, SyncedHistory, ToolHistory
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.ports import DatabaseInspection, FencedSession
 
@@ -488,7 +488,7 @@ class Operations:
         *,
         tool: str,
         rename: Callable[[ToolHistory], ToolHistory],
-        kept: KeptHistory | None,
+        synced: SyncedHistory | None,
         expected: Baseline | None,
     ) -> tuple[str, ...]:
         """Mark what another tool has applied, and keep its table up to date from now on, or not.
@@ -497,7 +497,7 @@ class Operations:
             deadline: Overall.
             tool: That tool, or its table.
             rename: Gives a table's entries the versions of the converted files.
-            kept: See `FencedSession.keep_tool_history`.
+            synced: See `FencedSession.sync_tool_history`.
             expected: What the user has confirmed; None: the tool has applied nothing.
 
         Returns:
@@ -509,7 +509,7 @@ class Operations:
         """
         with self._open_database(deadline) as (lease_session, fenced_session):
             # First, so that no migration is applied without a row in the other table.
-            fenced_session.keep_tool_history(kept)
+            fenced_session.sync_tool_history(synced)
             if expected is None:
                 record_completion(lease_session, fenced_session, fenced_session.read_history())
                 return ()
@@ -521,7 +521,7 @@ class Operations:
             )
             return _record_baseline(lease_session, fenced_session, chosen, expected)
 
-    def find_undoable(
+    def find_reversible(
         self, versions: Collection[Version], deadline: Deadline
     ) -> tuple[str, ...] | None:
         """Return the names that `undo_adoption` would remove from the history.
@@ -557,7 +557,7 @@ class Operations:
             history = fenced_session.read_history()
             _require_only_adopted(history, versions)
             # First, because deleted rows would be deleted in the other tool's table as well.
-            fenced_session.keep_tool_history(None)
+            fenced_session.sync_tool_history(None)
             if history:
                 withdraw_readiness(lease_session, fenced_session, lowest=history[0].version)
                 fenced_session.delete_rows([row.version for row in history])

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.lease.store import Lease
-    from lambda_migrate.migrations.ready_when import ReadyWhen
-    from lambda_migrate.migrations.requirement_check import RequirementStatus, ToolInspection
+    from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.migrations.requirement_check import RequirementInspection, RequirementStatus
 
 __all__ = [
     "RequirementsStatus",
@@ -53,7 +53,7 @@ _MAX_PAUSE_MS = 10_000
 
 
 def inspect_requirements(
-    target: Target, lease: Lease, ready_when: ReadyWhen, deadline: Deadline
+    target: Target, lease: Lease, ready_when: Requirements, deadline: Deadline
 ) -> ReadinessInspection:
     """Inspect the database, publish the result, and release the lease.
 
@@ -71,7 +71,7 @@ class _RequirementInspector:
     """One inspection under one lease."""
 
     def __init__(
-        self, target: Target, lease: Lease, ready_when: ReadyWhen, deadline: Deadline
+        self, target: Target, lease: Lease, ready_when: Requirements, deadline: Deadline
     ) -> None:
         self._target = target
         self._lease = lease
@@ -106,13 +106,13 @@ class _RequirementInspector:
             raise
         self._publish(inspection, drop_other_digests=True)
 
-    def _read_tables(self) -> ToolInspection:
+    def _read_tables(self) -> RequirementInspection:
         return self._target.database.inspect_requirements(
             self._ready_when.requirements, self._deadline
         )
 
     def _publish(
-        self, inspection: ToolInspection, *, drop_other_digests: bool = False
+        self, inspection: RequirementInspection, *, drop_other_digests: bool = False
     ) -> LeaseState:
         """Record what this address leads to and that it is ready, or that it is not.
 
@@ -127,7 +127,7 @@ class _RequirementInspector:
         return state.with_failures(failures)._replace(databases=databases).without_lease()
 
     def _record(
-        self, inspection: ToolInspection, *, drop_other_digests: bool
+        self, inspection: RequirementInspection, *, drop_other_digests: bool
     ) -> dict[str, DatabaseRecord]:
         databases = self._lease.state.databases
         identity = f"{inspection.system_id} {self._address}"
@@ -183,7 +183,7 @@ def _describe(status: RequirementStatus) -> str:
     return f"{status.requirement}: {status.reason}"
 
 
-def _require_no_failure(inspection: ToolInspection) -> None:
+def _require_no_failure(inspection: RequirementInspection) -> None:
     """Refuse to wait for what does not happen by itself.
 
     Raises:
@@ -209,13 +209,13 @@ class RequirementsStatus:
         is_marked_ready: Whether the item marks these requirements ready.
     """
 
-    inspection: ToolInspection
+    inspection: RequirementInspection
     lease: LeaseState
     is_marked_ready: bool
 
 
 def read_requirements_status(
-    target: Target, ready_when: ReadyWhen, deadline: Deadline
+    target: Target, ready_when: Requirements, deadline: Deadline
 ) -> RequirementsStatus:
     """Read the tools' tables and the item; change nothing."""
     inspection = target.database.inspect_requirements(ready_when.requirements, deadline)
@@ -235,7 +235,7 @@ def find_requirement_problems(status: RequirementsStatus) -> Iterator[str]:
 
 
 def resync_requirements(
-    target: Target, ready_when: ReadyWhen, deadline: Deadline, *, request_id: str = ""
+    target: Target, ready_when: Requirements, deadline: Deadline, *, request_id: str = ""
 ) -> None:
     """Correct the item from the tools' tables.
 

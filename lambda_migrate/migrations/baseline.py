@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
+from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ __all__ = [
     "ROLLED_BACK",
     "Baseline",
     "ComparedVersion",
-    "KeptHistory",
+    "SyncedHistory",
     "ToolHistory",
     "ToolHistoryEntry",
     "choose_baseline",
@@ -105,7 +105,7 @@ class ToolHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptHistory:
+class SyncedHistory:
     """Another tool's history table that is written together with ours from now on.
 
     Attributes:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_FILES",
-    "ReadyWhen",
     "Requirement",
+    "Requirements",
     "parse_ready_when",
 ]
 
@@ -96,7 +96,7 @@ class Requirement(NamedTuple):
         return match[1].replace("-", "").replace("_", ".")
 
 
-class ReadyWhen:
+class Requirements:
     """The requirements of one code version; all of them have to be satisfied.
 
     Attributes:
@@ -115,22 +115,22 @@ class ReadyWhen:
         return ", ".join(map(str, self.requirements))
 
     def __repr__(self) -> str:
-        return f"ReadyWhen({self})"
+        return f"Requirements({self})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ReadyWhen) and self.digest == other.digest
+        return isinstance(other, Requirements) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
 
-def parse_ready_when(text: str) -> ReadyWhen:
+def parse_ready_when(text: str) -> Requirements:
     """Read the setting: requirements, with commas between them.
 
     Raises:
         ValueError: It cannot be used; the message is what to write instead.
     """
-    return ReadyWhen([_parse_requirement(each.strip()) for each in text.split(",")])
+    return Requirements([_parse_requirement(each.strip()) for each in text.split(",")])
 
 
 def _parse_requirement(text: str) -> Requirement:

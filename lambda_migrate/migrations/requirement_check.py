@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
     from lambda_migrate.migrations.ready_when import Requirement
 
-__all__ = ["RequirementStatus", "ToolInspection", "check_requirement"]
+__all__ = ["RequirementInspection", "RequirementStatus", "check_requirement"]
 
 _TOOLS_WITH_EARLY_ROWS = ("golang-migrate", "prisma", "sqlx")
 """These write the row before they run the migration: one that is not finished may be running."""
@@ -41,7 +41,7 @@ class RequirementStatus(NamedTuple):
     has_failed: bool = False
 
 
-class ToolInspection(NamedTuple):
+class RequirementInspection(NamedTuple):
     """What one reading of the tools' tables has shown.
 
     Attributes:

@@ -212,15 +212,15 @@ def build_manifest(files: Iterable[_FoundFile], *, display_path: str, location: 
 
 
 def _make_heading(count: int, location: str, names: Iterable[str]) -> str:
-    from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE, detect_tool
+    from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE, guess_tool
 
-    tool = detect_tool(names)
+    tool = guess_tool(names)
     looks = f" (these look like files of {tool}: see {ADOPTION_GUIDE})" if tool else ""
     return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {location}{looks}:"
 
 
 def _empty_folder_error(location: str) -> ManifestError:
-    from lambda_migrate.migrations.tool_layouts import explain_missing_migrations
+    from lambda_migrate.migrations.tool_folders import explain_missing_migrations
 
     in_package = location.startswith(_PACKAGE)
     folder = _find_package_folder(location) if in_package else _open_folder(Path(location))

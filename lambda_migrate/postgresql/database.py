@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
-    from lambda_migrate.migrations.requirement_check import ToolInspection
+    from lambda_migrate.migrations.requirement_check import RequirementInspection
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection
@@ -123,7 +123,7 @@ class PostgreSQLDatabase:
 
     def inspect_requirements(
         self, requirements: Sequence[Requirement], deadline: Deadline
-    ) -> ToolInspection:
+    ) -> RequirementInspection:
         """See `Database.inspect_requirements`."""
         from lambda_migrate.postgresql.other_tools import inspect_requirements
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
-from lambda_migrate.migrations.requirement_check import ToolInspection, check_requirement
+from lambda_migrate.migrations.requirement_check import RequirementInspection, check_requirement
 from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.postgresql.connection import PostgresError
 from lambda_migrate.postgresql.queries import system_id_expression
@@ -49,8 +49,8 @@ _NOT_PERMITTED = "cannot be read by this role: GRANT SELECT on it, and USAGE on 
 
 
 @dataclass(frozen=True, slots=True)
-class KeptTable:
-    """How a tool's table is written by this library as well; see `kept_history_queries`.
+class SyncedTable:
+    """How a tool's table is written by this library as well; see `history_sync_queries`.
 
     Attributes:
         insert: SQL after ``INSERT INTO table``, with the variables ``their_key``,
@@ -91,7 +91,7 @@ class Tool:
         lock_condition: SQL for that, on a row of it.
         unlock: What removes a lock that was left behind.
         repair: What the tool's user does about a failed version.
-        kept: How its table is written by this library as well; None if it cannot be.
+        synced_table: How its table is written by this library as well; None if it cannot be.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Tool:
     lock_condition: str = ""
     unlock: str = ""
     repair: str = ""
-    kept: KeptTable | None = None
+    synced_table: SyncedTable | None = None
 
     @property
     def setting_name(self) -> str:
@@ -159,7 +159,7 @@ TOOLS = (
         key="version",
         requires_exact_columns=True,
         required_table="ar_internal_metadata",
-        kept=KeptTable("(version) VALUES (their_key)"),
+        synced_table=SyncedTable("(version) VALUES (their_key)"),
     ),
     Tool(
         "dbmate",
@@ -167,7 +167,7 @@ TOOLS = (
         "version",
         key="version",
         requires_exact_columns=True,
-        kept=KeptTable("(version) VALUES (their_key)"),
+        synced_table=SyncedTable("(version) VALUES (their_key)"),
     ),
     Tool(
         "Ecto",
@@ -175,7 +175,7 @@ TOOLS = (
         "version inserted_at",
         key="version",
         order="version, 1",
-        kept=KeptTable("(version, inserted_at) VALUES (their_key::int8, now())"),
+        synced_table=SyncedTable("(version, inserted_at) VALUES (their_key::int8, now())"),
     ),
     Tool(
         "golang-migrate",
@@ -187,7 +187,7 @@ TOOLS = (
         where="version >= 0",
         requires_exact_columns=True,
         repair="`migrate force VERSION`",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(version, dirty) SELECT their_key::int8, false WHERE their_key IS NOT NULL",
             has_single_row=True,
         ),
@@ -200,7 +200,9 @@ TOOLS = (
         covers_expression="true",
         where="version > 0",
         requires_exact_columns=True,
-        kept=KeptTable("(version) VALUES (coalesce(their_key, '0')::int4)", has_single_row=True),
+        synced_table=SyncedTable(
+            "(version) VALUES (coalesce(their_key, '0')::int4)", has_single_row=True
+        ),
     ),
     Tool(
         "goose",
@@ -210,7 +212,7 @@ TOOLS = (
         state_expression="CASE WHEN is_applied THEN 'applied' ELSE 'rolled back' END",
         where="version_id > 0",
         order="id",
-        kept=KeptTable("(version_id, is_applied) VALUES (their_key::int8, true)"),
+        synced_table=SyncedTable("(version_id, is_applied) VALUES (their_key::int8, true)"),
     ),
     Tool(
         "Flyway",
@@ -226,7 +228,7 @@ TOOLS = (
         version_pattern=r"(\d+(?:[._]\d+)*)$",
         checksum="checksum",
         repair="`flyway repair`",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(installed_rank, version, description, type, script, checksum, installed_by,"
             " execution_time, success)"
             " SELECT coalesce(max(installed_rank), 0) + 1,"
@@ -249,7 +251,7 @@ TOOLS = (
         order="started_at, finished_at",
         checksum="checksum",
         repair="`prisma migrate resolve`",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(id, checksum, finished_at, migration_name, started_at, applied_steps_count) VALUES"
             " (gen_random_uuid()::text, coalesce(their_checksum, ''), now(), their_key, now(), 1)",
             own_key="our_name",
@@ -264,7 +266,7 @@ TOOLS = (
         state_expression="CASE WHEN success THEN 'applied' ELSE 'failed' END",
         order="version, 1",
         checksum="encode(checksum, 'hex')",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(version, description, success, checksum, execution_time) VALUES (their_key::int8,"
             " replace(regexp_replace(our_name, '^[0-9]+_', ''), '_', ' '), true,"
             " decode(coalesce(their_checksum, ''), 'hex'), our_duration * 1000000)"
@@ -275,7 +277,7 @@ TOOLS = (
         "__diesel_schema_migrations",
         "version run_on",
         key="version",
-        kept=KeptTable("(version, run_on) VALUES (their_key, now())"),
+        synced_table=SyncedTable("(version, run_on) VALUES (their_key, now())"),
     ),
     Tool(
         "refinery",
@@ -285,7 +287,7 @@ TOOLS = (
         label="concat(version, ' ', name)",
         order="version, 1",
         checksum="checksum",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(version, name, applied_on, checksum) VALUES (their_key::int4,"
             " regexp_replace(our_name, '^V?[0-9]+_+', ''),"
             " to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),"
@@ -301,7 +303,7 @@ TOOLS = (
         lock_table="knex_migrations_lock",
         lock_condition="is_locked = 1",
         unlock="`knex migrate:unlock`",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(name, batch, migration_time)"
             " SELECT their_key, coalesce(max(batch), 0) + 1, now() FROM {table}",
             own_key="our_name || '.js'",
@@ -321,7 +323,7 @@ TOOLS = (
         "id name run_on",
         key="name",
         order="id",
-        kept=KeptTable("(name, run_on) VALUES (their_key, now())", own_key="our_name"),
+        synced_table=SyncedTable("(name, run_on) VALUES (their_key, now())", own_key="our_name"),
     ),
     Tool(
         "db-migrate",
@@ -346,7 +348,7 @@ TOOLS = (
         key="migration_id",
         order="applied_at_utc, 1",
         checksum="migration_hash",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(migration_hash, migration_id, applied_at_utc) VALUES"
             " (encode(sha256(their_key::bytea), 'hex'), their_key, now() AT TIME ZONE 'UTC')",
             own_key="our_name",
@@ -413,7 +415,7 @@ TOOLS = (
         order="created_at, 1",
         is_comparable=False,
         checksum="hash",
-        kept=KeptTable(
+        synced_table=SyncedTable(
             "(hash, created_at) VALUES (coalesce(their_checksum, ''), their_key::int8)",
             own_key="(extract(epoch FROM clock_timestamp()) * 1000)::int8::text",
         ),
@@ -444,7 +446,9 @@ def read_tool_histories(run: RunQuery) -> list[ToolHistory]:
     ]
 
 
-def inspect_requirements(run: RunQuery, requirements: Sequence[Requirement]) -> ToolInspection:
+def inspect_requirements(
+    run: RunQuery, requirements: Sequence[Requirement]
+) -> RequirementInspection:
     """Read whether other tools have applied what the setting ``ready_when`` requires.
 
     Args:
@@ -470,7 +474,7 @@ def inspect_requirements(run: RunQuery, requirements: Sequence[Requirement]) -> 
     )
     system = system_id_expression(can_read_system_id=can_read_system_id)
     [[system_id]] = run(f"{SAFE_SEARCH_PATH} SELECT {system}")
-    return ToolInspection(tuple(statuses), system_id)
+    return RequirementInspection(tuple(statuses), system_id)
 
 
 def _find_required_tables(

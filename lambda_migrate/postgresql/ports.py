@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration
-    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
+    from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
-    from lambda_migrate.migrations.requirement_check import ToolInspection
+    from lambda_migrate.migrations.requirement_check import RequirementInspection
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
 
@@ -313,11 +313,11 @@ class FencedSession(DatabaseSession, Protocol):
             ConfigurationError: It is not in doubt, or the tool's own table says otherwise.
         """
 
-    def keep_tool_history(self, kept: KeptHistory | None) -> None:
+    def sync_tool_history(self, synced: SyncedHistory | None) -> None:
         """From now on write another tool's history table in the transaction of each row here.
 
         Args:
-            kept: That table; None: write none any more.
+            synced: That table; None: write none any more.
         """
 
     def record_environment(self) -> None:
@@ -447,7 +447,7 @@ class Database(Protocol):
 
     def inspect_requirements(
         self, requirements: Sequence[Requirement], deadline: Deadline
-    ) -> ToolInspection:
+    ) -> RequirementInspection:
         """Read whether other tools have applied these, through one short connection.
 
         Raises:

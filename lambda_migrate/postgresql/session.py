@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import Manifest, Migration
-    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
+    from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.fence import FencedConnection
 
@@ -169,15 +169,17 @@ class PostgreSQLSession(DatabaseSession):
             del self._known_rows[version]
         self._write(self._connection.queries.mark_repeatables_stale(name))
 
-    def keep_tool_history(self, kept: KeptHistory | None) -> None:
-        """See `FencedSession.keep_tool_history`."""
-        from lambda_migrate.postgresql.kept_history_queries import (
-            keep_history,
-            stop_keeping_history,
+    def sync_tool_history(self, synced: SyncedHistory | None) -> None:
+        """See `FencedSession.sync_tool_history`."""
+        from lambda_migrate.postgresql.history_sync_queries import (
+            create_sync_trigger,
+            drop_sync_trigger,
         )
 
         schema = self._connection.queries.schema
-        self._write(stop_keeping_history(schema) if kept is None else keep_history(schema, kept))
+        self._write(
+            drop_sync_trigger(schema) if synced is None else create_sync_trigger(schema, synced)
+        )
 
     def record_environment(self) -> None:
         """See `FencedSession.record_environment`."""

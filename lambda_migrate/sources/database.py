@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
-    from lambda_migrate.migrations.requirement_check import ToolInspection
+    from lambda_migrate.migrations.requirement_check import RequirementInspection
     from lambda_migrate.migrations.revisions import RevisionHistory
     from lambda_migrate.postgresql.database import PostgreSQLDatabase
     from lambda_migrate.postgresql.mirror import RevisionSession
@@ -159,7 +159,7 @@ class ToolDatabase:
 
     def inspect_requirements(
         self, requirements: Sequence[Requirement], deadline: Deadline
-    ) -> ToolInspection:
+    ) -> RequirementInspection:
         """See `Database.inspect_requirements`."""
         return self._database.inspect_requirements(requirements, deadline)
 

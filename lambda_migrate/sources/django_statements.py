@@ -20,7 +20,7 @@ from lambda_migrate.migrations.sql.lint import (
     find_transaction_control,
 )
 from lambda_migrate.migrations.sql.tokens import TokenCursor, split_statements
-from lambda_migrate.sources.partial_commits import is_temporary
+from lambda_migrate.sources.statement_log import is_temporary
 
 if TYPE_CHECKING:
     from lambda_migrate.migrations.sql.tokens import Statement

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration
-    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
+    from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.mirror import RevisionSession
     from lambda_migrate.postgresql.ports import LeaseGrant
@@ -462,8 +462,8 @@ class ToolSession(DatabaseSession):
         """See `FencedSession.delete_rows`; the tool's own table decides."""
         raise make_sql_only_error(self._database.tool, "deleting a history row", _USE_TOOL)
 
-    def keep_tool_history(self, kept: KeptHistory | None) -> NoReturn:  # noqa: ARG002
-        """See `FencedSession.keep_tool_history`; the tool's own table decides."""
+    def sync_tool_history(self, synced: SyncedHistory | None) -> NoReturn:  # noqa: ARG002
+        """See `FencedSession.sync_tool_history`; the tool's own table decides."""
         raise make_sql_only_error(self._database.tool, "writing another history", _USE_TOOL)
 
     def mark_repeatables_stale(self, name: str = "") -> None:

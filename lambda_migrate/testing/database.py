@@ -20,7 +20,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
-from lambda_migrate.migrations.requirement_check import ToolInspection, check_requirement
+from lambda_migrate.migrations.requirement_check import RequirementInspection, check_requirement
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.migrations.sql.tokens import split_statements
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Manifest, Migration, Script
-    from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
+    from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
     from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
@@ -81,7 +81,7 @@ class InMemoryDatabase:
         """The database's identity; two databases with the same one are copies."""
         self.other_histories: list[ToolHistory] = []
         """The contents of other migration tools' history tables."""
-        self.kept_history: KeptHistory | None = None
+        self.synced_history: SyncedHistory | None = None
         """Another tool's history table that is to be kept up to date."""
         self.dry_run_effects: dict[Version, MigrationEffects] = {}
         """What a dry run reports for a version; its duration is taken from the clock."""
@@ -209,7 +209,7 @@ class InMemoryDatabase:
 
     def inspect_requirements(
         self, requirements: Sequence[Requirement], deadline: Deadline
-    ) -> ToolInspection:
+    ) -> RequirementInspection:
         """See `Database.inspect_requirements`; a table's schema and name are not compared."""
         with self._guard:
             self._connect(deadline)
@@ -217,7 +217,7 @@ class InMemoryDatabase:
             for each in requirements:
                 found = [h for h in self.other_histories if h.tool.lower() == each.tool]
                 statuses.append(check_requirement(each, each.tool, found))
-            return ToolInspection(tuple(statuses), self.identity)
+            return RequirementInspection(tuple(statuses), self.identity)
 
     # --- what its holders share
 
@@ -430,10 +430,10 @@ class InMemorySession(DatabaseSession):
                 elif isinstance(version, RepeatableVersion) and name in ("", row.name):
                     database._rows[version] = replace(row, state=RowState.STALE)
 
-    def keep_tool_history(self, kept: KeptHistory | None) -> None:
-        """See `FencedSession.keep_tool_history`."""
+    def sync_tool_history(self, synced: SyncedHistory | None) -> None:
+        """See `FencedSession.sync_tool_history`."""
         with self._require_fence(self._deadline) as database:
-            database.kept_history = kept
+            database.synced_history = synced
 
     def record_environment(self) -> None:
         """See `FencedSession.record_environment`."""

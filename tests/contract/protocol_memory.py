@@ -12,9 +12,9 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
-from lambda_migrate.migrations.baseline import KeptHistory, ToolHistory
+from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
 from lambda_migrate.migrations.ready_when import Requirement
-from lambda_migrate.migrations.requirement_check import ToolInspection
+from lambda_migrate.migrations.requirement_check import RequirementInspection
 from lambda_migrate.migrations.version import Version
 from lambda_migrate.postgresql.ports import (
     Database,
@@ -180,7 +180,7 @@ class SteppedDatabase:
 
     def inspect_requirements(
         self, requirements: Sequence[Requirement], deadline: Deadline
-    ) -> ToolInspection:
+    ) -> RequirementInspection:
         return self._database.inspect_requirements(requirements, deadline)
 
 
@@ -252,7 +252,7 @@ class SteppedSession(DatabaseSession):
     def delete_rows(self, versions: Sequence[Version]) -> None:
         raise NotImplementedError
 
-    def keep_tool_history(self, kept: KeptHistory | None) -> None:
+    def sync_tool_history(self, kept: SyncedHistory | None) -> None:
         raise NotImplementedError
 
     def record_environment(self) -> None:

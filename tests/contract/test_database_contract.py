@@ -246,7 +246,7 @@ CALLS: dict[str, Callable[[FencedSession], object]] = {
     ),
     "record": lambda session: session.record_applied([(SECOND, DIGEST[2])], baseline=True),
     "forget": lambda session: session.delete_rows([1]),
-    "keep another history": lambda session: session.keep_tool_history(None),
+    "keep another history": lambda session: session.sync_tool_history(None),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 

@@ -10,7 +10,7 @@ from lambda_migrate.sources.protocol import ChildError
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from lambda_migrate.sources.partial_commits import StatementLog
+    from lambda_migrate.sources.statement_log import StatementLog
 
 __all__ = [
     "FAILED",

@@ -10,7 +10,7 @@ token.
 Every revision gets a transaction of its own. Where ``env.py`` has begun one before, it is committed
 after each step by the dialect, and SQLAlchemy does not notice that it has ended.
 
-What a revision commits before it is complete is in its log (`partial_commits`). Outside a
+What a revision commits before it is complete is in its log (`statement_log`). Outside a
 transaction the session has the advisory lock, with which a successor finds and ends it.
 """
 
@@ -71,7 +71,7 @@ def run(request: ChildRequest, channel: Channel) -> None:
         _AlembicRun(request, channel, project, fence, listener).run()
 
 
-class _Unwind(BaseException):
+class _StopEnvPy(BaseException):
     """Ends env.py early, so that its transactions are rolled back; no ``except Exception``."""
 
 
@@ -155,7 +155,7 @@ class _AlembicRun:
         try:
             with environment:
                 self._project.script.run_env()
-        except _Unwind:
+        except _StopEnvPy:
             pass
         except BaseException as error:
             raise self._translate(error) from error
@@ -225,7 +225,7 @@ class _AlembicRun:
         if not self._has_plan:
             self._send_plan(steps, context)
         if self._is_description or not is_known:  # the parent decides about unknown revisions
-            raise _Unwind
+            raise _StopEnvPy
         return self._iterate(steps, context)
 
     def _require_same_table(self, failure: ChildError, context: MigrationContext) -> None:
@@ -265,7 +265,7 @@ class _AlembicRun:
             self._fence.applied += 1
             self._channel.send_applied(revision.id, duration_ms=current.duration_ms)
         if self._fence.is_dry_run:
-            raise _Unwind
+            raise _StopEnvPy
 
     def _wrap(self, function: Callable[..., Any], context: MigrationContext) -> Callable[..., Any]:
         @wraps(function)

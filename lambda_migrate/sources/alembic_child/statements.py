@@ -26,7 +26,7 @@ from lambda_migrate.sources.alembic_child.connections import (
     read_status,
 )
 from lambda_migrate.sources.catalog_lookup import resolve_in_doubt
-from lambda_migrate.sources.partial_commits import (
+from lambda_migrate.sources.statement_log import (
     UNKNOWN,
     LogMismatch,
     StatementKind,
@@ -255,8 +255,8 @@ class StatementListener:
             action = log.match(entry)
         except LogMismatch as mismatch:
             raise self._repair(current, mismatch) from mismatch
-        if action == "settle":
-            action = self._settle(connection, current, sql)
+        if action == "look-up":
+            action = self._resolve(connection, current, sql)
             if action == "skip":
                 log.committed.append(entry)
         if action == "skip":
@@ -327,7 +327,7 @@ class StatementListener:
         self._fence.write(connection, self._fence.queries.upsert_revision(row))
         current.has_committed = current.has_committed or is_commit
 
-    def _settle(self, connection: Connection, current: CurrentStep, sql: str) -> str:
+    def _resolve(self, connection: Connection, current: CurrentStep, sql: str) -> str:
         """Find out whether a statement in doubt took effect: ``skip`` it, or ``run`` it again."""
         version = int(query(connection, "SHOW server_version_num")[0])
         outcome = resolve_in_doubt(sql, lambda query: query_all(connection, query), version)

@@ -117,7 +117,7 @@ class StatementWrapper:
     def _run_inside(self, connection: Any, message: _Message, step: CurrentStep | None) -> Any:
         """Run a statement in a transaction that has shared the fence, and log it there."""
         is_logged = message.kind not in (MessageKind.READ, MessageKind.SETTING)
-        if step is None or not step.in_parts or not is_logged:
+        if step is None or not step.commits_in_parts or not is_logged:
             return message.execute()
         if message.kind is MessageKind.CONTROL:
             return self._run_control(connection, message, step)
@@ -146,8 +146,8 @@ class StatementWrapper:
         with self._fence.own_transaction(connection):
             self._fence.require_direct_connection(connection)
         if step is not None:
-            if step.interrupted[step.followed :] == [doubt]:
-                step.followed += 1
+            if step.earlier_log[step.followed_count :] == [doubt]:
+                step.followed_count += 1
                 outcome = resolve_in_doubt(message.text, run, version) if is_known else None
                 if outcome is None:
                     self.require_repair(step, f"this may have taken effect: {message.excerpt}")
@@ -203,14 +203,15 @@ class StatementWrapper:
 
     def _is_done(self, message: _Message, step: CurrentStep) -> bool:
         """Whether an interrupted run has committed this statement; follow its log."""
-        remaining = step.interrupted[step.followed :]
+        remaining = step.earlier_log[step.followed_count :]
         if not remaining:
             return False
-        step.followed += 1
+        step.followed_count += 1
         if remaining[0] != message.entry:
             self.require_repair(
                 step,
-                f"statement {step.followed} differs from what it had committed: {message.excerpt}",
+                f"statement {step.followed_count} differs from what it had committed: "
+                f"{message.excerpt}",
             )
         if message.kind in (MessageKind.ROWS, MessageKind.CONTROL):
             self.require_repair(

@@ -136,12 +136,12 @@ class StepRunner:
             step_id,
             state="reverting" if is_rollback else "started",
             connection=self._connection,
-            interrupted=list(interrupted or ()),
-            began=began,
+            earlier_log=list(interrupted or ()),
+            began_at=began,
         )
         self._fence.step = step
         is_first_run = interrupted is None
-        if TRANSACTION in step.interrupted:
+        if TRANSACTION in step.earlier_log:
             self._statements.require_repair(step, COMMITTED_BY_ITSELF)
         if is_first_run and (migration.atomic or self._may_try(migration)):
             try:
@@ -208,8 +208,8 @@ class StepRunner:
             raise ChildError("it cannot be tried: it runs outside a transaction", step_id=step.id)
         if any(map(_refuses_transaction, migration.operations)):
             self._fence.require_direct_connection(self._connection)  # before a part is committed
-        step.in_parts = True
-        if not step.interrupted:
+        step.commits_in_parts = True
+        if not step.earlier_log:
             self._fence.write(
                 self._connection,
                 self._fence.queries.upsert_revision(
@@ -309,7 +309,7 @@ class StepRunner:
     def _write_applied(self, step_id: str) -> None:
         row, step = self._plan.find_row(step_id), self._fence.step
         if step is not None:
-            row = row._replace(duration_ms=round((time.monotonic() - step.began) * 1000))
+            row = row._replace(duration_ms=round((time.monotonic() - step.began_at) * 1000))
         self._fence.write(self._connection, self._fence.queries.upsert_revision(row))
         self._last_written = step_id
 

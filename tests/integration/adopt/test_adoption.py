@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lambda_migrate.adopt.layouts import LAYOUTS
+from lambda_migrate.adopt.tool_formats import TOOL_FORMATS
 from lambda_migrate.local.servers.postgresql import find_binaries
 
 from .cases import CASES, CODE, DBMATE, KNEX
@@ -134,4 +134,6 @@ def test_a_tool_whose_migrations_are_code_is_adopted_by_a_dump(
 
 
 def test_every_tool_has_a_case() -> None:
-    assert {case.tool for case in CASES} | CODE.keys() == {layout.tool for layout in LAYOUTS}
+    assert {case.tool for case in CASES} | CODE.keys() == {
+        tool_format.tool for tool_format in TOOL_FORMATS
+    }

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.baseline import KeptHistory
+from lambda_migrate.migrations.baseline import SyncedHistory
 from lambda_migrate.migrations.revisions import (
     CodeDescription,
     Revision,
@@ -150,10 +150,10 @@ def test_a_holder_that_finds_the_code_satisfied_starts_no_child(bench: Bench) ->
 def test_another_tools_table_is_written_with_ours_until_that_is_stopped(bench: Bench) -> None:
     bench.execute("CREATE TABLE schema_migrations (version text PRIMARY KEY)")
     with bench.holder() as session:
-        kept = KeptHistory("dbmate", ("public", "schema_migrations"), (("1", "0001", ""),))
-        session.keep_tool_history(kept)
+        kept = SyncedHistory("dbmate", ("public", "schema_migrations"), (("1", "0001", ""),))
+        session.sync_tool_history(kept)
         session.apply(migration("SELECT 1"), "d", soon())
         assert bench.column("SELECT version FROM schema_migrations") == ["0001"]
-        session.keep_tool_history(None)
+        session.sync_tool_history(None)
         session.apply(migration("SELECT 1", 2), "d", soon())
     assert bench.column("SELECT version FROM schema_migrations") == ["0001"]

@@ -46,7 +46,7 @@ def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
         )
 
 
-def _settle(bench: Bench) -> None:
+def _resolve(bench: Bench) -> None:
     with bench.holder(2) as session:
         (row,) = session.read_history()
         session.resolve_in_doubt(row, soon())
@@ -112,7 +112,7 @@ def test_a_build_past_its_deadline_is_cancelled_and_cleared_up_next(orders: Benc
     assert failed.value.sqlstate == "57014"
     assert "cleaning up failed" in str(failed.value)
     assert orders.states() == {1: "started"}
-    _settle(orders)
+    _resolve(orders)
     assert (orders.is_valid("i"), orders.versions()) == (None, [])
 
 
@@ -300,7 +300,7 @@ def test_a_failure_is_not_taken_for_success_by_its_result(
 def test_a_half_built_index_is_dropped_and_built_again(each_bench: Bench) -> None:
     _invalid(each_bench)
     _interrupted(each_bench, non_transactional(UNIQUE))
-    _settle(each_bench)
+    _resolve(each_bench)
     assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
     each_bench.execute("DELETE FROM orders")
     each_bench.apply(non_transactional(UNIQUE), fence=3)
@@ -339,7 +339,7 @@ def test_a_row_in_doubt_is_settled_by_the_catalog(
 ) -> None:
     orders.execute(before)
     _interrupted(orders, non_transactional(statement))
-    _settle(orders)
+    _resolve(orders)
     assert orders.states() == ({} if state is None else {1: state})
 
 
@@ -347,7 +347,7 @@ def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
     _invalid(bench, "i_ccnew")
     bench.execute("CREATE INDEX i ON orders (id)")
     _interrupted(bench, non_transactional("REINDEX INDEX CONCURRENTLY i"))
-    _settle(bench)
+    _resolve(bench)
     assert (bench.is_valid("i_ccnew"), bench.is_valid("i")) == (None, True)
 
 
@@ -364,7 +364,7 @@ def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
 def test_an_undetermined_outcome_names_the_repair_command(bench: Bench, statement: str) -> None:
     _interrupted(bench, non_transactional(statement))
     with pytest.raises(RepairRequired, match="lambda-migrate repair 1 --as applied"):
-        _settle(bench)
+        _resolve(bench)
     assert bench.states() == {1: "started"}
 
 
@@ -385,7 +385,7 @@ def test_a_row_without_its_statement_is_refused(bench: Bench) -> None:
     _interrupted(bench, non_transactional(BUILD))
     bench.execute("UPDATE lambda_migrate.history SET up = NULL")
     with pytest.raises(MigrationFailed, match="lambda-migrate repair"):
-        _settle(bench)
+        _resolve(bench)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_an_interrupted_rollback_is_settled_both_ways(
     _interrupted(
         orders, non_transactional(BUILD, down=down, down_non_transactional=True), "reverting"
     )
-    _settle(orders)
+    _resolve(orders)
     assert orders.states() == states
 
 
@@ -408,7 +408,7 @@ def test_an_interrupted_drop_is_finished(bench: Bench) -> None:
     _invalid(bench)
     one = non_transactional(UNIQUE, down="DROP INDEX CONCURRENTLY i", down_non_transactional=True)
     _interrupted(bench, one, "reverting")
-    _settle(bench)
+    _resolve(bench)
     assert (bench.is_valid("i"), bench.states()) == (None, {})
 
 
@@ -498,7 +498,7 @@ def test_what_is_declared_idempotent_is_pending_again(in_parts: Bench, statement
         in_parts.apply(one)
     assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
     _interrupted(in_parts, one)
-    _settle(in_parts)
+    _resolve(in_parts)
     assert in_parts.versions() == []
     in_parts.execute("DELETE FROM broken")
     in_parts.apply(one, fence=3)
@@ -570,7 +570,7 @@ def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Benc
         _die_after_the_statement(patched)
         with pytest.raises(Killed):
             session.apply(non_transactional(BUILD), "d", soon())
-    _settle(plain)
+    _resolve(plain)
     assert plain.states() == {1: "applied"}
     with pytest.raises(MigrationFailed, match="could not be compared"):
         plain.apply(non_transactional(BUILD.replace("i ON", "IF NOT EXISTS i ON"), 2), fence=3)
@@ -583,7 +583,7 @@ def test_a_detach_that_was_interrupted_is_finished(each_bench: Bench) -> None:
     detach = non_transactional("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
     _cancelled_half_way(each_bench, detach, "SELECT * FROM p")
     assert each_bench.column("SELECT inhdetachpending FROM pg_inherits") == [True]
-    _settle(each_bench)
+    _resolve(each_bench)
     assert each_bench.column("SELECT count(*) FROM pg_inherits") == [0]
     assert each_bench.states() == {1: "applied"}
 
@@ -598,7 +598,7 @@ def test_what_an_interrupted_reindex_left_on_the_toast_table_is_dropped(
 ) -> None:
     each_bench.execute(_TOAST)
     _cancelled_half_way(each_bench, non_transactional(f"REINDEX {what}"), "SELECT * FROM docs")
-    _settle(each_bench)
+    _resolve(each_bench)
     assert each_bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
     each_bench.apply(non_transactional(f"REINDEX {what}"), fence=3)
     assert each_bench.states() == {1: "applied"}
@@ -612,7 +612,7 @@ def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_bench: B
     one = non_transactional("REINDEX TABLE CONCURRENTLY p")
     _cancelled_half_way(each_bench, one, "SELECT * FROM p")
     assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
-    _settle(each_bench)
+    _resolve(each_bench)
     assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
     assert each_bench.versions() == []
 
@@ -629,7 +629,7 @@ def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(be
     one = non_transactional("REINDEX TABLE CONCURRENTLY docs")
     _cancelled_half_way(plain, one, "SELECT * FROM docs")
     with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
-        _settle(plain)
+        _resolve(plain)
     with plain.holder(3) as session, pytest.MonkeyPatch.context() as patched:
         session.delete_rows([1])
         patched.setattr(_NonTransactionalStatement, "run", _die)
@@ -647,7 +647,7 @@ def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
     each_bench.execute(f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id)")
     assert each_bench.is_valid("i") is False
     _interrupted(each_bench, non_transactional("CREATE INDEX i ON ONLY p (id)"))
-    _settle(each_bench)
+    _resolve(each_bench)
     assert each_bench.states() == {1: "applied"}
 
 

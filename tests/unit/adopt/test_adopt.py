@@ -69,10 +69,10 @@ def test_an_adoption_is_undone(call: Call, database: InMemoryDatabase, tmp_path:
     code, document = call("adopt", "--yes", "--keep-theirs")
     assert (code, document["written"]) == (0, ["1_a.sql", "2_b.sql"])
     assert (document["marked_as_applied"], document["keeps_theirs"]) == (["1_a"], True)
-    assert database.kept_history is not None
-    assert [row[:2] for row in database.kept_history.rows] == [("1", "1"), ("2", "2")]
+    assert database.synced_history is not None
+    assert [row[:2] for row in database.synced_history.rows] == [("1", "1"), ("2", "2")]
     assert call("adopt", "--yes")[1]["written"] == []
-    assert database.kept_history is None
+    assert database.synced_history is None
     assert call("adopt", "--undo", "--dry-run")[1]["unmarked"] == ["1_a"]
     code, document = call("adopt", "--undo", "--yes")
     assert (code, document["removed"]) == (0, ["1_a.sql", "2_b.sql"])

@@ -13,7 +13,7 @@ from lambda_migrate.adopt.checksums import (
 )
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
 from lambda_migrate.adopt.files import FoundScript, SourceMigration
-from lambda_migrate.adopt.layouts import LAYOUTS
+from lambda_migrate.adopt.tool_formats import TOOL_FORMATS
 from lambda_migrate.errors import ConfigurationError
 from tests.integration.adopt.cases import CASES
 from tests.integration.adopt.frame import ToolCase
@@ -35,14 +35,14 @@ def test_each_tools_files_are_read_in_its_order(tmp_path: Path, case: ToolCase) 
     for name, text in case.files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    [layout] = [each for each in LAYOUTS if each.tool == case.tool]
+    [tool_format] = [each for each in TOOL_FORMATS if each.tool == case.tool]
     folder = next(
         each
         for each in (tmp_path, *sorted(tmp_path.rglob("*")))
-        if each.is_dir() and layout.fits(each.rglob("*.*"), each)
+        if each.is_dir() and tool_format.fits(each.rglob("*.*"), each)
     )
-    assert layout.read is not None
-    found = layout.read(folder)
+    assert tool_format.read is not None
+    found = tool_format.read(folder)
     assert found.unusable == {}
     converted = convert_migrations(found.migrations, case.table)
     assert tuple(each.filename for each in converted) == case.adopted
@@ -116,7 +116,7 @@ def test_what_cannot_run_on_a_new_database_is_reported(script: str, fault: str) 
 
 
 def test_what_the_tool_replaces_in_a_script_is_reported() -> None:
-    [flyway] = [each for each in LAYOUTS if each.tool == "Flyway"]
+    [flyway] = [each for each in TOOL_FORMATS if each.tool == "Flyway"]
     source = SourceMigration("1", "1_it", "1_it.sql", FoundScript("SELECT 1;\nGRANT a TO ${role};"))
     [found] = convert_migrations([source], "flyway_schema_history", flyway.placeholder)
     assert [fault.partition(";")[0] for fault in found.faults] == [

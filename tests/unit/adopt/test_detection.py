@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.adopt.detect import detect_tool, find_layouts, find_layouts_of
-from lambda_migrate.adopt.layouts import LAYOUTS
+from lambda_migrate.adopt.detect import detect_tool, find_formats, find_formats_of
+from lambda_migrate.adopt.tool_formats import TOOL_FORMATS
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 
-BY_NAME = {each.tool: each for each in LAYOUTS}
+BY_NAME = {each.tool: each for each in TOOL_FORMATS}
 HERE = Path("db")
 
 
@@ -41,7 +41,7 @@ def test_files_and_history_choose_together(
 ) -> None:
     found = [(BY_NAME[name], HERE) for name in files]
     detected = detect_tool(found, list(map(history, histories)), tool=tool)
-    assert detected.layout.tool == expected
+    assert detected.tool_format.tool == expected
     assert (detected.history is not None) is (expected in histories)
 
 
@@ -79,9 +79,9 @@ def test_two_histories_of_one_tool_are_told_apart_by_their_tables() -> None:
 def test_a_folder_with_subfolders_is_one(tmp_path: Path) -> None:
     write(tmp_path, "db/migration/2023/V1__a.sql", "db/migration/2024/V2__b.sql")
     write(tmp_path, "node_modules/other/V1__a.sql", "migrations/0001_own.sql")
-    found = find_layouts(tmp_path, except_folder=tmp_path / "migrations")
-    assert {(layout.tool, folder) for layout, folder in found} == {
+    found = find_formats(tmp_path, except_folder=tmp_path / "migrations")
+    assert {(tool_format.tool, folder) for tool_format, folder in found} == {
         (tool, tmp_path / "db/migration") for tool in ("Flyway", "refinery")
     }
-    tools = {layout.tool for layout in find_layouts_of(tmp_path / "db/migration")}
+    tools = {tool_format.tool for tool_format in find_formats_of(tmp_path / "db/migration")}
     assert tools == {"Flyway", "refinery"}

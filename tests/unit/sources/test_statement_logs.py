@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lambda_migrate.sources.django_statements import MessageKind, classify_message, hash_message
-from lambda_migrate.sources.partial_commits import (
+from lambda_migrate.sources.statement_log import (
     UNKNOWN,
     LogMismatch,
     StatementKind,
@@ -27,7 +27,7 @@ def test_a_rerun_skips_what_is_committed_and_settles_what_is_in_doubt() -> None:
     first.pending.append(TABLE)
     first.note_commit()
     rerun = StatementLog.resume([*first.committed, UNKNOWN + INDEX])
-    assert [rerun.match(TABLE), rerun.match(INDEX)] == ["skip", "settle"]
+    assert [rerun.match(TABLE), rerun.match(INDEX)] == ["skip", "look-up"]
     rerun.require_complete()
     assert rerun.match(TABLE) == "run"
 

@@ -144,14 +144,14 @@ class StatementLog:
         return cls(committed=[each for each in entries if each[0] != UNKNOWN], _expected=[*entries])
 
     def match(self, entry: str) -> str:
-        """Decide about the next statement: ``run``, ``skip``, or ``settle`` if it is in doubt.
+        """Decide about the next statement: ``run``, ``skip``, or ``look-up`` if it is in doubt.
 
         Raises:
             LogMismatch: The earlier attempt ran other statements.
         """
         if not self._expected:
             return "run"
-        for action, known in (("skip", entry), ("settle", UNKNOWN + entry)):
+        for action, known in (("skip", entry), ("look-up", UNKNOWN + entry)):
             if known in self._expected:
                 del self._expected[: self._expected.index(known) + 1]
                 return action

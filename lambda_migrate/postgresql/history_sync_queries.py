@@ -13,29 +13,31 @@ from lambda_migrate.postgresql.other_tools import get_tool
 from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
 
 if TYPE_CHECKING:
-    from lambda_migrate.migrations.baseline import KeptHistory
-    from lambda_migrate.postgresql.other_tools import KeptTable, Tool
+    from lambda_migrate.migrations.baseline import SyncedHistory
+    from lambda_migrate.postgresql.other_tools import SyncedTable, Tool
 
-__all__ = ["keep_history", "stop_keeping_history"]
+__all__ = ["create_sync_trigger", "drop_sync_trigger"]
 
 _NAME = "keep_other_history"
 
 
-def keep_history(schema: str, kept: KeptHistory) -> str:
+def create_sync_trigger(schema: str, synced: SyncedHistory) -> str:
     """Create the trigger, and store what the other tool calls each migration.
 
     Args:
         schema: The schema of this library's tables.
-        kept: The other tool's table.
+        synced: The other tool's table.
     """
-    tool = get_tool(kept.tool)
-    if tool.kept is None:
-        raise AssertionError(kept.tool)  # `adopt` has refused it
+    tool = get_tool(synced.tool)
+    if tool.synced_table is None:
+        raise AssertionError(synced.tool)  # `adopt` has refused it
     library = quote_identifier(schema)
-    body = _trigger_body(library, ".".join(map(quote_identifier, kept.table)), tool, tool.kept)
+    body = _trigger_body(
+        library, ".".join(map(quote_identifier, synced.table)), tool, tool.synced_table
+    )
     rows = ", ".join(
         f"({quote_literal(version)}, {quote_literal(key)}, {quote_literal(checksum or None)})"
-        for version, key, checksum in kept.rows
+        for version, key, checksum in synced.rows
     )
     insert = f"INSERT INTO {library}.adopted VALUES {rows};" if rows else ""
     return f"""
@@ -50,8 +52,8 @@ def keep_history(schema: str, kept: KeptHistory) -> str:
             ON {library}.history FOR EACH ROW EXECUTE FUNCTION {library}.{_NAME}()"""
 
 
-def stop_keeping_history(schema: str) -> str:
-    """Remove what `keep_history` created, if it is there."""
+def drop_sync_trigger(schema: str) -> str:
+    """Remove what `create_sync_trigger` created, if it is there."""
     library = quote_identifier(schema)
     return f"""
         DROP TRIGGER IF EXISTS {_NAME} ON {library}.history;
@@ -59,9 +61,9 @@ def stop_keeping_history(schema: str) -> str:
         DROP TABLE IF EXISTS {library}.adopted"""
 
 
-def _trigger_body(library: str, table: str, tool: Tool, kept: KeptTable) -> str:
-    write = _write_last_version if kept.has_single_row else _write_row
-    skip = "our_version LIKE 'R:%'" if kept.has_repeatables else "our_version LIKE 'R%'"
+def _trigger_body(library: str, table: str, tool: Tool, synced_table: SyncedTable) -> str:
+    write = _write_last_version if synced_table.has_single_row else _write_row
+    skip = "our_version LIKE 'R:%'" if synced_table.has_repeatables else "our_version LIKE 'R%'"
     return f"""
 DECLARE
     our_version text; our_name text; our_duration bigint; was_applied boolean := false;
@@ -78,25 +80,25 @@ BEGIN
     IF was_applied = becomes_applied OR {skip} THEN
         RETURN NULL;
     END IF;
-    {write(library, table, tool, kept)}
+    {write(library, table, tool, synced_table)}
     RETURN NULL;
 END"""
 
 
-def _look_up(library: str, kept: KeptTable) -> str:
+def _look_up(library: str, synced_table: SyncedTable) -> str:
     return f"""
     SELECT key, checksum INTO their_key, their_checksum FROM {library}.adopted
         WHERE version = CASE WHEN our_version LIKE 'R%' THEN our_name ELSE our_version END;
     IF NOT FOUND THEN
-        their_key := {kept.own_key};
+        their_key := {synced_table.own_key};
         INSERT INTO {library}.adopted VALUES (our_version, their_key);
     END IF;"""
 
 
-def _write_row(library: str, table: str, tool: Tool, kept: KeptTable) -> str:
+def _write_row(library: str, table: str, tool: Tool, synced_table: SyncedTable) -> str:
     """One row for each migration; an application of a repeatable one is always a new row."""
-    insert = kept.insert.replace("{table}", table)
-    return f"""{_look_up(library, kept)}
+    insert = synced_table.insert.replace("{table}", table)
+    return f"""{_look_up(library, synced_table)}
     IF NOT becomes_applied THEN
         DELETE FROM {table} WHERE ({tool.key})::text = their_key AND our_version NOT LIKE 'R%';
     ELSIF our_version LIKE 'R%' OR 'applied' IS DISTINCT FROM (
@@ -106,12 +108,12 @@ def _write_row(library: str, table: str, tool: Tool, kept: KeptTable) -> str:
     END IF;"""
 
 
-def _write_last_version(library: str, table: str, _tool: Tool, kept: KeptTable) -> str:
+def _write_last_version(library: str, table: str, _tool: Tool, synced_table: SyncedTable) -> str:
     return f"""
     SELECT version, name INTO our_version, our_name FROM {library}.history
         WHERE state IN ('applied', 'reverting') AND version ~ '^[0-9.]+$'
         ORDER BY string_to_array(version, '.')::numeric[] DESC LIMIT 1;
-    IF FOUND THEN{_look_up(library, kept)}
+    IF FOUND THEN{_look_up(library, synced_table)}
     END IF;
     DELETE FROM {table};
-    INSERT INTO {table} {kept.insert.replace("{table}", table)};"""
+    INSERT INTO {table} {synced_table.insert.replace("{table}", table)};"""

@@ -1,7 +1,7 @@
 """Where each tool keeps its migrations, and how its files are read.
 
-One `Layout` describes one tool. Adding a tool means adding its layout here and the description of
-its history table, under the same name, to `postgresql.other_tools.TOOLS`.
+One `ToolFormat` describes one tool. Adding a tool means adding its format here and the description
+of its history table, under the same name, to `postgresql.other_tools.TOOLS`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from lambda_migrate.adopt.files import FoundScript, SourceFiles, SourceMigration
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.digest import format_components, parse_components
 
-__all__ = ["LAYOUTS", "Layout"]
+__all__ = ["TOOL_FORMATS", "ToolFormat"]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ToolFormat:
     """How one tool's files are recognized and read.
 
     Attributes:
@@ -612,12 +612,12 @@ def _compute_sqitch_id(match: re.Match[str], pragmas: dict[str, str], parent: st
 _NUMBERED = r"\d+[^/]*\.sql"
 _SCRIPT = r"\d+[_-][^/]*\.[cm]?[jt]s"
 
-LAYOUTS = (
-    Layout("dbmate", _NUMBERED, sign=r"^-- *migrate:up", read=_read_dbmate),
-    Layout("goose", r"\d+_[^/]*\.sql", sign=r"^-- *\+goose +Up\b", read=_read_goose),
-    Layout("golang-migrate", r"\d+_[^/]*\.up\.sql", read=_read_golang_migrate),
-    Layout("sqlx", r"\d+_[^/]*\.sql", read=_read_sqlx, is_generic=True),
-    Layout(
+TOOL_FORMATS = (
+    ToolFormat("dbmate", _NUMBERED, sign=r"^-- *migrate:up", read=_read_dbmate),
+    ToolFormat("goose", r"\d+_[^/]*\.sql", sign=r"^-- *\+goose +Up\b", read=_read_goose),
+    ToolFormat("golang-migrate", r"\d+_[^/]*\.up\.sql", read=_read_golang_migrate),
+    ToolFormat("sqlx", r"\d+_[^/]*\.sql", read=_read_sqlx, is_generic=True),
+    ToolFormat(
         "Flyway",
         r"(?:V\d[\d._]*|R)__[^/]*\.sql",
         read=_read_flyway,
@@ -625,36 +625,36 @@ LAYOUTS = (
         has_subfolders=True,
         placeholder=r"\$\{[\w.:-]+\}",
     ),
-    Layout("refinery", r"[VU]\d+__\w+\.sql", read=_read_refinery, has_subfolders=True),
-    Layout("Prisma", r"[^/]+/migration\.sql", read=_read_prisma),
-    Layout("diesel", r"[^/]+/up\.sql", read=_read_diesel),
-    Layout("drizzle", r"meta/_journal\.json", read=_read_drizzle),
-    Layout(
+    ToolFormat("refinery", r"[VU]\d+__\w+\.sql", read=_read_refinery, has_subfolders=True),
+    ToolFormat("Prisma", r"[^/]+/migration\.sql", read=_read_prisma),
+    ToolFormat("diesel", r"[^/]+/up\.sql", read=_read_diesel),
+    ToolFormat("drizzle", r"meta/_journal\.json", read=_read_drizzle),
+    ToolFormat(
         "node-pg-migrate",
         r"[^/]+\.sql",
         sign=r"^\s*--[\s-]*up\s+migration",
         read=_read_node_pg_migrate,
     ),
-    Layout("tern", r"\d+_[^/]*\.sql", sign=r"^---- create above / drop below", read=_read_tern),
-    Layout(
+    ToolFormat("tern", r"\d+_[^/]*\.sql", sign=r"^---- create above / drop below", read=_read_tern),
+    ToolFormat(
         "yoyo",
         r"[^/]+\.sql|[^/]+\.py",
         sign=r"^-- *depends:|^from yoyo import|^import yoyo",
         read=_read_yoyo,
     ),
-    Layout("graphile-migrate", r"committed/\d+[^/]*\.sql", read=_read_graphile_migrate),
-    Layout("sqitch", r"sqitch\.plan", read=_read_sqitch),
-    Layout("Knex", _SCRIPT, sign=r"exports\.up\b|function up\(knex", read=_read_knex),
+    ToolFormat("graphile-migrate", r"committed/\d+[^/]*\.sql", read=_read_graphile_migrate),
+    ToolFormat("sqitch", r"sqitch\.plan", read=_read_sqitch),
+    ToolFormat("Knex", _SCRIPT, sign=r"exports\.up\b|function up\(knex", read=_read_knex),
     # The tools below write migrations as code, which nothing can convert.
-    Layout("TypeORM", _SCRIPT, sign=r"MigrationInterface", language="TypeScript"),
-    Layout(
+    ToolFormat("TypeORM", _SCRIPT, sign=r"MigrationInterface", language="TypeScript"),
+    ToolFormat(
         "Liquibase",
         r"[^/]+\.(?:xml|ya?ml|json|sql)",
         sign=r"databaseChangeLog|^--\s*liquibase formatted sql",
         language="changelogs",
         has_subfolders=True,
     ),
-    Layout("Rails", r"\d+_\w+\.rb", language="Ruby"),
-    Layout("Ecto", r"\d+_\w+\.exs", language="Elixir"),
+    ToolFormat("Rails", r"\d+_\w+\.rb", language="Ruby"),
+    ToolFormat("Ecto", r"\d+_\w+\.exs", language="Elixir"),
 )
 """A tool's history table decides between those that a folder fits."""

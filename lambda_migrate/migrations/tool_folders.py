@@ -1,4 +1,4 @@
-"""Explains why a folder contains no migrations, and recognizes the layouts of other tools."""
+"""Explains why a folder contains no migrations, and recognizes the folders of other tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from importlib.abc import Traversable
 
-__all__ = ["ADOPTION_GUIDE", "TOOLS_IN_PLACE", "detect_tool", "explain_missing_migrations"]
+__all__ = ["ADOPTION_GUIDE", "TOOLS_IN_PLACE", "explain_missing_migrations", "guess_tool"]
 
 ADOPTION_GUIDE = '"Adopt an existing database" in the documentation'
 
@@ -47,7 +47,7 @@ _TOOL_LAYOUTS = tuple(
 """Paths below the folder that identify a tool; the first that fits counts."""
 
 
-def detect_tool(paths: Iterable[str]) -> str:
+def guess_tool(paths: Iterable[str]) -> str:
     """The tool whose layout these paths have; "" if it is unknown."""
     found = list(paths)
     return next((tool for tool, sign in _TOOL_LAYOUTS if any(map(sign.fullmatch, found))), "")
@@ -64,7 +64,7 @@ def explain_missing_migrations(location: str, folder: Traversable, *, in_package
     paths: list[str] = []
     with suppress(OSError):  # unreadable subfolders do not matter here
         paths += islice(_paths(folder, depth=_MAX_DEPTH), _MAX_ENTRIES)
-    tool = detect_tool(paths)
+    tool = guess_tool(paths)
     looks = f"; this looks like {'an' if tool[:1] in 'AE' else 'a'} {tool} layout" if tool else ""
     return (
         f"there are no migrations in {escape_text(location)}: lambda-migrate "
