@@ -74,6 +74,7 @@ def own_sandbox(tmp_path: Path) -> Iterator[Sandbox]:
 
 QUICK = (
     "tests/unit/",
+    "tests/integration/postgresql/test_catalog_lookup.py",
     "tests/integration/postgresql/test_history.py",
     "tests/integration/postgresql/test_mirror.py",
     "tests/integration/postgresql/test_other_tools.py::test_a_table_that_we_may_not_read",
