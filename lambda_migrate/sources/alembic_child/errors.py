@@ -69,13 +69,15 @@ def _find_kind(error: BaseException, sqlstate: str, *, is_in_step: bool) -> str:
 
 
 def _find_lost_connection(error: BaseException) -> BaseException | None:
-    """The error with which a connection broke, if this is one, or was raised because of one.
+    """The first error with which a connection broke, if this one was raised because of it.
 
     Only statements that SQLAlchemy sends have its errors; the ones after it fail with others.
     """
-    found: BaseException | None = error
-    while found is not None and not _is_lost_connection(found):
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    found: BaseException | None = None
+    each: BaseException | None = error
+    while each is not None:
+        found = each if _is_lost_connection(each) else found
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
     return found
 
 

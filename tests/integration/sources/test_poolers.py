@@ -89,7 +89,8 @@ def test_a_takeover_ends_both_connections_of_a_frozen_holder(
     started.signal(signal.SIGSTOP)
     assert service.run() == "MIGRATED"
     started.signal(signal.SIGCONT)
-    assert started.outcome().startswith("LeaseLost")
+    # The second if the child notices its ended connections before the parent its lost lease.
+    assert started.outcome().startswith(("LeaseLost", "DatabaseUnavailable"))
     assert service.effects() == [1, 2]
 
 
