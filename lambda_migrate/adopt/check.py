@@ -89,7 +89,7 @@ def _find_failed(history: ToolHistory, repair: str) -> Iterator[str]:
         if entry.state == FAILED:
             yield (
                 f"version {entry.label} failed in the database, so it may be applied in part: "
-                f"look at it, resolve it{advice}, and run `lambda-migrate adopt` again"
+                f"check the database, resolve it{advice}, and run `lambda-migrate adopt` again"
             )
 
 

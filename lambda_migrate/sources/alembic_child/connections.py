@@ -108,7 +108,7 @@ def find_session(connection: Connection) -> Session | None:
         return None
     try:
         session: Session | None = connection.info.get(_INFO_KEY)
-    except NotImplementedError:  # SQLAlchemy looks at the server, over its first connection
+    except NotImplementedError:  # of the proxy with which SQLAlchemy inspects a new server
         return None
     return session
 

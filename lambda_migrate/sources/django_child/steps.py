@@ -77,8 +77,8 @@ class StepRunner:
             (MigrationExecutor, "apply_migration", partial(self._run_step, is_rollback=False)),
             (MigrationExecutor, "unapply_migration", partial(self._run_step, is_rollback=True)),
             (MigrationExecutor, "record_migration", self._record_migration),
-            (MigrationRecorder, "record_applied", self._record_applied),
-            (MigrationRecorder, "record_unapplied", self._record_unapplied),
+            (MigrationRecorder, "record_applied", partial(self._record, self._write_applied)),
+            (MigrationRecorder, "record_unapplied", partial(self._record, self._delete_row)),
         ]
         if self._plan.rolled_back is not None:
             hooks.append((MigrationExecutor, "migration_plan", self._make_plan))
@@ -284,27 +284,24 @@ class StepRunner:
             if step.state == "started" and self._last_written != step.id:
                 self._write_applied(step.id)
 
-    def _record_applied(
-        self, original: Callable[..., Any], recorder: Any, app: str, name: str
+    def _record(
+        self,
+        write: Callable[[str], None],
+        original: Callable[..., Any],
+        recorder: Any,
+        app: str,
+        name: str,
     ) -> None:
+        """Change Django's row and ours in one transaction."""
         if recorder.connection.alias != self._alias:
             original(recorder, app, name)
             return
         with self._recording(self._fence.step):
             original(recorder, app, name)
-            self._write_applied(format_id((app, name)))
+            write(format_id((app, name)))
 
-    def _record_unapplied(
-        self, original: Callable[..., Any], recorder: Any, app: str, name: str
-    ) -> None:
-        if recorder.connection.alias != self._alias:
-            original(recorder, app, name)
-            return
-        with self._recording(self._fence.step):
-            original(recorder, app, name)
-            self._fence.write(
-                self._connection, self._fence.queries.delete_revision(format_id((app, name)))
-            )
+    def _delete_row(self, step_id: str) -> None:
+        self._fence.write(self._connection, self._fence.queries.delete_revision(step_id))
 
     def _write_applied(self, step_id: str) -> None:
         row, step = self._plan.find_row(step_id), self._fence.step

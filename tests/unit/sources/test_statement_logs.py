@@ -21,7 +21,7 @@ INDEX = make_entry(StatementKind.SCHEMA, "CREATE INDEX CONCURRENTLY i ON t (x)",
 ROWS = make_entry(StatementKind.ROWS, "UPDATE t SET x = %s", (1,))
 
 
-def test_a_rerun_skips_what_is_committed_and_settles_what_is_in_doubt() -> None:
+def test_a_rerun_skips_what_is_committed_and_looks_up_what_is_in_doubt() -> None:
     first = StatementLog.resume(())
     assert first.match(TABLE) == "run"
     first.pending.append(TABLE)
