@@ -28,8 +28,8 @@ PACKAGE = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m lambda_migrate.local.pack
 .PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench profile simulate chaos mutants \
 	audit format clean package build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction
 
-# 100 Lambda runtimes start at once against a real PostgreSQL.
-demo: .venv/installed-local
+# 100 Lambda runtimes start at once against a real PostgreSQL; APP=alembic: with FastAPI and Alembic.
+demo: .venv/installed-local $(if $(filter alembic,$(APP)),.venv/installed-fastapi-alembic)
 	$(BIN)/lambda-migrate demo --app $(or $(APP),sql)
 
 test: lint audit docs test-unit test-real
@@ -114,6 +114,10 @@ format: .venv/installed-dev
 
 .venv/installed-local: .venv/bin/python pyproject.toml
 	$(PIP) --editable '.[local]'
+	@touch $@
+
+.venv/installed-fastapi-alembic: .venv/installed-local examples/fastapi-alembic/requirements.txt
+	$(PIP) --requirement examples/fastapi-alembic/requirements.txt
 	@touch $@
 
 .venv/installed-load: .venv/bin/python pyproject.toml

@@ -10,6 +10,8 @@ from lambda_migrate.commands.registry import Option
 from lambda_migrate.errors import ConfigurationError, MigrateError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lambda_migrate.cli.invocation import CommandInvocation
 
 _ENVIRONMENTS = 100
@@ -56,7 +58,7 @@ def _demo(
 
     if environments is not None and environments < 1:
         raise ConfigurationError(f"--environments {environments}: write a number from 1")
-    _require_local_extra()
+    _require_packages(app)
     from lambda_migrate.local.demo.run import run_demo
     from lambda_migrate.local.runtime.process import ProcessError
 
@@ -71,12 +73,23 @@ def _demo(
         raise MigrateError(str(failed)) from failed
 
 
-def _require_local_extra() -> None:
+def _require_packages(app: str | None) -> None:
+    _require(
+        ("moto", "awslambdaric", "matplotlib"),
+        "pip install 'lambda-migrate[local]' (in a clone: pip install '.[local]')",
+    )
+    if app == "alembic":
+        _require(
+            ("alembic", "fastapi", "mangum", "psycopg", "sqlalchemy"),
+            "pip install -r examples/fastapi-alembic/requirements.txt",
+        )
+
+
+def _require(packages: Sequence[str], command: str) -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("moto", "awslambdaric", "matplotlib") if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
-            f"the demo needs {' and '.join(missing)}, not installed here: "
-            "pip install 'lambda-migrate[local]' (in a clone: pip install '.[local]')"
+            f"the demo needs {' and '.join(missing)}, not installed here: {command}"
         )

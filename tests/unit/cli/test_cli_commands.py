@@ -684,10 +684,27 @@ def test_a_missing_extra_is_one_sentence() -> None:
     assert "pip install 'lambda-migrate[cli]'" in done.stderr
 
 
-def test_the_demo_without_its_extra_is_one_sentence(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("arguments", "missing", "command"),
+    [
+        (["demo"], ["moto"], "pip install 'lambda-migrate[local]'"),
+        (
+            ["demo", "--app", "alembic"],
+            ["fastapi", "mangum"],
+            "pip install -r examples/fastapi-alembic/requirements.txt",
+        ),
+    ],
+)
+def test_a_demo_without_its_packages_is_one_sentence(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    missing: list[str],
+    command: str,
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    code, _, err = run("demo")
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in missing else object()
+    )
+    code, _, err = run(*arguments)
     assert code == 2
-    assert "pip install 'lambda-migrate[local]'" in err
+    assert f"the demo needs {' and '.join(missing)}, not installed here: {command}" in err
