@@ -171,7 +171,7 @@ def _build_question(
     return Question(
         command="down",
         text=f"roll back {migrations}?",
-        heading=f"this runs the down scripts of {migrations} on {location['database']}:",
+        heading=f"this rolls back {migrations} on {location['database']}:",
         location=location,
         migrations=[{"name": row.name, "applied_at": row.applied_at} for row in rows],
         notes=list(notes),

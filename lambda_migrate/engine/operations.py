@@ -81,6 +81,8 @@ _HISTORY_CHANGED = "another process changed the history meanwhile; check it and 
 
 _DESPITE_FLAGS_ADVICE = "; lift it, or run `up --despite-flags`"
 
+_MARK_WITH_TOOL = "run `alembic stamp REVISION`, or `manage.py migrate --fake`"
+
 _REPAIR_STATES = ("applied", "pending", "edited")
 
 
@@ -423,7 +425,7 @@ class Operations:
         Raises:
             ConfigurationError: See `choose_baseline`.
         """
-        require_sql_files(self.manifest, "`baseline`", "mark revisions with the tool itself")
+        require_sql_files(self.manifest, "`baseline`", _MARK_WITH_TOOL)
         self._require_file(version)
         return choose_baseline(
             self.manifest,
@@ -467,7 +469,7 @@ class Operations:
             LeaseHeld: Another process holds the lease, or the applied migrations changed meanwhile.
             ConfigurationError: See `choose_baseline`.
         """
-        require_sql_files(self.manifest, "`baseline`", "mark revisions with the tool itself")
+        require_sql_files(self.manifest, "`baseline`", _MARK_WITH_TOOL)
         self._require_file(version)
         with self._open_database(deadline) as (lease_session, fenced_session):
             chosen = choose_baseline(
