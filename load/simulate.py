@@ -115,7 +115,7 @@ def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
             case.name,
             "" if case.parameter is None else f"{case.parameter:g}",
             f"{case.scenario.environments:,}",
-            "ramp" if case.scenario.is_ramp else "at once",
+            "ramp" if case.scenario.is_ramp else "simultaneously",
             f"{case.scenario.migration_seconds:g}",
             *map(format_number, asdict(case.result).values()),
         )

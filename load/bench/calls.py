@@ -55,7 +55,7 @@ def time_calls(app: Any) -> None:
 
 def read_waiter_calls(reports: Path) -> Section:
     """Read what `make storm` reported of 1,000 environments; nothing runs here."""
-    what = "DynamoDB calls of a waiting environment, 1,000 at once, in the median"
+    what = "median DynamoDB calls of a waiting environment (1,000 concurrent starts)"
     medians, notes = [], []
     for path in sorted(reports.rglob("together-1000*/report.json")):
         report = json.loads(path.read_text())
@@ -66,7 +66,7 @@ def read_waiter_calls(reports: Path) -> Section:
         failed = "" if report["passed"] else ", and the storm failed in other respects"
         notes.append(
             f"{path.parent.relative_to(reports)}: {calls['count']:,} waited, "
-            f"{calls['median']:g} calls in the median, {calls['worst']:g} at most{failed}"
+            f"median {calls['median']:g} calls, at most {calls['worst']:g}{failed}"
         )
     if not notes:
         notes = ["there is no report of 1,000 environments: run `make storm` first"]

@@ -1,4 +1,4 @@
-"""Many cold starts at once, five migrations applied and ten pending, one of them 3 s."""
+"""Many concurrent cold starts, five migrations applied and ten pending, one of them 3 s."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
     own = {size: by_tool[LAMBDA_MIGRATE.title] for size, by_tool in results.items()}
     first = next(iter(sizes))
     median, most = ([percentile(one.waits, p) for one in own[first]] for p in (50, 99))
-    where = f"from the last commit to the handler, {first} at once"
+    where = f"from the last commit to the handler, {first} concurrent starts"
     return Section(
         limits=[
             *(limit for size in sizes for limit in _limits(size, own[size])),
             Limit(f"median wait {where}", 0.3, median, "s"),
-            Limit(f"99 in 100 wait at most {where}", 1.0, most, "s"),
+            Limit(f"p99 wait {where}", 1.0, most, "s"),
         ],
         tables=[_table(size, by_tool) for size, by_tool in results.items()],
         data={
@@ -104,12 +104,12 @@ def _waits(workspace: Workspace, database: str, function: LocalFunction) -> Sequ
 
 
 def _limits(size: int, results: Sequence[StormResult]) -> list[Limit]:
-    where = f"of {size} cold starts at once, 10 pending"
+    where = f"({size} concurrent starts, 10 migrations pending)"
     wrong = [one.repeated + one.pending + abs(one.balance - _BALANCE) for one in results]
     most = max(one.connections for one in results)
     return [
-        Limit(f"failed {where}", 0, [max(one.failed for one in results)]),
-        Limit(f"migrations applied more than once, or not at all, {where}", 0, [max(wrong)]),
+        Limit(f"failed starts {where}", 0, [max(one.failed for one in results)]),
+        Limit(f"migrations applied twice or not at all {where}", 0, [max(wrong)]),
         Limit(f"PostgreSQL connections at any moment {where}", 1, [most]),
     ]
 
@@ -129,4 +129,4 @@ def _table(size: int, results: Mapping[str, Sequence[StormResult]]) -> Table:
         columns = ([read(one) for one in runs] for read in _COLUMNS.values())
         cells = (format_spread([v for v in column if v is not None]) for column in columns)
         rows.append((title, *cells, next((one.error for one in runs if one.error), "")))
-    return Table((f"{size} at once", *_COLUMNS, "an error"), rows)
+    return Table((f"{size} concurrent starts", *_COLUMNS, "an error"), rows)

@@ -195,9 +195,9 @@ def _deadlines_are_kept(evidence: ChaosEvidence) -> Iterator[str]:
 INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
     "effects exactly once": _effects_are_exactly_once,
     "all applied in the end": _all_are_applied,
-    "as the tool alone": _matches_plain_run,
+    "same result as the tool alone": _matches_plain_run,
     "mirror of the version table": _mirror_matches_version_table,
-    "repaired only rows": _repairs_are_of_rows,
+    "repair only after changed rows": _repairs_are_of_rows,
     "applied once between rollbacks": _up_and_down_alternate,
     "no INVALID index": lambda evidence: (
         f"index {name} is INVALID" for name, valid in evidence.state.indexes.items() if not valid
@@ -216,7 +216,7 @@ INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
     "no secret anywhere": lambda evidence: iter(evidence.state.secrets),
     "cold start afterwards": _cold_starts_succeed,
     "served on its schema": _served_on_current_schema,
-    "explained ends": _exits_are_explained,
+    "every exit is explained": _exits_are_explained,
     "deadlines kept": _deadlines_are_kept,
 }
 """Every invariant by the name that the report, the docs and the tests use."""

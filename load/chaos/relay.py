@@ -115,7 +115,7 @@ class PostgreSQLRelay:
 
         self._loop.run(close())
 
-    # --- outages; when they are cancelled, they end at once
+    # --- outages; when they are cancelled, they end immediately
 
     async def refuse(self, seconds: float) -> None:
         """Break all connections, take no new ones for so long."""

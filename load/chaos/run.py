@@ -341,7 +341,7 @@ class ChaosRun:
             await asyncio.sleep(0.03)
 
     def _signal_owner(self, fault: Fault, owner: str | None) -> None:
-        """Signal the process of this owner at once."""
+        """Signal the process of this owner immediately."""
         self._signal_process(fault, self._find_process(owner))
 
     def _signal_process(self, fault: Fault, name: str) -> bool:

@@ -53,7 +53,7 @@ def open_relay(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):  # either side has hung up, or the end
-            await _pause(delay_seconds)  # the kernel has answered SYN at once
+            await _pause(delay_seconds)  # the kernel has answered SYN immediately
             back, forth = await asyncio.open_connection(HOST, port)
             try:
                 await asyncio.gather(_copy(reader, forth, delay_seconds), _copy(back, writer, 0.0))

@@ -41,8 +41,8 @@ def partition_table(seed: int = 1) -> Table:
                 format_number(found.delay_p99),
             )
         )
-    header = ("starts at once", "units in the busiest second", "of 3,000", "throttled")
-    return Table((*header, "99 in 100 serve after the commit, s"), rows)
+    header = ("concurrent starts", "units in the busiest second", "of 3,000", "throttled")
+    return Table((*header, "p99 from commit to serving, s"), rows)
 
 
 def write_page(measurements: Mapping[str, Any], partition: Table, docs: Path) -> None:

@@ -208,7 +208,7 @@ class _Simulation:
         start.held = True
         self._environment.process(self._renew_regularly(start, holder))
         yield self._environment.timeout(_CONNECT_SECONDS)
-        # It publishes the first migration at once, the others with the heartbeat.
+        # It publishes the first migration immediately, the others with the heartbeat.
         self._renew(start, holder)
         while self._pending and holder.is_holding:
             yield self._environment.timeout(self._pending[0])

@@ -25,7 +25,7 @@ class SimulationResult:
     not_served: int  # those that gave up
     mean_acquisitions: float  # how often the lease was acquired
     delay_median: float  # from the last commit to serving, of those that waited; seconds
-    delay_p99: float  # the same, 99 in 100
+    delay_p99: float  # the same, 99th percentile
     calls_median: float  # their DynamoDB calls, the first read and a lost bid included
     calls_mean: float
     read_units: float  # paid for each environment on average, whether it waited or not

@@ -47,7 +47,7 @@ class Scenario:
 
     environments: int = 1_000  # cold starts
     migration_seconds: float = 3.0  # of the one long migration, after nine short ones
-    is_ramp: bool = False  # as one function on Lambda: 1,000 at once, then 100 more a second
+    is_ramp: bool = False  # as one function on Lambda: 1,000 immediately, then 100 more a second
     start_spread_seconds: float = 0.3  # between the fastest and the slowest process start
     read_seconds: float = 0.006  # median of a request, both ways
     min_read_seconds: float = 0.003  # what is above it is distributed exponentially

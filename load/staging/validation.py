@@ -195,7 +195,7 @@ class Validation:
         return verdicts
 
     def _roll_back(self) -> list[Verdict]:
-        """Old environments start at once beside the same clients, and version 2 is rolled back."""
+        """Old environments start together beside the same clients, and version 2 is rolled back."""
         scenario = self.testbed.scenario
         scenario = replace(
             scenario,

@@ -98,15 +98,15 @@ def _failures_are_the_migrations(evidence: Evidence) -> Iterator[Verdict]:
 
 
 def _one_try_in_each_pause(evidence: Evidence) -> Verdict:
-    """The pause doubles with each failure; the sequence in the database counts every try."""
+    """The pause doubles with each failure; the sequence in the database counts every attempt."""
     first = float((evidence.scenario.settings or {})["LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS"])
     ends = sorted(check.ended for check in evidence.migrators)
     gaps = [after - before for before, after in itertools.pairwise(ends)]
     early = [n for n, gap in enumerate(gaps) if gap < first * 2**n - _CLOCK_SLACK_SECONDS]
-    found = f"{evidence.attempts} tries, {len(ends)} in the logs"
+    found = f"{evidence.attempts} attempts, {len(ends)} in the logs"
     found += "".join(f", {gap:.1f} s later" for gap in gaps)
     is_held = evidence.attempts == len(ends) and len(ends) >= 1 and not early
-    return judge("at most one try in each pause", is_held, found)
+    return judge("at most one attempt in each pause", is_held, found)
 
 
 def _each_took_effect_once(effects: Mapping[str, int], what: str) -> Verdict:
@@ -250,7 +250,7 @@ def write_report(evidence: Evidence, results: Sequence[Verdict], out: Path) -> N
     lines = [
         f"# {evidence.scenario.name}\n",
         *(f"- {one.state}: {one.what}: {one.found}" for one in results),
-        "\n| | median | 99 in 100 | worst |\n|---|---|---|---|",
+        "\n| | median | p99 | worst |\n|---|---|---|---|",
         *(
             f"| {name.replace('_', ' ')} | {one.median:.3f} | {one.p99:.3f} | {one.worst:.3f} |"
             for name, one in distributions.items()

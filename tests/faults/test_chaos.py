@@ -224,7 +224,7 @@ def test_wrong_state_of_a_tool_is_found(worker: Worker, tool: str) -> None:
         left[0].kill()
         left[0].wait()
     assert {sentence.partition(":")[0] for sentence in violated_invariants(evidence)} == {
-        "as the tool alone",
+        "same result as the tool alone",
         "mirror of the version table",
         "no process left",
     }
@@ -234,8 +234,9 @@ def test_repair_without_rows_at_stake_is_found(quiet: ChaosEvidence) -> None:
     raised = {"event": "raised", "error": "RepairRequired", "message": "", "at": 1.0, "wall": 1.0}
     process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
     evidence = replace(quiet, processes=[process])
-    assert only(evidence) == "explained ends"
-    assert only(replace(evidence, repairs=[RequiredRepair(2, False)])) == "repaired only rows"
+    assert only(evidence) == "every exit is explained"
+    needless_repair = replace(evidence, repairs=[RequiredRepair(2, False)])
+    assert only(needless_repair) == "repair only after changed rows"
     assert violated_invariants(replace(evidence, repairs=[RequiredRepair(2, True)])) == []
 
 
@@ -323,12 +324,12 @@ def test_serving_with_failing_code_afterwards_is_found(quiet: ChaosEvidence) -> 
 def test_unexplained_error_is_found(quiet: ChaosEvidence, error: str) -> None:
     raised = {"event": "raised", "error": error, "message": "duplicate key", "at": 1.0, "wall": 1.0}
     process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
-    assert only(replace(quiet, processes=[process])) == "explained ends"
+    assert only(replace(quiet, processes=[process])) == "every exit is explained"
 
 
 def test_crash_is_found(quiet: ChaosEvidence) -> None:
     process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=1)
-    assert only(replace(quiet, processes=[process])) == "explained ends"
+    assert only(replace(quiet, processes=[process])) == "every exit is explained"
 
 
 def test_outliving_the_deadline_is_found_unless_frozen(quiet: ChaosEvidence) -> None:

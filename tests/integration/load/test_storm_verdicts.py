@@ -199,9 +199,9 @@ EARLY = {"v1 env0001": [replace(TOLD, fence=1, ended=10.0), replace(TOLD, fence=
             "all failures have the same cause",
         ),
         ({"checks": {"v1 env0001": [replace(TOLD, cause="")]}}, "all failures have the same cause"),
-        ({"attempts": 3}, "at most one try in each pause"),
-        ({"checks": EARLY}, "at most one try in each pause"),
-        ({"attempts": 0, "checks": {"v1 env0001": [TOLD]}}, "at most one try in each pause"),
+        ({"attempts": 3}, "at most one attempt in each pause"),
+        ({"checks": EARLY}, "at most one attempt in each pause"),
+        ({"attempts": 0, "checks": {"v1 env0001": [TOLD]}}, "at most one attempt in each pause"),
     ],
 )
 def test_each_wrong_failure_fails_its_verdict(change: Mapping[str, Any], what: str) -> None:

@@ -30,9 +30,9 @@ def found() -> dict[str, Any]:
 
 def test_the_page_has_every_phase_and_kind(tmp_path: Path) -> None:
     (tmp_path / "reference").mkdir()
-    write_page(found(), Table(("starts at once",), [("100",)]), tmp_path)
+    write_page(found(), Table(("concurrent starts",), [("100",)]), tmp_path)
     text = (tmp_path / "reference" / "profile.md").read_text()
-    for part in (*PHASES, *KINDS, "starts at once", "two cores", "**Provisional**: busy", "345"):
+    for part in (*PHASES, *KINDS, "concurrent starts", "two cores", "**Provisional**: busy", "345"):
         assert part in text
 
 
