@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_sync_trigger", "drop_sync_trigger"]
 
-_NAME = "keep_other_history"
+_NAME = "sync_tool_history"
 
 
 def create_sync_trigger(schema: str, synced: SyncedHistory) -> str:
@@ -39,10 +39,10 @@ def create_sync_trigger(schema: str, synced: SyncedHistory) -> str:
         f"({quote_literal(version)}, {quote_literal(key)}, {quote_literal(checksum or None)})"
         for version, key, checksum in synced.rows
     )
-    insert = f"INSERT INTO {library}.adopted VALUES {rows};" if rows else ""
+    insert = f"INSERT INTO {library}.synced_migration VALUES {rows};" if rows else ""
     return f"""
-        DROP TABLE IF EXISTS {library}.adopted;
-        CREATE TABLE {library}.adopted (
+        DROP TABLE IF EXISTS {library}.synced_migration;
+        CREATE TABLE {library}.synced_migration (
             version pg_catalog.text PRIMARY KEY, key pg_catalog.text NOT NULL,
             checksum pg_catalog.text);
         {insert}
@@ -58,24 +58,25 @@ def drop_sync_trigger(schema: str) -> str:
     return f"""
         DROP TRIGGER IF EXISTS {_NAME} ON {library}.history;
         DROP FUNCTION IF EXISTS {library}.{_NAME}();
-        DROP TABLE IF EXISTS {library}.adopted"""
+        DROP TABLE IF EXISTS {library}.synced_migration"""
 
 
 def _trigger_body(library: str, table: str, tool: Tool, synced_table: SyncedTable) -> str:
     write = _write_last_version if synced_table.has_single_row else _write_row
-    skip = "our_version LIKE 'R:%'" if synced_table.has_repeatables else "our_version LIKE 'R%'"
+    skip = f"history_version LIKE '{'R:%' if synced_table.has_repeatables else 'R%'}'"
     return f"""
 DECLARE
-    our_version text; our_name text; our_duration bigint; was_applied boolean := false;
-    becomes_applied boolean := false; their_key text; their_checksum text;
+    history_version text; history_name text; history_duration bigint; was_applied boolean := false;
+    becomes_applied boolean := false; tool_key text; tool_checksum text;
 BEGIN
     IF TG_OP <> 'INSERT' THEN
         was_applied := OLD.state IN ('applied', 'reverting');
-        our_version := OLD.version; our_name := OLD.name;
+        history_version := OLD.version; history_name := OLD.name;
     END IF;
     IF TG_OP <> 'DELETE' THEN
         becomes_applied := NEW.state IN ('applied', 'reverting');
-        our_version := NEW.version; our_name := NEW.name; our_duration := NEW.duration_ms;
+        history_version := NEW.version; history_name := NEW.name;
+        history_duration := NEW.duration_ms;
     END IF;
     IF was_applied = becomes_applied OR {skip} THEN
         RETURN NULL;
@@ -87,11 +88,12 @@ END"""
 
 def _look_up(library: str, synced_table: SyncedTable) -> str:
     return f"""
-    SELECT key, checksum INTO their_key, their_checksum FROM {library}.adopted
-        WHERE version = CASE WHEN our_version LIKE 'R%' THEN our_name ELSE our_version END;
+    SELECT key, checksum INTO tool_key, tool_checksum FROM {library}.synced_migration
+        WHERE version =
+            CASE WHEN history_version LIKE 'R%' THEN history_name ELSE history_version END;
     IF NOT FOUND THEN
-        their_key := {synced_table.own_key};
-        INSERT INTO {library}.adopted VALUES (our_version, their_key);
+        tool_key := {synced_table.own_key};
+        INSERT INTO {library}.synced_migration VALUES (history_version, tool_key);
     END IF;"""
 
 
@@ -100,17 +102,17 @@ def _write_row(library: str, table: str, tool: Tool, synced_table: SyncedTable) 
     insert = synced_table.insert.replace("{table}", table)
     return f"""{_look_up(library, synced_table)}
     IF NOT becomes_applied THEN
-        DELETE FROM {table} WHERE ({tool.key})::text = their_key AND our_version NOT LIKE 'R%';
-    ELSIF our_version LIKE 'R%' OR 'applied' IS DISTINCT FROM (
+        DELETE FROM {table} WHERE ({tool.key})::text = tool_key AND history_version NOT LIKE 'R%';
+    ELSIF history_version LIKE 'R%' OR 'applied' IS DISTINCT FROM (
         SELECT {tool.state_expression} FROM {table}
-        WHERE ({tool.key})::text = their_key ORDER BY {tool.order} DESC LIMIT 1) THEN
+        WHERE ({tool.key})::text = tool_key ORDER BY {tool.order} DESC LIMIT 1) THEN
         INSERT INTO {table} {insert};
     END IF;"""
 
 
 def _write_last_version(library: str, table: str, _tool: Tool, synced_table: SyncedTable) -> str:
     return f"""
-    SELECT version, name INTO our_version, our_name FROM {library}.history
+    SELECT version, name INTO history_version, history_name FROM {library}.history
         WHERE state IN ('applied', 'reverting') AND version ~ '^[0-9.]+$'
         ORDER BY string_to_array(version, '.')::numeric[] DESC LIMIT 1;
     IF FOUND THEN{_look_up(library, synced_table)}

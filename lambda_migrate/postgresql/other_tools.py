@@ -53,17 +53,17 @@ class SyncedTable:
     """How a tool's table is written by this library as well; see `history_sync_queries`.
 
     Attributes:
-        insert: SQL after ``INSERT INTO table``, with the variables ``their_key``,
-            ``their_checksum`` (NULL for a migration that the tool has no file of), ``our_name`` and
-            ``our_duration`` (in milliseconds).
-        own_key: SQL for the key of a migration that the tool has no file of, from ``our_name`` and
-            ``our_version``.
-        has_single_row: Whether it stores only the last version; ``their_key`` is NULL without one.
+        insert: SQL after ``INSERT INTO table``, with the variables ``tool_key``, ``tool_checksum``
+            (NULL for a migration that the tool has no file of), ``history_name`` and
+            ``history_duration`` (in milliseconds).
+        own_key: SQL for the key of a migration that the tool has no file of, from ``history_name``
+            and ``history_version``.
+        has_single_row: Whether it stores only the last version; ``tool_key`` is NULL without one.
         has_repeatables: Whether repeatable migrations have rows.
     """
 
     insert: str
-    own_key: str = "substring(our_name from '^V?([0-9]+)')"
+    own_key: str = "substring(history_name from '^V?([0-9]+)')"
     has_single_row: bool = False
     has_repeatables: bool = False
 
@@ -159,7 +159,7 @@ TOOLS = (
         key="version",
         requires_exact_columns=True,
         required_table="ar_internal_metadata",
-        synced_table=SyncedTable("(version) VALUES (their_key)"),
+        synced_table=SyncedTable("(version) VALUES (tool_key)"),
     ),
     Tool(
         "dbmate",
@@ -167,7 +167,7 @@ TOOLS = (
         "version",
         key="version",
         requires_exact_columns=True,
-        synced_table=SyncedTable("(version) VALUES (their_key)"),
+        synced_table=SyncedTable("(version) VALUES (tool_key)"),
     ),
     Tool(
         "Ecto",
@@ -175,7 +175,7 @@ TOOLS = (
         "version inserted_at",
         key="version",
         order="version, 1",
-        synced_table=SyncedTable("(version, inserted_at) VALUES (their_key::int8, now())"),
+        synced_table=SyncedTable("(version, inserted_at) VALUES (tool_key::int8, now())"),
     ),
     Tool(
         "golang-migrate",
@@ -188,7 +188,7 @@ TOOLS = (
         requires_exact_columns=True,
         repair="`migrate force VERSION`",
         synced_table=SyncedTable(
-            "(version, dirty) SELECT their_key::int8, false WHERE their_key IS NOT NULL",
+            "(version, dirty) SELECT tool_key::int8, false WHERE tool_key IS NOT NULL",
             has_single_row=True,
         ),
     ),
@@ -201,7 +201,7 @@ TOOLS = (
         where="version > 0",
         requires_exact_columns=True,
         synced_table=SyncedTable(
-            "(version) VALUES (coalesce(their_key, '0')::int4)", has_single_row=True
+            "(version) VALUES (coalesce(tool_key, '0')::int4)", has_single_row=True
         ),
     ),
     Tool(
@@ -212,7 +212,7 @@ TOOLS = (
         state_expression="CASE WHEN is_applied THEN 'applied' ELSE 'rolled back' END",
         where="version_id > 0",
         order="id",
-        synced_table=SyncedTable("(version_id, is_applied) VALUES (their_key::int8, true)"),
+        synced_table=SyncedTable("(version_id, is_applied) VALUES (tool_key::int8, true)"),
     ),
     Tool(
         "Flyway",
@@ -232,12 +232,12 @@ TOOLS = (
             "(installed_rank, version, description, type, script, checksum, installed_by,"
             " execution_time, success)"
             " SELECT coalesce(max(installed_rank), 0) + 1,"
-            " CASE WHEN our_name LIKE 'R\\_\\_%' THEN NULL ELSE their_key END,"
-            " replace(regexp_replace(our_name, '^(R_|V?[0-9._]+_)_?', ''), '_', ' '), 'SQL',"
-            " CASE WHEN our_name ~ '^[VR]' THEN our_name"
-            " ELSE concat('V', their_key, '__', regexp_replace(our_name, '^[0-9.]+_?', '')) END"
-            " || '.sql', their_checksum::int4, current_user, our_duration, true FROM {table}",
-            own_key="our_version",
+            " CASE WHEN history_name LIKE 'R\\_\\_%' THEN NULL ELSE tool_key END,"
+            " replace(regexp_replace(history_name, '^(R_|V?[0-9._]+_)_?', ''), '_', ' '), 'SQL',"
+            " CASE WHEN history_name ~ '^[VR]' THEN history_name"
+            " ELSE concat('V', tool_key, '__', regexp_replace(history_name, '^[0-9.]+_?', '')) END"
+            " || '.sql', tool_checksum::int4, current_user, history_duration, true FROM {table}",
+            own_key="history_version",
             has_repeatables=True,
         ),
     ),
@@ -253,8 +253,8 @@ TOOLS = (
         repair="`prisma migrate resolve`",
         synced_table=SyncedTable(
             "(id, checksum, finished_at, migration_name, started_at, applied_steps_count) VALUES"
-            " (gen_random_uuid()::text, coalesce(their_checksum, ''), now(), their_key, now(), 1)",
-            own_key="our_name",
+            " (gen_random_uuid()::text, coalesce(tool_checksum, ''), now(), tool_key, now(), 1)",
+            own_key="history_name",
         ),
     ),
     Tool(
@@ -267,9 +267,9 @@ TOOLS = (
         order="version, 1",
         checksum="encode(checksum, 'hex')",
         synced_table=SyncedTable(
-            "(version, description, success, checksum, execution_time) VALUES (their_key::int8,"
-            " replace(regexp_replace(our_name, '^[0-9]+_', ''), '_', ' '), true,"
-            " decode(coalesce(their_checksum, ''), 'hex'), our_duration * 1000000)"
+            "(version, description, success, checksum, execution_time) VALUES (tool_key::int8,"
+            " replace(regexp_replace(history_name, '^[0-9]+_', ''), '_', ' '), true,"
+            " decode(coalesce(tool_checksum, ''), 'hex'), history_duration * 1000000)"
         ),
     ),
     Tool(
@@ -277,7 +277,7 @@ TOOLS = (
         "__diesel_schema_migrations",
         "version run_on",
         key="version",
-        synced_table=SyncedTable("(version, run_on) VALUES (their_key, now())"),
+        synced_table=SyncedTable("(version, run_on) VALUES (tool_key, now())"),
     ),
     Tool(
         "refinery",
@@ -288,10 +288,10 @@ TOOLS = (
         order="version, 1",
         checksum="checksum",
         synced_table=SyncedTable(
-            "(version, name, applied_on, checksum) VALUES (their_key::int4,"
-            " regexp_replace(our_name, '^V?[0-9]+_+', ''),"
+            "(version, name, applied_on, checksum) VALUES (tool_key::int4,"
+            " regexp_replace(history_name, '^V?[0-9]+_+', ''),"
             " to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),"
-            " coalesce(their_checksum, '0'))"
+            " coalesce(tool_checksum, '0'))"
         ),
     ),
     Tool(
@@ -305,8 +305,8 @@ TOOLS = (
         unlock="`knex migrate:unlock`",
         synced_table=SyncedTable(
             "(name, batch, migration_time)"
-            " SELECT their_key, coalesce(max(batch), 0) + 1, now() FROM {table}",
-            own_key="our_name || '.js'",
+            " SELECT tool_key, coalesce(max(batch), 0) + 1, now() FROM {table}",
+            own_key="history_name || '.js'",
         ),
     ),
     Tool(
@@ -323,7 +323,7 @@ TOOLS = (
         "id name run_on",
         key="name",
         order="id",
-        synced_table=SyncedTable("(name, run_on) VALUES (their_key, now())", own_key="our_name"),
+        synced_table=SyncedTable("(name, run_on) VALUES (tool_key, now())", own_key="history_name"),
     ),
     Tool(
         "db-migrate",
@@ -350,8 +350,8 @@ TOOLS = (
         checksum="migration_hash",
         synced_table=SyncedTable(
             "(migration_hash, migration_id, applied_at_utc) VALUES"
-            " (encode(sha256(their_key::bytea), 'hex'), their_key, now() AT TIME ZONE 'UTC')",
-            own_key="our_name",
+            " (encode(sha256(tool_key::bytea), 'hex'), tool_key, now() AT TIME ZONE 'UTC')",
+            own_key="history_name",
         ),
     ),
     Tool(
@@ -416,7 +416,7 @@ TOOLS = (
         is_comparable=False,
         checksum="hash",
         synced_table=SyncedTable(
-            "(hash, created_at) VALUES (coalesce(their_checksum, ''), their_key::int8)",
+            "(hash, created_at) VALUES (coalesce(tool_checksum, ''), tool_key::int8)",
             own_key="(extract(epoch FROM clock_timestamp()) * 1000)::int8::text",
         ),
     ),
