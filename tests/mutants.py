@@ -2034,7 +2034,7 @@ MUTANTS = (
     Mutant(
         "an adoption continues in a folder with other files",
         "lambda_migrate/adopt/adoption.py",
-        "if not self.is_in_place and (name in new or (not known and is_migration_name(name)))",
+        "if not self.uses_tool_files and (name in new or (not known and is_migration_name(name)))",
         "if False",
         ("adopt",),
     ),

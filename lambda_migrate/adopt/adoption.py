@@ -20,9 +20,9 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.digest import is_migration_name
 from lambda_migrate.migrations.version import Version, parse_version_or_name
 
-__all__ = ["RECORD_NAME", "AdoptedFile", "Adoption"]
+__all__ = ["RECORD_FILENAME", "AdoptedFile", "Adoption"]
 
-RECORD_NAME = "adoption.json"
+RECORD_FILENAME = "adoption.json"
 _FORMAT = 1
 _PARTIAL = ".adopt-"
 """The beginning of a file's name while it is written; such files are no migrations."""
@@ -53,7 +53,7 @@ class AdoptedFile:
     faults: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, converted: ConvertedFile) -> AdoptedFile:
+    def from_converted(cls, converted: ConvertedFile) -> AdoptedFile:
         """The record of a converted file."""
         source = converted.source
         return cls(
@@ -78,7 +78,7 @@ class Adoption:
         files: Every migration, in the tool's order.
         skipped: Files that were not taken over: path -> why.
         is_new_folder: Whether the folder did not exist before.
-        is_in_place: Whether the tool's own files are used, so that none is written or removed.
+        uses_tool_files: Whether the tool's own files are used, so that none is written or removed.
     """
 
     tool: str
@@ -86,7 +86,7 @@ class Adoption:
     files: tuple[AdoptedFile, ...]
     skipped: Mapping[str, str]
     is_new_folder: bool = False
-    is_in_place: bool = False
+    uses_tool_files: bool = False
 
     @property
     def versions(self) -> dict[str, Version]:
@@ -100,7 +100,7 @@ class Adoption:
         Raises:
             ConfigurationError: It cannot be used.
         """
-        path = folder / RECORD_NAME
+        path = folder / RECORD_FILENAME
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found.pop("format") != _FORMAT:
@@ -127,13 +127,15 @@ class Adoption:
             record: The record of an earlier run; None if there is none.
         """
         if record is not None and record.tool != self.tool:
-            return [f"{folder / RECORD_NAME}: it is the record of an adoption from {record.tool}"]
+            return [
+                f"{folder / RECORD_FILENAME}: it is the record of an adoption from {record.tool}"
+            ]
         known = set() if record is None else {each.filename for each in record.files}
         new = {each.filename for each in self.files} - known
         return [
             f"{folder / name}: adopt did not write it"
             for name in sorted(_list_names(folder))
-            if not self.is_in_place and (name in new or (not known and is_migration_name(name)))
+            if not self.uses_tool_files and (name in new or (not known and is_migration_name(name)))
         ]
 
     def continue_from(self, folder: Path, record: Adoption | None) -> Adoption:
@@ -157,7 +159,7 @@ class Adoption:
         Raises:
             ConfigurationError: The folder cannot be written to.
         """
-        missing = () if self.is_in_place else contents.keys() - set(_list_names(folder))
+        missing = () if self.uses_tool_files else contents.keys() - set(_list_names(folder))
         if not missing and Adoption.read(folder) == self:
             return ()
         try:
@@ -166,7 +168,7 @@ class Adoption:
             self._write_record(folder)
             written = []
             for name, content in contents.items():
-                if not self.is_in_place and _write_new_file(folder, name, content):
+                if not self.uses_tool_files and _write_new_file(folder, name, content):
                     written.append(name)
             return tuple(written)
         except OSError as error:
@@ -177,13 +179,13 @@ class Adoption:
 
     def _write_record(self, folder: Path) -> None:
         text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n"
-        path, partial = folder / RECORD_NAME, folder / f"{_PARTIAL}{RECORD_NAME}"
+        path, partial = folder / RECORD_FILENAME, folder / f"{_PARTIAL}{RECORD_FILENAME}"
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 
     def find_edited_files(self, folder: Path) -> list[str]:
         """Files of the record that were edited since."""
-        if self.is_in_place:
+        if self.uses_tool_files:
             return []
         return [
             each.filename
@@ -202,10 +204,10 @@ class Adoption:
         try:
             _remove_partial_files(folder)
             for each in self.files:
-                if not self.is_in_place and (folder / each.filename).is_file():
+                if not self.uses_tool_files and (folder / each.filename).is_file():
                     (folder / each.filename).unlink()
                     removed.append(each.filename)
-            (folder / RECORD_NAME).unlink(missing_ok=True)
+            (folder / RECORD_FILENAME).unlink(missing_ok=True)
             if self.is_new_folder:
                 with suppress(OSError):  # it has files that adopt did not write
                     folder.rmdir()

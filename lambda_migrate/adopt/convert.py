@@ -32,7 +32,7 @@ from lambda_migrate.migrations.sql.tokens import split_statements
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lambda_migrate.adopt.files import FoundScript, SourceMigration
+    from lambda_migrate.adopt.files import SourceMigration, SourceScript
     from lambda_migrate.migrations import Migration
     from lambda_migrate.migrations.sql.tokens import Statement
 
@@ -171,7 +171,7 @@ def _choose_filenames(migrations: Sequence[SourceMigration]) -> Iterator[str]:
 
 
 def _convert_script(
-    script: FoundScript, direction: str, *, is_repeatable: bool = False
+    script: SourceScript, direction: str, *, is_repeatable: bool = False
 ) -> tuple[str, list[str]]:
     """The script under its marker, and what was changed."""
     sql, changes = script.sql, list[str]()
@@ -200,7 +200,7 @@ def _convert_script(
     return f"-- migrate:{direction}{option}\n{sql}", changes
 
 
-def _choose_transaction(script: FoundScript, statements: Sequence[Statement]) -> tuple[bool, str]:
+def _choose_transaction(script: SourceScript, statements: Sequence[Statement]) -> tuple[bool, str]:
     """Whether the script runs in a transaction, and why not."""
     if not script.transactional:
         return False, "the tool runs it outside a transaction"

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from lambda_migrate.adopt.files import FoundScript, SourceMigration
+from lambda_migrate.adopt.files import SourceMigration, SourceScript
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import APPLIED
 from lambda_migrate.migrations.sql.excerpt import redact
@@ -67,7 +67,7 @@ def dump_schema(
     sql = _LEFT_OUT.sub("", _run(command, _make_environment(address), timeout=timeout))
     sql = _remove_owned_sequences(sql, tables)
     return SourceMigration(
-        key="\n".join(_list_applied(history)), name=_NAME, path="pg_dump", up=FoundScript(sql)
+        key="\n".join(_list_applied(history)), name=_NAME, path="pg_dump", up=SourceScript(sql)
     )
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from lambda_migrate.errors import ConfigurationError
 
-__all__ = ["FoundScript", "SourceFiles", "SourceMigration", "read_script"]
+__all__ = ["SourceFiles", "SourceMigration", "SourceScript", "read_script"]
 
 
 @dataclass(frozen=True, slots=True)
-class FoundScript:
+class SourceScript:
     """One script of a migration.
 
     Attributes:
@@ -41,8 +41,8 @@ class SourceMigration:
     key: str
     name: str
     path: str
-    up: FoundScript
-    down: FoundScript | None = None
+    up: SourceScript
+    down: SourceScript | None = None
     checksums: tuple[str, ...] = ()
     verbatim: bytes | None = None
 

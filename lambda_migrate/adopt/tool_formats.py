@@ -19,7 +19,7 @@ from lambda_migrate.adopt.checksums import (
     compute_graphile_hash,
     compute_refinery_checksums,
 )
-from lambda_migrate.adopt.files import FoundScript, SourceFiles, SourceMigration, read_script
+from lambda_migrate.adopt.files import SourceFiles, SourceMigration, SourceScript, read_script
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.digest import format_components, parse_components
 
@@ -33,7 +33,7 @@ class ToolFormat:
     Attributes:
         tool: Its name, as in `postgresql.other_tools.TOOLS`.
         pattern: A file of this path below the folder shows that the folder is the tool's.
-        sign: What one of these files must contain; "" if the name is enough.
+        content_pattern: What one of these files must contain; "" if the name is enough.
         read: Reads the folder; None if its migrations are code.
         language: What its migrations are written in, if they are code.
         normalise_key: Makes keys of files and of the history table comparable.
@@ -44,7 +44,7 @@ class ToolFormat:
 
     tool: str
     pattern: str
-    sign: str = ""
+    content_pattern: str = ""
     read: Callable[[Path], SourceFiles] | None = None
     language: str = ""
     normalise_key: Callable[[str], str] = str
@@ -56,13 +56,13 @@ class ToolFormat:
         """Whether a folder with these files is the tool's."""
         name = re.compile(self.pattern)
         named = [each for each in files if name.fullmatch(each.relative_to(folder).as_posix())]
-        if not self.sign:
+        if not self.content_pattern:
             return bool(named)
-        sign = re.compile(self.sign, re.MULTILINE | re.IGNORECASE)
-        return any(sign.search(_peek(each)) for each in named)
+        content = re.compile(self.content_pattern, re.MULTILINE | re.IGNORECASE)
+        return any(content.search(_read_beginning(each)) for each in named)
 
 
-def _peek(path: Path) -> str:
+def _read_beginning(path: Path) -> str:
     """The beginning of a file; "" if it cannot be read."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -90,8 +90,8 @@ class _Collector:
         *,
         key: str,
         name: str,
-        up: FoundScript,
-        down: FoundScript | None = None,
+        up: SourceScript,
+        down: SourceScript | None = None,
         checksums: Iterable[str] = (),
         verbatim: bytes | None = None,
     ) -> None:
@@ -100,10 +100,10 @@ class _Collector:
             SourceMigration(key, name, shown, up, down, tuple(checksums), verbatim)
         )
 
-    def skip(self, path: Path, reason: str) -> None:
+    def add_skipped(self, path: Path, reason: str) -> None:
         self.skipped[path.relative_to(self.folder).as_posix()] = reason
 
-    def refuse(self, path: Path, advice: str) -> None:
+    def add_unusable(self, path: Path, advice: str) -> None:
         self.unusable[path.relative_to(self.folder).as_posix()] = advice
 
     def finish(self, order: Callable[[SourceMigration], object] | None = None) -> SourceFiles:
@@ -130,28 +130,28 @@ def _hash_file(path: Path, algorithm: str) -> tuple[str, ...]:
     return tuple(hashlib.new(algorithm, each).hexdigest() for each in variants)
 
 
-def _read_down(path: Path, *, transactional: bool = True) -> FoundScript | None:
+def _read_down(path: Path, *, transactional: bool = True) -> SourceScript | None:
     """The script that rolls a migration back; None if there is no such file."""
-    return FoundScript(read_script(path), transactional) if path.exists() else None
+    return SourceScript(read_script(path), transactional) if path.exists() else None
 
 
 def _split_at(
     text: str, up: str, down: str, *, transactional: bool = True
-) -> tuple[FoundScript, FoundScript | None]:
+) -> tuple[SourceScript, SourceScript | None]:
     """The two scripts of a file, without its marker lines; the text above goes into the first."""
     flags = re.MULTILINE | re.IGNORECASE
     up_marker, down_marker = re.search(up, text, flags), re.search(down, text, flags)
     cuts = sorted(each.span() for each in (up_marker, down_marker) if each is not None)
     if not cuts:
-        return FoundScript(text, transactional), None
+        return SourceScript(text, transactional), None
     ends = [*(start for start, _ in cuts[1:]), len(text)]
     parts = {start: text[end:until] for (start, end), until in zip(cuts, ends, strict=True)}
     above = text[: cuts[0][0]]
     up_sql = "" if up_marker is None else parts[up_marker.start()]
-    up_script = FoundScript(above + up_sql, transactional)
+    up_script = SourceScript(above + up_sql, transactional)
     if down_marker is None:
         return up_script, None
-    return up_script, FoundScript(parts[down_marker.start()], transactional)
+    return up_script, SourceScript(parts[down_marker.start()], transactional)
 
 
 # --- one file with markers for each migration
@@ -182,11 +182,11 @@ def _read_goose(folder: Path) -> SourceFiles:
         if match is None or path.name.endswith("_test.go"):
             continue
         if match[2] == "go":
-            found.refuse(path, "it is Go code; write it as SQL")
+            found.add_unusable(path, "it is Go code; write it as SQL")
             continue
         text = read_script(path)
         if re.search(r"^-- *\+goose +ENVSUB +ON", text, re.MULTILINE | re.IGNORECASE):
-            found.refuse(
+            found.add_unusable(
                 path,
                 "it uses environment variables (ENVSUB ON); write their values, or placeholders",
             )
@@ -208,7 +208,7 @@ def _read_node_pg_migrate(folder: Path) -> SourceFiles:
     found = _Collector(folder)
     for path in found.list_files():
         if path.suffix in (".js", ".ts", ".cjs", ".mjs") and not path.name.endswith(".d.ts"):
-            found.refuse(path, "it is JavaScript; write it as SQL")
+            found.add_unusable(path, "it is JavaScript; write it as SQL")
         if path.suffix != ".sql":
             continue
         marker = r"^\s*--[\s-]*{}\s+migration.*\n?"
@@ -231,16 +231,16 @@ def _read_tern(folder: Path) -> SourceFiles:
             continue
         text = read_script(path)
         if "{{" in text:
-            found.refuse(path, "it is a Go template; write what `{{ }}` stands for")
+            found.add_unusable(path, "it is a Go template; write what `{{ }}` stands for")
             continue
         transactional = not re.search(r"^---- tern: disable-tx ----", text, re.MULTILINE)
         up, *rest = re.split(separator, text, maxsplit=1, flags=re.MULTILINE)
-        down = FoundScript(rest[0], transactional) if rest else None
+        down = SourceScript(rest[0], transactional) if rest else None
         found.add(
             path,
             key=str(int(match[1])),
             name=path.stem,
-            up=FoundScript(up, transactional),
+            up=SourceScript(up, transactional),
             down=down,
         )
     return found.finish(_order_by_number)
@@ -260,13 +260,13 @@ def _read_golang_migrate(folder: Path) -> SourceFiles:
             path,
             key=str(int(match[1])),
             name=stem,
-            up=FoundScript(read_script(path)),
+            up=SourceScript(read_script(path)),
             down=_read_down(path.with_name(f"{stem}.down.sql")),
         )
     ups = {each.name for each in found.migrations}
     for path in found.list_files("*.down.sql"):
         if path.name.removesuffix(".down.sql") not in ups:
-            found.skip(path, "there is no .up.sql of that name")
+            found.add_skipped(path, "there is no .up.sql of that name")
     return found.finish(_order_by_number)
 
 
@@ -289,9 +289,9 @@ def _read_sqlx(folder: Path) -> SourceFiles:
     return found.finish(_order_by_number)
 
 
-def _read_sqlx_script(path: Path) -> FoundScript:
+def _read_sqlx_script(path: Path) -> SourceScript:
     text = read_script(path)
-    return FoundScript(text, transactional=not text.startswith("-- no-transaction"))
+    return SourceScript(text, transactional=not text.startswith("-- no-transaction"))
 
 
 def _read_knex(folder: Path) -> SourceFiles:
@@ -303,13 +303,15 @@ def _read_knex(folder: Path) -> SourceFiles:
         beside = [folder / each / path.stem for each in ("sql", ".")]
         base = next((each for each in beside if _with_ending(each, ".up.sql").exists()), None)
         if base is None:
-            found.refuse(path, f"it is code; write its SQL to sql/{path.stem}.up.sql beside it")
+            found.add_unusable(
+                path, f"it is code; write its SQL to sql/{path.stem}.up.sql beside it"
+            )
             continue
         found.add(
             path,
             key=path.name,
             name=path.stem,
-            up=FoundScript(read_script(_with_ending(base, ".up.sql"))),
+            up=SourceScript(read_script(_with_ending(base, ".up.sql"))),
             down=_read_down(_with_ending(base, ".down.sql")),
         )
     return found.finish(_order_by_key)
@@ -329,11 +331,11 @@ def _read_flyway(folder: Path) -> SourceFiles:
     for path in found.list_files("**/*"):
         match = _FLYWAY_NAME.fullmatch(path.name)
         if path.suffix in (".java", ".kt") and re.match(r"[VR].*__", path.name):
-            found.refuse(path, "it is code; write it as SQL")
+            found.add_unusable(path, "it is code; write it as SQL")
         elif match is None:
             if path.suffix == ".sql":
                 hook = path.stem in _FLYWAY_CALLBACKS
-                found.skip(
+                found.add_skipped(
                     path,
                     "a callback: copy it, lambda-migrate uses the same name"
                     if hook
@@ -342,7 +344,7 @@ def _read_flyway(folder: Path) -> SourceFiles:
         elif match[1] == "U" and match[2]:
             undo[_normalise_flyway_key(match[2])] = path
         elif match[1] == "B":
-            found.skip(path, f"it stands for all migrations up to version {match[2]}")
+            found.add_skipped(path, f"it stands for all migrations up to version {match[2]}")
         elif (match[1] == "V") is bool(match[2]):
             found.add(
                 path,
@@ -357,7 +359,7 @@ def _read_flyway(folder: Path) -> SourceFiles:
             down = _read_flyway_script(undo.pop(key))
             found.migrations[at] = replace(migration, down=down)
     for path in undo.values():
-        found.skip(path, "there is no versioned migration of that version")
+        found.add_skipped(path, "there is no versioned migration of that version")
     return found.finish(_order_flyway)
 
 
@@ -375,10 +377,10 @@ def _order_flyway(migration: SourceMigration) -> tuple[bool, tuple[int, ...], st
     return False, parse_components(migration.key), ""
 
 
-def _read_flyway_script(path: Path) -> FoundScript:
-    settings = _peek(path.with_name(f"{path.name}.conf"))
+def _read_flyway_script(path: Path) -> SourceScript:
+    settings = _read_beginning(path.with_name(f"{path.name}.conf"))
     off = re.search(r"^\s*executeInTransaction\s*=\s*false", settings, re.MULTILINE | re.IGNORECASE)
-    return FoundScript(read_script(path), transactional=off is None)
+    return SourceScript(read_script(path), transactional=off is None)
 
 
 def _read_refinery(folder: Path) -> SourceFiles:
@@ -388,7 +390,7 @@ def _read_refinery(folder: Path) -> SourceFiles:
         if match is None:
             continue
         if match[4] == "rs":
-            found.refuse(path, "it is Rust code; write it as SQL")
+            found.add_unusable(path, "it is Rust code; write it as SQL")
             continue
         sql = read_script(path)
         version, name = int(match[2]), match[3]
@@ -396,7 +398,7 @@ def _read_refinery(folder: Path) -> SourceFiles:
             path,
             key=str(version),
             name=f"V{version}__{name}",
-            up=FoundScript(sql),
+            up=SourceScript(sql),
             checksums=compute_refinery_checksums(name, version, sql),
         )
     return found.finish(_order_by_number)
@@ -407,16 +409,18 @@ def _read_refinery(folder: Path) -> SourceFiles:
 
 def _read_prisma(folder: Path) -> SourceFiles:
     found = _Collector(folder)
-    lock = _peek(folder / "migration_lock.toml")
+    lock = _read_beginning(folder / "migration_lock.toml")
     provider = re.search(r'^provider\s*=\s*"(\w+)"', lock, re.MULTILINE)
     if provider is not None and provider[1] not in ("postgresql", "cockroachdb"):
-        found.refuse(folder / "migration_lock.toml", f"these are migrations for {provider[1]}")
+        found.add_unusable(
+            folder / "migration_lock.toml", f"these are migrations for {provider[1]}"
+        )
     for path in found.list_files("*/migration.sql"):
         found.add(
             path,
             key=path.parent.name,
             name=path.parent.name,
-            up=FoundScript(read_script(path)),
+            up=SourceScript(read_script(path)),
             down=_read_down(path.with_name("down.sql")),
             checksums=_hash_file(path, "sha256"),
         )
@@ -429,13 +433,13 @@ def _read_diesel(folder: Path) -> SourceFiles:
         name = path.parent.name
         version, _, rest = name.partition("_")
         key = version.replace("-", "")
-        settings = _peek(path.with_name("metadata.toml"))
+        settings = _read_beginning(path.with_name("metadata.toml"))
         off = re.search(r"^\s*run_in_transaction\s*=\s*false", settings, re.MULTILINE)
         found.add(
             path,
             key=key,
             name=f"{key}_{rest}" if rest else key,
-            up=FoundScript(read_script(path), transactional=off is None),
+            up=SourceScript(read_script(path), transactional=off is None),
             down=_read_down(path.with_name("down.sql"), transactional=off is None),
         )
     return found.finish(_order_by_key)
@@ -449,17 +453,17 @@ def _read_drizzle(folder: Path) -> SourceFiles:
     journal = folder / "meta" / "_journal.json"
     dialect, entries = _read_journal(journal)
     if dialect not in ("postgresql", "pg"):
-        found.refuse(journal, f"these are migrations for {dialect}")
+        found.add_unusable(journal, f"these are migrations for {dialect}")
     for tag, when in entries:
         path = folder / f"{tag}.sql"
         if not path.exists():
-            found.refuse(path, "meta/_journal.json lists it, and it is missing; restore it")
+            found.add_unusable(path, "meta/_journal.json lists it, and it is missing; restore it")
             continue
         found.add(
             path,
             key=when,
             name=tag,
-            up=FoundScript(read_script(path)),
+            up=SourceScript(read_script(path)),
             checksums=_hash_file(path, "sha256"),
         )
     return found.finish()
@@ -486,7 +490,7 @@ def _read_yoyo(folder: Path) -> SourceFiles:
     depends: dict[str, set[str]] = {}
     for path in found.list_files():
         if path.suffix == ".py" and not path.stem.startswith("_"):
-            found.refuse(path, "it is Python code; write its steps as SQL")
+            found.add_unusable(path, "it is Python code; write its steps as SQL")
         if path.suffix != ".sql" or path.name.endswith(".rollback.sql"):
             continue
         text = read_script(path)
@@ -497,7 +501,7 @@ def _read_yoyo(folder: Path) -> SourceFiles:
             path,
             key=path.stem,
             name=path.stem,
-            up=FoundScript(text, transactional),
+            up=SourceScript(text, transactional),
             down=_read_down(
                 path.with_name(f"{path.stem}.rollback.sql"), transactional=transactional
             ),
@@ -529,21 +533,21 @@ def _read_graphile_migrate(folder: Path) -> SourceFiles:
         head, _, body = read_script(path).partition("\n\n")
         headers = dict(re.findall(r"^--! (\w+): (.*)$", head, re.MULTILINE))
         if "Hash" not in headers:
-            found.refuse(path, "it has no line `--! Hash:`; commit it with graphile-migrate")
+            found.add_unusable(path, "it has no line `--! Hash:`; commit it with graphile-migrate")
             continue
         if re.search(r":DATABASE_(?:NAME|OWNER)\b", body):
-            found.refuse(path, "it uses :DATABASE_NAME or :DATABASE_OWNER; write the names")
+            found.add_unusable(path, "it uses :DATABASE_NAME or :DATABASE_OWNER; write the names")
             continue
         previous = "" if headers.get("Previous", "-") == "-" else headers["Previous"]
         found.add(
             path,
             key=path.name,
             name=path.stem,
-            up=FoundScript(body, transactional=re.match(r"--!\s*no-transaction\b", body) is None),
+            up=SourceScript(body, transactional=re.match(r"--!\s*no-transaction\b", body) is None),
             checksums=(compute_graphile_hash(body, previous),),
         )
     for path in found.list_files("*.sql"):
-        found.skip(path, "it is not committed")
+        found.add_skipped(path, "it is not committed")
     return found.finish(_order_by_key)
 
 
@@ -575,13 +579,13 @@ def _read_sqitch(folder: Path) -> SourceFiles:
         file = f"{name}{tag}.sql" if later else f"{name}.sql"
         deploy = folder / "deploy" / file
         if not deploy.exists():
-            found.refuse(deploy, "sqitch.plan lists it, and it is missing; restore it")
+            found.add_unusable(deploy, "sqitch.plan lists it, and it is missing; restore it")
             continue
         found.add(
             deploy,
             key=change_id,
             name=f"{at + 1:0{width}}_{name}",
-            up=FoundScript(read_script(deploy)),
+            up=SourceScript(read_script(deploy)),
             down=_read_down(folder / "revert" / file),
             checksums=_hash_file(deploy, "sha1"),
         )
@@ -613,8 +617,8 @@ _NUMBERED = r"\d+[^/]*\.sql"
 _SCRIPT = r"\d+[_-][^/]*\.[cm]?[jt]s"
 
 TOOL_FORMATS = (
-    ToolFormat("dbmate", _NUMBERED, sign=r"^-- *migrate:up", read=_read_dbmate),
-    ToolFormat("goose", r"\d+_[^/]*\.sql", sign=r"^-- *\+goose +Up\b", read=_read_goose),
+    ToolFormat("dbmate", _NUMBERED, content_pattern=r"^-- *migrate:up", read=_read_dbmate),
+    ToolFormat("goose", r"\d+_[^/]*\.sql", content_pattern=r"^-- *\+goose +Up\b", read=_read_goose),
     ToolFormat("golang-migrate", r"\d+_[^/]*\.up\.sql", read=_read_golang_migrate),
     ToolFormat("sqlx", r"\d+_[^/]*\.sql", read=_read_sqlx, is_generic=True),
     ToolFormat(
@@ -632,25 +636,32 @@ TOOL_FORMATS = (
     ToolFormat(
         "node-pg-migrate",
         r"[^/]+\.sql",
-        sign=r"^\s*--[\s-]*up\s+migration",
+        content_pattern=r"^\s*--[\s-]*up\s+migration",
         read=_read_node_pg_migrate,
     ),
-    ToolFormat("tern", r"\d+_[^/]*\.sql", sign=r"^---- create above / drop below", read=_read_tern),
+    ToolFormat(
+        "tern",
+        r"\d+_[^/]*\.sql",
+        content_pattern=r"^---- create above / drop below",
+        read=_read_tern,
+    ),
     ToolFormat(
         "yoyo",
         r"[^/]+\.sql|[^/]+\.py",
-        sign=r"^-- *depends:|^from yoyo import|^import yoyo",
+        content_pattern=r"^-- *depends:|^from yoyo import|^import yoyo",
         read=_read_yoyo,
     ),
     ToolFormat("graphile-migrate", r"committed/\d+[^/]*\.sql", read=_read_graphile_migrate),
     ToolFormat("sqitch", r"sqitch\.plan", read=_read_sqitch),
-    ToolFormat("Knex", _SCRIPT, sign=r"exports\.up\b|function up\(knex", read=_read_knex),
+    ToolFormat(
+        "Knex", _SCRIPT, content_pattern=r"exports\.up\b|function up\(knex", read=_read_knex
+    ),
     # The tools below write migrations as code, which nothing can convert.
-    ToolFormat("TypeORM", _SCRIPT, sign=r"MigrationInterface", language="TypeScript"),
+    ToolFormat("TypeORM", _SCRIPT, content_pattern=r"MigrationInterface", language="TypeScript"),
     ToolFormat(
         "Liquibase",
         r"[^/]+\.(?:xml|ya?ml|json|sql)",
-        sign=r"databaseChangeLog|^--\s*liquibase formatted sql",
+        content_pattern=r"databaseChangeLog|^--\s*liquibase formatted sql",
         language="changelogs",
         has_subfolders=True,
     ),

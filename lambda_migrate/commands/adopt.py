@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.adopt.adoption import RECORD_NAME, AdoptedFile, Adoption
+from lambda_migrate.adopt.adoption import RECORD_FILENAME, AdoptedFile, Adoption
 from lambda_migrate.adopt.check import replace_with_dump, require_adoptable
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
 from lambda_migrate.adopt.detect import DetectedTool, detect_tool, find_formats, find_formats_of
@@ -205,8 +205,8 @@ def _detect(
         tool_format = next((each for each in TOOL_FORMATS if each.tool == record.tool), None)
         if tool_format is None:
             raise ConfigurationError(
-                f"{folder / RECORD_NAME}: this version of lambda-migrate does not know the tool "
-                f"{record.tool}; use the version that wrote the file, or a later one"
+                f"{folder / RECORD_FILENAME}: this version of lambda-migrate does not know the "
+                f"tool {record.tool}; use the version that wrote the file, or a later one"
             )
         history = [each for each in histories if each.tool == record.tool]
         if len(history) < 2:
@@ -224,7 +224,7 @@ def _detect(
                 f"{ADOPTION_GUIDE}"
             )
     else:
-        is_own = record is not None and not record.is_in_place
+        is_own = record is not None and not record.uses_tool_files
         found = find_formats(context.root, except_folder=folder if is_own else None)
     return detect_tool(found, histories, tool=source)
 
@@ -267,10 +267,10 @@ def _build_adoption(
     return Adoption(
         tool=detected.tool_format.tool,
         source=place.as_posix(),
-        files=tuple(map(AdoptedFile.of, converted)),
+        files=tuple(map(AdoptedFile.from_converted, converted)),
         skipped=found.skipped,
         is_new_folder=not folder.exists(),
-        is_in_place=detected.folder.resolve() == folder.resolve()
+        uses_tool_files=detected.folder.resolve() == folder.resolve()
         and all(each.source.verbatim is not None for each in converted)
         and all(each.filename == each.source.path for each in converted),
     )
@@ -341,7 +341,7 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
     record = Adoption.read(folder)
     if record is None:
         raise ConfigurationError(
-            f"there is no adoption to undo in {folder}: it has no {RECORD_NAME}"
+            f"there is no adoption to undo in {folder}: it has no {RECORD_FILENAME}"
         )
     if edited := record.find_edited_files(folder):
         raise ConfigurationError(
@@ -362,7 +362,7 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
     )
     if not (dry_run or context.prompter.confirm(question)):
         return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
-    removed = tuple(each.filename for each in record.files if not record.is_in_place)
+    removed = tuple(each.filename for each in record.files if not record.uses_tool_files)
     if not dry_run:
         if unmarked is not None:
             unmarked = operations.undo_adoption(versions, context.deadline)

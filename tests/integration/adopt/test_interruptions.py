@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from lambda_migrate.adopt.adoption import RECORD_NAME
+from lambda_migrate.adopt.adoption import RECORD_FILENAME
 from lambda_migrate.cli import main
 from lambda_migrate.postgresql.fence import FencedConnection
 from tests.sandbox import until
@@ -61,7 +61,7 @@ def test_whenever_it_is_killed_the_next_run_completes_it_and_undo_leaves_no_trac
     undo = ["adopt", "--undo", *adopt[1:2], *adopt[3:]]
     moment = 1
     while run_and_kill(project, adopt, moment):
-        if moment % 2 or not (project.folder / project.directory / RECORD_NAME).exists():
+        if moment % 2 or not (project.folder / project.directory / RECORD_FILENAME).exists():
             assert project.call("adopt", "--yes")[0] == 0, moment
             assert project.history() == names[:2], moment
             assert {*GOOSE.adopted} < {path.name for path in project.folder.rglob("*")}, moment
@@ -71,7 +71,7 @@ def test_whenever_it_is_killed_the_next_run_completes_it_and_undo_leaves_no_trac
     assert moment > 10
     moment = 1
     while run_and_kill(project, undo, moment):
-        if moment % 2 and (project.folder / project.directory / RECORD_NAME).exists():
+        if moment % 2 and (project.folder / project.directory / RECORD_FILENAME).exists():
             assert project.call("adopt", "--undo", "--yes")[0] == 0, moment
         assert project.call("adopt", "--yes")[0] == 0, moment
         assert project.history() == names[:2], moment

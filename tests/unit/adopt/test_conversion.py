@@ -12,7 +12,7 @@ from lambda_migrate.adopt.checksums import (
     compute_siphash13,
 )
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
-from lambda_migrate.adopt.files import FoundScript, SourceMigration
+from lambda_migrate.adopt.files import SourceMigration, SourceScript
 from lambda_migrate.adopt.tool_formats import TOOL_FORMATS
 from lambda_migrate.errors import ConfigurationError
 from tests.integration.adopt.cases import CASES
@@ -20,13 +20,13 @@ from tests.integration.adopt.frame import ToolCase
 
 
 def convert(up: str, *, transactional: bool = True, name: str = "1_it") -> ConvertedFile:
-    script = FoundScript(up, transactional)
+    script = SourceScript(up, transactional)
     source = SourceMigration(key="1", name=name, path="1_it.sql", up=script)
     return convert_migrations([source], "schema_migrations")[0]
 
 
 def convert_names(*names: str) -> list[str]:
-    found = [SourceMigration(name, name, name, FoundScript("")) for name in names]
+    found = [SourceMigration(name, name, name, SourceScript("")) for name in names]
     return [each.filename for each in convert_migrations(found, "schema_migrations")]
 
 
@@ -117,7 +117,9 @@ def test_what_cannot_run_on_a_new_database_is_reported(script: str, fault: str) 
 
 def test_what_the_tool_replaces_in_a_script_is_reported() -> None:
     [flyway] = [each for each in TOOL_FORMATS if each.tool == "Flyway"]
-    source = SourceMigration("1", "1_it", "1_it.sql", FoundScript("SELECT 1;\nGRANT a TO ${role};"))
+    source = SourceMigration(
+        "1", "1_it", "1_it.sql", SourceScript("SELECT 1;\nGRANT a TO ${role};")
+    )
     [found] = convert_migrations([source], "flyway_schema_history", flyway.placeholder)
     assert [fault.partition(";")[0] for fault in found.faults] == [
         "1_it.sql:3: the tool replaces ${role}"
