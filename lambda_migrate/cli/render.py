@@ -22,6 +22,7 @@ from lambda_migrate.commands.documents import parse_entries
 from lambda_migrate.commands.status_entries import OmittedEntries, StatusEntry, truncate_entries
 from lambda_migrate.errors import escape_text
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
+from lambda_migrate.migrations.revisions import PARTLY_COMMITTED_ADVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -331,7 +332,9 @@ def _render_advice(document: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield ""
         yield _render_divergences(document["divergences"])
     elif document["in_doubt"]:
-        yield Text("in doubt: interrupted outside a transaction; `lambda-migrate up` resolves it")
+        resolution = "interrupted outside a transaction; `lambda-migrate up` resolves it"
+        is_revision = document["directory"] in _NEW_COMMANDS
+        yield Text(f"in doubt: {PARTLY_COMMITTED_ADVICE if is_revision else resolution}")
     elif document["counts"]["pending"]:
         yield Text("`lambda-migrate plan` shows what is pending, `lambda-migrate up` applies it")
     yield from _render_superseded(document)
@@ -375,8 +378,14 @@ def render_plan(document: Mapping[str, Any], *, width: int, show_all: bool) -> l
     shown: list[RenderableType] = [
         Text(f"`lambda-migrate up` would apply {format_count(len(steps), 'migration')} to {where}")
     ]
+    is_revision = document["directory"] in _NEW_COMMANDS
     shown += [
-        Text(f"first it would resolve {name}, which was interrupted", style="red")
+        Text(
+            f"{name}: {PARTLY_COMMITTED_ADVICE}"
+            if is_revision
+            else f"first it would resolve {name}, which was interrupted",
+            style="red",
+        )
         for name in document["in_doubt"]
     ]
     shown.append("")

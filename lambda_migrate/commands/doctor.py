@@ -289,10 +289,13 @@ class _Doctor:
             require_environment(inspection.fence.environment, self._settings.environment)
         elif not inspection.history:
             return self._check_first_use(database)
-        contradictions = self._find_contradictions(inspection)
+        contradictions, interrupted = self._find_problems(inspection)
+        advice = "run `lambda-migrate status`, which says what to do about each"
         if contradictions:
             result = f"history and files contradict each other: {', '.join(contradictions)}"
-            advice = "run `lambda-migrate status`, which says what to do about each"
+            return Finding("schema", "failed", result, advice)
+        if interrupted:
+            result = f"a part may be committed of {', '.join(interrupted)}"
             return Finding("schema", "failed", result, advice)
         return Finding("schema", "ok", self._describe_history(inspection))
 
@@ -319,16 +322,15 @@ class _Doctor:
             return Finding("schema", "warning", result, "migrate with that tool; functions wait")
         return Finding("schema", "ok", f"{ready_when} applied")
 
-    def _find_contradictions(self, inspection: DatabaseInspection) -> list[str]:
-        """The names of the migrations because of which a cold start fails."""
+    def _find_problems(self, inspection: DatabaseInspection) -> tuple[list[str], list[str]]:
+        """The names of the migrations that contradict the files, and of those in doubt."""
         try:
             manifest = self._context.manifest
         except MigrateError:
-            return []  # as the check of the files says
+            return [], []  # as the check of the files says
         out_of_order = self._settings.allow_out_of_order
         plan = manifest.make_plan(inspection.history, allow_out_of_order=out_of_order)
-        names = [each.name for each in plan.divergences]
-        return names + [row.name for row in plan.in_doubt]
+        return [each.name for each in plan.divergences], [row.name for row in plan.interrupted]
 
     def _check_first_use(self, database: Database) -> Finding:
         tools = [

@@ -79,7 +79,7 @@ def build_status_document(
         "is_current": status.plan.is_current,
         "is_marked_ready": status.is_marked_ready if has_table else None,
         "counts": {state.replace(" ", "_"): n for state, n in count_states(entries).items()},
-        "in_doubt": [row.name for row in status.plan.in_doubt],
+        "in_doubt": [row.name for row in status.plan.interrupted],
         "superseded": list(status.plan.superseded),
         "migrations": [_build_entry(entry) for entry in entries],
         "divergences": [_build_divergence(each) for each in status.plan.divergences],

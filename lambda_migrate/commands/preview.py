@@ -64,7 +64,7 @@ class PlanPreview:
     Attributes:
         digest: The digest of the manifest.
         migrations: The pending migrations, in order.
-        in_doubt: History rows that would be resolved first.
+        in_doubt: History rows that would be resolved first; see `Plan.interrupted`.
         superseded: See `Plan.superseded`.
         divergences: Contradictions between files and history; with any, `up` applies nothing.
     """
@@ -88,7 +88,7 @@ def build_preview(plan: Plan, manifest: Manifest, placeholders: Mapping[str, str
         migrations=tuple(
             _build_planned_migration(migration, placeholders) for migration in plan.pending
         ),
-        in_doubt=plan.in_doubt,
+        in_doubt=plan.interrupted,
         divergences=plan.divergences,
         superseded=plan.superseded,
     )

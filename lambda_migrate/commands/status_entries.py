@@ -78,7 +78,7 @@ def build_entries(status: SchemaStatus) -> list[StatusEntry]:
     rows = {row.version: row for row in status.history}
     found = [_build_entry(row, row.name, "applied") for row in plan.applied]
     found += [_build_entry(row, row.name, _ahead_state(row)) for row in plan.ahead]
-    found += [_build_entry(row, row.name, "in doubt") for row in plan.in_doubt]
+    found += [_build_entry(row, row.name, "in doubt") for row in plan.interrupted]
     found += [_build_diverged(each, rows.get(each.version)) for each in plan.divergences]
     listed = {entry.version for entry in found}
     found += [

@@ -174,7 +174,8 @@ class _ApplyLoop:
         for row in plan.in_doubt:
             migration = self._manifest.get(row.version)
             file = None if migration is None else (migration, self._manifest.digest_at(row.version))
-            self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline, file=file)
+            with self._lease_session.explain_abort(row.name):
+                self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline, file=file)
 
     def _apply(self, migration: Migration, *, position: int, total: int) -> None:
         lease_session = self._lease_session

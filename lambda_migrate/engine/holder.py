@@ -14,6 +14,7 @@ from lambda_migrate.errors import (
     LeaseStoreUnavailable,
     MigrateError,
     MigrationFailed,
+    NotReady,
 )
 from lambda_migrate.events import LeaseHeldTime, LeaseTakenOver, MigrationNotice, RenewalFailed
 from lambda_migrate.lease.decision import is_lease_expired
@@ -130,7 +131,7 @@ class LeaseSession:
 
         Raises:
             LeaseLost: A successor took over.
-            MigrationFailed: The deadline passed.
+            NotReady: The deadline passed; nothing is recorded.
         """
         try:
             with self._renew_lease(), self._take_over() as database:
@@ -202,6 +203,7 @@ class LeaseSession:
 
         Raises:
             MigrationFailed: The deadline passed while ``migration`` ran.
+            NotReady: It passed while none ran; what is committed stays.
             ConfigurationError: The lease could not be renewed, and a retry would not help.
             LeaseLost: A successor took over, or the lease could not be renewed.
         """
@@ -212,8 +214,9 @@ class LeaseSession:
             if error is self._abort_error or not (isinstance(error, LeaseLost) or error is lost):
                 raise
             if self._heartbeat.is_timeout:
-                cause = _TIMED_OUT if migration else _TIMED_OUT_BETWEEN
-                raise MigrationFailed(cause, migration=migration, is_timeout=True) from None
+                if not migration:
+                    raise NotReady(_TIMED_OUT_BETWEEN) from None
+                raise MigrationFailed(_TIMED_OUT, migration=migration, is_timeout=True) from None
             if lost is None:
                 raise
             what = migration or "the running work"
@@ -398,4 +401,7 @@ class LeaseSession:
 
 
 _TIMED_OUT = "it was still running when the deadline passed, and was cancelled"
-_TIMED_OUT_BETWEEN = "the deadline passed while no migration was running"
+_TIMED_OUT_BETWEEN = (
+    "the deadline passed while no migration was running; the next invocation continues from what "
+    "is committed"
+)

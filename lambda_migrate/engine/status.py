@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 from lambda_migrate.lease.record import join_digests, split_digests
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
+from lambda_migrate.migrations.revisions import PARTLY_COMMITTED_ADVICE
+from lambda_migrate.migrations.version import RevisionVersion
 from lambda_migrate.postgresql.ports import ToolCommand, is_behind_last_completion
 
 if TYPE_CHECKING:
@@ -113,8 +115,11 @@ def find_problems(status: SchemaStatus, address: str) -> Iterator[str]:
     """
     for divergence in status.plan.divergences:
         yield str(divergence)
-    for row in status.plan.in_doubt:
-        yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` resolves it"
+    for row in status.plan.interrupted:
+        is_revision = isinstance(row.version, RevisionVersion)
+        yield f"{row.name}: it is in doubt ({row.state.value}); " + (
+            PARTLY_COMMITTED_ADVICE if is_revision else "the next `up` resolves it"
+        )
     if status.is_other_database:
         yield (
             f"{address} leads to another database than the one in the lease table, or to an "

@@ -51,6 +51,8 @@ class Plan:
         ahead: Rows above the manifest's last version, applied by newer code, and those of newer
             texts of repeatable migrations.
         in_doubt: Rows of interrupted non-transactional migrations, to be settled first.
+        partly_applied: Rows of another tool's pending migrations of which a part is committed, and
+            after which the tool continues.
         divergences: Contradictions; while there is one, nothing is applied.
         needs_description: Whether another tool has to say what is pending; see `revisions`.
     """
@@ -59,6 +61,7 @@ class Plan:
     applied: tuple[HistoryRow, ...] = ()
     ahead: tuple[HistoryRow, ...] = ()
     in_doubt: tuple[HistoryRow, ...] = ()
+    partly_applied: tuple[HistoryRow, ...] = ()
     divergences: tuple[Divergence, ...] = ()
     needs_description: bool = False
 
@@ -66,6 +69,11 @@ class Plan:
     def superseded(self) -> tuple[str, ...]:
         """Repeatable migrations whose text is not applied, because a newer one was."""
         return tuple(row.name for row in self.ahead if not is_versioned(row))
+
+    @property
+    def interrupted(self) -> tuple[HistoryRow, ...]:
+        """Every row of which a part may be committed."""
+        return (*self.in_doubt, *self.partly_applied)
 
     @property
     def is_current(self) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.version import Version
 
 __all__ = [
+    "PARTLY_COMMITTED_ADVICE",
     "CodeDescription",
     "MirrorRow",
     "Revision",
@@ -37,6 +38,12 @@ __all__ = [
     "SatisfiedDigest",
     "make_sql_only_error",
 ]
+
+PARTLY_COMMITTED_ADVICE = (
+    "a part of it is committed: `lambda-migrate up` continues after it (`down`, if it was being "
+    "rolled back); if you complete or reverse it by hand, record that with `lambda-migrate repair`"
+)
+"""What to do about an interrupted migration of another tool."""
 
 
 class Revision(NamedTuple):
@@ -294,8 +301,10 @@ class RevisionManifest(Manifest):
             heads = [step.id for step in description.steps]
         else:
             heads = description.heads
+        started = [row for row in history if str(row.version) not in history.applied]
         if heads is None:
-            return Plan(applied=tuple(history), needs_description=True)
+            applied = tuple(row for row in history if row not in started)
+            return Plan(applied=applied, partly_applied=tuple(started), needs_description=True)
         needed = history.find_ancestors(heads)
         missing = needed - history.applied
         current = frozenset[str]() if history.lists_every_revision else history.current_ids
@@ -312,6 +321,7 @@ class RevisionManifest(Manifest):
             applied=tuple(row for row in rows if str(row.version) in code),
             ahead=tuple(row for row in rows if str(row.version) not in code),
             in_doubt=tuple(row for row in rows if row.is_in_doubt),
+            partly_applied=tuple(row for row in started if str(row.version) in missing),
             divergences=tuple(map(_make_unknown_divergence, unknown)) if description else (),
             needs_description=description is None
             and bool(missing or unknown or not all(map(history.is_known, needed))),

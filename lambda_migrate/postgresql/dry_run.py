@@ -323,7 +323,7 @@ class PostgreSQLDryRun(DatabaseSession):
     def _server_timeouts(self, migration: Migration, deadline: Deadline) -> ServerTimeouts:
         try:
             return self._connection.timeouts(deadline)
-        except MigrationFailed:
+        except DatabaseUnavailable:
             raise MigrationFailed(deadline_cause(), migration=migration.name) from None
 
     def _check_deferred(self, deadline: Deadline) -> str:

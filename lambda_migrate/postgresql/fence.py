@@ -320,11 +320,13 @@ class FencedConnection:
         """The server-side timeouts for work that must end by ``deadline``.
 
         Raises:
-            MigrationFailed: The deadline has passed.
+            DatabaseUnavailable: The deadline has passed; nothing was sent.
         """
         left = deadline.remaining()
         if left <= 0:
-            raise MigrationFailed("the deadline has passed", is_timeout=True)
+            raise DatabaseUnavailable(
+                "the deadline has passed; the next invocation continues from what is committed"
+            )
         statement = max(1, round(left * 1000))
         lock = 0 if waits_for_locks else _shorter_lock_timeout(self._lock_ms, statement)
         return self._server_timeouts(lock, statement)

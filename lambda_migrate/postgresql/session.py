@@ -8,6 +8,7 @@ from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, Migra
 from lambda_migrate.migrations import HistoryRow, RowState, Script
 from lambda_migrate.migrations.version import RepeatableVersion, parse_history_version
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
+from lambda_migrate.postgresql.fence import TRANSIENT_SQLSTATES
 from lambda_migrate.postgresql.non_transactional import (
     already_applied_error,
     apply_non_transactional,
@@ -231,10 +232,10 @@ class PostgreSQLSession(DatabaseSession):
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
-            raise MigrationFailed(
-                f"the lambda-migrate tables could not be used: {error.message}",
-                sqlstate=error.sqlstate,
-            ) from error
+            cause = f"the lambda-migrate tables could not be used: {error.message}"
+            if error.sqlstate.startswith(TRANSIENT_SQLSTATES):
+                raise DatabaseUnavailable(f"{cause} [{error.sqlstate}]") from error
+            raise MigrationFailed(cause, sqlstate=error.sqlstate) from error
 
 
 def _identifying_fields(row: HistoryRow) -> tuple[object, ...]:

@@ -81,6 +81,8 @@ class _ToolProcess:
         self._names: dict[str, str] = {}
         self._notices: list[Notice] = []
         self._running_step = ""
+        self._has_applied = False
+        self._is_killed = False
 
     def read_description(self, deadline: Deadline) -> CodeDescription:
         """The plan, which comes first."""
@@ -117,6 +119,7 @@ class _ToolProcess:
         self._child.answer(may_continue=True)
         duration_ms = int(self._read(deadline, expected="applied", name=name)["duration_ms"])
         self._running_step = ""
+        self._has_applied = True
         return duration_ms
 
     def finish(self, deadline: Deadline) -> None:
@@ -131,6 +134,7 @@ class _ToolProcess:
 
     def kill(self) -> None:
         """End the child, whatever it is doing."""
+        self._is_killed = True
         self._child.kill()
 
     def stop(self) -> None:
@@ -146,8 +150,10 @@ class _ToolProcess:
             try:
                 event = self._child.read_event(deadline)
             except ChildTimeout:
-                raise MigrationFailed(deadline_cause(), migration=name, is_timeout=True) from None
+                raise self._make_timeout_error(name) from None
             except ChildEnded as ended:
+                if self._is_killed and deadline.is_over:
+                    raise self._make_timeout_error(name) from None
                 raise MigrationFailed(
                     f"the process that ran {self._tool} {ended}; what it printed is in the log",
                     migration=name,
@@ -164,7 +170,11 @@ class _ToolProcess:
                 step = name if self._running_step else ""  # before it, env.py or an app failed
                 failed_name = self._names.get(event["id"]) or event["id"] or step
                 is_late = deadline.remaining() < _CANCEL_TOLERANCE_SECONDS
-                raise _translate_failure(event, self._request, failed_name, is_late=is_late)
+                error = _translate_failure(event, self._request, failed_name, is_late=is_late)
+                is_timeout = isinstance(error, MigrationFailed) and error.is_timeout
+                if is_timeout and self._has_applied and not failed_name:
+                    raise self._make_timeout_error("")
+                raise error
             elif kind == "done":
                 raise MigrationFailed(
                     f"{self._tool} ended without an error and without applying it: "
@@ -175,6 +185,19 @@ class _ToolProcess:
                 raise MigrationFailed(
                     f"{self._tool} sent {kind!r} where {expected!r} was expected", migration=name
                 )
+
+    def _make_timeout_error(self, name: str) -> MigrateError:
+        """The deadline passed while a migration ran, or while the tool began or ended.
+
+        A tool that takes all the time before its first step would do so in one instance after the
+        other, so that is a failure. After a step, the next instance continues from there.
+        """
+        if self._has_applied and not name:
+            return NotReady(
+                f"the deadline passed while {self._tool} ended, after its last migration was "
+                "committed; the next invocation continues from there"
+            )
+        return MigrationFailed(deadline_cause(), migration=name, is_timeout=True)
 
 
 def read_description(request: ChildRequest, deadline: Deadline) -> CodeDescription:
@@ -319,11 +342,11 @@ class ToolSession(DatabaseSession):
 
     @contextmanager
     def _explain_abort(self) -> Iterator[None]:
-        """Replace the error of a child that `abort` has killed."""
+        """Replace the error of a child that `abort` has killed, unless the deadline was why."""
         try:
             yield
         except MigrateError:
-            if self._is_aborted:
+            if self._is_aborted and not self._deadline.is_over:
                 raise self._session.lease_lost() from None
             raise
 

@@ -463,7 +463,7 @@ class InMemorySession(DatabaseSession):
             if self._database.is_down:
                 raise DatabaseUnavailable("the in-memory database is down")
             if deadline is not None and deadline.is_over:
-                raise MigrationFailed("the deadline has passed", is_timeout=True)
+                raise DatabaseUnavailable("the deadline has passed")
             yield self._database
 
     def _run(
@@ -472,7 +472,9 @@ class InMemorySession(DatabaseSession):
         """Everything of a script but its effects, outside the lock; returns milliseconds."""
         values = self._database.placeholders
         _require_runnable(script, values, name=name, path=path)
-        with self._require_fence(deadline) as database:
+        if deadline.is_over:
+            raise MigrationFailed("the deadline has passed", migration=name, is_timeout=True)
+        with self._require_fence() as database:
             began = database._clock.monotonic()
         database._run(version, name=name, deadline=deadline)
         return round((database._clock.monotonic() - began) * 1000)

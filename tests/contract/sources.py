@@ -168,6 +168,13 @@ class AlembicService(Service):
         )
         self.path(number).write_text(text)
 
+    def add_parts(self, number: int, *statements: str) -> None:
+        """Add a step that commits each statement by itself."""
+        lines = [f"    op.execute({statement!r})" for statement in statements]
+        block = "\n".join(["with op.get_context().autocommit_block():", *lines])
+        text = alembic_project.revision(f"r{number}", block, after=f"r{number - 1}")
+        self.path(number).write_text(text)
+
     def path(self, number: int) -> Path:
         return self.root / "migrations" / "versions" / f"r{number}_step.py"
 
@@ -219,6 +226,16 @@ class DjangoService(AlembicService):
             f"    operations = [migrations.RunSQL({';'.join(up)!r}, {down!r})]\n"
         )
 
+    def add_parts(self, number: int, *statements: str) -> None:
+        operations = ", ".join(f"migrations.RunSQL({statement!r})" for statement in statements)
+        self.path(number).write_text(
+            "from django.db import migrations\n\n"
+            "class Migration(migrations.Migration):\n"
+            "    atomic = False\n"
+            f"    dependencies = [('shop', '{number - 1:04}_step')]\n"
+            f"    operations = [{operations}]\n"
+        )
+
     def path(self, number: int) -> Path:
         return self.root / "shop" / "migrations" / f"{number:04}_step.py"
 
@@ -229,6 +246,7 @@ class DjangoService(AlembicService):
         return f"shop.{number:04}_step"
 
     def environment(self, **settings: str) -> dict[str, str]:
+        settings = {"django_try_atomic": "false", **settings}
         return {**super().environment(**settings), "DJANGO_SETTINGS_MODULE": "mysite.settings"}
 
     def run_tool(self) -> None:

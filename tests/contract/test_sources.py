@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from lambda_migrate.clock import Deadline
+from lambda_migrate.errors import MigrationFailed
+from lambda_migrate.sources.protocol import ChildRequest
+from lambda_migrate.sources.session import read_description
 from tests.contract.sources import SERVICES, AlembicService, Service
 from tests.sandbox import Sandbox, until
 
@@ -116,10 +121,62 @@ def test_a_lock_that_another_session_holds_for_a_while_is_waited_for(service: Se
 
 
 def test_a_step_that_outlasts_the_deadline_is_rolled_back(service: Service) -> None:
-    service.add(1, "SELECT pg_sleep(60)")
-    assert "the deadline passed" in service.run(seconds=8)
+    service.add(1)
+    seconds = measure_run(service)
+    service.add(2, "SELECT pg_sleep(600)")
+    assert "the deadline passed" in service.run(seconds=seconds)
     assert not service.is_sleeping()
-    assert service.effects() == []
+    assert service.effects() == [1]
+
+
+def test_a_deadline_after_the_last_step_is_no_failure(sandbox: Sandbox, tmp_path: Path) -> None:
+    service = AlembicService(sandbox, tmp_path)
+    service.add(1)
+    seconds = measure_run(service)
+    service.add(2)
+    env = service.root / "migrations" / "env.py"
+    text = env.read_text()
+    env.write_text(f"{text}\nimport time\ntime.sleep(600)\n")
+    assert service.run(seconds=seconds).startswith("NotReady the deadline passed while alembic")
+    assert service.effects() == [1, 2]
+    env.write_text(text)
+    assert service.run() == "MIGRATED"
+
+
+def test_a_tool_that_takes_all_the_time_before_its_first_step_is_a_failure(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Other instances, one after the other, would wait for it as long."""
+    service = AlembicService(sandbox, tmp_path)
+    (service.root / "migrations" / "env.py").write_text("import time; time.sleep(600)\n")
+    options = {"alembic_config": "", "alembic_revision": "heads", "source_setup": ""}
+    request = ChildRequest("alembic", "describe", str(tmp_path), options, "alembic", "s")
+    with pytest.raises(MigrationFailed, match="the deadline passed"):
+        read_description(request, Deadline.after(0))
+
+
+def measure_run(service: Service) -> float:
+    """Run what is pending; returns how many seconds another run needs by far on this machine."""
+    began = time.monotonic()
+    assert service.run() == "MIGRATED"
+    return 3 + 2 * (time.monotonic() - began)
+
+
+def test_a_partly_committed_step_is_named_until_it_is_finished(tool: AlembicService) -> None:
+    tool.add(1)
+    tool.add_parts(2, "CREATE TABLE part ()", "SELECT 1/0")
+    assert tool.run().startswith("MigrationFailed")
+    commands = ("status", "plan", "verify") if tool.source == "alembic" else ("status",)
+    for command in commands:
+        shown = " ".join(tool.command(command).split())
+        assert tool.name(2) in shown
+        assert "a part of it is committed: `lambda-migrate up` continues" in shown
+    if tool.source == "alembic":
+        assert f"a part may be committed of {tool.name(2)}" in tool.command("doctor")
+    tool.add_parts(2, "CREATE TABLE part ()", "INSERT INTO effect VALUES (2)")
+    tool.command("up")
+    assert tool.effects() == [1, 2]
+    assert "part of it" not in tool.command("status")
 
 
 def test_a_rollback_withdraws_what_is_ready(service: Service) -> None:

@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.errors import LeaseLost, MigrationFailed, RepairRequired
+from lambda_migrate.errors import (
+    DatabaseUnavailable,
+    LeaseLost,
+    MigrationFailed,
+    RepairRequired,
+)
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.migrations import Migration, RowState, Script
 from lambda_migrate.migrations.version import RepeatableVersion
@@ -406,9 +411,17 @@ def test_no_row_of_ours_is_written_after_the_deadline(bench: Bench) -> None:
     one = migration("SELECT 1")
     with bench.holder(deadline=Deadline.after(TIMEOUT_SECONDS, clock)) as session:
         clock.advance(TIMEOUT_SECONDS)
-        with pytest.raises(MigrationFailed, match="deadline"):
+        with pytest.raises(DatabaseUnavailable, match="deadline"):
             session.record_applied([(one, "d")], baseline=False)
     assert bench.versions() == []
+
+
+def test_a_lock_on_our_tables_is_no_failure_of_a_migration(bench: Bench) -> None:
+    with bench.holder() as session, bench.connect() as other:
+        session.apply(migration("CREATE TABLE t ()"), "d", soon())
+        other.run("BEGIN; LOCK TABLE lambda_migrate.fence", timeout=TIMEOUT_SECONDS)
+        with pytest.raises(DatabaseUnavailable, match=r"tables could not be used.*55P03"):
+            session.delete_rows([1])
 
 
 def test_no_commit_begins_when_the_deadline_came_inside_the_transaction(bench: Bench) -> None:
@@ -416,7 +429,7 @@ def test_no_commit_begins_when_the_deadline_came_inside_the_transaction(bench: B
     with bench.holder() as session:
         connection = session._connection
         connection.begin(soon())
-        with pytest.raises(MigrationFailed, match="deadline"):
+        with pytest.raises(DatabaseUnavailable, match="deadline"):
             connection.commit(
                 connection.queries.insert_applied(one, "d", connection.grant), soon(0)
             )
@@ -437,7 +450,7 @@ def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
 
         monkeypatch.setattr(session._connection, "reconnect", slow)
         bench.terminate(session._connection.raw_connection.pid)
-        with pytest.raises(MigrationFailed, match="deadline"):
+        with pytest.raises(DatabaseUnavailable, match="deadline"):
             session.apply(
                 migration("CREATE TABLE t ()"), "d", Deadline.after(TIMEOUT_SECONDS, clock)
             )

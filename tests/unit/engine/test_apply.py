@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from lambda_migrate.engine.failure import make_failure
@@ -26,10 +29,13 @@ from lambda_migrate.migrations import (
     EMPTY_DIGEST,
     HistoryRow,
     Manifest,
+    Migration,
     RowState,
+    Script,
     make_plan,
 )
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
+from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.runner import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
@@ -222,6 +228,31 @@ def test_a_deadline_reached_during_a_migration_is_a_failure_that_names_it(fakes:
 def test_a_deadline_between_two_migrations_is_not_a_failure_of_the_second(
     fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with time_out_after_a_migration(fakes, monkeypatch), pytest.raises(NotReady) as raised:
+        fakes.runner(V2).ensure(fakes.deadline(20))
+    assert "not enough time left to start 0002_m" in str(raised.value)
+    assert fakes.database.effects == ["0001_m"]
+    assert (fakes.table.state.owner, fakes.table.state.failure) == (None, None)
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED, "at once, without a pause"
+
+
+def test_a_deadline_after_the_last_migration_is_no_failure(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "R__views"
+    view = Migration(RepeatableVersion(name), name, Script("SELECT 1"), None, "0")
+    code = Manifest([view])  # its manifest is recorded after it
+    with time_out_after_a_migration(fakes, monkeypatch), pytest.raises(NotReady, match="deadline"):
+        fakes.runner(code).ensure(fakes.deadline(20))
+    assert [row.name for row in fakes.database.read_history(fakes.deadline())] == [name]
+    assert (fakes.table.state.owner, fakes.table.state.failure) == (None, None)
+    assert fakes.runner(code).ensure(fakes.deadline()) is Outcome.MIGRATED, "without a pause"
+
+
+@contextmanager
+def time_out_after_a_migration(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let 18.5 seconds pass after each commit."""
+
     def advance(event: object) -> None:
         fakes.observer.events.append(event)  # type: ignore[arg-type]  # it is one of ours
         if isinstance(event, MigrationApplied):
@@ -229,11 +260,7 @@ def test_a_deadline_between_two_migrations_is_not_a_failure_of_the_second(
 
     with monkeypatch.context() as patched:
         patched.setattr(fakes.observer, "observe", advance)
-        with pytest.raises(NotReady, match="not enough time left to start 0002_m"):
-            fakes.runner(V2).ensure(fakes.deadline(20))
-    assert fakes.database.effects == ["0001_m"]
-    assert (fakes.table.state.owner, fakes.table.state.failure) == (None, None)
-    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED, "at once, without a pause"
+        yield
 
 
 # --- contradictions

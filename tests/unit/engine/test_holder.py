@@ -15,6 +15,7 @@ from lambda_migrate.errors import (
     LeaseStoreUnavailable,
     MigrateError,
     MigrationFailed,
+    NotReady,
 )
 from lambda_migrate.events import Event, LeaseHeldTime, MigrationAttemptFailed, RenewalFailed
 from lambda_migrate.lease.attempt import Progress
@@ -344,7 +345,7 @@ def test_a_lost_lease_is_not_taken_for_the_deadline(fakes: Fakes) -> None:
 def test_the_deadline_does_not_blame_a_migration_while_none_runs(fakes: Fakes) -> None:
     held = session(fakes)
     held._heartbeat.is_timeout = True
-    with pytest.raises(MigrationFailed, match="while no migration"), held.explain_abort():
+    with pytest.raises(NotReady, match="while no migration"), held.explain_abort():
         raise LeaseLost("gone")
 
 
