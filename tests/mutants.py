@@ -1601,8 +1601,8 @@ MUTANTS = (
     Mutant(
         "a commit begins when no time is left",
         "lambda_migrate/postgresql/fence.py",
-        "        if left <= 0:\n            raise MigrationFailed",
-        "        if False:\n            raise MigrationFailed",
+        "        if left <= 0:\n            raise DatabaseUnavailable",
+        "        if False:\n            raise DatabaseUnavailable",
         ("transactional",),
     ),
     Mutant(
