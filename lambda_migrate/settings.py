@@ -283,6 +283,12 @@ class Settings:
     alembic_revision: str = _setting(
         "heads", _TEXT, "The Alembic revision that this code needs: what `alembic upgrade` takes."
     )
+    alembic_version_table: str = _setting(
+        "",
+        _TEXT,
+        "The version table of this target, `table` or `schema.table`, if `env.py` runs migrations "
+        "for several; the others are left to targets of their own.",
+    )
     django_manifest: str = _setting(
         "lambda_migrate_manifest.json",
         _PATH,

@@ -36,6 +36,7 @@ class SettingsArguments(TypedDict, total=False):
     alembic_config: str | PathLike[str] | None
     alembic_section: str | None
     alembic_revision: str | None
+    alembic_version_table: str | None
     django_manifest: str | PathLike[str] | None
     django_database: str | None
     django_try_atomic: bool | None

@@ -291,6 +291,20 @@ MUTANTS = (
         ("alembic, env.py",),
     ),
     Mutant(
+        "a version table that does not exist yet is in no schema",
+        "lambda_migrate/sources/alembic_child/run.py",
+        """    " pg_catalog.current_schema())"\n""",
+        """    " NULL)"\n""",
+        ("alembic, env.py",),
+    ),
+    Mutant(
+        "migrations run for every version table of env.py",
+        "lambda_migrate/sources/alembic_child/run.py",
+        "            if self._is_chosen(environment.get_context()):\n",
+        "            if self._is_chosen(environment.get_context()) or True:\n",
+        ("alembic, env.py",),
+    ),
+    Mutant(
         "env.py tries again what is partly committed",
         "lambda_migrate/sources/alembic_child/run.py",
         "        if is_partly_committed or ",

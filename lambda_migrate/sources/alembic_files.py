@@ -22,6 +22,8 @@ __all__ = ["AlembicFiles", "find_files", "read_digest"]
 
 SEED = b"lambda-migrate alembic v1"
 
+_DIGESTED_OPTIONS = ("alembic_revision", "source_setup", "alembic_version_table")
+
 # pathlib and importlib.util take longer to import than the digest takes to compute, so os.path is
 # used here.
 
@@ -60,7 +62,7 @@ def read_digest(root: str, options: Mapping[str, object]) -> str:
     files = find_files(root, options)
     digest = sha256(SEED)
     facts = (
-        *(str(options.get(name) or "") for name in ("alembic_revision", "source_setup")),
+        *(str(options.get(name) or "") for name in _DIGESTED_OPTIONS),
         *(str(files.is_recursive), str(files.is_sourceless)),
     )
     digest.update("\0".join(facts).encode())

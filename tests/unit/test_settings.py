@@ -27,6 +27,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "alembic_config": ("db/alembic.ini", "db/alembic.ini"),
     "alembic_section": ("orders", "orders"),
     "alembic_revision": ("orders@head", "orders@head"),
+    "alembic_version_table": ("tenant.alembic_version", "tenant.alembic_version"),
     "django_manifest": ("folders.json", "folders.json"),
     "django_database": ("reports", "reports"),
     "django_try_atomic": ("no", False),

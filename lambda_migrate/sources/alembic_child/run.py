@@ -48,10 +48,12 @@ _RETRYABLE = ("55P03", "40P01", "40001")
 """Lock timeout, deadlock, serialization failure: the next attempt may succeed."""
 
 _FIND_SCHEMA = (
-    "SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+    "SELECT COALESCE((SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
     " ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
-    " WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({name})::pg_catalog.oid"
+    " WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({name})::pg_catalog.oid),"
+    " pg_catalog.current_schema())"
 )
+"""Where the version table is, or where Alembic is about to create it."""
 
 
 def run(request: ChildRequest, channel: Channel) -> None:
@@ -94,6 +96,8 @@ class _AlembicRun:
         self._is_description = request.command.startswith("describe")
         self._heads: Sequence[str] = ()
         self._version_table = ("", "")
+        self._other_tables: list[str] = []
+        """Version tables of other targets, for which env.py runs migrations as well."""
         self._total = 0
         self._has_plan = False
         self._has_run_migrations = False
@@ -150,8 +154,15 @@ class _AlembicRun:
             configure(*args, **options)
             self._use_context(environment.get_context())
 
+        run_migrations = environment.run_migrations
+
+        def run_chosen_migrations(**options: Any) -> None:
+            if self._is_chosen(environment.get_context()):
+                run_migrations(**options)
+
         # On the instance: the module `alembic.context` calls what it finds there.
         environment.configure = configure_per_migration  # type: ignore[method-assign]
+        environment.run_migrations = run_chosen_migrations  # type: ignore[method-assign]
         try:
             with environment:
                 self._project.script.run_env()
@@ -162,11 +173,32 @@ class _AlembicRun:
         swallowed = self._fence.error or self._failure
         if swallowed is not None:
             raise swallowed
+        if self._other_tables and not self._has_run_migrations:
+            raise ChildError(
+                f"env.py runs no migrations for LAMBDA_MIGRATE_ALEMBIC_VERSION_TABLE="
+                f"{self._chosen_table}; it does for {', '.join(self._other_tables)}",
+                kind="configuration",
+            )
         if not self._has_run_migrations:
             raise ChildError(
                 "env.py returned without running the migrations: it must call "
                 "context.run_migrations() and wait for it, even where an event loop runs"
             )
+
+    @property
+    def _chosen_table(self) -> str:
+        return str(self._request.options.get("alembic_version_table") or "")
+
+    def _is_chosen(self, context: MigrationContext) -> bool:
+        """Whether the version table of this context is the target's."""
+        if not self._chosen_table or context.connection is None:
+            return True
+        self._fence.enter_transaction(context.connection)
+        schema, table = _find_version_table(context)
+        if self._chosen_table in (table, f"{schema}.{table}"):
+            return True
+        self._other_tables.append(f"{schema}.{table}")
+        return False
 
     def _use_context(self, context: MigrationContext) -> None:
         if context.dialect.name != "postgresql":
@@ -207,9 +239,12 @@ class _AlembicRun:
             self._require_same_table(self._failure, context)
             self._failure = self._fence.step = None
         elif self._has_run_migrations:
+            first, other = map(".".join, (self._version_table, _find_version_table(context)))
             raise self._fence.fail(
-                "env.py calls context.run_migrations() more than once, for several version "
-                "tables; lambda-migrate can migrate one of them",
+                f"env.py runs migrations for several version tables ({first}, then {other}): make "
+                "each of them a target of its own, with its own LAMBDA_MIGRATE_TARGET, "
+                "LAMBDA_MIGRATE_SCHEMA and LAMBDA_MIGRATE_ALEMBIC_VERSION_TABLE (for example "
+                f"{first})",
                 kind="configuration",
             )
         self._has_run_migrations = True
@@ -317,5 +352,5 @@ def _find_version_table(context: MigrationContext) -> tuple[str, str]:
     if not schema and context.connection is not None:
         name = quote_literal(quote_identifier(table))
         row = query(context.connection, _FIND_SCHEMA.format(name=name))
-        schema = str(row[0]) if row else ""
+        schema = str(row[0] or "")
     return schema or "", table

@@ -279,6 +279,7 @@ def test_several_databases_are_refused_before_anything_is_applied(project: Alemb
     project.add(ONE)
     last = project.run()
     assert (last["kind"], project.columns("t")) == ("configuration", [])
+    assert "let env.py connect to no other" in last["message"]
 
 
 MULTIPLE_DATABASES = """
@@ -295,6 +296,40 @@ for name, connection in connections.items():
 for transaction in transactions.values():
     transaction.commit()
 """
+
+
+SCHEMA_FOR_EACH_TENANT = ENV.replace(
+    """    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+""",
+    """    for schema in ("tenant_a", "tenant_b"):
+        connection.execute(text(f"SET search_path TO {schema}"))
+        connection.commit()
+        context.configure(connection=connection)
+        with context.begin_transaction():
+            context.run_migrations()
+""",
+)
+
+
+def test_one_of_several_version_tables_can_be_chosen(project: AlembicProject) -> None:
+    """Even before it exists; `env.py` runs the migrations for the others on its own only."""
+    project.query("CREATE SCHEMA tenant_a")
+    project.query("CREATE SCHEMA tenant_b")
+    project.write({"migrations/env.py": SCHEMA_FOR_EACH_TENANT})
+    project.add(ONE)
+    tables = "SELECT concat(schemaname, '.', tablename) FROM pg_tables WHERE schemaname ~ 'tenant'"
+    chosen = {"alembic_version_table": "tenant_b.alembic_version"}
+    for command in ("describe", "up"):
+        assert project.run(command, options=chosen)["event"] == "done"
+        assert project.events[0]["version_table"] == ["tenant_b", "alembic_version"]
+    assert sorted(project.query(tables)) == [["tenant_b.alembic_version"], ["tenant_b.t"]]
+    refused = project.run()["message"]
+    assert "(tenant_a.alembic_version, then tenant_b.alembic_version)" in refused
+    wrong = project.run(options={"alembic_version_table": "tenant_c.alembic_version"})
+    assert wrong["kind"] == "configuration"
+    assert "it does for tenant_a.alembic_version, tenant_b.alembic_version" in wrong["message"]
 
 
 def test_a_setup_function_yields_the_config_and_wraps_the_run(project: AlembicProject) -> None:
