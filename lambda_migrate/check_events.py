@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from enum import Enum
 from threading import current_thread, main_thread
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object  # see `clock`
 
 __all__ = [
     "CheckFinished",

@@ -18,6 +18,8 @@
 Messages name what is at fault and what to do next. They never contain a password, a token or a
 whole connection string. Text that comes from files, from the server or from the lease table may be
 hostile: control characters and invisible characters in it are escaped (`escape_text`).
+
+A start that finds the schema ready raises none of them, and does not load this module.
 """
 
 from __future__ import annotations

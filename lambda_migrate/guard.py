@@ -100,8 +100,6 @@ class ColdStartGuard:
             ConfigurationError: A setting, a permission or a resource is wrong, or the function runs
                 on Lambda and was called without a context.
         """
-        from lambda_migrate.errors import MigrationFailed, NotReady
-
         self._forget_check_of_parent()
         try:
             self._acquire_thread_lock(context)
@@ -110,8 +108,12 @@ class ColdStartGuard:
                     self.is_open = self.is_switched_off() or self._ensure(context)
             finally:
                 self._lock.release()
-        except (NotReady, MigrationFailed) as error:
-            return error
+        except Exception as error:
+            from lambda_migrate.errors import MigrationFailed, NotReady
+
+            if isinstance(error, (NotReady, MigrationFailed)):
+                return error
+            raise
         return None
 
     def _acquire_thread_lock(self, context: object) -> None:
@@ -182,22 +184,29 @@ class ColdStartGuard:
         A configuration error is logged like every other failed check: in one structured line.
         """
         if self._runner is None:
-            from lambda_migrate.errors import ConfigurationError
-            from lambda_migrate.runner import MigrationRunner
-            from lambda_migrate.wiring import default_observer, report_check_failure
+            from lambda_migrate.runner import DefaultObserver, MigrationRunner
 
             try:
                 self._runner = MigrationRunner.from_settings(
-                    observer=default_observer(), **self._settings
+                    observer=DefaultObserver(), **self._settings
                 )
-            except ConfigurationError as error:
-                report_check_failure(error, target_name=str(self._settings.get("target") or ""))
-                if is_on_lambda():
-                    raise
-                raise ConfigurationError(
-                    (*error.faults, _UNIT_TEST_ADVICE), heading=_NO_SETTINGS
-                ) from None
+            except Exception as error:
+                self._report_unusable_settings(error)
+                raise
         return self._runner
+
+    def _report_unusable_settings(self, error: Exception) -> None:
+        """Log a configuration error; outside Lambda, raise it with advice for a unit test."""
+        from lambda_migrate.errors import ConfigurationError
+        from lambda_migrate.wiring import report_check_failure
+
+        if not isinstance(error, ConfigurationError):
+            return
+        report_check_failure(error, target_name=str(self._settings.get("target") or ""))
+        if not is_on_lambda():
+            raise ConfigurationError(
+                (*error.faults, _UNIT_TEST_ADVICE), heading=_NO_SETTINGS
+            ) from None
 
     def run_at_init(self) -> None:
         """Check during initialization, if the setting ``init`` asks for it and there is time.

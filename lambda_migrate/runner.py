@@ -11,12 +11,15 @@ from lambda_migrate.check_events import (
     catch_observer_errors,
     null_observer,
 )
+from lambda_migrate.check_log import has_default_format, write_check_finished
 from lambda_migrate.clock import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Self, Unpack
 
-    from lambda_migrate.check_events import Observer
+    from lambda_migrate.check_events import Event, Observer
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.first_read import FirstRead
@@ -26,7 +29,25 @@ if TYPE_CHECKING:
     from lambda_migrate.settings import Settings
     from lambda_migrate.settings_arguments import SettingsArguments
 
-__all__ = ["DeferredTarget", "MigrationRunner", "Outcome"]
+__all__ = ["DefaultObserver", "DeferredTarget", "MigrationRunner", "Outcome"]
+
+
+class DefaultObserver:
+    """`PowertoolsObserver`, which is not loaded for a check that found the schema ready."""
+
+    def __init__(self) -> None:
+        self._observers: dict[str, Observer] = {}
+
+    def observe(self, event: Event) -> None:
+        """See `Observer.observe`."""
+        is_simple = not self._observers and has_default_format(os.environ)
+        if is_simple and isinstance(event, CheckFinished) and not event.applied:
+            write_check_finished(event)
+            return
+        from lambda_migrate.aws.telemetry import PowertoolsObserver
+
+        # `setdefault` is atomic: the heartbeat's thread observes as well.
+        self._observers.setdefault("powertools", PowertoolsObserver()).observe(event)
 
 
 class DeferredTarget:
@@ -58,7 +79,7 @@ class DeferredTarget:
         """End the check if the item marks the manifest ready; return whether it does."""
         if not first_read.is_ready(digest, self._settings.lease_address):
             return False
-        from lambda_migrate.lease.owner import new_owner
+        from lambda_migrate.lease.first_read import new_owner
 
         first_read.client.close()
         event = CheckFinished(
@@ -138,14 +159,13 @@ class MigrationRunner:
             ManifestError: The migration files cannot be used.
         """
         from lambda_migrate.settings import Settings
-        from lambda_migrate.wiring import default_observer, make_deferred_manifest
 
         is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
         loaded = Settings.load(os.environ, **settings)
         loaded.require_configured(table=is_on_lambda, database=True)
         if observer is None:
-            observer = default_observer() if is_on_lambda else null_observer
-        return cls(make_deferred_manifest(loaded, os.environ), DeferredTarget(loaded, observer))
+            observer = DefaultObserver() if is_on_lambda else null_observer
+        return cls(_defer_manifest(loaded, os.environ), DeferredTarget(loaded, observer))
 
     @property
     def target(self) -> Target:
@@ -230,3 +250,30 @@ class MigrationRunner:
     def forget_result(self) -> None:
         """Forget that the schema was ready, as after a snapshot of this process was restored."""
         self._is_ready = False
+
+
+def _defer_manifest(
+    settings: Settings, environ: Mapping[str, str]
+) -> Manifest | DeferredManifest | Requirements:
+    """The manifest; its files are parsed later if they are a plain directory.
+
+    Without files, what other tools must have applied.
+
+    Raises:
+        ManifestError: The migration files cannot be used.
+    """
+    if settings.ready_when is not None:
+        return settings.ready_when
+    from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
+
+    def load() -> Manifest:
+        from lambda_migrate.wiring import make_manifest
+
+        return make_manifest(settings, environ)
+
+    if settings.source != "sql":
+        from lambda_migrate.wiring import read_tool_digest
+
+        return DeferredManifest(read_tool_digest(settings, environ), load)
+    digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
+    return load() if digest in (None, EMPTY_DIGEST) else DeferredManifest(digest, load)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import (
     DEFAULT_SCHEMA,
     LIBPQ_VARIABLES,
@@ -137,7 +136,11 @@ def _read_url(value: object, variables: Mapping[str, str] | None = None) -> Data
         raise _InvalidValue("write a text")
     try:
         return parse_url(value, variables)
-    except ConfigurationError as error:
+    except Exception as error:
+        from lambda_migrate.errors import ConfigurationError
+
+        if not isinstance(error, ConfigurationError):
+            raise
         raise _InvalidValue("; ".join(error.faults)) from None
 
 
@@ -457,9 +460,7 @@ class Settings:
                 _read_into(values, name, source, value, setting.setting_type.read, faults)
         _read_database_url(values, environ, given, faults)
         settings = cls(**values)
-        faults += settings._find_contradictions()
-        if faults:
-            raise ConfigurationError(faults)
+        _raise_faults(faults + settings._find_contradictions())
         return settings
 
     @classmethod
@@ -474,8 +475,7 @@ class Settings:
             if value is not None and name in _DECLARATIONS:
                 read = _DECLARATIONS[name].setting_type.read
                 _read_into({}, name, f"argument {name}", value, read, faults)
-        if faults:
-            raise ConfigurationError(faults)
+        _raise_faults(faults)
 
     @property
     def address(self) -> DatabaseAddress | None:
@@ -536,8 +536,7 @@ class Settings:
                 f"postgresql://user:password@host:5432/name, or {_label('database_secret')} to a "
                 "secret's ARN, or PGHOST, PGDATABASE and PGUSER (PGSERVICE is not read)"
             )
-        if faults:
-            raise ConfigurationError(faults)
+        _raise_faults(faults)
         return self
 
     def _find_contradictions(self) -> list[str]:
@@ -629,6 +628,14 @@ class Settings:
                 f"{address.sslmode}"
             )
         return faults
+
+
+def _raise_faults(faults: list[str]) -> None:
+    """Raise a `ConfigurationError` with all of them, if there are any."""
+    if faults:
+        from lambda_migrate.errors import ConfigurationError
+
+        raise ConfigurationError(faults)
 
 
 def _read_into(

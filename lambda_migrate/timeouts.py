@@ -1,4 +1,4 @@
-"""Time limits for calls that have none: name resolution, and calls of the AWS SDK.
+"""Time limits: those of a call of DynamoDB, and limits for calls that have none of their own.
 
 ``getaddrinfo`` cannot be interrupted and has no timeout. By default, glibc asks each of its servers
 twice for 5 s (resolv.conf(5)), longer than many invocations last. So such calls run in a thread
@@ -19,7 +19,24 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["TimeLimitExceeded", "connect_tcp", "run_with_timeout"]
+__all__ = [
+    "CALL_TIMEOUT_SECONDS",
+    "CONNECT_TIMEOUT_SECONDS",
+    "READ_TIMEOUT_SECONDS",
+    "TimeLimitExceeded",
+    "connect_tcp",
+    "run_with_timeout",
+]
+
+CONNECT_TIMEOUT_SECONDS = 0.8
+READ_TIMEOUT_SECONDS = 0.9
+"""Together less than the default safety margin of 2 s, so that a call that starts before the
+deadline ends before the invocation does. DynamoDB responds within milliseconds; botocore's own
+default is 60 s each."""
+
+CALL_TIMEOUT_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS + 0.1
+"""For a whole call of boto3, whose own timeouts apply to each address and each read and do not
+include name resolution. Less than the default safety margin, see `CONNECT_TIMEOUT_SECONDS`."""
 
 _IPV4_CHARACTERS = frozenset("0123456789.")
 

@@ -11,7 +11,6 @@ import os
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.database import PostgreSQLDatabase
@@ -36,36 +34,15 @@ __all__ = [
     "default_observer",
     "make_connect",
     "make_database",
-    "make_deferred_manifest",
     "make_flags",
     "make_manifest",
     "make_postgresql_database",
     "make_store",
     "make_target",
     "make_tool_project",
+    "read_tool_digest",
     "report_check_failure",
 ]
-
-
-def make_deferred_manifest(
-    settings: Settings, environ: Mapping[str, str]
-) -> Manifest | DeferredManifest | Requirements:
-    """The manifest; its files are read later if a digest was packaged beside them.
-
-    Without files, what other tools must have applied.
-
-    Raises:
-        ManifestError: The migration files cannot be used.
-    """
-    if settings.ready_when is not None:
-        return settings.ready_when
-    if settings.source != "sql":
-        tool_digest = _read_tool_digest(settings, environ)
-        return DeferredManifest(tool_digest, lambda: make_manifest(settings, environ))
-    digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
-    if digest in (None, EMPTY_DIGEST):
-        return make_manifest(settings, environ)
-    return DeferredManifest(digest, lambda: make_manifest(settings, environ))
 
 
 def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
@@ -73,7 +50,7 @@ def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     if settings.source != "sql":
         from lambda_migrate.migrations.revisions import RevisionManifest
 
-        return RevisionManifest(_read_tool_digest(settings, environ), settings.source)
+        return RevisionManifest(read_tool_digest(settings, environ), settings.source)
     from lambda_migrate.migrations.source import read_manifest
 
     return read_manifest(
@@ -83,7 +60,7 @@ def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     )
 
 
-def _read_tool_digest(settings: Settings, environ: Mapping[str, str]) -> str:
+def read_tool_digest(settings: Settings, environ: Mapping[str, str]) -> str:
     """Read the digest of another tool's files, without that tool."""
     from importlib import import_module
 

@@ -1238,7 +1238,7 @@ MUTANTS = (
     ),
     Mutant(
         "a metric goes without its target",
-        "lambda_migrate/aws/telemetry.py",
+        "lambda_migrate/check_log.py",
         '        "Dimensions": [["target", "service"]],',
         '        "Dimensions": [["service"]],',
         ("alarms",),
@@ -2195,9 +2195,9 @@ MUTANTS = (
     ),
     Mutant(
         "adopting: the digest of no migrations is looked up in the lease table",
-        "lambda_migrate/wiring.py",
-        "if digest in (None, EMPTY_DIGEST):",
-        "if digest is None:",
+        "lambda_migrate/runner.py",
+        "load() if digest in (None, EMPTY_DIGEST)",
+        "load() if digest is None",
         ("wiring",),
     ),
     Mutant(

@@ -48,7 +48,7 @@ from lambda_migrate.events import (
     MigrationRolledBack,
     catch_observer_errors,
 )
-from lambda_migrate.lease.owner import is_owner_of
+from lambda_migrate.lease.first_read import is_owner_of
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import default_observer
 

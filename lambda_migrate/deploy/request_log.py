@@ -20,7 +20,8 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
 from lambda_migrate.lease.dynamodb import DynamoDBItem
-from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS, ConditionFailed
+from lambda_migrate.lease.dynamodb_call import ConditionFailed
+from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

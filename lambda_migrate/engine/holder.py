@@ -18,13 +18,13 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import LeaseHeldTime, LeaseTakenOver, MigrationNotice, RenewalFailed
 from lambda_migrate.lease.decision import is_lease_expired
-from lambda_migrate.lease.dynamodb_call import CALL_TIMEOUT_SECONDS, set_credentials_deadline
+from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
+from lambda_migrate.lease.first_read import new_owner
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
-from lambda_migrate.lease.owner import new_owner
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
-from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
+from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS, TimeLimitExceeded, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

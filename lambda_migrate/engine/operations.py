@@ -36,7 +36,7 @@ from lambda_migrate.engine.status import (
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.lease.decision import is_lease_expired
-from lambda_migrate.lease.owner import new_owner
+from lambda_migrate.lease.first_read import new_owner
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder

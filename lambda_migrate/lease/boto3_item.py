@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb_call import (
-    CALL_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    READ_TIMEOUT_SECONDS,
     ServerClock,
 )
 from lambda_migrate.lease.dynamodb_errors import (
@@ -24,7 +21,13 @@ from lambda_migrate.lease.dynamodb_errors import (
     RequestDetails,
     translate_error,
 )
-from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
+from lambda_migrate.timeouts import (
+    CALL_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    TimeLimitExceeded,
+    run_with_timeout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What every call of DynamoDB needs, with boto3 or without: time limits, and the server's clock."""
+"""What every call of DynamoDB needs, with boto3 or without: an error, and the server's clock."""
 
 from __future__ import annotations
 
@@ -11,23 +11,10 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
 
 __all__ = [
-    "CALL_TIMEOUT_SECONDS",
-    "CONNECT_TIMEOUT_SECONDS",
-    "READ_TIMEOUT_SECONDS",
     "ConditionFailed",
     "ServerClock",
     "set_credentials_deadline",
 ]
-
-CONNECT_TIMEOUT_SECONDS = 0.8
-READ_TIMEOUT_SECONDS = 0.9
-"""Together less than the default safety margin of 2 s, so that a call that starts before the
-deadline ends before the invocation does. DynamoDB responds within milliseconds; botocore's own
-default is 60 s each."""
-
-CALL_TIMEOUT_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS + 0.1
-"""For a whole call of boto3, whose own timeouts apply to each address and each read and do not
-include name resolution. Less than the default safety margin, see `CONNECT_TIMEOUT_SECONDS`."""
 
 _MIN_OFFSET_MS = 2_000
 """A ``Date`` header has whole seconds and describes the past: smaller offsets prove nothing."""
@@ -67,17 +54,19 @@ class ServerClock:
         self._clock = clock
         self._last_response: tuple[int, float] | None = None  # server's ms, our monotonic seconds
 
-    def update(self, date: str) -> None:
+    def update(self, date: str, received_at: float | None = None) -> None:
         """Use the date of the newest response; any other text is ignored.
 
         Args:
             date: Its ``Date`` header: ``Thu, 15 Mar 2012 23:56:23 GMT``.
+            received_at: When it came, our monotonic seconds; by default now.
         """
         try:
             server_ms = _parse_http_date(date) * 1000 + 500
         except ValueError:
             return
-        self._last_response = (server_ms, self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._last_response = (server_ms, now if received_at is None else received_at)
 
     @property
     def offset_ms(self) -> int:

@@ -12,7 +12,6 @@ import json
 import socket
 from typing import TYPE_CHECKING
 
-from lambda_migrate.lease.dynamodb_call import ConditionFailed
 from lambda_migrate.timeouts import connect_tcp
 
 if TYPE_CHECKING:
@@ -304,6 +303,8 @@ def _parse_document(response: HTTPResponse, target: str) -> dict[str, Any]:
     if code in RETRYABLE_CODES:
         raise RetryLater(describe_retryable(code, str(document.get("message", ""))))
     if response.status == 400 and code == "ConditionalCheckFailedException":
+        from lambda_migrate.lease.dynamodb_call import ConditionFailed
+
         raise ConditionFailed(_check_item(document.get("Item"), target))
     raise FallbackNeeded(f"HTTP {response.status} {code}")
 

@@ -30,13 +30,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
-from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.dynamodb_call import (
-    CONNECT_TIMEOUT_SECONDS,
-    READ_TIMEOUT_SECONDS,
-    ServerClock,
-)
 from lambda_migrate.lease.dynamodb_request import build_request, resolve_config
+from lambda_migrate.timeouts import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +39,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.clock import Clock
+    from lambda_migrate.errors import LeaseStoreUnavailable
+    from lambda_migrate.lease.dynamodb_call import ServerClock
     from lambda_migrate.lease.dynamodb_http import HTTPConnection, HTTPResponse
     from lambda_migrate.lease.dynamodb_request import ClientConfig, Endpoint
 
@@ -70,18 +67,28 @@ class FastClient:
     Attributes:
         request_count: Requests sent so far. A request that was repeated because an idle connection
             turned out to be closed counts once; one that found no server does not count.
-        server_clock: DynamoDB's clock, from its newest response.
     """
 
     def __init__(self, environ: Mapping[str, str], *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.request_count = 0
-        self.server_clock = ServerClock(clock)
+        self._server_clock: ServerClock | None = None
+        self._last_date = "", 0.0  # of the newest response, and our monotonic seconds then
         self._environ = environ
         self._clock = clock
         self._idle_connections: list[HTTPConnection] = []
         self._tls_contexts: dict[str, ssl.SSLContext] = {}
         self._has_responded = False
         self._is_disabled = False
+
+    @property
+    def server_clock(self) -> ServerClock:
+        """DynamoDB's clock, from its newest response; a start that only reads never asks it."""
+        if self._server_clock is None:
+            from lambda_migrate.lease.dynamodb_call import ServerClock
+
+            self._server_clock = ServerClock(self._clock)
+            self._server_clock.update(*self._last_date)
+        return self._server_clock
 
     def get_item(
         self, table: str, target: str, *, consistent: bool = False
@@ -145,7 +152,6 @@ class FastClient:
         from lambda_migrate.lease.dynamodb_http import FallbackNeeded, NoResponse, RetryLater
 
         started = self._clock.monotonic()
-        problem: Exception
         try:
             tls_context = self._tls_context(config)
             started = self._clock.monotonic()  # reading the certificates is CPU, not waiting
@@ -153,24 +159,25 @@ class FastClient:
             request = build_request(config, operation, body, wall_ms=self._clock.wall_ms())
             response = self._send(config.endpoint, tls_context, request)
             self._has_responded = True
-            self.server_clock.update(response.headers.get("date", ""))
+            self._note_date(response.headers.get("date", ""))
             return parse(response, target)
         except RetryLater as error:
-            raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {error}") from None
+            raise _unavailable(f"DynamoDB, table {table!r}: {error}") from None
         except NoResponse as error:
-            problem = LeaseStoreUnavailable(
-                f"DynamoDB did not respond for table {table!r}: {error}"
-            )
+            problem = f"DynamoDB did not respond for table {table!r}: {error}"
             if self._has_responded or config.endpoint.is_configured:
-                raise problem from None
+                raise _unavailable(problem) from None
         except FallbackNeeded as error:
-            problem = LeaseStoreUnavailable(
-                f"the response of DynamoDB for table {table!r} cannot be used: {error}"
-            )
+            problem = f"the response of DynamoDB for table {table!r} cannot be used: {error}"
         self._disable()
         if self._clock.monotonic() - started > MAX_SECONDS_BEFORE_FALLBACK:
-            raise problem
+            raise _unavailable(problem)
         return None
+
+    def _note_date(self, date: str) -> None:
+        self._last_date = date, self._clock.monotonic()
+        if self._server_clock is not None:
+            self._server_clock.update(*self._last_date)
 
     def _disable(self) -> None:
         self._is_disabled = True
@@ -223,3 +230,9 @@ class FastClient:
             return self._idle_connections.pop()
         except IndexError:
             return None
+
+
+def _unavailable(message: str) -> LeaseStoreUnavailable:
+    from lambda_migrate.errors import LeaseStoreUnavailable  # most starts need no error
+
+    return LeaseStoreUnavailable(message)

@@ -6,6 +6,7 @@ ready. Any doubt is left to the whole check, which gets the item and the client 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.fast_client import FastClient
@@ -23,7 +24,9 @@ __all__ = [
     "decode_base64",
     "is_listed",
     "is_marked_ready",
+    "is_owner_of",
     "join_digests",
+    "new_owner",
     "split_digests",
 ]
 
@@ -132,3 +135,22 @@ def decode_base64(text: str) -> bytes:
     if b2a_base64(value, newline=False) != text.encode():
         raise ValueError(text)
     return value
+
+
+def new_owner(request_id: str = "") -> str:
+    """Create the owner id of one attempt: function, process, and a random part.
+
+    Snapshots clone memory and managed instances run several processes in one environment, so
+    neither the function nor the process is enough.
+
+    Args:
+        request_id: Included in the id, for `is_owner_of`.
+    """
+    function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or "cli"
+    fresh = f"{request_id}.{os.urandom(4).hex()}" if request_id else os.urandom(16).hex()
+    return f"{function}/{os.getpid()}/{fresh}"
+
+
+def is_owner_of(request_id: str, owner: str) -> bool:
+    """Whether ``owner`` is the owner id of an attempt of this request."""
+    return owner.rpartition("/")[2].rpartition(".")[0] == request_id

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import ConfigurationError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -210,11 +208,6 @@ def parse_url(url: str | None, variables: Mapping[str, str] | None = None) -> Da
     Raises:
         ConfigurationError: The URL is invalid. No fault repeats user, password or host.
     """
-    if url is not None and not url.isprintable():
-        raise ConfigurationError(
-            "the database URL contains a control or invisible character, perhaps a line break; "
-            "remove it, or write it percent-encoded"
-        )
     faults: list[str] = []
     fields = {} if url is None else _parse_text(url, faults)
     names = dict(_URL_NAMES)
@@ -224,18 +217,30 @@ def parse_url(url: str | None, variables: Mapping[str, str] | None = None) -> Da
             names[name] = variable
     address = None if faults else _build_address(fields, names, faults)
     if address is None or faults:
+        from lambda_migrate.errors import ConfigurationError
+
         what = "the database URL" if url is not None else "the database that PGHOST names"
         raise ConfigurationError(faults, heading=f"{what} cannot be used:")
     return address
 
 
 def _parse_text(url: str, faults: list[str]) -> dict[str, str]:
-    """The fields of a URL or keyword string by libpq's parameter names."""
+    """The fields of a URL or keyword string by libpq's parameter names.
+
+    Raises:
+        ConfigurationError: It has neither form.
+    """
     scheme, separator, rest = url.removeprefix("jdbc:").partition("://")
-    if separator and scheme.partition("+")[0] in _SCHEMES:
+    if separator and scheme.partition("+")[0] in _SCHEMES and url.isprintable():
         return _parse_parts(rest, faults)
+    from lambda_migrate.errors import ConfigurationError
     from lambda_migrate.postgresql.conninfo import describe_unknown_form, parse_keywords
 
+    if not url.isprintable():
+        raise ConfigurationError(
+            "the database URL contains a control or invisible character, perhaps a line break; "
+            "remove it, or write it percent-encoded"
+        )
     if "=" in scheme and ";" not in scheme:
         return parse_keywords(url, faults)
     raise ConfigurationError(describe_unknown_form(url))

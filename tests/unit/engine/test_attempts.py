@@ -13,8 +13,8 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import CheckFinished, MigrationStarted
 from lambda_migrate.lease.attempt import Failure
+from lambda_migrate.lease.first_read import new_owner
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.owner import new_owner
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import Outcome

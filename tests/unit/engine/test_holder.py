@@ -19,7 +19,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import Event, LeaseHeldTime, MigrationAttemptFailed, RenewalFailed
 from lambda_migrate.lease.attempt import Progress
-from lambda_migrate.lease.owner import new_owner
+from lambda_migrate.lease.first_read import new_owner
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import InMemorySession, RecordingObserver
 from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, manifest, raises

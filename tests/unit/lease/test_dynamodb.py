@@ -24,13 +24,12 @@ from lambda_migrate.lease.boto3_item import make_client
 from lambda_migrate.lease.decision import Acquire, decide
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.dynamodb_call import (
-    CONNECT_TIMEOUT_SECONDS,
-    READ_TIMEOUT_SECONDS,
     set_credentials_deadline,
 )
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import FakeClock
+from lambda_migrate.timeouts import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from tests.contract.leases import TableByOwnClock
 
 TABLE = "leases"
