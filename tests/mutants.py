@@ -291,6 +291,13 @@ MUTANTS = (
         ("alembic, env.py",),
     ),
     Mutant(
+        "env.py reads another revision than the command's",
+        "lambda_migrate/sources/alembic_child/project.py",
+        "        options.revision = self.destination\n",
+        "",
+        ("alembic, env.py",),
+    ),
+    Mutant(
         "a version table that does not exist yet is in no schema",
         "lambda_migrate/sources/alembic_child/run.py",
         """    " pg_catalog.current_schema())"\n""",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from argparse import Namespace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alembic.config import Config
+from alembic.config import CommandLine, Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
@@ -46,6 +45,12 @@ class AlembicProject:
         self._request = request
         self._setting = str(request.options.get("alembic_revision") or "heads")
         self._files = self._find_files()
+        self.is_down = request.command in ("down", "describe-down")
+        if self.is_down:
+            steps = f"-{request.steps or 1}"
+            self.destination = request.to if request.to is not None else steps
+        else:
+            self.destination = request.to or self._setting
         self.config = config or self._read_config()
         self.script = ScriptDirectory.from_config(self.config)
         if not Path(self.script.env_py_location).exists():
@@ -54,12 +59,6 @@ class AlembicProject:
                 "it with the code",
                 kind="manifest",
             )
-        self.is_down = request.command in ("down", "describe-down")
-        if self.is_down:
-            steps = f"-{request.steps or 1}"
-            self.destination = request.to if request.to is not None else steps
-        else:
-            self.destination = request.to or self._setting
 
     def _find_files(self) -> alembic_files.AlembicFiles:
         try:
@@ -70,9 +69,12 @@ class AlembicProject:
     def _read_config(self) -> Config:
         files = self._files
         arguments: dict[str, Any] = {"toml_file": files.toml} if files.toml else {}
-        # What env.py may read of a command line; get_x_argument() does.
         section = str(self._request.options.get("alembic_section") or "alembic")
-        options = Namespace(config=files.ini or files.toml, name=section, x=None, raiseerr=True)
+        # What env.py may read of a command line: all that Alembic's own parser makes of it.
+        command = "downgrade" if self.is_down else "upgrade"
+        line = ["--config", files.ini or files.toml, "--name", section, command, "heads"]
+        options = CommandLine().parser.parse_args(line)
+        options.revision = self.destination
         config = Config(files.ini or None, ini_section=section, cmd_opts=options, **arguments)
         if files.ini and not config.get_main_option("script_location") and not files.toml:
             config.set_main_option("script_location", files.script_location.replace("%", "%%"))

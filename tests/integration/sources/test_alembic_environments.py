@@ -367,16 +367,28 @@ def prepare_elsewhere():
 """
 
 
-def test_an_environment_in_pyproject_and_x_arguments_work(project: AlembicProject) -> None:
+def test_an_environment_in_pyproject_and_the_options_of_the_command_line_work(
+    project: AlembicProject,
+) -> None:
     (project.folder / "alembic.ini").unlink()
     project.write(
         {
             "pyproject.toml": '[tool.alembic]\nscript_location = "%(here)s/migrations"\n',
-            "migrations/env.py": ENV + "assert context.get_x_argument(as_dictionary=True) == {}\n",
+            "migrations/env.py": READS_COMMAND_LINE + ENV,
         }
     )
     project.add(ONE)
     assert project.run()["applied"] == ["a1"]
+    assert "upgrade heads {}" in project.stderr
+    project.run("down")
+    assert "downgrade -1 {}" in project.stderr
+
+
+READS_COMMAND_LINE = """
+from alembic import context
+options = context.config.cmd_opts
+print(options.cmd[0].__name__, options.revision, context.get_x_argument(as_dictionary=True))
+"""
 
 
 def test_fileconfig_and_prints_do_not_reach_the_parent(project: AlembicProject) -> None:
