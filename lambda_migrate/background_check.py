@@ -159,4 +159,4 @@ def _require_asyncio() -> None:
 def _make_timeout_error() -> NotReady:
     from lambda_migrate.errors import NotReady
 
-    return NotReady("the schema is not ready: a check that another request began is still running")
+    return NotReady("the check that another request began is still running")

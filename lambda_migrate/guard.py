@@ -129,8 +129,8 @@ class ColdStartGuard:
         seconds = self.limit_wait(context)
         if not self._lock.acquire(timeout=seconds):
             raise NotReady(
-                "the schema is not ready: another invocation in this process is still checking it, "
-                f"and this one has waited {seconds:.1f} s"
+                f"waited {seconds:.1f} s: another invocation in this process is still checking "
+                "the schema"
             )
 
     def limit_wait(self, context: object) -> float:

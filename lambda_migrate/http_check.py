@@ -57,7 +57,7 @@ class HttpCheck:
 
         faults = []
         if not isinstance(health_path, str) or (health_path and not health_path.startswith("/")):
-            faults.append(f"argument health_path is {health_path!r}: write a path, as /health")
+            faults.append(f"argument health_path is {health_path!r}: write a path such as /health")
         if not isinstance(max_wait_seconds, (int, float)) or not max_wait_seconds > 0:
             faults.append(
                 f"argument max_wait_seconds is {max_wait_seconds!r}: write a number above 0"

@@ -99,8 +99,7 @@ def _lock(file: int, runner: MigrationRunner, deadline: Deadline | None) -> None
         except BlockingIOError:
             if end.is_over:
                 raise NotReady(
-                    "the schema is not ready: another process of this execution environment is "
-                    "still checking it"
+                    "another process of this execution environment is still checking the schema"
                 ) from None
             clock.sleep(_POLL_INTERVAL_SECONDS)
         except OSError:

@@ -119,7 +119,7 @@ def _read_schema(value: object) -> str:
     if not 0 < len(text.encode()) <= _MAX_NAME_BYTES:
         raise _InvalidValue(f"write a PostgreSQL name of 1 to {_MAX_NAME_BYTES} bytes")
     if text.lower().startswith("pg_"):
-        raise _InvalidValue("PostgreSQL keeps names that begin with pg_ for itself; write another")
+        raise _InvalidValue("PostgreSQL reserves names that begin with pg_; choose another name")
     return text
 
 
@@ -252,7 +252,7 @@ class Settings:
         "",
         _TEXT,
         "Name of the environment, for example `staging`. The first run that commits a migration, "
-        "or succeeds without one, stamps the database with it; a function of another environment "
+        "or succeeds without one, records it in the database; a function of another environment "
         "is refused.",
     )
     directory: str = _setting(
@@ -299,13 +299,14 @@ class Settings:
         "`lambda-migrate manifest` writes it when the package is built.",
     )
     django_database: str = _setting(
-        "default", _TEXT, "The alias of the database in Django's settings that is migrated."
+        "default", _TEXT, "The alias in Django's `DATABASES` of the database to migrate."
     )
     django_try_atomic: bool = _setting(
         True,
         _BOOLEAN,
         "Try Django migrations with `atomic = False` in a transaction first, so that a failure "
-        "leaves no partial changes; those that cannot run in one run as written.",
+        "leaves no partial changes. Migrations that cannot run in a transaction then run as "
+        "written.",
     )
     allow_empty: bool = _setting(
         False,
@@ -396,7 +397,7 @@ class Settings:
     lock_timeout_seconds: float = _setting(
         3.0,
         _seconds(0.001),  # 0 would mean no limit to PostgreSQL
-        "How long a migration waits for a lock before it lets others pass and retries.",
+        "Lock timeout of a migration: when it expires, the migration is rolled back and retried.",
     )
     on_lease_store_unavailable: OnLeaseStoreUnavailable = _setting(
         "fail",

@@ -178,7 +178,7 @@ def _describe_missing_files(
         f"files of {tool_format.tool} in {folder}" for tool_format, folder in tool_formats
     )
     return (
-        f"{described}, and here are only {files}: check that both are the right ones (--files); "
+        f"{described}, but only {files} were found: check the database and the folder (--files); "
         "if that table is another service's, name the tool with --from"
     )
 
@@ -190,8 +190,9 @@ def _describe_missing_history(tool_formats: Sequence[tuple[ToolFormat, Path]], t
         return _advise_in_place(in_place[tool.lower()])
     if tool and tool.lower() not in known:
         return (
-            f"--from {tool}: `adopt` knows no tool of this name, and no table of this name with "
-            f"applied versions is in this database; write one of {', '.join(known.values())}"
+            f"--from {tool}: `adopt` does not support a tool of this name, and this database has "
+            "no history table of this name with applied versions; write one of "
+            f"{', '.join(known.values())}"
         )
     named = f"files of {tool}" if tool else "files of another tool"
     if not tool_formats:

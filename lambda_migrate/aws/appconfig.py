@@ -111,7 +111,7 @@ class AppConfigFlags:
         """See `FlagSource.read`. A failure is cached as well."""
         if self._cached is None or self._is_expired():
             if deadline.is_over:
-                raise self._make_error("no time is left to read them")
+                raise self._make_error("not enough time is left to read them")
             self._cached = self._read(min(MAX_READ_SECONDS, deadline.remaining()))
             self._read_at = (self._clock.monotonic(), self._clock.wall_ms())
         if isinstance(self._cached, FlagsUnavailable):

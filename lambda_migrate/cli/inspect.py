@@ -60,4 +60,4 @@ def _show_wait(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> Sequence[RenderableType]:
     duration = format_duration(document["seconds"])
-    return [Text(f"{document['database']} answers after {duration}", style="green")]
+    return [Text(f"{document['database']} responded after {duration}", style="green")]

@@ -313,7 +313,7 @@ _COMMANDS = (
                 bool,
                 "With `--as pending`: also remove the row of a migration that is not in doubt.",
             ),
-            Option("environment", str, "Stamp the database with this name.", is_common=True),
+            Option("environment", str, "Record this environment in the database.", is_common=True),
         ),
         usage="(VERSION --as OUTCOME | --environment NAME)",
         examples=("repair 42 --as applied", "repair --environment staging"),

@@ -157,7 +157,7 @@ _CONSEQUENCES_BY_STATE = {
 
 def _format_completed(count: int) -> str:
     return (
-        f"the answer is for the whole script; {count} of its statements "
+        f"this applies to the whole script, {count} of whose statements "
         f"{'has' if count == 1 else 'have'} taken effect"
     )
 

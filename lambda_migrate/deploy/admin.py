@@ -332,7 +332,12 @@ def _report_interrupted(
         done = f"{len(committed)} of {len(record.rollback_migrations)} migrations were rolled back"
     else:
         committed = [row.name for row in history if is_owner_of(request.request_id, row.owner)]
-        done = f"{len(committed)} migration{'s' * (len(committed) != 1)} stay recorded by it"
+        is_one = len(committed) == 1
+        done = (
+            "1 migration that it applied stays applied"
+            if is_one
+            else f"{len(committed)} migrations that it applied stay applied"
+        )
     message = (
         f"the invocation that ran `{request.command.name}` was killed, or reached its timeout, "
         f"before it responded: {done}; PostgreSQL rolls back what was still running, and the "

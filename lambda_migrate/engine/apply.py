@@ -237,11 +237,11 @@ class _ApplyLoop:
             each.is_process_killed and each.migration == name for each in state.failures
         )
         if self._refuse_after_kills and kills >= (1 if was_recorded else _MAX_PROCESS_KILLS):
+            killed = "1 process" if kills == 1 else f"{kills} processes in a row"
             raise MigrationFailed(
-                f"{kills} process(es) in a row ended without an error while they applied it: out "
-                "of memory, a crash, or a timeout. Read the last lines of their logs (REPORT: Max "
-                "Memory Used), then give the function more memory or time, or run "
-                "`lambda-migrate up` from another machine",
+                f"{killed} ended without an error while applying it: out of memory, a crash, or a "
+                "timeout. Read the last lines of the logs (REPORT: Max Memory Used), then give the "
+                "function more memory or time, or run `lambda-migrate up` from another machine",
                 migration=name,
                 is_process_killed=True,
             )
@@ -264,9 +264,9 @@ def with_application_version(
 def _make_missing_rows_error(plan: Plan) -> DatabaseUnavailable:
     names = ", ".join(migration.name for migration in plan.pending[:5])
     return DatabaseUnavailable(
-        f"the history no longer has what was just committed ({names}), as after a failover to a "
-        "replica that was behind; nothing is marked ready, and the next invocation starts from "
-        "the history as it is"
+        f"committed migrations are missing from the history ({names}), for example after a "
+        "failover to a replica that lagged; nothing is marked ready, and the next invocation "
+        "starts from the current history"
     )
 
 

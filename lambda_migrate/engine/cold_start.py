@@ -143,8 +143,7 @@ class ColdStart:
             if self._decider.ready_when is not None:
                 seconds = self._check.waited_seconds + clock.monotonic() - began
                 raise NotReady(
-                    f"the schema is not ready after waiting {seconds:.1f} s: "
-                    f"{self._describe_unmet_requirements()}",
+                    f"waited {seconds:.1f} s: {self._describe_unmet_requirements()}",
                     retry_after_seconds=error.retry_after_seconds,
                 ) from None
             reason = self._decider.pause_reason or self._inspection_problem
@@ -227,9 +226,9 @@ class ColdStart:
     def _acquire(self, decision: Acquire) -> Lease | LeaseState:
         if self._deadline.is_over:
             raise NotReady(
-                "the schema is not ready, and no time is left to migrate it in this invocation "
-                f"({self._target.policy.safety_margin_seconds:g} s are kept free at its end): give "
-                "the function a longer timeout, or lower LAMBDA_MIGRATE_SAFETY_MARGIN_SECONDS"
+                "not enough time is left in this invocation to migrate (the last "
+                f"{self._target.policy.safety_margin_seconds:g} s are reserved): give the function "
+                "a longer timeout, or lower LAMBDA_MIGRATE_SAFETY_MARGIN_SECONDS"
             )
         if self._decider.ready_when is None:
             _ = self._decider.manifest  # report unusable files before other instances wait
@@ -325,7 +324,7 @@ class ColdStart:
     def _make_flag_error(self) -> NotReady:
         from lambda_migrate.engine.flag_gate import make_flag_error
 
-        return make_flag_error(f"the schema is not ready, and {self._decider.refusal_reason}")
+        return make_flag_error(self._decider.refusal_reason)
 
     # --- mode require
 
@@ -381,12 +380,13 @@ def _make_refusal(decision: Refuse, now_ms: int, *, has_files: bool) -> Migratio
         retry_at_ms=failure.retry_at_ms,
     )
     seconds = max(0, failure.retry_at_ms - now_ms) / 1000
-    sooner = f"or at once with other {'migration files' if has_files else 'requirements'}"
+    changed = "migration files" if has_files else "requirements"
+    sooner = f"or immediately with different {changed}"
     if failure.available_ms is not None:
         required = failure.available_ms * REQUIRED_TIME_FACTOR / 1000
-        sooner += f" or with more than {required:.1f} s left for it"
+        sooner += f" or with more than {required:.1f} s of remaining time"
     refusal.args = (
-        f"{refusal.summary}; attempt {failure.attempts} failed in another instance, the next one "
-        f"may start in {seconds:.0f} s, {sooner}",
+        f"{refusal.summary}; attempt {failure.attempts} failed in another instance; the next "
+        f"attempt may start in {seconds:.0f} s, {sooner}",
     )
     return refusal

@@ -1,6 +1,6 @@
 """Inspecting the database under the lease without migrating it: for mode ``require``.
 
-A new address may lead to a database that is ready at another address already: a tunnel, for
+A new address may point to a database that is ready at another address already: a tunnel, for
 example, where the functions use a secret. One instance inspects the database over one short
 connection and publishes the result for all others.
 """
@@ -107,7 +107,7 @@ class _ReadinessInspector:
         if fence is None or is_old or fence.is_database_copy:
             # A copy or a restore: only an instance that may write can give it its own identity.
             reason = (
-                f"{self._address} leads to another database than the one that was migrated, or to "
+                f"{self._address} points to a different database than the one migrated, or to "
                 "an earlier state of it; run `lambda-migrate up` through this address"
             )
             return self._publish(record_check(self._databases, self._new_check()), reason)
@@ -139,8 +139,9 @@ class _ReadinessInspector:
     def _record_divergence(self) -> MigrationFailed:
         """Record it as a failure: nothing in the item would keep others from inspecting again."""
         error = MigrationFailed(
-            "the database and this code have had different migrations for a long time: run "
-            "`lambda-migrate status` with the files of this code, and deploy code that matches"
+            f"the database has over {MAX_READY_DIGESTS} applied migrations more than this code, "
+            "and they do not match its files: run `lambda-migrate status` with the files of this "
+            "code, and deploy code that matches"
         )
         self._lease_session.record_failure(self._manifest, error)
         return error

@@ -199,7 +199,7 @@ class Operations:
 
         The lease is held meanwhile, so that starting functions wait without a connection, and the
         fence row is locked against processes without a lease. The lease is released unchanged:
-        neither a failure nor a digest is recorded. No other holder's backend is ended.
+        neither a failure nor a digest is recorded. No other holder's backend is terminated.
 
         Args:
             deadline: Overall.
@@ -677,7 +677,7 @@ class Operations:
         return migration.name
 
     def record_environment(self, deadline: Deadline) -> None:
-        """Stamp the database with this target's environment, as for a copy that moved."""
+        """Record this target's environment in the database, as for a copy that moved."""
         with self._open_database(deadline, replace_environment=True) as (
             lease_session,
             fenced_session,

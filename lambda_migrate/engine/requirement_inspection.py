@@ -6,8 +6,8 @@ pause that grows: all others wait without a connection, and the first that reads
 pause inspects again.
 
 The database has none of our tables, and so no identity of ours. What is ready is recorded for each
-address, together with the cluster and the database that it led to: where it leads to another one,
-what was ready before does not count there.
+address, together with the cluster and the database that it pointed to: where it points to a
+different one, what was ready before does not count there.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class _RequirementInspector:
     def _publish(
         self, inspection: RequirementInspection, *, drop_other_digests: bool = False
     ) -> LeaseState:
-        """Record what this address leads to and that it is ready, or that it is not.
+        """Record what this address points to and that it is ready, or that it is not.
 
         Args:
             inspection: What was read.

@@ -122,7 +122,7 @@ def find_problems(status: SchemaStatus, address: str) -> Iterator[str]:
         )
     if status.is_other_database:
         yield (
-            f"{address} leads to another database than the one in the lease table, or to an "
+            f"{address} points to a different database than the lease table has, or to an "
             "earlier state of it: it was restored, or a secret or a name was changed; run "
             "`lambda-migrate verify --resync`"
         )

@@ -279,7 +279,7 @@ def _merge_older_digests(
 def _other_databases(
     databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
 ) -> dict[str, DatabaseRecord]:
-    """The other databases, shortened, and without the address that leads elsewhere now."""
+    """The other databases, shortened, and without the address that points elsewhere now."""
     others = {}
     for identity, record in databases.items():
         other = _remove_address(record, check.address)

@@ -89,8 +89,7 @@ class Waiter:
     def _sleep(self) -> None:
         if self._deadline.is_over:
             raise NotReady(
-                f"the schema is not ready after waiting {self._waited_seconds:.1f} s: "
-                f"{describe_holder(self._state)}",
+                f"waited {self._waited_seconds:.1f} s: {describe_holder(self._state)}",
                 retry_after_seconds=round(min(30.0, max(1.0, self._waited_seconds / 2))),
             )
         delay = self._backoff.delay(

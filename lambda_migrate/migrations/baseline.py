@@ -172,8 +172,9 @@ def require_no_tool_history(
         command = "baseline" if any(each.is_comparable for each in found) else "baseline VERSION"
         raise ConfigurationError(
             f"{' and '.join(map(str, found))}, and the history of lambda-migrate is empty: nothing "
-            f"was run, since it may run twice. Record what is applied: `lambda-migrate {command}`. "
-            "If that table is another service's, set LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true"
+            "was run, since migrations would run twice. Record them: `lambda-migrate "
+            f"{command}`. If that table is another service's, set "
+            "LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true"
         )
 
 
@@ -409,7 +410,7 @@ def _require_unambiguous(
         )
     if comparison.ambiguous:
         raise ConfigurationError(
-            f"{tool_history}, and two of its versions are the same file here: "
+            f"{tool_history}, and two of its versions correspond to the same file: "
             f"{_join_limited(comparison.ambiguous)}. Give each a file with a version of its own"
         )
     if not any(comparison.is_applied(m.version) for m in manifest):

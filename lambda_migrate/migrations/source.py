@@ -468,7 +468,7 @@ def _check_marker_order(text: str, markers: list[_Marker]) -> Iterator[str]:
     if not ups:
         yield "1: there is no `-- migrate:up` line; put one above the SQL that makes the change"
     elif downs and downs[0].start < ups[0].start:
-        yield f"{downs[0].line}: `-- migrate:down` stands above `-- migrate:up`; exchange them"
+        yield f"{downs[0].line}: `-- migrate:down` stands above `-- migrate:up`; swap them"
     if ups:
         yield from _check_preamble(text[: markers[0].start])
 

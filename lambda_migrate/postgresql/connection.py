@@ -198,7 +198,7 @@ def _retry_with_other_encryption(
     except ConnectFailed as failed:
         reasons = dict.fromkeys((first_error.reason, failed.reason))
         raise ConnectFailed(
-            "; then, ".join(reasons),
+            "; after that: ".join(reasons),
             permanent=first_error.permanent and failed.permanent,
             sqlstate=failed.sqlstate or first_error.sqlstate,
             server_responded=True,
@@ -480,8 +480,8 @@ class Connection:
             return self._closed_reason
         said = self._driver.last_error
         if _is_fatal(said):
-            return f"the server ended the connection: {said.get('M', '')}"
-        return _describe_error(error, f"the server was silent for {timeout or 0:g} s")
+            return f"the server terminated the connection: {said.get('M', '')}"
+        return _describe_error(error, f"the server did not respond for {timeout or 0:g} s")
 
     def _connection_lost(self, reason: str) -> ConnectionLost:
         self._discard(reason)
@@ -489,7 +489,7 @@ class Connection:
         return ConnectionLost(reason, sqlstate=said.get("C", "") if _is_fatal(said) else "")
 
     def abort(self) -> None:
-        """End the running statement from any thread; its caller gets `ConnectionLost` at once.
+        """Abort the running statement from any thread; its caller gets `ConnectionLost`.
 
         The server is not informed. It notices the closed connection when it next writes (or checks,
         see ``client_connection_check_interval``). Never raises.

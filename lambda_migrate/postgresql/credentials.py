@@ -49,8 +49,8 @@ _ROTATION_SECONDS = 20.0
 _ROTATION_PAUSES = (0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0)
 _RETRY_SAME_PASSWORD = frozenset({2, 4, 6, 8})
 """How to wait for a rotation after a refused login. After each pause the secret is read again, and
-a new password is tried at once. After some of the pauses the same password is tried as well: behind
-a proxy the secret may be ahead of the database. So a wrong password is sent 5 times in some
+a new password is tried immediately. After some of the pauses the same password is tried as well:
+behind a proxy the secret may be ahead of the database. So a wrong password is sent 5 times in some
 15 s. It must not be many more: with the extension credcheck, a role is banned after
 ``credcheck.max_auth_failure`` refusals (postgresql.org/about/news, credcheck v2.0.0)."""
 
@@ -507,7 +507,7 @@ def open_connection(
     except DatabaseUnavailable as error:
         if not login_errors:
             raise
-        raise DatabaseUnavailable(f"{login_errors[-1].reason}; then, {error}") from error
+        raise DatabaseUnavailable(f"{login_errors[-1].reason}; after that: {error}") from error
     passed = seconds - until.remaining()
     raise _make_login_error(login_errors, passed, credentials.advice) from login_errors[-1]
 

@@ -334,8 +334,8 @@ class _StepsRunner:
         finished = [step.script.sql.split() for step in self._steps[:completed]]
         if [step.script.sql.split() for step in steps[:completed]] != finished:
             raise MigrationFailed(
-                f"its first {completed} statements have run, and the file has changed them; "
-                "restore them, and correct only what comes after",
+                f"its first {completed} statements are committed, but were changed in the file: "
+                "restore them, and edit only the statements after them",
                 migration=self._name,
             )
         self._write(self._queries.replace_started(migration, digest))

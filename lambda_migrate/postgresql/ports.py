@@ -110,10 +110,11 @@ def require_environment(recorded_environment: str, environment: str) -> None:
     """
     if recorded_environment in ("", environment):
         return
-    named = f"environment {environment!r}" if environment else "no environment"
+    configured = f"environment {environment!r}" if environment else "no environment"
     raise ConfigurationError(
-        f"this database belongs to environment {recorded_environment!r}, this function names "
-        f"{named}; correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={recorded_environment}. "
+        f"this database belongs to environment {recorded_environment!r}, but {configured} is "
+        "configured: correct the database settings, or set "
+        f"LAMBDA_MIGRATE_ENVIRONMENT={recorded_environment}. "
         "If the database is a copy that now belongs to another environment, run "
         "`lambda-migrate repair --environment`"
     )
@@ -188,7 +189,7 @@ class DatabaseSession(Protocol):
     """What both kinds of session have in common: they are closed at the end of a ``with``."""
 
     def abort(self) -> None:
-        """End the running statement from another thread; its caller gets `LeaseLost`."""
+        """Abort the running statement from another thread; its caller gets `LeaseLost`."""
 
     def take_notices(self) -> tuple[Notice, ...]:
         """The warnings and notices of the script that ran last, or failed; () after that.
@@ -321,7 +322,7 @@ class FencedSession(DatabaseSession, Protocol):
         """
 
     def record_environment(self) -> None:
-        """Stamp the database with the grant's environment, once something has succeeded."""
+        """Record the grant's environment in the database, once something has succeeded."""
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """Make repeatable migrations pending again, and delete the set rows; see `repeatable`.
@@ -416,8 +417,8 @@ class Database(Protocol):
         Args:
             grant: The holder's grant; its fencing token must be higher than any accepted before.
             deadline: For connecting and for everything that the holder does.
-            terminate_holders: End the backends of older holders. If False, raise `LeaseHeld` while
-                one is alive.
+            terminate_holders: Terminate the backends of older holders. If False, raise `LeaseHeld`
+                while one is alive.
 
         Raises:
             StaleFencingToken: Its token is not higher.
@@ -429,7 +430,7 @@ class Database(Protocol):
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> DryRunSession:
         """Connect, and begin a transaction that will be rolled back.
 
-        It ends no holder's backend. A successor may end its backend.
+        It terminates no holder's backend. A successor may terminate its backend.
 
         Args:
             grant: The holder's grant; its fencing token must be higher than any accepted before.

@@ -324,7 +324,7 @@ class Queries:
                 OR (l.mode = 'RowShareLock' AND NOT EXISTS (SELECT FROM locker WHERE is_alone))"""
 
     def terminate_transaction(self, pid: int, transaction: str) -> str:
-        """End a backend that is still in that very transaction; no row if it is not.
+        """Terminate a backend that is still in that very transaction; no row if it is not.
 
         Between the look at ``pg_locks`` and the signal there are microseconds in which the
         transaction may end and a pooler may pass the backend on. PostgreSQL offers no way to close
@@ -370,7 +370,7 @@ class Queries:
         return f"(token < {fence} OR (token = {fence} AND owner = {owner}))"
 
     def record_environment(self, environment: str) -> str:
-        """Stamp the database with ``environment``."""
+        """Record ``environment`` in the database."""
         return f"UPDATE {self._fence} SET environment = {quote_literal(environment)}"
 
     def commit_fence(self, *, is_direct_connection: bool) -> str:

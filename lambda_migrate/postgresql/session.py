@@ -162,7 +162,7 @@ class PostgreSQLSession(DatabaseSession):
 
     def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:  # noqa: ARG002
         """See `FencedSession.resolve_revision`; there are none."""
-        raise ConfigurationError(f"{revision_id} is no revision of another tool")
+        raise ConfigurationError(f"{revision_id} is not a revision of another tool")
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """See `FencedSession.mark_repeatables_stale`."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["UNDEFINED_OBJECT_SQLSTATES", "FenceQueries", "RevisionRow"]
 
 UNDEFINED_OBJECT_SQLSTATES = ("42P01", "3F000")
-"""No table, no schema: the connection does not lead to the database that was taken over."""
+"""No table, no schema: the connection does not point to the database that was taken over."""
 
 
 class RevisionRow(NamedTuple):
@@ -122,7 +122,7 @@ class FenceQueries:
         is_only_one = self._request.tool == "alembic"
         advice = ", and let env.py connect to no other" if is_only_one else ""
         return ChildError(
-            f"{self._where} leads to a different database than LAMBDA_MIGRATE_DATABASE_URL: set "
+            f"{self._where} points to a different database than LAMBDA_MIGRATE_DATABASE_URL: set "
             f"both to the same host and database{advice}; nothing was committed",
             kind="configuration",
         )
@@ -130,9 +130,9 @@ class FenceQueries:
     def share_advisory_lock(self, pid: int) -> str:
         """Take the session's advisory lock, shared, before work outside a transaction.
 
-        A successor ends sessions that have it, also between a check of the fence and a statement
-        that no transaction protects. One row: whether the connection is a direct one, and whether
-        it has the lock. A pooler hands sessions on, so nothing is locked behind one.
+        A successor terminates sessions that have it, also between a check of the fence and a
+        statement that no transaction protects. One row: whether the connection is a direct one, and
+        whether it has the lock. A pooler hands sessions on, so nothing is locked behind one.
 
         Args:
             pid: The backend's process id, as the login reported it.
@@ -148,7 +148,7 @@ class FenceQueries:
         """The error of a step that needs a direct connection and does not have one."""
         return ChildError(
             "it runs statements outside a transaction, and a pooler (PgBouncer, RDS Proxy) is "
-            f"between this process and PostgreSQL: let {self._where} name the database's own "
+            f"between this process and PostgreSQL: set {self._where} to the database's own "
             "endpoint, at least for one `lambda-migrate up`"
         )
 

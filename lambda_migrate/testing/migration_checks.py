@@ -82,9 +82,9 @@ def test_migrations_roll_back(
         after = steps.read_schema()
         if difference := _compare_schemas(applied, after):
             faults.append(
-                f"{migration.name}: applying it again after a rollback makes another schema:\n"
-                f"{difference}\nnext: let its down script ({_path(migration)}) undo all that its "
-                "up script does"
+                f"{migration.name}: applying it again after a rollback produces a different "
+                f"schema:\n{difference}\nnext: make its down script ({_path(migration)}) undo "
+                "everything that its up script does"
             )
     if faults:
         pytest.fail("\n\n".join(faults), pytrace=False)

@@ -62,7 +62,7 @@ class Fault(Enum):
 
 
 class Place(Enum):
-    """What an instance's address leads to."""
+    """What an instance's address points to."""
 
     HOME = "the database"
     TUNNEL = "the same database by another address"

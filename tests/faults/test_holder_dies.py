@@ -136,7 +136,7 @@ def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_fi
             assert doomed.result().status == "crashed"
         refused = function.invoke()
         assert refused.error_type == "MigrationFailed"
-        assert "2_deadly: 3 process(es) in a row ended" in refused.error_message
+        assert "2_deadly: 3 processes in a row ended" in refused.error_message
     failure = sandbox.item().failure
     assert failure is not None
     assert (failure.is_process_killed, failure.version, failure.attempts) == (True, "2", 1)

@@ -209,8 +209,8 @@ def _find_fault(found: _Placeholder, sql: str, values: Mapping[str, str] | None)
         sql, found.end
     ):
         return (
-            f"{shown} is joined to what is beside it; write it alone, and the whole text into its "
-            "value"
+            f"{shown} is attached to other characters; separate it, or move the whole text into "
+            "the value"
         )
     if values is None:
         return ""

@@ -52,7 +52,7 @@ class Session:
 
 
 def is_postgresql(connection: Connection) -> bool:
-    """Whether it leads to PostgreSQL."""
+    """Whether it is a connection to PostgreSQL."""
     return connection.dialect.name == "postgresql"
 
 

@@ -90,8 +90,8 @@ class AlembicProject:
         for folder in (each.resolve() for each in used):
             if not any(folder.is_relative_to(each) for each in covered):
                 raise ChildError(
-                    f"Alembic reads {folder}, which {files.ini or files.toml} does not name: let "
-                    "LAMBDA_MIGRATE_ALEMBIC_CONFIG name the file that the setup function uses",
+                    f"Alembic reads {folder}, which {files.ini or files.toml} does not name: set "
+                    "LAMBDA_MIGRATE_ALEMBIC_CONFIG to the file that the setup function uses",
                     kind="configuration",
                 )
 

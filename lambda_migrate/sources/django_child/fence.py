@@ -92,7 +92,7 @@ class Fence:
                     connection,
                     ChildError(
                         f"Django connects as {user}, which may not lock lambda-migrate's fence: "
-                        f"{find_message(error)}; let both use the same role, or grant it SELECT, "
+                        f"{find_message(error)}; use the same role for both, or grant it SELECT, "
                         f"INSERT, UPDATE and DELETE on all tables of schema {self._request.schema}",
                         kind="configuration",
                     ),
@@ -113,7 +113,7 @@ class Fence:
                 self.run(connection, statement)
 
     def is_fenced(self, connection: Any) -> bool:
-        """Whether it leads to the database that was taken over; another alias may not."""
+        """Whether it points to the database that was taken over; another alias may not."""
         if connection.alias == self._alias:
             return True
         known = connection.__dict__.get("_lambda_migrate_is_fenced")

@@ -205,7 +205,9 @@ class StepRunner:
     ) -> Any:
         """The migration as written; its row says beforehand that it has begun."""
         if self._request.command == "dry-run":
-            raise ChildError("it cannot be tried: it runs outside a transaction", step_id=step.id)
+            raise ChildError(
+                "it runs outside a transaction, which a dry run cannot roll back", step_id=step.id
+            )
         if any(map(_refuses_transaction, migration.operations)):
             self._fence.require_direct_connection(self._connection)  # before a part is committed
         step.commits_in_parts = True

@@ -231,7 +231,7 @@ def test_a_statement_ends_with_the_deadline(project: AlembicProject) -> None:
     [
         pytest.param(
             ENV.replace('os.environ["URL"]', 'os.environ["URL"].rpartition("/")[0] + "/postgres"'),
-            *("configuration", "leads to a different database"),
+            *("configuration", "points to a different database"),
             id="another database",
         ),
         pytest.param(

@@ -50,12 +50,12 @@ def test_files_and_history_choose_together(
     [
         ([], [], "", "no files of another tool were found here"),
         ([], ["Flyway"], "", "its files were not found here: name their folder"),
-        (["dbmate"], ["Flyway"], "", "here are only files of dbmate in db"),
+        (["dbmate"], ["Flyway"], "", "only files of dbmate in db were found"),
         (["Flyway", "refinery"], [], "", "use --from and --files"),
         (["Flyway", "dbmate"], ["Flyway", "dbmate"], "", "choose one with --from Flyway"),
         (["dbmate"], ["Alembic"], "", "run in place: set LAMBDA_MIGRATE_SOURCE=alembic"),
         (["dbmate"], [], "goose", "no files of goose were found"),
-        (["dbmate"], [], "goosey", "`adopt` knows no tool of this name"),
+        (["dbmate"], [], "goosey", "`adopt` does not support a tool of this name"),
         (["dbmate"], [], "alembic", "^Alembic migrations run in place"),
     ],
 )

@@ -487,7 +487,7 @@ def test_repair_says_what_an_answer_is_for_in_a_script_of_several_statements(
     rows = database._rows
     rows[last.version] = replace(rows[last.version], completed_statements=2)
     err = join_lines(run("repair", "3", "--as", "applied")[2])
-    assert "the answer is for the whole script; 2 of its statements have taken effect" in err
+    assert "this applies to the whole script, 2 of whose statements have taken effect" in err
 
 
 def test_plan_warns_of_a_hook_that_switches_off_a_time_limit(run: Run, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Databases that several addresses lead to, that are copied, restored, moved, or share a target."""
+"""Databases with several addresses, that are copied, restored, moved, or share a target."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_a_secret_that_names_another_database_is_found_by_verify_and_by_the_next
     fakes.migrated(V2)
     fakes.database = InMemoryDatabase(fingerprint=fakes.database.fingerprint, clock=fakes.clock)
     (problem,) = fakes.operations(V2).verify(fakes.deadline()).problems
-    assert "leads to another database" in problem
+    assert "points to a different database" in problem
     assert cold_start(fakes, V3) is Outcome.MIGRATED
     assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
     assert fakes.operations(V3).verify(fakes.deadline()).problems == ()
@@ -348,7 +348,7 @@ def test_a_diverged_require_function_inspects_once_in_each_pause(fakes: Fakes) -
     never = Manifest([migration(1, "SELECT 'another'")])
     connections = fakes.database.connections
     for _ in range(20):
-        with pytest.raises(MigrationFailed, match="different migrations for a long time"):
+        with pytest.raises(MigrationFailed, match="over 200 applied migrations more"):
             fakes.runner(never, mode="require").ensure(fakes.deadline())
     assert fakes.database.connections == connections + 1
     assert fakes.table.state.owner is None

@@ -192,7 +192,7 @@ def test_mode_require_waits_until_another_process_has_migrated(
 
 def test_mode_require_names_the_flag_when_time_is_over(fakes: Fakes, flags: InMemoryFlags) -> None:
     flags.set(mode="require")
-    with pytest.raises(NotReady, match=f"after waiting 8.0 s: .*; the feature flag {MODE} is req"):
+    with pytest.raises(NotReady, match=f"waited 8.0 s: .*; the feature flag {MODE} is req"):
         fakes.runner(V1).ensure(fakes.deadline(10))
     assert "acquire" not in fakes.table.log
 

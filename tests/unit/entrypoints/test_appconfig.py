@@ -193,7 +193,7 @@ def test_a_missing_response_is_reported_without_the_sessions_token(
 
 
 def test_when_no_time_is_left_nothing_is_read(source: Source, served: LocalAppConfig) -> None:
-    assert "no time is left" in refused(source(), Deadline.after(0))
+    assert "not enough time is left" in refused(source(), Deadline.after(0))
     assert served.requests.total() == 0
 
 

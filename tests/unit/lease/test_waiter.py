@@ -130,7 +130,7 @@ def test_not_ready_names_the_holder_its_progress_and_the_time() -> None:
     with pytest.raises(NotReady) as caught:
         setup.waiter.wait(HELD)
     message = str(caught.value)
-    assert "after waiting 12.0 s" in message
+    assert "waited 12.0 s: " in message
     assert "holder is applying 0003_add_status (2 of 5 migrations done)" in message
     assert caught.value.retryable
 

@@ -203,7 +203,7 @@ def test_what_has_no_file_here_is_listed() -> None:
                     (ToolHistoryEntry("1.x", version=1), ToolHistoryEntry("1.y", version=1)),
                 )
             ],
-            r"two of its versions are the same file here: 1\.x and 1\.y",
+            r"two of its versions correspond to the same file: 1\.x and 1\.y",
         ),
     ],
 )

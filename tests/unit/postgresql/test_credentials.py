@@ -509,7 +509,7 @@ def test_a_secret_that_falls_silent_while_it_is_rotated_hides_no_refused_login()
         return Rotation.opened(rotation, address)
 
     with pytest.raises(
-        DatabaseUnavailable, match=r"^refused; then, Secrets Manager did not respond"
+        DatabaseUnavailable, match=r"^refused; after that: Secrets Manager did not respond"
     ):
         open_connection(credentials, "t", 9, connect_to=opened, clock=rotation.clock, random=RANDOM)
 
