@@ -28,7 +28,7 @@ PACKAGE = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m lambda_migrate.local.pack
 .PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench profile simulate chaos mutants \
 	audit format clean package build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction
 
-# 100 Lambda runtimes start at once against a real PostgreSQL; APP=alembic: with FastAPI and Alembic.
+# 100 Lambda runtimes start at the same time against a real PostgreSQL; APP=alembic: with FastAPI and Alembic.
 demo: .venv/installed-local $(if $(filter alembic,$(APP)),.venv/installed-fastapi-alembic)
 	$(BIN)/lambda-migrate demo --app $(or $(APP),sql)
 

@@ -2,9 +2,13 @@
 
 ::
 
-    waited     0        0.26 s     3.3 s                  60 s
-    bound      0.4 s -> 0.66 s ... 0.66 s -> a fifth of it -> 12 s ... 12 s
-    delay      evenly distributed between half the bound and the whole bound
+    waited so far    longest delay
+    up to 0.26 s     0.4 s plus the time waited
+    up to 3.3 s      0.66 s
+    up to 60 s       a fifth of the time waited
+    longer           12 s
+
+Each delay is chosen evenly between half of the longest delay and the longest delay.
 
 Of all ways to read a given number of times during a migration, even intervals notice its end
 soonest. So the jitter is only as large as waiters that started together need to spread out: half

@@ -131,7 +131,7 @@ def make_table(demo: DemoResult) -> Table:
 def _per_version(storms: Sequence[ColdStartStorm]) -> Iterator[tuple[str, list[str]]]:
     served = [sum(map(is_served, storm.results)) for storm in storms]
     yield (
-        "cold starts at once",
+        "concurrent cold starts",
         [f"{len(storm.results)}, {n} served" for storm, n in zip(storms, served, strict=True)],
     )
     yield "migrated by", [_list_migrators(storm) for storm in storms]
@@ -234,7 +234,7 @@ def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
                 [(s.at, s.application_connections) for s in samples],
             ),
         ],
-        title=f"{demo.environments} cold starts at once, twice, and a rollback",
+        title=f"{demo.environments} concurrent cold starts, twice, and a rollback",
         subtitle=_subtitle(demo),
     )
 
