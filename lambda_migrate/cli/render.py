@@ -400,7 +400,7 @@ def render_plan(document: Mapping[str, Any], *, width: int, show_all: bool) -> l
     hidden_faults = [fault for step in steps[most:] for fault in step["faults"]]
     if hidden_faults:
         shown.append(render_bullets(hidden_faults, style="bold red"))
-    if not document["can_go_on"]:
+    if not document["can_be_applied"]:
         shown.append(Text("nothing is applied until these files are fixed", style="bold red"))
     return shown
 
@@ -510,7 +510,7 @@ def _render_comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[Rendera
     same = [n for n, each in enumerate(comparisons) if each["state"] == "recorded"]
     chosen = sorted({*different, *same[max(0, len(same) - _MAX_LISTED + len(different)) :]})
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for title in ("version", "file", "there", "here"):
+    for title in ("version", "file", "other tool", "lambda-migrate"):
         table.add_column(title, overflow="ellipsis", no_wrap=True)
     for n in chosen:
         each = comparisons[n]

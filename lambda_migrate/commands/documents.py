@@ -194,7 +194,7 @@ def _build_failure(failure: Failure) -> dict[str, Any]:
         "at": format_iso(failure.at_ms),
         "retry_at": format_iso(failure.retry_at_ms),
         "retry_at_ms": failure.retry_at_ms,
-        "had_ms": failure.available_ms,
+        "available_ms": failure.available_ms,
         "is_wait": failure.is_wait,
     }
 
@@ -222,7 +222,7 @@ def build_plan_document(
     return {
         **location,
         "digest": preview.digest,
-        "can_go_on": preview.can_be_applied,
+        "can_be_applied": preview.can_be_applied,
         "in_doubt": [row.name for row in preview.in_doubt],
         "pending": [
             {**_build_migration(migration), **({"sql": list(migration.sql)} if with_sql else {})}

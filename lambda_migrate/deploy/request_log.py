@@ -150,7 +150,7 @@ class DynamoDBRequestLog:
 
     def forget_request(self, request_id: str, record: RequestRecord) -> None:
         """See `RequestLog.forget_request`."""
-        names = {"#record": _PREFIX + request_id, "#attempt": "attempt"}
+        names = {"#record": _PREFIX + request_id, "#attempt": "attempt_id"}
         values = {":attempt": {"S": record.attempt_id}}
         with suppress(ConditionFailed, MigrateError):
             self._item.update("REMOVE #record", "#record.#attempt = :attempt", values, names=names)
@@ -192,29 +192,34 @@ def _choose_outdated(records: Mapping[str, RequestRecord], *, now_ms: int) -> li
 def _encode(record: RequestRecord) -> dict[str, Any]:
     """Encode a record; a rollback's names are kept only until there is a response."""
     if record.response is None:
-        kept: dict[str, Any] = {"rollback": list(record.rollback_migrations)}
+        names = {"names": list(record.rollback_migrations)}
+        outcome = {"rollback_migrations": truncate_response(names, limit=_MAX_BYTES)["names"]}
     else:
-        kept = record.response
+        outcome = {"response": truncate_response(record.response, limit=_MAX_BYTES)}
     return {
         "M": {
-            "asked": {"S": record.command_fingerprint},
-            "attempt": {"S": record.attempt_id},
-            "invocation": {"S": record.invocation_id},
-            "began": {"N": str(record.started_ms)},
-            "until": {"N": str(record.ends_by_ms)},
-            "rest": {"S": json.dumps(truncate_response(kept, limit=_MAX_BYTES))},
+            "command_fingerprint": {"S": record.command_fingerprint},
+            "attempt_id": {"S": record.attempt_id},
+            "invocation_id": {"S": record.invocation_id},
+            "started_ms": {"N": str(record.started_ms)},
+            "ends_by_ms": {"N": str(record.ends_by_ms)},
+            **{name: {"S": json.dumps(value)} for name, value in outcome.items()},
         }
     }
 
 
 def _decode(value: Mapping[str, Any]) -> RequestRecord:
-    kept = json.loads(value["rest"]["S"])
+    outcome = {
+        name: json.loads(value[name]["S"])
+        for name in ("rollback_migrations", "response")
+        if name in value
+    }
     return RequestRecord(
-        command_fingerprint=value["asked"]["S"],
-        attempt_id=value["attempt"]["S"],
-        invocation_id=value["invocation"]["S"],
-        started_ms=int(value["began"]["N"]),
-        ends_by_ms=int(value["until"]["N"]),
-        rollback_migrations=tuple(kept.get("rollback", ())),
-        response=kept if "exit_code" in kept else None,
+        command_fingerprint=value["command_fingerprint"]["S"],
+        attempt_id=value["attempt_id"]["S"],
+        invocation_id=value["invocation_id"]["S"],
+        started_ms=int(value["started_ms"]["N"]),
+        ends_by_ms=int(value["ends_by_ms"]["N"]),
+        rollback_migrations=tuple(outcome.get("rollback_migrations", ())),
+        response=outcome.get("response"),
     )

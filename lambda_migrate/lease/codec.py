@@ -136,13 +136,13 @@ def encode_failure(failure: Failure) -> AttributeValue:
         "retry_at": _encode_number(failure.retry_at_ms),
     }
     if failure.available_ms is not None:
-        fields["had"] = _encode_number(failure.available_ms)
+        fields["available_ms"] = _encode_number(failure.available_ms)
     if failure.is_process_killed:
-        fields["kill"] = {"BOOL": True}
+        fields["is_process_killed"] = {"BOOL": True}
     if failure.address:
         fields["address"] = {"S": failure.address}
     if failure.is_wait:
-        fields["wait"] = {"BOOL": True}
+        fields["is_wait"] = {"BOOL": True}
     return {"M": fields}
 
 
@@ -201,10 +201,10 @@ def _decode_failure(reader: _AttributeReader) -> Failure:
         attempts=reader.number("attempts"),
         at_ms=reader.number("at"),
         retry_at_ms=reader.number("retry_at"),
-        available_ms=reader.number("had") if "had" in reader.fields else None,
-        is_process_killed="kill" in reader.fields,
+        available_ms=(reader.number("available_ms") if "available_ms" in reader.fields else None),
+        is_process_killed="is_process_killed" in reader.fields,
         address=reader.optional_text("address") or "",
-        is_wait="wait" in reader.fields,
+        is_wait="is_wait" in reader.fields,
     )
 
 

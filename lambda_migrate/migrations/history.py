@@ -23,7 +23,7 @@ class RowState(str, Enum):
     APPLIED = "applied"
     STARTED = "started"
     """Its statement was about to run, and its outcome is not recorded."""
-    ROLLING_BACK = "reverting"
+    ROLLING_BACK = "rolling_back"
     """The statement of its down script was about to run."""
     STALE = "stale"
     """A repeatable migration that has to be applied again, whatever its text."""

@@ -65,7 +65,7 @@ Non-transactional migrations (`non_transactional`, `catalog_state`; I1)
     reads from the catalog whether the statement took effect::
 
                      intent             took effect             intent to roll back
-        [no row] -------------> started ------------> applied -----------------------> reverting
+        [no row] -------------> started ------------> applied -----------------------> rolling_back
             ^                      |                     ^                              |     |
             |      no effect       |                     |          no effect           |     |
             +----------------------+                     +------------------------------+     |

@@ -70,11 +70,11 @@ DECLARE
     becomes_applied boolean := false; tool_key text; tool_checksum text;
 BEGIN
     IF TG_OP <> 'INSERT' THEN
-        was_applied := OLD.state IN ('applied', 'reverting');
+        was_applied := OLD.state IN ('applied', 'rolling_back');
         history_version := OLD.version; history_name := OLD.name;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        becomes_applied := NEW.state IN ('applied', 'reverting');
+        becomes_applied := NEW.state IN ('applied', 'rolling_back');
         history_version := NEW.version; history_name := NEW.name;
         history_duration := NEW.duration_ms;
     END IF;
@@ -113,7 +113,7 @@ def _write_row(library: str, table: str, tool: Tool, synced_table: SyncedTable) 
 def _write_last_version(library: str, table: str, _tool: Tool, synced_table: SyncedTable) -> str:
     return f"""
     SELECT version, name INTO history_version, history_name FROM {library}.history
-        WHERE state IN ('applied', 'reverting') AND version ~ '^[0-9.]+$'
+        WHERE state IN ('applied', 'rolling_back') AND version ~ '^[0-9.]+$'
         ORDER BY string_to_array(version, '.')::numeric[] DESC LIMIT 1;
     IF FOUND THEN{_look_up(library, synced_table)}
     END IF;

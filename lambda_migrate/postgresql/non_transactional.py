@@ -7,7 +7,7 @@ rule holds for up and down scripts:
 2. Before the intent row is written, the catalog is read, and whatever conflicts with the statement
    is refused. So what is found afterwards is the statement's own work. The row keeps the object
    ids (OIDs) that it concerns, because a name may later mean another object.
-3. The intent row is committed as ``started`` or ``reverting``. A process that finds it reads the
+3. The intent row is committed as ``started`` or ``rolling_back``. A process that finds it reads the
    catalog again:
 
 ==============  ====================================================================================

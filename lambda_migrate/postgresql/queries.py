@@ -53,7 +53,7 @@ LAYOUT = 2
 _HISTORY_COLUMNS = (
     *("version", "name", "checksum", "digest", "state", "started_at", "applied_at", "duration_ms"),
     *("fence", "owner", "request_id", "library_version", "baseline", "up", "up_idempotent"),
-    *("found", "down", "down_line", "down_transactional", "down_idempotent"),
+    *("progress", "down", "down_line", "down_transactional", "down_idempotent"),
 )
 """Identify a ``history`` table of this layout if the table that records the layout is missing."""
 _NOT_NULL_VIOLATION = "23502"
@@ -230,7 +230,7 @@ class Queries:
                 checksum     pg_catalog.text NOT NULL,
                 digest       pg_catalog.text NOT NULL,
                 state        pg_catalog.text NOT NULL CHECK (state {EQUALS}
-                    ANY ('{{started,applied,reverting,stale}}'::pg_catalog.text[])),
+                    ANY ('{{started,applied,rolling_back,stale}}'::pg_catalog.text[])),
                 started_at   pg_catalog.timestamptz NOT NULL,
                 applied_at   pg_catalog.timestamptz,
                 duration_ms  bigint NOT NULL DEFAULT 0,
@@ -241,7 +241,7 @@ class Queries:
                 baseline     boolean NOT NULL DEFAULT false,
                 up           pg_catalog.text,
                 up_idempotent boolean,
-                found        pg_catalog.text,
+                progress     pg_catalog.text,
                 down         pg_catalog.text,
                 down_line    integer,
                 down_transactional boolean,
@@ -259,7 +259,7 @@ class Queries:
                 position     integer NOT NULL,
                 name         pg_catalog.text NOT NULL,
                 state        pg_catalog.text NOT NULL CHECK (state {EQUALS}
-                    ANY ('{{started,applied,reverting}}'::pg_catalog.text[])),
+                    ANY ('{{started,applied,rolling_back}}'::pg_catalog.text[])),
                 statements   pg_catalog.text[] NOT NULL DEFAULT '{{}}',
                 fence        bigint NOT NULL,
                 owner        pg_catalog.text NOT NULL,
@@ -559,13 +559,13 @@ class Queries:
             {SAFE_SEARCH_PATH}
             SELECT version, name, checksum, digest, state, {_iso_timestamp("started_at")},
                    {_iso_timestamp("applied_at")}, duration_ms, fence, owner, baseline, up,
-                   down, down_line, down_transactional, down_idempotent, up_idempotent, found
+                   down, down_line, down_transactional, down_idempotent, up_idempotent, progress
             FROM {self._history}"""
 
     def read_row(self, version: Version) -> str:
         """State, checksum, duration and progress of one version; no row if it was never started."""
         return (
-            f"{SAFE_SEARCH_PATH} SELECT state, checksum, duration_ms, found FROM {self._history}"
+            f"{SAFE_SEARCH_PATH} SELECT state, checksum, duration_ms, progress FROM {self._history}"
             f" WHERE version = {_version_literal(version)}"
         )
 
@@ -603,7 +603,7 @@ class Queries:
         up = migration.up
         return f"""
             INSERT INTO {self._history}
-                ({_WRITTEN_COLUMNS}, state, started_at, up, up_idempotent, found)
+                ({_WRITTEN_COLUMNS}, state, started_at, up, up_idempotent, progress)
             VALUES ({_row_values(migration, digest, grant)}, 'started', clock_timestamp(),
                     {quote_literal(up.sql)}, {quote_literal(up.idempotent)},
                     {_progress_literal(object_ids, progress)})
@@ -636,7 +636,7 @@ class Queries:
     def record_progress(self, version: Version, progress: ScriptProgress) -> str:
         """Record how far a script of several statements has come."""
         return (
-            f"UPDATE {self._history} SET found = {quote_literal(str(progress))}"
+            f"UPDATE {self._history} SET progress = {quote_literal(str(progress))}"
             f" WHERE version = {_version_literal(version)} RETURNING 0"
         )
 
@@ -644,9 +644,9 @@ class Queries:
         self, version: Version, progress: ScriptProgress, *, is_rollback: bool
     ) -> str:
         """`record_progress` in the transaction of a statement, which locked the fence."""
-        state = self._state_if_fence_locked("reverting" if is_rollback else "started")
+        state = self._state_if_fence_locked("rolling_back" if is_rollback else "started")
         return (
-            f"UPDATE {self._history} SET state = {state}, found = {quote_literal(str(progress))}"
+            f"UPDATE {self._history} SET state = {state}, progress = {quote_literal(str(progress))}"
             f" WHERE version = {_version_literal(version)} RETURNING {_ELAPSED}"
         )
 
@@ -660,7 +660,7 @@ class Queries:
         """Turn a row into the intent to run its down script; see `insert_started`."""
         return f"""
             UPDATE {self._history}
-            SET state = 'reverting', found = {_progress_literal(object_ids, progress)}
+            SET state = 'rolling_back', progress = {_progress_literal(object_ids, progress)}
             WHERE version = {_version_literal(version)}"""
 
     def restore_applied(self, version: Version) -> str:
@@ -679,7 +679,7 @@ class Queries:
 
     def delete_rolled_back(self, version: Version) -> str:
         """Delete the row of a migration rolled back in the transaction that locked the fence."""
-        state = self._state_if_fence_locked("reverting")
+        state = self._state_if_fence_locked("rolling_back")
         where = f"WHERE version = {_version_literal(version)}"
         return (
             f"UPDATE {self._history} SET state = {state} {where};"
@@ -768,7 +768,7 @@ _WRITTEN_COLUMNS = (
     " down, down_line, down_transactional, down_idempotent"
 )
 
-_CLEARED_INTENT_COLUMNS = "up = NULL, up_idempotent = NULL, found = NULL"
+_CLEARED_INTENT_COLUMNS = "up = NULL, up_idempotent = NULL, progress = NULL"
 """Columns that only a row in doubt uses."""
 
 _ELAPSED = "(extract(epoch FROM clock_timestamp() - transaction_timestamp()) * 1000)::bigint"
@@ -842,14 +842,14 @@ _PLACEHOLDERS_LINE = "-- lambda-migrate placeholders\n"
 
 
 def _progress_literal(object_ids: Sequence[int] | None, progress: ScriptProgress | None) -> str:
-    """What the column ``found`` stores; NULL if nothing was read."""
+    """What the column ``progress`` stores; NULL if nothing was read."""
     if progress is not None:
         return quote_literal(str(progress))
     return quote_literal(None if object_ids is None else " ".join(map(str, object_ids)))
 
 
 class ScriptProgress(NamedTuple):
-    """How far a script has come, as the column ``found`` stores it.
+    """How far a script has come, as the column ``progress`` stores it.
 
     Attributes:
         completed: How many statements are complete.
@@ -866,9 +866,9 @@ class ScriptProgress(NamedTuple):
         return f"in {self.completed}: {' '.join(map(str, self.object_ids))}"
 
     @classmethod
-    def parse(cls, found: str | None) -> ScriptProgress:
+    def parse(cls, column: str | None) -> ScriptProgress:
         """Parse a row's column; a script of one statement stores only the objects."""
-        where, _, object_ids = (found or "").rpartition(":")
+        where, _, object_ids = (column or "").rpartition(":")
         if where.startswith("in "):
             return cls(int(where.removeprefix("in ")), tuple(map(int, object_ids.split())))
         if object_ids.startswith("after "):

@@ -40,7 +40,7 @@ class RevisionRow(NamedTuple):
         parents: Ids that it depends on directly.
         position: Its place in the order of the code, from 1.
         name: What messages show.
-        state: ``started``, ``applied`` or ``reverting``.
+        state: ``started``, ``applied`` or ``rolling_back``.
         statements: Hashes of the statements that are committed, while it is not ``applied``.
         duration_ms: How long it took.
     """
@@ -212,7 +212,7 @@ class FenceQueries:
         return (
             f"DELETE FROM {self._revision} WHERE scope {EQUALS}"
             f" {quote_literal(self._request.scope)} AND id {EQUALS} {quote_literal(step_id)}"
-            f" AND state {EQUALS} ANY ('{{started,reverting}}'::pg_catalog.text[])"
+            f" AND state {EQUALS} ANY ('{{started,rolling_back}}'::pg_catalog.text[])"
             f" AND statements {EQUALS} '{{}}'::pg_catalog.text[]"
         )
 

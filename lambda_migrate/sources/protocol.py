@@ -50,7 +50,7 @@ class ChildRequest:
         lock_timeout_ms: The longest wait for a lock in PostgreSQL.
         to: Roll back to this revision, or apply up to it; None: the setting's.
         steps: Roll back this many revisions.
-        started: Rows of the mirror in state ``started`` or ``reverting``: id -> hashes of the
+        started: Rows of the mirror in state ``started`` or ``rolling_back``: id -> hashes of the
             statements that are committed.
     """
 

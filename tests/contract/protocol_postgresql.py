@@ -35,7 +35,7 @@ from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place
 
 UNDEFINED_TABLE = "42P01"
 _SESSION_LOCK = re.compile(r"SELECT WHERE pg_catalog\.pg_try_advisory_lock\([^;]*;")
-_INTENTS = ("SET state = 'started'", "SET state = 'reverting'")
+_INTENTS = ("SET state = 'started'", "SET state = 'rolling_back'")
 _HISTORY = "pg_current_xact_id_if_assigned"  # only what a migration writes asks for it
 _NUMBERS = count(1)
 

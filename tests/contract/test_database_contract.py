@@ -532,15 +532,17 @@ def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) 
 
 
 @pytest.mark.parametrize(
-    ("reverting", "took_effect", "is_applied"),
+    ("rolling_back", "took_effect", "is_applied"),
     [(False, True, True), (False, False, False), (True, True, False), (True, False, True)],
 )
 def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
-    bench: DatabaseBench, reverting: bool, took_effect: bool, is_applied: bool
+    bench: DatabaseBench, rolling_back: bool, took_effect: bool, is_applied: bool
 ) -> None:
     with take_over(bench) as session:
-        row = bench.leave_in_doubt(session, INDEX, took_effect=took_effect, rolling_back=reverting)
-        assert row.state is (RowState.ROLLING_BACK if reverting else RowState.STARTED)
+        row = bench.leave_in_doubt(
+            session, INDEX, took_effect=took_effect, rolling_back=rolling_back
+        )
+        assert row.state is (RowState.ROLLING_BACK if rolling_back else RowState.STARTED)
         session.resolve_in_doubt(row, soon())
         rows = session.read_history()
     assert [r.state for r in rows] == [RowState.APPLIED] * is_applied
@@ -581,13 +583,15 @@ def test_no_statement_starts_while_its_row_is_in_doubt(
         assert [r.state for r in session.read_history()] == [RowState.APPLIED]
 
 
-@pytest.mark.parametrize("reverting", [True, False])
+@pytest.mark.parametrize("rolling_back", [True, False])
 @pytest.mark.parametrize("took_effect", [True, False])
 def test_no_rollback_starts_while_its_row_is_in_doubt(
-    bench: DatabaseBench, took_effect: bool, reverting: bool
+    bench: DatabaseBench, took_effect: bool, rolling_back: bool
 ) -> None:
     with take_over(bench) as session:
-        row = bench.leave_in_doubt(session, INDEX, took_effect=took_effect, rolling_back=reverting)
+        row = bench.leave_in_doubt(
+            session, INDEX, took_effect=took_effect, rolling_back=rolling_back
+        )
         session.roll_back(row, soon())
         assert session.read_history() == []
 

@@ -289,7 +289,7 @@ class _AlembicRun:
                 revision.id, position=self._fence.applied + 1, total=self._total
             ):
                 return
-            state = "started" if step.is_upgrade else "reverting"
+            state = "started" if step.is_upgrade else "rolling_back"
             place = [*self._project.graph].index(revision.id) + 1
             row = RevisionRow(revision.id, revision.parents, place, revision.name, state)
             current = self._fence.step = CurrentStep(row, step.revision.path)

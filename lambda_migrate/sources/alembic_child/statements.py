@@ -340,7 +340,7 @@ class StatementListener:
 
     def _repair(self, current: CurrentStep, mismatch: LogMismatch) -> ChildError:
         step_id = current.row.id
-        if current.row.state == "reverting":
+        if current.row.state == "rolling_back":
             advice = (
                 f"finish the rollback by hand, `alembic stamp` its parent, then `lambda-migrate "
                 f"repair {step_id} --as pending`; or apply it again by hand, then "

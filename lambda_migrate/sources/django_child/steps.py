@@ -134,7 +134,7 @@ class StepRunner:
         interrupted = self._request.started.get(step_id)
         step = CurrentStep(
             step_id,
-            state="reverting" if is_rollback else "started",
+            state="rolling_back" if is_rollback else "started",
             connection=self._connection,
             earlier_log=list(interrupted or ()),
             began_at=began,
@@ -231,7 +231,7 @@ class StepRunner:
         queries = self._fence.queries
         self._fence.write(self._connection, queries.delete_if_nothing_done(step.id))
         step.is_partly_committed = self._statements.has_log(step)
-        if step.state == "reverting":
+        if step.state == "rolling_back":
             self._fence.write(
                 self._connection,
                 queries.upsert_revision(self._plan.find_row(step.id)._replace(state="applied")),

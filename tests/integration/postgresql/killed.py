@@ -72,7 +72,7 @@ def make_operations(bench: Bench, *migrations: Migration) -> Operations:
 
 def _run_until_killed(kill: Kill) -> None:
     real, sent = FencedConnection.run, 0
-    intent = {"up": "'started'", "down": "'reverting'"}[kill.command]
+    intent = {"up": "'started'", "down": "'rolling_back'"}[kill.command]
 
     def run(self: FencedConnection, sql: str, *arguments: Any, **options: Any) -> Any:
         nonlocal sent

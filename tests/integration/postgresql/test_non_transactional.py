@@ -398,7 +398,7 @@ def test_an_interrupted_rollback_is_settled_both_ways(
     down = "DROP INDEX CONCURRENTLY i"
     orders.execute(before)
     _interrupted(
-        orders, non_transactional(BUILD, down=down, down_non_transactional=True), "reverting"
+        orders, non_transactional(BUILD, down=down, down_non_transactional=True), "rolling_back"
     )
     _resolve(orders)
     assert orders.states() == states
@@ -407,7 +407,7 @@ def test_an_interrupted_rollback_is_settled_both_ways(
 def test_an_interrupted_drop_is_finished(bench: Bench) -> None:
     _invalid(bench)
     one = non_transactional(UNIQUE, down="DROP INDEX CONCURRENTLY i", down_non_transactional=True)
-    _interrupted(bench, one, "reverting")
+    _interrupted(bench, one, "rolling_back")
     _resolve(bench)
     assert (bench.is_valid("i"), bench.states()) == (None, {})
 

@@ -186,7 +186,7 @@ def _given(scene: Fakes, killed: str, monkeypatch: pytest.MonkeyPatch, point: st
         _kill(patched, scene.bench, point, half)
         with pytest.raises(Killed):
             act()
-    assert scene.bench.states()[2] == {"up": "started", "down": "reverting"}[killed]
+    assert scene.bench.states()[2] == {"up": "started", "down": "rolling_back"}[killed]
 
 
 @pytest.mark.parametrize("then", ["up", "down"])

@@ -191,7 +191,7 @@ def test_an_invalid_script_is_reported_as_by_plan_and_nothing_runs(
 ) -> None:
     (tmp_path / "0003_m.sql").write_text("-- migrate:up\ncommit;\n")
     code, document = run_json(run, "--yes")
-    assert (code, document["can_go_on"], "dry_run" in document) == (1, False, False)
+    assert (code, document["can_be_applied"], "dry_run" in document) == (1, False, False)
     assert store.state.fence == 0
 
 

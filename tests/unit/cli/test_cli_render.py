@@ -148,7 +148,13 @@ def test_statements_in_full_keep_their_indentation_and_are_wrapped_between_words
         "warnings": [],
         "sql": [sql],
     }
-    document = {**LOCATION, "divergences": [], "in_doubt": [], "pending": [step], "can_go_on": True}
+    document = {
+        **LOCATION,
+        "divergences": [],
+        "in_doubt": [],
+        "pending": [step],
+        "can_be_applied": True,
+    }
     lines = render_lines(render_plan(document, width=36, show_all=False), width=36)
     first = lines.index("    CREATE TABLE orders (")
     assert lines[first : first + 5] == [

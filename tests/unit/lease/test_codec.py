@@ -142,7 +142,7 @@ OPTIONAL = {
     ("databases", "5f", "addresses", "db:5432/orders"),
     ("progress",),
     ("failure",),
-    ("failure", "had"),
+    ("failure", "available_ms"),
 }
 
 
