@@ -109,7 +109,7 @@ class BackgroundCheck:
         deadline = Deadline.from_context(context)
         while True:
             check, is_own = self.start(context)
-            wait([check], timeout=self._limit_wait(context, seconds, is_own=is_own))
+            wait([check], timeout=self._compute_max_wait(context, seconds, is_own=is_own))
             if not check.done():
                 return _make_timeout_error()
             if is_own or not check.ended_early(deadline):
@@ -125,14 +125,16 @@ class BackgroundCheck:
             check, is_own = self.start(context)
             waiting = asyncio.wrap_future(check)
             waiting.add_done_callback(lambda done: done.exception())  # asyncio logs unread ones
-            limit = self._limit_wait(context, seconds, is_own=is_own)
+            limit = self._compute_max_wait(context, seconds, is_own=is_own)
             await asyncio.wait([waiting], timeout=limit)
             if not check.done():
                 return _make_timeout_error()
             if is_own or not check.ended_early(deadline):
                 return check.result()
 
-    def _limit_wait(self, context: object, seconds: float | None, *, is_own: bool) -> float | None:
+    def _compute_max_wait(
+        self, context: object, seconds: float | None, *, is_own: bool
+    ) -> float | None:
         """How long to wait.
 
         The request that started the check waits for its end: it ends before the request's deadline,
@@ -141,7 +143,7 @@ class BackgroundCheck:
         deadline = Deadline.from_context(context)
         if deadline is None:
             return seconds
-        return deadline.remaining() if is_own else self.guard.limit_wait(context)
+        return deadline.remaining() if is_own else self.guard.compute_max_wait(context)
 
 
 def _require_asyncio() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.check_events import CheckFinished
-    from lambda_migrate.events import CheckFailed, CommandEnded
+    from lambda_migrate.events import CheckFailed, CommandFinished
 
     Metric = tuple[str, str, float]
 
@@ -65,7 +65,7 @@ def read_service() -> str:
     return os.environ.get("POWERTOOLS_SERVICE_NAME") or "service_undefined"
 
 
-def make_log_fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[str, Any]:
+def make_log_fields(event: CheckFinished | CheckFailed | CommandFinished) -> dict[str, Any]:
     """The event's fields under one key, with times in milliseconds."""
     facts = {name: getattr(event, name) for name in event.__slots__}
     facts.pop("message", None)

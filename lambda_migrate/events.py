@@ -20,7 +20,7 @@ from lambda_migrate.check_events import (
 __all__ = [
     "CheckFailed",
     "CheckFinished",
-    "CommandEnded",
+    "CommandFinished",
     "Event",
     "FlagsIgnored",
     "LeaseHeldTime",
@@ -62,13 +62,13 @@ class CheckFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class CommandEnded(Event):
+class CommandFinished(Event):
     """The admin function has run a command, or refused it.
 
     Attributes:
         target: The database's item.
         command: ``up``, ``lease show``; "" if the event named none.
-        request: The request's id, the same for every retry.
+        request_id: The request's id, the same for every retry.
         exit_code: The exit code of the command line.
         error: The class of the error; "" on success.
         message: The error's message.
@@ -79,7 +79,7 @@ class CommandEnded(Event):
 
     target: str
     command: str
-    request: str
+    request_id: str
     exit_code: int
     error: str
     message: str

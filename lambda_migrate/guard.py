@@ -126,14 +126,14 @@ class ColdStartGuard:
             return
         from lambda_migrate.errors import NotReady
 
-        seconds = self.limit_wait(context)
+        seconds = self.compute_max_wait(context)
         if not self._lock.acquire(timeout=seconds):
             raise NotReady(
                 f"waited {seconds:.1f} s: another invocation in this process is still checking "
                 "the schema"
             )
 
-    def limit_wait(self, context: object) -> float:
+    def compute_max_wait(self, context: object) -> float:
         """Seconds that an invocation may wait for a check that another one began."""
         from lambda_migrate.clock import Deadline
         from lambda_migrate.engine.check import DEFAULT_DEADLINE_SECONDS

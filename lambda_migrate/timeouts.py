@@ -23,7 +23,7 @@ __all__ = [
     "CALL_TIMEOUT_SECONDS",
     "CONNECT_TIMEOUT_SECONDS",
     "READ_TIMEOUT_SECONDS",
-    "TimeLimitExceeded",
+    "CallTimeout",
     "connect_tcp",
     "run_with_timeout",
 ]
@@ -41,7 +41,7 @@ include name resolution. Less than the default safety margin, see `CONNECT_TIMEO
 _IPV4_CHARACTERS = frozenset("0123456789.")
 
 
-class TimeLimitExceeded(Exception):
+class CallTimeout(Exception):
     """The function that `run_with_timeout` ran has not ended; its result will be dropped."""
 
 
@@ -53,7 +53,7 @@ def run_with_timeout(seconds: float, function: Callable[[], T]) -> T:
         function: Must do no harm if it ends later. Its thread keeps no process alive.
 
     Raises:
-        TimeLimitExceeded: It has not ended. Any other error is the function's own.
+        CallTimeout: It has not ended. Any other error is the function's own.
     """
     done = threading.Event()
     values: list[T] = []
@@ -69,7 +69,7 @@ def run_with_timeout(seconds: float, function: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     if not done.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX)):
-        raise TimeLimitExceeded
+        raise CallTimeout
     if errors:
         raise errors.pop()
     return values[0]
@@ -114,7 +114,7 @@ def _resolve(host: str | bytes, port: int, deadline: Deadline) -> list[tuple[Any
     seconds = deadline.remaining()
     try:
         return run_with_timeout(seconds, resolve)
-    except TimeLimitExceeded:
+    except CallTimeout:
         raise socket.gaierror(
             socket.EAI_AGAIN, f"the name was not resolved within {seconds:.1f} s"
         ) from None

@@ -840,7 +840,7 @@ MUTANTS = (
     Mutant(
         "the number of complete statements is not committed with the statement",
         "lambda_migrate/postgresql/queries.py",
-        "SET state = {state}, found = {quote_literal(str(progress))}",
+        "SET state = {state}, progress = {quote_literal(str(progress))}",
         "SET state = {state}",
         ("several statements",),
     ),
@@ -1317,7 +1317,7 @@ MUTANTS = (
         "ending in time: with less than a call's length left the lease is not released",
         "lambda_migrate/engine/holder.py",
         "run_with_timeout(max(left - _RESERVED_SECONDS, _RESERVED_SECONDS / 2), write)",
-        "raise TimeLimitExceeded",
+        "raise CallTimeout",
         ("engine",),
     ),
     Mutant(

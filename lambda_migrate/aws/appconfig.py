@@ -35,7 +35,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, NAMES, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.migrations.version import parse_version
-from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
+from lambda_migrate.timeouts import CallTimeout, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -132,7 +132,7 @@ class AppConfigFlags:
             return evaluate_flags(document, self._context)
         except _FlagsReadError as error:
             return self._make_error(str(error))
-        except TimeLimitExceeded:
+        except CallTimeout:
             return self._make_error(
                 f"no response within {seconds:.1f} s; in a VPC without internet access, AppConfig "
                 "needs an interface endpoint for appconfigdata"

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.check_events import Event
     from lambda_migrate.check_log import Metric
-    from lambda_migrate.events import CheckFailed, CommandEnded, LeaseHeldTime
+    from lambda_migrate.events import CheckFailed, CommandFinished, LeaseHeldTime
 
 __all__ = ["METRICS", "NAMESPACE", "PowertoolsObserver"]
 
@@ -86,7 +86,7 @@ class PowertoolsObserver:
     def _observe_other(self, event: Event) -> None:
         from lambda_migrate.events import (
             CheckFailed,
-            CommandEnded,
+            CommandFinished,
             FlagsIgnored,
             LeaseHeldTime,
             LeaseTakenOver,
@@ -101,7 +101,7 @@ class PowertoolsObserver:
             self._log_check_failed(event)
             self._add_metric("NotReady", "Count", 1)
             self._flush_metrics(event, make_time_metrics(event))
-        elif isinstance(event, CommandEnded):
+        elif isinstance(event, CommandFinished):
             self._log_command(event)
             self._flush_metrics(event, [])
         elif isinstance(event, MigrationApplied):
@@ -154,14 +154,14 @@ class PowertoolsObserver:
         log = _make_logger().warning if event.retryable else _make_logger().error
         log(f"schema not ready: {event.message}", extra=make_log_fields(event))
 
-    def _log_command(self, event: CommandEnded) -> None:
+    def _log_command(self, event: CommandFinished) -> None:
         log = _make_logger().error if event.exit_code == _EXIT_FAILED else _make_logger().info
         what = event.command or "no command"
         ended = f"{what} ended with exit code {event.exit_code}"
         log(f"{ended}: {event.message}" if event.message else ended, extra=make_log_fields(event))
 
     def _flush_metrics(
-        self, event: CheckFinished | CheckFailed | CommandEnded, times: list[Metric]
+        self, event: CheckFinished | CheckFailed | CommandFinished, times: list[Metric]
     ) -> None:
         collected, self._metrics = self._metrics + times, []
         self._warned.clear()

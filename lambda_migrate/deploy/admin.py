@@ -39,7 +39,7 @@ from lambda_migrate.deploy.request_log import DynamoDBRequestLog, RequestRecord
 from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseStoreUnavailable, MigrateError
 from lambda_migrate.events import (
-    CommandEnded,
+    CommandFinished,
     LeaseTakenOver,
     MigrationApplied,
     MigrationAttemptFailed,
@@ -129,10 +129,10 @@ class AdminFunction:
         response = self._catch_errors(run, progress)
         error = response.get("error", {})
         self._observer.observe(
-            CommandEnded(
+            CommandFinished(
                 target=self._environ.get("LAMBDA_MIGRATE_TARGET") or "default",
                 command=command,
-                request=request_id,
+                request_id=request_id,
                 seconds=self._clock.monotonic() - started,
                 exit_code=response["exit_code"],
                 applied=tuple(progress.applied_migrations),

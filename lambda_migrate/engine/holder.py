@@ -24,7 +24,7 @@ from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
-from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS, TimeLimitExceeded, run_with_timeout
+from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS, CallTimeout, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -356,7 +356,7 @@ class LeaseSession:
             return
         try:
             run_with_timeout(max(left - _RESERVED_SECONDS, _RESERVED_SECONDS / 2), write)
-        except TimeLimitExceeded:
+        except CallTimeout:
             raise LeaseStoreUnavailable(
                 "DynamoDB did not respond before the invocation's end; the lease expires by itself"
             ) from None

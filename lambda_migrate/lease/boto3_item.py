@@ -25,7 +25,7 @@ from lambda_migrate.timeouts import (
     CALL_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
     READ_TIMEOUT_SECONDS,
-    TimeLimitExceeded,
+    CallTimeout,
     run_with_timeout,
 )
 
@@ -72,7 +72,7 @@ def make_client(
         session = (None if reload_variables else boto3.DEFAULT_SESSION) or boto3.Session()
         run_with_timeout(timeout, session.get_credentials)
         return session.client("dynamodb", region_name=region, config=config)
-    except TimeLimitExceeded:
+    except CallTimeout:
         raise LeaseStoreUnavailable(_credentials_timeout_message(timeout)) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
         from lambda_migrate.aws_errors import describe_sdk_error
@@ -165,14 +165,14 @@ class Boto3Item:
             seconds = _credentials_timeout(self._credentials_deadline)
             try:
                 run_with_timeout(seconds, credentials.get_frozen_credentials)
-            except TimeLimitExceeded:
+            except CallTimeout:
                 raise LeaseStoreUnavailable(_credentials_timeout_message(seconds)) from None
         self.request_count += 1
         try:
             response = run_with_timeout(
                 CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request)
             )
-        except TimeLimitExceeded:
+        except CallTimeout:
             raise LeaseStoreUnavailable(
                 f"DynamoDB did not respond for table {self._table!r} within "
                 f"{CALL_TIMEOUT_SECONDS:.1f} s, including name resolution"

@@ -3,7 +3,7 @@
     cloudwatch = CloudWatch()
     cloudwatch.read(function.logs("env0001"))
     alarms = read_alarms(Path("template.yaml"), {"LeaseTable": "leases"})
-    assert not cloudwatch.has_reached(alarms["MigrationFailedAlarm"])
+    assert not cloudwatch.was_triggered(alarms["MigrationFailedAlarm"])
 
 Lines in the embedded metric format become values of metrics: a namespace, a name and exactly one
 set of dimensions. Alarms are evaluated each minute, over the periods that end there, as
@@ -131,7 +131,7 @@ class CloudWatch:
         ends = [at - number * alarm.period for number in reversed(range(count))]
         return is_alarming(alarm, [self.datapoint(alarm, end) for end in ends])
 
-    def has_reached(self, alarm: Alarm) -> bool:
+    def was_triggered(self, alarm: Alarm) -> bool:
         """Whether it ever was in ALARM."""
         return any(self._evaluate(alarm))
 

@@ -20,7 +20,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK, Deadline, system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.address import DEFAULT_PORT, DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
+from lambda_migrate.timeouts import CallTimeout, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -200,7 +200,7 @@ class SecretCredentials:
         began = SYSTEM_CLOCK.monotonic()
         try:
             value = run_with_timeout(seconds, lambda: self._read(refresh=refresh))
-        except TimeLimitExceeded:
+        except CallTimeout:
             self._provider = None  # the abandoned call still uses it
             raise self._timeout_error(seconds) from None
         except _CredentialsSourceError as failed:
@@ -414,7 +414,7 @@ class IamCredentials:
             self._client = self._initial_client
         try:
             password = run_with_timeout(seconds, self._token)
-        except TimeLimitExceeded:
+        except CallTimeout:
             self._client = self._initial_client
             raise DatabaseUnavailable(
                 f"{self._no_token_text}: no AWS credentials within {seconds:.1f} s; their provider "

@@ -264,7 +264,7 @@ class Validation:
         alarms, cloudwatch = read_alarms(TEMPLATE, values), CloudWatch()
         for _, function, view in self.testbed.environments():
             cloudwatch.read(function.logs(view.environment_id))
-        reached = [name for name, alarm in alarms.items() if cloudwatch.has_reached(alarm)]
+        reached = [name for name, alarm in alarms.items() if cloudwatch.was_triggered(alarm)]
         metrics = {metric.name for metric in cloudwatch.metrics()}
         found = ", ".join(sorted(reached)) or f"none of {len(alarms)}, by {len(metrics)} metrics"
         is_fine = bool(metrics) and not reached

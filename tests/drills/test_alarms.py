@@ -37,7 +37,7 @@ def reached_alarms(sandbox: Sandbox, *functions: LocalFunction, **parameters: st
     return {
         name
         for name, alarm in template_alarms(sandbox, **parameters).items()
-        if cloudwatch.has_reached(alarm)
+        if cloudwatch.was_triggered(alarm)
     }
 
 
@@ -134,7 +134,7 @@ def test_three_periods_of_slow_checks(own_sandbox: Sandbox) -> None:
             for period in range(3):
                 cloudwatch.put(metric, value, at=now + 300 * period)
     alarms = template_alarms(sandbox)
-    reached = {name for name, alarm in alarms.items() if cloudwatch.has_reached(alarm)}
+    reached = {name for name, alarm in alarms.items() if cloudwatch.was_triggered(alarm)}
     assert reached == {"ColdStartCheckTimeAlarm"}
 
 

@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.timeouts import TimeLimitExceeded, connect_tcp, run_with_timeout
+from lambda_migrate.timeouts import CallTimeout, connect_tcp, run_with_timeout
 
 PATIENCE = 20.0
 
@@ -48,7 +48,7 @@ def test_a_call_that_takes_too_long_is_given_up_and_its_result_dropped(seconds: 
         ended.set()
         raise SystemExit  # does not reach the caller either
 
-    with pytest.raises(TimeLimitExceeded):
+    with pytest.raises(CallTimeout):
         run_with_timeout(seconds, slow)
     may_end.set()
     assert ended.wait(PATIENCE)

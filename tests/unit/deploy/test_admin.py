@@ -16,7 +16,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.deploy.admin import AdminFunction
 from lambda_migrate.deploy.request_log import RequestRecord
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrationFailed
-from lambda_migrate.events import CommandEnded
+from lambda_migrate.events import CommandFinished
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow
 from lambda_migrate.testing import (
@@ -179,8 +179,8 @@ def test_the_timeout_of_an_event_limits_the_command(bench: AdminBench) -> None:
 def test_every_command_ends_with_one_event(bench: AdminBench) -> None:
     bench.run("up", request="abc")
     bench.run("dwon")
-    first, second = bench.observer.events_of(CommandEnded)
-    assert (first.command, first.request, first.exit_code) == ("up", "abc", 0)
+    first, second = bench.observer.events_of(CommandFinished)
+    assert (first.command, first.request_id, first.exit_code) == ("up", "abc", 0)
     assert first.applied == ("0001_orders", "0002_status", "0003_index")
     assert (second.command, second.exit_code, second.error) == ("", 2, "ConfigurationError")
 

@@ -16,7 +16,7 @@ from lambda_migrate.aws.telemetry import METRICS, NAMESPACE, PowertoolsObserver
 from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
-    CommandEnded,
+    CommandFinished,
     Event,
     FlagsIgnored,
     LeaseHeldTime,
@@ -120,7 +120,7 @@ def test_each_outcome_is_one_line(lines: Lines, event: Event, level: str, messag
     assert (line["level"], line["message"]) == (level, message)
 
 
-COMMAND = CommandEnded("orders-db", "up", "r1", 0, "", "", 2.5, ("0001_m",), False)
+COMMAND = CommandFinished("orders-db", "up", "r1", 0, "", "", 2.5, ("0001_m",), False)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ COMMAND = CommandEnded("orders-db", "up", "r1", 0, "", "", 2.5, ("0001_m",), Fal
     ],
 )
 def test_each_command_is_one_line(
-    lines: Lines, event: CommandEnded, level: str, message: str
+    lines: Lines, event: CommandFinished, level: str, message: str
 ) -> None:
     observe(event)
     ((line,), _) = lines.read()
     assert (line["level"], line["message"]) == (level, message)
-    assert line["lambda_migrate"]["request"] == "r1"
+    assert line["lambda_migrate"]["request_id"] == "r1"
     assert line["lambda_migrate"]["duration_ms"] == 2500
 
 

@@ -83,7 +83,7 @@ def test_another_dimension_is_another_metric() -> None:
     cloudwatch.read(emf(FAILED, 1.0))
     assert cloudwatch.values(Metric.of("Orders", "MigrationFailed", target="orders-db")) == []
     other = Metric.of("Orders", "MigrationFailed")
-    assert not cloudwatch.has_reached(replace(ALARM, metrics=(other,)))
+    assert not cloudwatch.was_triggered(replace(ALARM, metrics=(other,)))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_alarm_ends_with_its_period() -> None:
     cloudwatch.read(emf(FAILED, 1.0, at=NOON + 30))
     assert cloudwatch.is_in_alarm(ALARM, at=NOON + 60)
     assert not cloudwatch.is_in_alarm(ALARM, at=NOON + 300)
-    assert cloudwatch.has_reached(ALARM)
+    assert cloudwatch.was_triggered(ALARM)
     assert cloudwatch.is_over(ALARM)
 
 
@@ -141,7 +141,7 @@ def test_long_periods_are_evaluated_each_minute() -> None:
 
 
 def test_no_data_reaches_no_alarm() -> None:
-    assert not CloudWatch().has_reached(ALARM)
+    assert not CloudWatch().was_triggered(ALARM)
     assert CloudWatch().is_over(ALARM)
 
 
@@ -156,7 +156,7 @@ def test_missing_datapoints_of_a_filled_sum_are_zero() -> None:
     assert [cloudwatch.datapoint(alarm, NOON + 60 * n) for n in (1, 2)] == [1.0, 0.0]
     cloudwatch.put_throttled([ThrottledRequest("leases", "Read", NOON + 1)])
     assert cloudwatch.datapoint(alarm, NOON + 60) == 2.0
-    assert cloudwatch.has_reached(alarm)
+    assert cloudwatch.was_triggered(alarm)
     assert cloudwatch.is_over(alarm)
 
 

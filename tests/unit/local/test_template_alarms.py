@@ -53,7 +53,7 @@ def test_lease_held_for_more_than_five_minutes_reaches_its_alarm(
     alarm = alarms["LeaseHeldTimeAlarm"]
     for beat in range(1, 45):
         happen(beat * 20 / 3, LeaseHeldTime("orders", 7, beat * 20 / 3, is_final=False))
-    assert not cloudwatch.has_reached(alarm), "293 s are not too long yet"
+    assert not cloudwatch.was_triggered(alarm), "293 s are not too long yet"
     happen(306.0, LeaseHeldTime("orders", 7, 306.0, is_final=False))
     assert cloudwatch.is_in_alarm(alarm, at=NOON + 360)
     happen(420.0, LeaseHeldTime("orders", 7, 420.0, is_final=True))
@@ -69,7 +69,7 @@ def test_wait_of_more_than_twenty_seconds_reaches_its_alarm(
     is_paged: bool,
 ) -> None:
     happen(30.0, check(waited + 0.1, waited=waited))
-    assert cloudwatch.has_reached(alarms["LeaseWaitTimeAlarm"]) is is_paged
+    assert cloudwatch.was_triggered(alarms["LeaseWaitTimeAlarm"]) is is_paged
 
 
 @pytest.mark.parametrize(("minutes", "is_paged"), [(4, False), (15, True)])
@@ -85,7 +85,7 @@ def test_slow_checks_in_three_periods_reach_their_alarm(
         happen(minute * 60.0 + 1, check(1.5 if slow else 0.05))
         happen(minute * 60.0 + 2, check(0.05 if not slow else 1.1))
     alarm = alarms["ColdStartCheckTimeAlarm"]
-    assert cloudwatch.has_reached(alarm) is is_paged
+    assert cloudwatch.was_triggered(alarm) is is_paged
     assert cloudwatch.is_over(alarm)
 
 
@@ -94,4 +94,4 @@ def test_a_few_slow_checks_reach_no_alarm(
 ) -> None:
     for number in range(900):
         happen(number, check(9.0 if number % 12 == 0 else 0.05))
-    assert not cloudwatch.has_reached(alarms["ColdStartCheckTimeAlarm"])
+    assert not cloudwatch.was_triggered(alarms["ColdStartCheckTimeAlarm"])
