@@ -81,7 +81,7 @@ QUICK = (
     "tests/integration/postgresql/test_other_tools.py::test_two_services_with_a_tool_each",
     "tests/integration/postgresql/test_other_tools.py::test_what_is_found_is_the_same",
     "tests/integration/postgresql/test_non_transactional.py::test_each_kind_applies",
-    "tests/integration/postgresql/test_non_transactional.py::test_reverting_a_row_in_doubt",
+    "tests/integration/postgresql/test_non_transactional.py::test_rolling_back_a_row_in_doubt",
     "tests/integration/postgresql/test_non_transactional.py::test_what_cannot_have_done",
     "tests/integration/postgresql/test_non_transactional.py::test_what_is_declared_idempotent",
     "tests/integration/postgresql/test_non_transactional.py::test_an_index_that_stands_there",
