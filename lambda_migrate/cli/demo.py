@@ -20,7 +20,7 @@ _REPORT = "demo-report"
 
 @add_local_command(
     "demo",
-    "Start 100 Lambda runtimes at once and watch one of them migrate.",
+    "Start 100 Lambda runtimes at the same time and watch one of them migrate.",
     options=(
         Option(
             "app",
@@ -33,7 +33,7 @@ _REPORT = "demo-report"
         Option(
             "environments",
             int,
-            "Start this many runtimes at once.",
+            "Start this many runtimes at the same time.",
             "N",
             default=str(_ENVIRONMENTS),
         ),

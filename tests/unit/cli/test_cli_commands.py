@@ -423,7 +423,7 @@ def test_commands_that_migrate_refuse_another_tools_database(
     for command in (("up",), ("plan",), ("plan", "--dry-run", "--yes")):
         code, out, err = run(*command)
         assert (code, out) == (2, "")
-        assert "Record what is applied: `lambda-migrate baseline`" in join_lines(err)
+        assert "Record them: `lambda-migrate baseline`" in join_lines(err)
     assert run("baseline", "2", "--yes")[0] == 2
     assert database.effects == []
     assert run("plan", "--ignore-other-history")[0] == 0
