@@ -74,7 +74,7 @@ class MirrorQueries:
         """Delete a revision's row, and those of its further connections (``ID #2``)."""
         return (
             f"DELETE FROM {self._revision} WHERE {self._in_scope}"
-            f" AND split_part(id, ' #', 1) = {quote_literal(revision_id)}"
+            f" AND {quote_literal(revision_id)} IN (id, split_part(id, ' #', 1))"
         )
 
     def record_satisfied(self, digest: str, history: RevisionHistory) -> Iterator[str]:

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
     from lambda_migrate.migrations.revisions import Revision
 
-__all__ = ["Channel", "ChildError", "ChildRequest", "make_import_error", "read_request"]
+__all__ = [
+    "OTHER_SCHEMA",
+    "Channel",
+    "ChildError",
+    "ChildRequest",
+    "make_import_error",
+    "read_request",
+]
+
+OTHER_SCHEMA = " #"
+"""Precedes the schema in the id of a step that repeats a migration in another schema than the
+plan's; such a step is in no plan."""
 
 EXIT_PARENT_GONE = 75
 """The child's exit status after its parent has closed the pipe."""
@@ -151,6 +162,7 @@ class Channel:
         self._answers = answers
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     @classmethod
     def open(cls) -> Channel:
@@ -213,7 +225,16 @@ class Channel:
 
         False: the deadline, a feature flag or a lost lease stops here. Roll back what is open, and
         send ``done``.
+
+        Raises:
+            ChildError: This is a fork of the process that has the channel.
         """
+        if os.getpid() != self._pid:
+            raise ChildError(
+                f"{step_id} would run in a further process, where it is not fenced: let the "
+                "project run all migrations in one process",
+                kind="configuration",
+            )
         self.send("start", id=step_id, position=position, total=total)
         return bool(json.loads(self.read_line())["continue"])
 

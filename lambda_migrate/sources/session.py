@@ -27,6 +27,7 @@ from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline
 from lambda_migrate.postgresql.ports import DatabaseSession, Notice, ToolCommand
 from lambda_migrate.postgresql.transactional import RETRYABLE_SQLSTATES
 from lambda_migrate.sources.process import ChildEnded, ChildProcess, ChildTimeout
+from lambda_migrate.sources.protocol import OTHER_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -160,15 +161,17 @@ class _ToolProcess:
                     is_process_killed=ended.status < 0,
                 ) from None
             kind = event.get("event")
-            if kind == expected:
+            if kind in ("start", "applied") and OTHER_SCHEMA in event["id"]:
+                name = self._continue_in_other_schema(event, deadline)
+            elif kind == expected:
                 return event
-            if kind == "notice":
+            elif kind == "notice":
                 self._notices.append(Notice(event["severity"], event["message"]))
             elif kind == "start" and event["id"] == self._running_step:
                 self._child.answer(may_continue=True)  # it did not get a lock, and tries again
             elif kind == "failed":
                 step = name if self._running_step else ""  # before it, env.py or an app failed
-                failed_name = self._names.get(event["id"]) or event["id"] or step
+                failed_name = self._names.get(event["id"]) or _name_step(event["id"]) or step
                 is_late = deadline.remaining() < _CANCEL_TOLERANCE_SECONDS
                 error = _translate_failure(event, self._request, failed_name, is_late=is_late)
                 is_timeout = isinstance(error, MigrationFailed) and error.is_timeout
@@ -198,6 +201,24 @@ class _ToolProcess:
                 "committed; the next invocation continues from there"
             )
         return MigrationFailed(deadline_cause(), migration=name, is_timeout=True)
+
+    def _continue_in_other_schema(self, event: Mapping[str, Any], deadline: Deadline) -> str:
+        """The name of the step that runs then; "" if one has ended."""
+        if event["event"] == "applied":
+            self._running_step, self._has_applied = "", True
+            return ""
+        name = _name_step(event["id"])
+        if deadline.is_over:
+            raise NotReady(
+                f"not enough time left to start {name}; the next invocation will continue"
+            )
+        self._running_step = event["id"]
+        self._child.answer(may_continue=True)
+        return name
+
+
+def _name_step(step_id: str) -> str:
+    return step_id.replace(OTHER_SCHEMA, " in schema ")
 
 
 def read_description(request: ChildRequest, deadline: Deadline) -> CodeDescription:
@@ -459,7 +480,8 @@ class ToolSession(DatabaseSession):
         mirrored = history.mirror.get(revision_id)
         if mirrored is None or not mirrored.row.is_in_doubt:
             raise ConfigurationError(f"{revision_id} is not in doubt: there is nothing to resolve")
-        if (revision_id in history.applied) is not is_applied:
+        is_in_other_schema = OTHER_SCHEMA in revision_id  # whose version table is not read here
+        if not is_in_other_schema and (revision_id in history.applied) is not is_applied:
             listed, advice = ("does not list", "add") if is_applied else ("lists", "remove")
             raise ConfigurationError(
                 f"the version table of {self._database.tool} {listed} {revision_id}: {advice} it "

@@ -9,7 +9,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from lambda_migrate.migrations.revisions import Revision
 from lambda_migrate.sources.fence_queries import RevisionRow
-from lambda_migrate.sources.protocol import ChildError
+from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
 from lambda_migrate.sources.user_code import make_relative
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class MigrationPlan:
             for step_id in [format_id((migration.app_label, migration.name))]
         ]
         self.total = len(self._steps)
+        self._version_table = self._find_version_table()
 
     def _find_newest(self, count: int) -> list[tuple[Any, bool]]:
         rows = self._executor.recorder.applied_migrations()
@@ -139,7 +140,7 @@ class MigrationPlan:
             heads=[format_id(key) for key in self._graph.leaf_nodes()],
             # The code has what a squash replaces, too: once that is applied, it is not ahead.
             graph=[*self._replaced, *self._revisions.values()],
-            version_table=self._find_version_table(),
+            version_table=self._version_table,
         )
 
     def _find_version_table(self) -> tuple[str, str]:
@@ -154,9 +155,24 @@ class MigrationPlan:
             )
             return cursor.fetchone()[0], table
 
+    def make_step_id(self, migration: Any, position: int) -> str:
+        """The id of a step; one in another schema than the plan's is named after that, too.
+
+        The command of django-tenants runs every migration in each tenant's schema.
+
+        Args:
+            migration: The migration.
+            position: How many steps have run.
+        """
+        step_id = format_id((migration.app_label, migration.name))
+        if position < self.total and self._steps[position].id == step_id:
+            return step_id
+        schema, _ = self._find_version_table()
+        return step_id if schema == self._version_table[0] else f"{step_id}{OTHER_SCHEMA}{schema}"
+
     def find_path(self, step_id: str) -> str:
         """The file of a migration; "" if it has none."""
-        revision = self._revisions.get(step_id)
+        revision = self._revisions.get(step_id.partition(OTHER_SCHEMA)[0])
         return revision.path if revision is not None else ""
 
     def find_row(self, step_id: str) -> RevisionRow:

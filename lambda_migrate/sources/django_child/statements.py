@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from django.db import Error
@@ -19,7 +20,7 @@ from lambda_migrate.sources.django_statements import (
     classify_message,
     hash_message,
 )
-from lambda_migrate.sources.protocol import ChildError
+from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,14 +237,16 @@ class StatementWrapper:
     def require_repair(self, step: CurrentStep, why: str) -> None:
         """Stop, because what an interrupted migration has done cannot be determined."""
         done, undone = ("applied", "pending") if step.state == "started" else ("pending", "applied")
-        fake = f"manage.py migrate --fake {step.id.replace('.', ' ', 1)}"
+        migration, _, schema = step.id.partition(OTHER_SCHEMA)
+        fake = f", `manage.py migrate --fake {migration.replace('.', ' ', 1)}`"
+        where = f" in schema {schema}" if schema else ""
+        repair = f"lambda-migrate repair {quote(step.id)} --as"
         self._fence.fail(
             step.connection,
             ChildError(
                 f"it was interrupted, and {why}; look at the database: finish the migration by "
-                f"hand{f', `{fake}`' * (done == 'applied')}, then `lambda-migrate repair {step.id} "
-                f"--as {done}`; or reverse its changes, then `lambda-migrate repair "
-                f"{step.id} --as {undone}`",
+                f"hand{where}{fake * (done == 'applied')}, then `{repair} {done}`; or reverse its "
+                f"changes, then `{repair} {undone}`",
                 kind="repair",
             ),
         )

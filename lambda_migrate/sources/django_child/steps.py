@@ -21,7 +21,7 @@ from lambda_migrate.sources.django_child.fence import CurrentStep
 from lambda_migrate.sources.django_child.plan import find_replaced, format_id
 from lambda_migrate.sources.django_child.statements import COMMITTED_BY_ITSELF
 from lambda_migrate.sources.django_statements import TRANSACTION
-from lambda_migrate.sources.protocol import ChildError
+from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +116,7 @@ class StepRunner:
 
         if executor.connection.alias != self._alias:
             return run(state)  # another database, migrated by the project itself
-        step_id = format_id((migration.app_label, migration.name))
+        step_id = self._plan.make_step_id(migration, self._position)
         if self._fence.step is not None:
             self._fence.fail(
                 self._connection,
@@ -283,7 +283,8 @@ class StepRunner:
             return
         with self._recording(step):
             original(executor, *args, **options)
-            if step.state == "started" and self._last_written != step.id:
+            is_mirrored = OTHER_SCHEMA not in step.id
+            if is_mirrored and step.state == "started" and self._last_written != step.id:
                 self._write_applied(step.id)
 
     def _record(
@@ -298,9 +299,13 @@ class StepRunner:
         if recorder.connection.alias != self._alias:
             original(recorder, app, name)
             return
-        with self._recording(self._fence.step):
+        step = self._fence.step
+        with self._recording(step):
             original(recorder, app, name)
-            write(format_id((app, name)))
+            if step is not None and OTHER_SCHEMA in step.id:
+                self._delete_row(step.id)  # the mirror has the plan's schema only
+            else:
+                write(format_id((app, name)))
 
     def _delete_row(self, step_id: str) -> None:
         self._fence.write(self._connection, self._fence.queries.delete_revision(step_id))

@@ -148,3 +148,57 @@ def test_what_a_squash_replaces_is_applied_and_not_ahead(service: Service) -> No
         assert code == 0
         states = {row["name"]: row["state"] for row in document["migrations"]}
         assert (again, states["shop.0001_initial"]) == (again, "applied"), states
+
+
+def test_a_command_that_migrates_several_schemas_runs_each_migration_in_each(
+    service: Service,
+) -> None:
+    """As the command of django-tenants does; the plan is that of the first schema."""
+    service.write("shop/management/__init__.py", "")
+    service.write("shop/management/commands/__init__.py", "")
+    service.write(
+        "shop/management/commands/migrate.py",
+        "from django.core.management.commands import migrate\n"
+        "from django.db import connection\n"
+        "class Command(migrate.Command):\n"
+        "    def handle(self, *arguments, **options):\n"
+        "        with connection.cursor() as cursor:\n"
+        "            for schema in ('public', 'tenant_1'):\n"
+        "                cursor.execute(f'SET search_path = {schema}')\n"
+        "                super().handle(*arguments, **options)\n"
+        "            cursor.execute('SET search_path = public')\n",
+    )
+    fails_in_tenant = (
+        "SELECT CASE current_schema() WHEN 'public' THEN 1"
+        " ELSE 1 / (SELECT count(*) FROM public.shop_customer) END"
+    )
+    service.write(
+        "shop/migrations/0003_slow.py",
+        migration(
+            "AddIndexConcurrently('order', models.Index(fields=['status'], name='by_status')),"
+            f" migrations.RunSQL({fails_in_tenant!r}, '')",
+            after="0002_status",
+            head="from django.contrib.postgres.operations import AddIndexConcurrently\n",
+            atomic=False,
+        ),
+    )
+    service.query("CREATE SCHEMA tenant_1")
+    assert service.run("manifest")[0] == 0
+
+    code, failed = service.run("up")
+    assert code == 1
+    assert "shop.0003_slow in schema tenant_1 failed: division by zero" in json.dumps(failed)
+    assert service.applied()[-1] == "0003_slow"
+    in_doubt = [each for each, state in service.mirror().items() if state != "applied"]
+    assert in_doubt == ["shop.0003_slow #tenant_1"]
+
+    service.query("INSERT INTO public.shop_customer (name) VALUES ('first')")
+    assert service.run("up")[0] == 0
+    counts = "SELECT (SELECT count(*) FROM {0}.django_migrations)::int, count(*)::int FROM"
+    counts += " pg_indexes WHERE schemaname = '{0}' AND indexname = 'by_status'"
+    in_public = service.query(counts.format("public"))
+    assert service.query(counts.format("tenant_1")) == in_public
+    assert set(service.mirror()) == {f"shop.{each}" for each in service.applied()}
+
+    assert service.run("down", "--steps", "1", "--yes")[0] == 0
+    assert service.query(counts.format("tenant_1")) == [[in_public[0][0] - 1, 0]]
