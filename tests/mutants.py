@@ -298,6 +298,20 @@ MUTANTS = (
         ("alembic, env.py",),
     ),
     Mutant(
+        "a project's folder alembic hides Alembic on Lambda",
+        "lambda_migrate/sources/child.py",
+        "    sys.path = [each for each in path if os.path.realpath(each) != root]\n",
+        "    sys.path = [*path]\n",
+        ("alembic, env.py",),
+    ),
+    Mutant(
+        "a module of the project hides one that the child imports",
+        "lambda_migrate/sources/process.py",
+        "sys.path = [each for each in sys.path if each]; ",
+        "",
+        ("alembic, env.py",),
+    ),
+    Mutant(
         "env.py reads another revision than the command's",
         "lambda_migrate/sources/alembic_child/project.py",
         "        options.revision = self.destination\n",

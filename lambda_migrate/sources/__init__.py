@@ -5,7 +5,7 @@ tool itself, in a child process, so that neither ``env.py`` nor an app has to ch
 
 ::
 
-    parent (the holder)                          child (`python -m lambda_migrate.sources.child`)
+    parent (the holder)                          child (`lambda_migrate.sources.child`)
       takes over the fence, reads the tool's
       version table and the mirror, closes
       its connection

@@ -1,4 +1,4 @@
-"""The child process: ``python -m lambda_migrate.sources.child``.
+"""The child process, which `ChildProcess` starts.
 
 It reads the request, loads the module of the tool and calls its ``run(request, channel)``. An
 error ends as one event; nothing of it is printed.
@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.sources.protocol import Channel, ChildError, make_import_error, read_request
 from lambda_migrate.sources.user_code import describe_error, find_place
@@ -40,12 +40,31 @@ def main() -> None:
     channel.watch_parent()
     request = read_request(channel)
     try:
-        importlib.import_module(TOOL_MODULES[request.tool]).run(request, channel)
+        _import_tool(request).run(request, channel)
     except BaseException as error:  # noqa: BLE001 - the parent raises it
         known = error if isinstance(error, ChildError) else _describe_error(error, request)
         channel.send("failed", **known.fields)
         atexit.unregister(_end_without_finalization)
         sys.exit(1)
+
+
+def _import_tool(request: ChildRequest) -> Any:
+    """Import the tool's module, and make the modules of the code importable.
+
+    The folder of the code comes last meanwhile: a project often has a folder ``alembic``. After
+    that it is where the parent has it; by default, where the tool's own command has it: first for
+    ``manage.py``, last for ``alembic``, which has `prepend_sys_path`.
+    """
+    path, root = sys.path, os.path.realpath(request.root)
+    sys.path = [each for each in path if os.path.realpath(each) != root]
+    is_on_path = sys.path != path
+    sys.path.append(root)
+    module = importlib.import_module(TOOL_MODULES[request.tool])
+    if is_on_path:
+        sys.path = path
+    elif request.tool == "django":
+        sys.path = [root, *path]
+    return module
 
 
 def _end_without_finalization() -> None:
@@ -89,7 +108,3 @@ def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
         path=path,
         line=line,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.sources.protocol import ChildRequest
 
-__all__ = ["ChildEnded", "ChildProcess", "ChildTimeout"]
+__all__ = ["START_CHILD", "ChildEnded", "ChildProcess", "ChildTimeout"]
+
+START_CHILD = (
+    "import sys; sys.path = [each for each in sys.path if each]; "
+    "from lambda_migrate.sources.child import main; main()"
+)
+"""``-m`` would put the folder of the code first, whose ``signal.py`` would then hide Python's."""
 
 _EXIT_SECONDS = 2.0
 """How long a child that has sent its last event may take to exit before it is killed."""
@@ -63,8 +69,8 @@ class ChildProcess:
     def __init__(self, request: ChildRequest) -> None:
         path = os.pathsep.join(entry for entry in sys.path if entry)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lambda_migrate.sources.child"],
+            self._process = subprocess.Popen(  # noqa: S603 - a constant
+                [sys.executable, "-c", START_CHILD],
                 cwd=request.root,
                 env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.PIPE,

@@ -13,6 +13,7 @@ from typing import Any
 
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.queries import Queries
+from lambda_migrate.sources.process import START_CHILD
 from lambda_migrate.sources.protocol import ChildRequest
 from tests.sandbox import ROOT
 
@@ -165,7 +166,7 @@ class AlembicProject:
             **request,
         )
         process = subprocess.Popen(
-            [sys.executable, "-m", "lambda_migrate.sources.child"],
+            [sys.executable, "-c", START_CHILD],
             cwd=self.folder,
             env=self.environment(driver),
             stdin=subprocess.PIPE,

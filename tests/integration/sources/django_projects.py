@@ -17,6 +17,7 @@ import pg8000.native
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
+from lambda_migrate.sources.process import START_CHILD
 from lambda_migrate.sources.protocol import ChildRequest
 
 WITH_AUTH = 'INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "shop"]\n'
@@ -238,7 +239,7 @@ class Child:
             **{"deadline_seconds": 60.0, **fields},
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lambda_migrate.sources.child"],
+            [sys.executable, "-c", START_CHILD],
             cwd=project.root,
             env=project.environ(),
             stdin=subprocess.PIPE,

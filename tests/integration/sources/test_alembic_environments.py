@@ -391,6 +391,20 @@ print(options.cmd[0].__name__, options.revision, context.get_x_argument(as_dicti
 """
 
 
+def test_names_of_the_project_hide_neither_alembic_nor_the_standard_library(
+    project: AlembicProject,
+) -> None:
+    """A folder `alembic` with an `__init__.py` is common; on Lambda, the code comes first."""
+    names = {"alembic/__init__.py": "", "alembic/env.py": ENV, "signal.py": "raise ValueError"}
+    project.write({**names, "alembic.ini": "[alembic]\nscript_location = alembic\n"})
+    project.write({"alembic/versions/a1_step.py": ONE})
+    assert project.run()["applied"] == ["a1"]
+    (project.folder / "signal.py").unlink()
+    project.packages = str(project.folder)
+    project.write({"alembic/versions/a2_step.py": revision("a2", "import alembic", after="a1")})
+    assert project.run()["applied"] == ["a2"]
+
+
 def test_fileconfig_and_prints_do_not_reach_the_parent(project: AlembicProject) -> None:
     logging = (
         "[loggers]\nkeys = root\n[handlers]\nkeys = console\n[formatters]\nkeys =\n"
