@@ -66,7 +66,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "sources, wrong projects": (
         "tests/integration/sources/test_wrong_projects.py",
         "-k",
-        "twice or nothing",
+        "twice or nothing or differ",
     ),
     "sources, pooler": (
         "tests/integration/sources/test_poolers.py",
@@ -81,7 +81,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "contract, sources": (
         "tests/contract/test_sources.py",
         "-k",
-        "alembic and (lease or child_killed or waited_for) or no_code_knows or after_the_last_step",
+        "alembic and (lease or child_killed or waited_for or partly) or no_code_knows"
+        " or after_the_last_step or takes_all",
     ),
     "revisions": ("tests/unit/migrations/test_revisions.py",),
     "contract, lease": ("tests/contract/test_lease_contract.py",),
@@ -1099,6 +1100,13 @@ MUTANTS = (
         "raise NotReady(_TIMED_OUT_BETWEEN) from None",
         "raise MigrationFailed(_TIMED_OUT_BETWEEN, is_timeout=True) from None",
         ("engine",),
+    ),
+    Mutant(
+        "doctor does not compare the tool's database with ours",
+        "lambda_migrate/commands/doctor.py",
+        "if key != report.server:",
+        "if False:",
+        ("sources, wrong projects",),
     ),
     Mutant(
         "a revision that is partly committed is shown as pending",

@@ -9,6 +9,7 @@ from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.guard import is_on_lambda
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
+from lambda_migrate.migrations.revisions import RevisionHistory
 from lambda_migrate.postgresql.ports import require_environment
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class _Doctor:
         yield self._check_role(reports[0])
         yield self._attempt("schema", lambda: self._check_schema(database, reports[0]))
         if self._settings.source != "sql":
-            yield self._attempt("tool", self._check_tool)
+            yield self._attempt("tool", lambda: self._check_tool(reports[0]))
 
     def _check_tls(self, report: ConnectionReport) -> Finding:
         address = self._settings.address
@@ -299,7 +300,7 @@ class _Doctor:
             return Finding("schema", "failed", result, advice)
         return Finding("schema", "ok", self._describe_history(inspection))
 
-    def _check_tool(self) -> Finding:
+    def _check_tool(self, report: ConnectionReport) -> Finding:
         """Start the tool, which loads the project and reads its own table; it changes nothing."""
         from importlib.metadata import version
 
@@ -307,6 +308,16 @@ class _Doctor:
         tool, database = self._settings.source, self._context.target.database
         history = database.inspect(self._context.deadline).history
         described = database.describe(history, self._context.deadline)
+        description = described.description if isinstance(described, RevisionHistory) else None
+        key, address = (description and description.server) or (report.server, "")
+        if key != report.server:
+            where = "DATABASES" if tool == "django" else "env.py"
+            return Finding(
+                "tool",
+                "failed",
+                f"{where} connects to {address}, and lambda-migrate to {database.fingerprint}",
+                "set both to the same host and database; `lambda-migrate up` is refused until then",
+            )
         pending = self._context.manifest.make_plan(described).pending
         return Finding(
             "tool",

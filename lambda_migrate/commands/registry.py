@@ -105,7 +105,6 @@ class Command:
         asks_to_confirm: Whether it asks before it changes anything.
         is_write: Whether it changes anything, so that a retry must not run it again.
         write_option: The option that alone makes it change something.
-        with_tools: What it does with the migrations of Alembic and Django, for the reference page.
     """
 
     name: str
@@ -118,7 +117,6 @@ class Command:
     asks_to_confirm: bool = False
     is_write: bool = False
     write_option: str = ""
-    with_tools: str = "as with SQL files"
 
     def is_write_with(self, options: Mapping[str, Any]) -> bool:
         """Whether it changes anything when it is given these options."""
@@ -168,7 +166,6 @@ _COMMANDS = (
         ),
         usage="[--dry-run]",
         examples=("plan", "plan --sql", "plan --dry-run"),
-        with_tools="without statements, so not `--sql`; `--to` takes a revision, or `app.name`",
         asks_to_confirm=True,
         write_option="dry_run",
     ),
@@ -185,7 +182,6 @@ _COMMANDS = (
         doctor,
         "Check settings, permissions, network and database; change nothing.",
         examples=("doctor", "--function orders-admin doctor"),
-        with_tools="also starts the tool, which loads the project and connects",
     ),
     Command(
         "wait",
@@ -212,7 +208,6 @@ _COMMANDS = (
             _IGNORE_OTHER_HISTORY,
         ),
         examples=("up", "up --to 42 --wait", "--function orders-admin up"),
-        with_tools="`--to` takes a revision, or `app.name`",
         is_write=True,
     ),
     Command(
@@ -231,7 +226,6 @@ _COMMANDS = (
         ),
         usage="(--to VERSION | --steps N | --only VERSION)",
         examples=("down --steps 1", "down --to 42", "down --only 43 --yes"),
-        with_tools="`--to` takes a revision or `base`, `app.name` or `app.zero`; not `--only`",
         asks_to_confirm=True,
         is_write=True,
     ),
@@ -260,7 +254,6 @@ _COMMANDS = (
         ),
         usage="[VERSION]",
         examples=("baseline", "baseline 42"),
-        with_tools="refused: `alembic stamp`, `manage.py migrate --fake`",
         asks_to_confirm=True,
         is_write=True,
     ),
@@ -288,7 +281,6 @@ _COMMANDS = (
         ),
         usage="[--dry-run | --undo]",
         examples=("adopt --dry-run", "adopt --from Flyway --keep-theirs", "adopt --undo"),
-        with_tools="refused: nothing has to be adopted",
         asks_to_confirm=True,
         is_write=True,
     ),
@@ -317,7 +309,6 @@ _COMMANDS = (
         ),
         usage="(VERSION --as OUTCOME | --environment NAME)",
         examples=("repair 42 --as applied", "repair --environment staging"),
-        with_tools="only what is in doubt; not `--as edited`, and `--force` changes nothing",
         asks_to_confirm=True,
         is_write=True,
     ),

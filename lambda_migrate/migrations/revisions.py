@@ -72,6 +72,7 @@ class CodeDescription:
         steps: What the command would run, in order.
         applied: The ids in the version table.
         version_table: Its schema and name.
+        server: `SERVER_KEY` of the database and its address, as the tool's own connection has them.
     """
 
     graph: Sequence[Revision]
@@ -79,6 +80,7 @@ class CodeDescription:
     steps: Sequence[Revision]
     applied: Sequence[str]
     version_table: tuple[str, str]
+    server: Sequence[str] = ()
 
 
 class SatisfiedDigest(NamedTuple):

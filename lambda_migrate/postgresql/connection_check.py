@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
-from lambda_migrate.postgresql.sql_fragments import quote_literal
+from lambda_migrate.postgresql.sql_fragments import SERVER_KEY, quote_literal
 
 if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import PostgreSQLDatabase
@@ -34,6 +34,7 @@ class ConnectionReport:
         is_replica: Whether the server is in recovery.
         connections: How many client connections the server has.
         max_connections: How many it accepts.
+        server: See `SERVER_KEY`.
     """
 
     is_encrypted: bool
@@ -50,6 +51,7 @@ class ConnectionReport:
     is_replica: bool
     connections: int
     max_connections: int
+    server: str
 
 
 def check_connection(database: PostgreSQLDatabase, seconds: float) -> ConnectionReport:
@@ -95,4 +97,5 @@ def _make_query(schema: str) -> str:
             pg_catalog.pg_is_in_recovery(),
             (SELECT count(*)::int FROM pg_catalog.pg_stat_activity
              WHERE backend_type = 'client backend'),
-            pg_catalog.current_setting('max_connections')::int"""  # noqa: S608
+            pg_catalog.current_setting('max_connections')::int,
+            {SERVER_KEY}"""  # noqa: S608

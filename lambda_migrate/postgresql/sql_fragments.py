@@ -23,6 +23,7 @@ __all__ = [
     "EQUALS",
     "RESET_SESSION",
     "SAFE_SEARCH_PATH",
+    "SERVER_KEY",
     "SYNCHRONOUS_COMMIT",
     "SYNCHRONOUS_COMMIT_SESSION",
     "ServerTimeouts",
@@ -154,6 +155,13 @@ class ServerTimeouts:
 
 EQUALS = "OPERATOR(pg_catalog.=)"
 """``=`` for messages that run under the role's own path."""
+
+SERVER_KEY = (
+    "pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),"
+    " (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=)"
+    " pg_catalog.current_database()))"
+)
+"""An expression that is the same only for connections to one database of one running server."""
 
 SAFE_SEARCH_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
 """Applies to the current transaction; a message of several statements is one transaction."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lambda_migrate._version import __version__
 from lambda_migrate.postgresql.sql_fragments import (
     EQUALS,
+    SERVER_KEY,
     ServerTimeouts,
     advisory_lock_key,
     quote_identifier,
@@ -116,6 +117,14 @@ class FenceQueries:
     def read_identity(self) -> str:
         """One row: the database's UUID."""
         return f"SELECT identity::pg_catalog.text FROM {self._fence}"
+
+    def read_server(self) -> str:
+        """One row: `SERVER_KEY`, and the address of this connection's database."""
+        return (
+            f"SELECT {SERVER_KEY}, pg_catalog.concat(coalesce(pg_catalog.host("
+            "pg_catalog.inet_server_addr()), 'localhost'), ':',"
+            " pg_catalog.current_setting('port'), '/', pg_catalog.current_database())"
+        )
 
     def wrong_database_error(self) -> ChildError:
         """The error if there is no fence row, or no table (`UNDEFINED_OBJECT_SQLSTATES`)."""

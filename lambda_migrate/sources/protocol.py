@@ -198,6 +198,7 @@ class Channel:
         heads: Sequence[str],
         graph: Sequence[Revision],
         version_table: tuple[str, str],
+        server: Sequence[str] = (),
     ) -> None:
         """Send what will be done, before anything is done.
 
@@ -208,6 +209,7 @@ class Channel:
             graph: Every revision of the code, parents first.
             version_table: Schema and name of the tool's table; the schema may be "" while it does
                 not exist.
+            server: `SERVER_KEY` and address of the database; only if nothing is applied.
         """
         self.send(
             "plan",
@@ -215,6 +217,7 @@ class Channel:
             applied=list(applied),
             heads=list(heads),
             version_table=list(version_table),
+            server=list(server),
             graph=[
                 {"id": each.id, "parents": list(each.parents), "name": each.name} for each in graph
             ],

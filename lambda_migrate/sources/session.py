@@ -98,7 +98,12 @@ class _ToolProcess:
         self._names = {each.id: each.name for each in (*graph, *steps)}
         schema, table = event["version_table"]
         return CodeDescription(
-            graph, tuple(event["heads"]), steps, tuple(event["applied"]), (schema, table)
+            graph,
+            tuple(event["heads"]),
+            steps,
+            tuple(event["applied"]),
+            (schema, table),
+            tuple(event["server"]),
         )
 
     def read_modules(self, deadline: Deadline) -> tuple[dict[str, str], dict[str, str]]:

@@ -173,8 +173,9 @@ def test_a_partly_committed_step_is_named_until_it_is_finished(tool: AlembicServ
         assert "a part of it is committed: `lambda-migrate up` continues" in shown
     if tool.source == "alembic":
         assert f"a part may be committed of {tool.name(2)}" in tool.command("doctor")
-    tool.add_parts(2, "CREATE TABLE part ()", "INSERT INTO effect VALUES (2)")
-    tool.command("up")
+    warn = "DO $$ BEGIN RAISE WARNING 'mind the gap'; END $$"
+    tool.add_parts(2, "CREATE TABLE part ()", "INSERT INTO effect VALUES (2)", warn)
+    assert "mind the gap" in tool.command("up")
     assert tool.effects() == [1, 2]
     assert "part of it" not in tool.command("status")
 

@@ -17,6 +17,7 @@ __all__ = [
     "IDLE",
     "OPEN",
     "Session",
+    "find_driver",
     "find_session",
     "find_sqlstate",
     "get_session",
@@ -56,10 +57,13 @@ def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def _driver_of(connection: Connection) -> Any:
+def find_driver(dbapi: Any) -> Any:
     """The driver's own connection, also behind SQLAlchemy's adapter for asyncio."""
-    dbapi = connection.connection.dbapi_connection
     return getattr(dbapi, "driver_connection", dbapi)
+
+
+def _driver_of(connection: Connection) -> Any:
+    return find_driver(connection.connection.dbapi_connection)
 
 
 def is_autocommit(connection: Connection) -> bool:

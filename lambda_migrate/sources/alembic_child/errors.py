@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alembic.script.revision import CycleDetected, RevisionError
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
@@ -17,7 +18,36 @@ from lambda_migrate.sources.user_code import describe_error, find_place
 if TYPE_CHECKING:
     from lambda_migrate.sources.alembic_child.fence import CurrentStep
 
-__all__ = ["translate_error"]
+__all__ = ["describe_graph_fault", "is_missing_dependency", "translate_error"]
+
+_CORRECT_PARENTS = "correct down_revision or depends_on in these files"
+_GRAPH_ADVICE = (
+    ("is present more than once", "give one of the files another revision id"),
+    ("is not present", "deploy its file, or correct down_revision"),
+)
+
+
+def is_missing_dependency(error: BaseException) -> bool:
+    """Whether Alembic did not find a revision that ``depends_on`` names."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    frame = trace.tb_frame.f_globals if trace is not None else {}
+    return isinstance(error, KeyError) and frame.get("__name__") == RevisionError.__module__
+
+
+def describe_graph_fault(error: BaseException) -> str:
+    """What is wrong with the revisions, and what to do."""
+    if isinstance(error, KeyError):
+        return (
+            f"there is no revision {error.args[0]}, which depends_on names: deploy its file, or "
+            "correct depends_on"
+        )
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error.__cause__ or error, CycleDetected):
+        return f"{text}: {_CORRECT_PARENTS}"
+    advice = (advice for fault, advice in _GRAPH_ADVICE if fault in text)
+    return f"{text}; {next(advice, 'correct the revisions')}"
 
 
 def translate_error(
@@ -65,7 +95,8 @@ def _find_kind(error: BaseException, sqlstate: str, *, is_in_step: bool) -> str:
         return "unavailable"
     if sqlstate.startswith(("28", "3D")):
         return "configuration"
-    return "manifest" if isinstance(error, (CommandError, SyntaxError)) else "migration"
+    is_in_files = isinstance(error, (CommandError, RevisionError, SyntaxError))
+    return "manifest" if is_in_files else "migration"
 
 
 def _find_lost_connection(error: BaseException) -> BaseException | None:
@@ -95,6 +126,8 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 
 def _find_message(error: BaseException) -> str:
+    if isinstance(error, RevisionError) or isinstance(error.__cause__, RevisionError):
+        return describe_graph_fault(error)
     original = getattr(error, "orig", None) or error
     fields = original.args[0] if original.args else None
     if isinstance(fields, dict):

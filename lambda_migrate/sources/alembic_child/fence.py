@@ -78,6 +78,10 @@ class Fence:
         self._request = request
         self._local_settings: list[tuple[Session, str, Any]] = []
 
+    def find_step_id(self) -> str:
+        """The id of the running step; "" if none runs."""
+        return self.step.row.id if self.step is not None else ""
+
     def reset(self) -> None:
         """Forget what belongs to a run of env.py, before another one."""
         self.step = self.connection = None

@@ -14,6 +14,7 @@ from alembic.util import CommandError
 from lambda_migrate.errors import ManifestError
 from lambda_migrate.migrations.revisions import Revision
 from lambda_migrate.sources import alembic_files
+from lambda_migrate.sources.alembic_child.errors import describe_graph_fault, is_missing_dependency
 from lambda_migrate.sources.protocol import ChildError
 from lambda_migrate.sources.user_code import make_relative
 
@@ -108,9 +109,10 @@ class AlembicProject:
                 warnings.filterwarnings("error", f"Revision .* {fault}", UserWarning)
             try:
                 scripts = [*self.script.walk_revisions()]
-            except (CommandError, UserWarning) as error:
-                message = " ".join(f"{error}; correct the revisions".split())
-                raise ChildError(message, kind="manifest") from error
+            except (CommandError, UserWarning, KeyError) as error:
+                if isinstance(error, KeyError) and not is_missing_dependency(error):
+                    raise
+                raise ChildError(describe_graph_fault(error), kind="manifest") from error
         if not scripts and not self._request.options.get("allow_empty"):
             folders = ", ".join(map(str, self.script._version_locations))
             raise ChildError(
@@ -149,6 +151,12 @@ class AlembicProject:
             # `-N` is ambiguous below a merge, and too much if there are fewer.
             return [*self.script._downgrade_revs("base", heads)][: request.steps or 1]
         except CommandError as error:
+            if "overlaps" in str(error):
+                raise ChildError(
+                    f"the version table lists {', '.join(heads)}, and one of them is an ancestor "
+                    f"of another: delete the ancestor's row ({error})",
+                    kind="configuration",
+                ) from error
             option = (
                 f"--to {request.to}"
                 if request.to

@@ -32,6 +32,7 @@ from lambda_migrate.sources.alembic_child.fence import CurrentStep, Fence
 from lambda_migrate.sources.alembic_child.project import AlembicProject
 from lambda_migrate.sources.alembic_child.statements import StatementListener
 from lambda_migrate.sources.fence_queries import RevisionRow
+from lambda_migrate.sources.notices import NoticeForwarder
 from lambda_migrate.sources.protocol import ChildError
 from lambda_migrate.sources.user_code import open_setup
 
@@ -64,7 +65,8 @@ def run(request: ChildRequest, channel: Channel) -> None:
     """
     fence = Fence(request)
     listener = StatementListener(request, fence)
-    listener.listen()  # first, because the setup function may connect
+    # First, because the setup function may connect.
+    listener.listen(NoticeForwarder(channel, fence.find_step_id))
     with open_setup(str(request.options.get("source_setup") or "")) as config:
         try:
             project = AlembicProject(request, config)
@@ -272,12 +274,15 @@ class _AlembicRun:
 
     def _send_plan(self, steps: Sequence[Any], context: MigrationContext) -> None:
         self._version_table = _find_version_table(context)
+        assert context.connection is not None  # noqa: S101 - `_use_context`
+        server = self._fence.queries.read_server()
         self._channel.send_plan(
             [self._project.make_revision(each.revision) for each in steps],
             applied=self._heads,
             heads=self._project.find_needed_heads(),
             graph=[*self._project.graph.values()],
             version_table=self._version_table,
+            server=query(context.connection, server) if self._is_description else (),
         )
         self._has_plan, self._total = True, len(steps)
 

@@ -17,6 +17,7 @@ from lambda_migrate.postgresql.sql_fragments import quote_literal
 from lambda_migrate.sources.alembic_child.connections import (
     IDLE,
     OPEN,
+    find_driver,
     find_session,
     get_session,
     is_autocommit,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.sources.alembic_child.connections import Session
     from lambda_migrate.sources.alembic_child.fence import CurrentStep, Fence
+    from lambda_migrate.sources.notices import NoticeForwarder
     from lambda_migrate.sources.protocol import ChildError, ChildRequest
 
 __all__ = ["StatementListener"]
@@ -77,8 +79,9 @@ class StatementListener:
         self._fence = fence
         fence.on_idle = self._note_lost_transaction
 
-    def listen(self) -> None:
-        """Begin to listen."""
+    def listen(self, notices: NoticeForwarder) -> None:
+        """Begin to listen, on every connection also for notices."""
+        event.listen(Engine, "connect", lambda dbapi, _: notices.watch(find_driver(dbapi)))
         event.listen(Engine, "do_connect", self._name_connection)
         event.listen(Engine, "begin", self._on_begin)
         event.listen(Engine, "commit", self._on_commit)

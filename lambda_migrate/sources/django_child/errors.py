@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from django.core.management import CommandError
 from django.db import Error, InterfaceError, NotSupportedError, OperationalError
 from django.db.migrations.exceptions import (
@@ -40,14 +40,18 @@ _CLOSED_IN_TRANSACTION = (
     "the migration"
 )
 
-_GRAPH_ERRORS = (
-    AmbiguityError,
-    BadMigrationError,
-    CircularDependencyError,
-    InconsistentMigrationHistory,
-    InvalidBasesError,
-    NodeNotFoundError,
-)
+_GRAPH_ADVICE = {
+    AmbiguityError: "write its whole name",
+    BadMigrationError: "correct the file, or move it out of the folder of migrations",
+    CircularDependencyError: "remove one of the dependencies",
+    InconsistentMigrationHistory: "if the database has its changes, insert its row into "
+    "django_migrations; otherwise delete the row of the other one",
+    InvalidBasesError: "add the app of the base model to the migration's dependencies",
+    NodeNotFoundError: "deploy the file of that migration, or correct the dependencies",
+}
+_GRAPH_ERRORS = tuple(_GRAPH_ADVICE)
+
+_NOT_READY_ADVICE = "import models inside functions, or in modules that are loaded after the apps"
 
 
 def translate_error(
@@ -90,7 +94,7 @@ def translate_error(
 def _find_kind(error: Exception, sqlstate: str) -> str:
     if isinstance(error, (*_GRAPH_ERRORS, SyntaxError)):
         return "manifest"
-    if isinstance(error, ImproperlyConfigured):
+    if isinstance(error, (AppRegistryNotReady, ImproperlyConfigured)):
         return "configuration"
     is_database_error = isinstance(error, (OperationalError, InterfaceError))
     if is_database_error and (not sqlstate or sqlstate.startswith(("08", "57P"))):
@@ -138,7 +142,11 @@ def find_message(error: BaseException) -> str:
     if primary:
         return str(primary)
     if isinstance(error, CircularDependencyError):
-        return f"these migrations depend on each other: {text}"
-    if isinstance(error, (Error, CommandError, *_GRAPH_ERRORS)):
+        text = f"these migrations depend on each other: {text}"
+    if isinstance(error, _GRAPH_ERRORS):
+        return f"{text.splitlines()[0].rstrip('.')}; {_GRAPH_ADVICE[type(error)]}"
+    if isinstance(error, AppRegistryNotReady):
+        return f"{describe_error(error).rstrip('.')}; {_NOT_READY_ADVICE}"
+    if isinstance(error, (Error, CommandError)):
         return text.splitlines()[0]
     return describe_error(error)

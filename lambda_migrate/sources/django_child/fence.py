@@ -71,6 +71,10 @@ class Fence:
         self._request = request
         self._alias = request.options["django_database"]
 
+    def find_step_id(self) -> str:
+        """The id of the running migration; "" if none runs."""
+        return self.step.id if self.step is not None else ""
+
     def check(self, connection: Any) -> None:
         """Share the fence row in the transaction that is open, or begin one.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.migrations.recorder import MigrationRecorder
 
 from lambda_migrate.migrations.revisions import Revision
-from lambda_migrate.sources.fence_queries import RevisionRow
+from lambda_migrate.sources.fence_queries import FenceQueries, RevisionRow
 from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
 from lambda_migrate.sources.user_code import make_relative
 
@@ -141,7 +141,13 @@ class MigrationPlan:
             # The code has what a squash replaces, too: once that is applied, it is not ahead.
             graph=[*self._replaced, *self._revisions.values()],
             version_table=self._version_table,
+            server=self._read_server() if self._request.command.startswith("describe") else (),
         )
+
+    def _read_server(self) -> Any:
+        with self._executor.connection.cursor() as cursor:
+            cursor.execute(FenceQueries(self._request).read_server())
+            return cursor.fetchone()
 
     def _find_version_table(self) -> tuple[str, str]:
         """Where Django's search path leads, which may be another one than lambda-migrate's."""

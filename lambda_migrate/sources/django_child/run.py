@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import django
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
@@ -39,6 +39,7 @@ from lambda_migrate.sources.django_files import (
     find_loaded_modules,
     require_folders,
 )
+from lambda_migrate.sources.notices import NoticeForwarder
 from lambda_migrate.sources.protocol import ChildError
 from lambda_migrate.sources.user_code import open_setup
 
@@ -61,7 +62,8 @@ def run(request: ChildRequest, channel: Channel) -> None:
                 kind="configuration",
             )
         fence = Fence(request)
-        statements = StatementWrapper(request, fence)
+        notices = NoticeForwarder(channel, fence.find_step_id)
+        statements = StatementWrapper(request, fence, notices)
         # Before the apps are loaded: they may connect, or connect receivers of their own.
         connection_created.connect(statements.install, weak=False)
         try:
@@ -74,6 +76,8 @@ def run(request: ChildRequest, channel: Channel) -> None:
                 "of manage.py, and set it as manage.py does",
                 kind="configuration",
             ) from error
+        except (AppRegistryNotReady, ImproperlyConfigured) as error:
+            raise translate_error(error, None, path="", root=request.root) from error
         modules = find_loaded_modules(request.root) or {}
         try:
             if request.command == "manifest":

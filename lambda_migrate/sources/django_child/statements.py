@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.sources.django_child.fence import CurrentStep, Fence
     from lambda_migrate.sources.fence_queries import RevisionRow
+    from lambda_migrate.sources.notices import NoticeForwarder
     from lambda_migrate.sources.protocol import ChildRequest
 
 __all__ = ["COMMITTED_BY_ITSELF", "StatementWrapper"]
@@ -60,16 +61,19 @@ class StatementWrapper:
     Args:
         request: The request; no connection is fenced for ``describe``.
         fence: The fence.
+        notices: Where notices go.
     """
 
-    def __init__(self, request: ChildRequest, fence: Fence) -> None:
+    def __init__(self, request: ChildRequest, fence: Fence, notices: NoticeForwarder) -> None:
         self._request = request
         self._fence = fence
+        self._notices = notices
 
     def install(self, connection: Any, **_: Any) -> None:
         """Receive ``connection_created``, in any thread."""
         if not self._request.fence or connection.vendor != "postgresql":
             return
+        self._notices.watch(connection.connection)
         if self._wrap not in connection.execute_wrappers:
             connection.execute_wrappers.insert(0, self._wrap)
 

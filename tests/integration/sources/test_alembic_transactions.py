@@ -25,7 +25,12 @@ def insert(number: str) -> str:
 
 THREE = (
     revision("a1", f"{CREATE}\n{insert('a1')}", 'op.execute("DROP TABLE t")'),
-    revision("a2", insert("a2"), "op.execute(\"DELETE FROM t WHERE step = 'a2'\")", after="a1"),
+    revision(
+        "a2",
+        f"{insert('a2')}\nop.execute(\"DO $$ BEGIN RAISE WARNING 'mind the gap'; END $$\")",
+        "op.execute(\"DELETE FROM t WHERE step = 'a2'\")",
+        after="a1",
+    ),
     revision("a3", insert("a3"), "op.execute(\"DELETE FROM t WHERE step = 'a3'\")", after="a2"),
 )
 
@@ -41,6 +46,10 @@ def test_each_revision_is_one_transaction_with_its_version_row(
     use_driver(project, driver)
     project.add(*THREE)
     assert project.run(driver=driver) == {"event": "done", "applied": ["a3"]}
+    notices = [each for each in project.events if each["event"] == "notice"]
+    assert notices == [
+        {"event": "notice", "id": "a2", "severity": "WARNING", "message": "mind the gap"}
+    ]
     rows = project.query(
         "SELECT t.step, t.txid::text = r.xmin::text, count(*) OVER (PARTITION BY t.txid)"
         " FROM t JOIN lambda_migrate.revision r ON r.id = t.step ORDER BY 1"

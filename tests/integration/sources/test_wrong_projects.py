@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.sources.protocol import ChildRequest
 from tests.contract.sources import AlembicService, DjangoService
 from tests.integration.sources.alembic_project import ENV, AlembicProject, revision
@@ -18,8 +19,17 @@ from tests.sandbox import Sandbox
 
 ALEMBIC = {
     "one id twice": ("versions/copy.py", revision("r1", ""), "Revision r1 is present more than"),
-    "no such parent": ("versions/r2.py", revision("r2", "", after="gone"), "Revision gone refer"),
-    "a cycle": ("versions/r2.py", revision("r2", "", after="r2"), "in revisions (r2)"),
+    "no such parent": ("versions/r2.py", revision("r2", "", after="gone"), "; deploy its file, or"),
+    "no such dependency": (
+        "versions/r2.py",
+        revision("r2", "", after="r1", extra="depends_on = 'gone'"),
+        "there is no revision gone, which depends_on names: deploy its file",
+    ),
+    "a cycle": (
+        "versions/r2.py",
+        revision("r2", "", after="r2"),
+        "in revisions (r2): correct down_revision",
+    ),
     "no id": ("versions/r2.py", "x = 1\n", "from filename r2.py"),
     "syntax": ("versions/r2.py", "\ndef (\n", "SyntaxError: invalid syntax @2"),
     "exit": ("env.py", "import sys; sys.exit('no')\n", "it called sys.exit('no') @1"),
@@ -52,8 +62,26 @@ DJANGO = {
     "syntax": (SECOND, "\ndef (\n", "SyntaxError: invalid syntax @2"),
     "import": (SECOND, "import nonesuch\n", "No module named 'nonesuch'; install it @1"),
     "no class": (SECOND, "x = 1\n", "Migration 0002_second in app shop has no Migration class"),
-    "no such parent": (SECOND, migration("", after="0009_gone"), "('shop', '0009_gone')"),
-    "a cycle": (SECOND, migration("", after="0002_second"), "depend on each other: shop.0002"),
+    "no such parent": (
+        SECOND,
+        migration("", after="0009_gone"),
+        "('shop', '0009_gone'); deploy the file",
+    ),
+    "a cycle": (
+        SECOND,
+        migration("", after="0002_second"),
+        "depend on each other: shop.0002_second; remove one",
+    ),
+    "too early": (
+        "shop/__init__.py",
+        "from django.contrib.auth.models import User\n",
+        "AppRegistryNotReady: Apps aren't loaded yet; import models inside functions @1",
+    ),
+    "twice": (
+        "mysite/settings.py",
+        "SECRET_KEY = 'x'\nINSTALLED_APPS = ['shop', 'shop']\n",
+        "Application labels aren't unique, duplicates: shop",
+    ),
 }
 
 
@@ -138,6 +166,19 @@ def test_doctor_starts_the_tool_and_says_what_it_refuses(sandbox: Sandbox, tmp_p
     assert "failed tool" in findings
     assert "run `lambda-migrate manifest` whenever INSTALLED_APPS" in findings
     assert service.effects() == []
+
+
+def test_doctor_names_both_databases_if_they_differ(sandbox: Sandbox, tmp_path: Path) -> None:
+    service = AlembicService(sandbox, tmp_path)
+    service.add(1)
+    env = tmp_path / "migrations" / "env.py"
+    other = "os.environ['URL'].rpartition('/')[0] + '/postgres'"
+    env.write_text(env.read_text().replace('os.environ["URL"]', other))
+    findings = " ".join(service.command("doctor").split())
+    address = parse_url(service.url)
+    assert f"env.py connects to 127.0.0.1:{address.port}/postgres" in findings
+    assert f"lambda-migrate to {address.fingerprint}" in findings
+    assert "failed tool" in findings
 
 
 def test_a_migration_that_ends_its_process_is_rolled_back(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ REPORT = ConnectionReport(
     is_replica=False,
     connections=3,
     max_connections=100,
+    server="0 1",
 )
 URL = "postgresql://app@127.0.0.1:1/orders"
 

@@ -16,6 +16,17 @@ from tests.unit.docs.pages import DOCS
 
 PAGE = DOCS / "reference" / "command-line.md"
 
+WITH_TOOLS = {
+    "plan": "without statements, so not `--sql`; `--to` takes a revision, or `app.name`",
+    "doctor": "also starts the tool, which loads the project and connects",
+    "up": "`--to` takes a revision, or `app.name`",
+    "down": "`--to` takes a revision or `base`, `app.name` or `app.zero`; not `--only`",
+    "baseline": "refused: `alembic stamp`, `manage.py migrate --fake`",
+    "adopt": "refused: nothing has to be adopted",
+    "repair": "only what is in doubt; not `--as edited`, and `--force` changes nothing",
+}
+"""What a command does otherwise with the migrations of Alembic and Django."""
+
 
 def make_sections() -> dict[str, str]:
     """The table of each section that has one, by the section's title."""
@@ -24,7 +35,7 @@ def make_sections() -> dict[str, str]:
         "Exit codes": _make_table("code", ((str(code), text) for code, text in EXIT_CODES.items())),
     }
     sections["With Alembic and Django"] = _make_table(
-        "command", ((f"`{each.name}`", each.with_tools) for each in COMMANDS.values())
+        "command", ((f"`{each}`", WITH_TOOLS.get(each, "as with SQL files")) for each in COMMANDS)
     )
     for name, command in HELP.items():
         if isinstance(command, CommandHelp):
