@@ -79,7 +79,7 @@ class DeferredTarget:
         """End the check if the item marks the manifest ready; return whether it does."""
         if not first_read.is_ready(digest, self._settings.lease_address):
             return False
-        from lambda_migrate.lease.first_read import new_owner
+        from lambda_migrate.lease.first_read import make_owner
 
         first_read.client.close()
         event = CheckFinished(
@@ -91,7 +91,7 @@ class DeferredTarget:
             lease_calls=first_read.client.request_count,
             applied=(),
             fence=0,
-            owner=new_owner(),
+            owner=make_owner(),
         )
         catch_observer_errors(self._observer).observe(event)
         return True

@@ -662,7 +662,7 @@ MUTANTS = (
         "a statement outside a transaction does not compare the fence",
         "lambda_migrate/postgresql/fence.py",
         "        if (token, owner) != (self.grant.fence, self.grant.owner):\n"
-        "            raise self.lease_lost(token)\n        if not is_locked:",
+        "            raise self.make_lease_lost_error(token)\n        if not is_locked:",
         "        if not is_locked:",
         ("takeovers",),
     ),
@@ -1731,7 +1731,7 @@ MUTANTS = (
     Mutant(
         "a hook: a rollback of a stack migrates",
         "lambda_migrate/deploy/custom_resource.py",
-        "if request.direction is DeploymentDirection.BACK:\n        return run_hook",
+        "if request.direction is DeploymentDirection.ROLLBACK:\n        return run_hook",
         "if False:\n        return ending_of",
         ("hooks",),
     ),
@@ -1895,8 +1895,8 @@ MUTANTS = (
     Mutant(
         "a dry run starts beside a holder",
         "lambda_migrate/postgresql/fence.py",
-        "            self._check_fence_row(row)\n            self._require_no_holder(deadline)\n",
-        "            self._check_fence_row(row)\n",
+        "        self._check_fence_row(row)\n        self._require_no_holder(deadline)\n",
+        "        self._check_fence_row(row)\n",
         ("contract, database",),
     ),
     Mutant(

@@ -59,7 +59,7 @@ class OutputStream:
         try:
             self._stream.write(text.encode(self.encoding, _ERROR_HANDLER).decode(self.encoding))
         except OSError as error:
-            self._drop(error)
+            self._discard_output(error)
         return len(text)
 
     def flush(self) -> None:
@@ -69,9 +69,9 @@ class OutputStream:
         try:
             self._stream.flush()
         except OSError as error:
-            self._drop(error)
+            self._discard_output(error)
 
-    def _drop(self, error: OSError) -> None:
+    def _discard_output(self, error: OSError) -> None:
         """Discard what is buffered and all that follows."""
         if not isinstance(error, BrokenPipeError):
             self.fault = error.strerror or type(error).__name__

@@ -159,11 +159,11 @@ class _Doctor:
 
     def _check_write(self) -> Finding:
         """Send an update whose condition never holds: DynamoDB checks the permission first."""
-        from lambda_migrate.lease.dynamodb import DynamoDBItem
+        from lambda_migrate.lease.dynamodb import DynamoDBItemClient
 
         check = "lease table: write"
         store = self._context.store
-        assert isinstance(store, DynamoDBItem)  # noqa: S101 - the store of a configured table
+        assert isinstance(store, DynamoDBItemClient)  # noqa: S101 - the store of a configured table
         began = self._context.clock.monotonic()
         try:
             store.update(

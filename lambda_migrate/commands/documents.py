@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.flags import Flags
     from lambda_migrate.engine.operations import SchemaStatus, Verification
     from lambda_migrate.events import MigrationNotice
-    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.progress import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.migrations import Divergence, Manifest
     from lambda_migrate.migrations.version import Version

@@ -74,7 +74,7 @@ class DeploymentDirection(Enum):
     """Whether a request deploys a newer or an older version."""
 
     FORWARD = "forward"
-    BACK = "back"
+    ROLLBACK = "rollback"
     UNKNOWN = "unknown"
 
 
@@ -133,7 +133,7 @@ class CustomResourceRequest:
         return (
             DeploymentDirection.FORWARD
             if self.version[1] > self.previous_version[1]
-            else DeploymentDirection.BACK
+            else DeploymentDirection.ROLLBACK
         )
 
     @property
@@ -189,7 +189,7 @@ def _run(request: CustomResourceRequest, deadline: Deadline, request_id: str) ->
         return HookResult("NOT_READY", request.fault)
     if request.kind == "Delete":
         return HookResult("UP_TO_DATE", "deleting the resource does not change the schema")
-    if request.direction is DeploymentDirection.BACK:
+    if request.direction is DeploymentDirection.ROLLBACK:
         return run_hook(check_schema, deadline)
     return run_hook(lambda until: migrate(until, request_id=request_id), deadline)
 
@@ -218,7 +218,7 @@ def _build_response(
 def _format_reason(request: CustomResourceRequest, result: HookResult, *, failed: bool) -> str:
     if failed or not result.has_failed:
         return str(result)
-    if request.direction is DeploymentDirection.BACK:
+    if request.direction is DeploymentDirection.ROLLBACK:
         return f"{result}. This does not block a rollback; each cold start makes its own check"
     return (
         f"{result}. Version did not increase, so this may be a rollback and is not blocked; each "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
-from lambda_migrate.lease.dynamodb import DynamoDBItem
+from lambda_migrate.lease.dynamodb import DynamoDBItemClient
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
 from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS
 
@@ -106,7 +106,7 @@ class DynamoDBRequestLog:
         client: Callable[[], Any] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._item = DynamoDBItem(table, f"{target}/requests", client=client)
+        self._item = DynamoDBItemClient(table, f"{target}/requests", client=client)
         self._clock = clock
 
     def begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:

@@ -19,9 +19,9 @@ from lambda_migrate.events import (
     MigrationStarted,
     TargetShared,
 )
-from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.lease.readiness import (
-    DatabaseCheck,
+    CheckedDatabase,
     find_conflicting_records,
     record_check,
     remove_ready_digests,
@@ -48,7 +48,7 @@ __all__ = [
     "record_completion",
     "require_no_divergence",
     "require_valid_scripts",
-    "with_application_version",
+    "with_row_version",
     "withdraw_readiness",
 ]
 
@@ -208,7 +208,7 @@ class _ApplyLoop:
         lease_session = self._lease_session
         target, clock = lease_session.target, lease_session.target.clock
         digest = self._manifest.digest_at(migration.version)
-        migration = with_application_version(migration, self._manifest, lease_session)
+        migration = with_row_version(migration, self._manifest, lease_session)
         began, left = clock.monotonic(), lease_session.deadline.remaining()
         try:
             with lease_session.explain_abort(migration.name):
@@ -249,15 +249,13 @@ class _ApplyLoop:
         self._lease_session.publish_progress(Progress(name, 0, total, now_ms, attempts=kills + 1))
 
 
-def with_application_version(
+def with_row_version(
     migration: Migration, manifest: Manifest, lease_session: LeaseSession
 ) -> Migration:
     """Give a repeatable migration the version of the history row of this application."""
     if not isinstance(migration.version, RepeatableVersion):
         return migration
-    version = RepeatableVersion.of_application(
-        migration.name, manifest.version, lease_session.lease.fence
-    )
+    version = RepeatableVersion.of_row(migration.name, manifest.version, lease_session.lease.fence)
     return replace(migration, version=version)
 
 
@@ -339,7 +337,7 @@ def record_completion(
     """
     fenced_session.record_environment()
     target, state = lease_session.target, lease_session.lease.state
-    check = DatabaseCheck(
+    check = CheckedDatabase(
         identity=fenced_session.identity,
         address=target.database.fingerprint,
         digests=find_satisfied_digests(history),

@@ -12,7 +12,7 @@ from lambda_migrate.check_events import CheckFinished, Outcome
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError, MigrationFailed
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
-from lambda_migrate.lease.first_read import new_owner
+from lambda_migrate.lease.first_read import make_owner
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations.digest import require_migrations
 
@@ -62,7 +62,7 @@ class Check:
         self.manifest = manifest
         self.target = target
         self.request_id = request_id
-        self.owner = new_owner()
+        self.owner = make_owner()
         self.deadline = (
             invocation_deadline.moved_earlier(target.policy.safety_margin_seconds)
             if invocation_deadline is not None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrateError, MigrationFailed, NotReady
 from lambda_migrate.events import MigrationDryRun, MigrationStarted
-from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.migrations.irreversible import list_irreversible_effects
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.tokens import split_statements

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError, MigrateError, MigrationFailed
-from lambda_migrate.lease.attempt import Failure
 from lambda_migrate.lease.decision import MAX_FAILURE_PAUSE_MS
+from lambda_migrate.lease.progress import Failure
 
 if TYPE_CHECKING:
     from lambda_migrate.lease.record import LeaseState

@@ -19,7 +19,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import LeaseHeldTime, LeaseTakenOver, MigrationNotice, RenewalFailed
 from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
-from lambda_migrate.lease.first_read import new_owner
+from lambda_migrate.lease.first_read import make_owner
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.progress import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import DatabaseSession, DryRunSession, FencedSession
@@ -61,7 +61,7 @@ def acquire_lease(target: Target, request_id: str = "") -> Lease:
         LeaseHeld: Another process holds it.
     """
     before = target.store.read(consistent=True)
-    lease = target.store.acquire(new_owner(request_id), expected=before)
+    lease = target.store.acquire(make_owner(request_id), expected=before)
     if not isinstance(lease, Lease):
         raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
     if before.owner is not None and is_lease_expired(before, target.store.now_ms()):

@@ -15,7 +15,7 @@ from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.lease.readiness import (
     UNKNOWN_IDENTITY,
-    DatabaseCheck,
+    CheckedDatabase,
     record_check,
     record_failed_inspection,
 )
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.lease.attempt import Failure
+    from lambda_migrate.lease.progress import Failure
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.lease.store import Lease
     from lambda_migrate.migrations import Manifest
@@ -155,8 +155,8 @@ class _ReadinessInspector:
         pause_ms = round(self._target.policy.failure_pause_seconds * 1000)
         return failure._replace(retry_at_ms=failure.at_ms + pause_ms)
 
-    def _new_check(self) -> DatabaseCheck:
-        return DatabaseCheck(
+    def _new_check(self) -> CheckedDatabase:
+        return CheckedDatabase(
             identity=UNKNOWN_IDENTITY,
             address=self._address,
             digests=(),

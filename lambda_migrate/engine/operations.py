@@ -15,7 +15,7 @@ from lambda_migrate.engine.apply import (
     record_completion,
     require_no_divergence,
     require_valid_scripts,
-    with_application_version,
+    with_row_version,
     withdraw_readiness,
 )
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
@@ -36,7 +36,7 @@ from lambda_migrate.engine.status import (
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.lease.decision import is_lease_expired
-from lambda_migrate.lease.first_read import new_owner
+from lambda_migrate.lease.first_read import make_owner
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
@@ -670,7 +670,7 @@ class Operations:
             raise ConfigurationError(
                 f"{migration.name} is in doubt ({row.state.value}): declare it applied or pending"
             )
-        application = with_application_version(migration, self.manifest, lease_session)
+        application = with_row_version(migration, self.manifest, lease_session)
         fenced_session.record_applied(
             [(application, self.manifest.digest_at(version))], baseline=False
         )
@@ -850,7 +850,7 @@ def release_lease(store: LeaseStore) -> LeaseState:
     state = store.read(consistent=True)
     if state.owner is None:
         return state
-    lease = store.acquire(new_owner(), expected=state, is_expired=True)
+    lease = store.acquire(make_owner(), expected=state, is_expired=True)
     if not isinstance(lease, Lease):
         raise LeaseHeld(
             f"the holder is alive and has just renewed the lease: {describe_holder(lease)}"

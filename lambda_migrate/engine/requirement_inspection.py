@@ -23,8 +23,8 @@ from lambda_migrate.errors import (
     DatabaseUnavailable,
     MigrationFailed,
 )
-from lambda_migrate.lease.attempt import Failure
-from lambda_migrate.lease.readiness import DatabaseCheck, record_check
+from lambda_migrate.lease.progress import Failure
+from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import MAX_READY_DIGESTS, SHORT_DIGEST_BYTES, split_digests
 from lambda_migrate.migrations.digest import EMPTY_DIGEST
 
@@ -137,7 +137,7 @@ class _RequirementInspector:
             digests = [short.hex() for short in shorts[: MAX_READY_DIGESTS - 1]]
         digest = self._ready_when.digest
         digests = [each for each in digests if each != digest[: 2 * SHORT_DIGEST_BYTES]]
-        check = DatabaseCheck(
+        check = CheckedDatabase(
             identity=identity,
             address=self._address,
             digests=digests if inspection.unmet else [*digests, digest],

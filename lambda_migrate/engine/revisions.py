@@ -11,7 +11,7 @@ from lambda_migrate.engine.apply import record_completion
 from lambda_migrate.engine.dry_run import FAILED, NOT_REACHED, RAN, DryRunResult, DryRunStep
 from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.events import MigrationRolledBack
-from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.lease.readiness import remove_ready_digests
 from lambda_migrate.migrations.history import HistoryRow
 from lambda_migrate.migrations.revisions import RevisionHistory

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import record_completion, withdraw_readiness
 from lambda_migrate.events import MigrationRolledBack
-from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.migrations import RowState
 from lambda_migrate.migrations.rollback import require_down_scripts
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
 
-__all__ = ["Boto3Item", "make_client"]
+__all__ = ["Boto3ItemClient", "make_client"]
 
 
 def make_client(
@@ -96,7 +96,7 @@ def _credentials_timeout_message(seconds: float) -> str:
     )
 
 
-class Boto3Item:
+class Boto3ItemClient:
     """One item of a DynamoDB table, reached with boto3.
 
     Args:

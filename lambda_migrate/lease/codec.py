@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.progress import Failure, Progress
 
 __all__ = [
     "FORMAT_VERSION",
@@ -174,7 +174,7 @@ def _decode_database(reader: _AttributeReader) -> DatabaseRecord:
 def _decode_progress(reader: _AttributeReader | None) -> Progress | None:
     if reader is None:
         return None
-    from lambda_migrate.lease.attempt import Progress
+    from lambda_migrate.lease.progress import Progress
 
     return Progress(
         migration=reader.text("migration"),
@@ -190,7 +190,7 @@ def _decode_optional_failure(reader: _AttributeReader | None) -> Failure | None:
 
 
 def _decode_failure(reader: _AttributeReader) -> Failure:
-    from lambda_migrate.lease.attempt import Failure
+    from lambda_migrate.lease.progress import Failure
 
     return Failure(
         digest=reader.text("digest"),

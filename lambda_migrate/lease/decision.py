@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lambda_migrate.lease.record import CLOCK_SKEW_MS
 
 if TYPE_CHECKING:
-    from lambda_migrate.lease.attempt import Failure
+    from lambda_migrate.lease.progress import Failure
     from lambda_migrate.lease.record import LeaseState
 
 __all__ = [

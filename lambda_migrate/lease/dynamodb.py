@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.clock import Clock, Deadline
-    from lambda_migrate.lease.attempt import Failure, Progress
-    from lambda_migrate.lease.boto3_item import Boto3Item
+    from lambda_migrate.lease.boto3_item import Boto3ItemClient
     from lambda_migrate.lease.fast_client import FastClient
     from lambda_migrate.lease.first_read import FirstRead
+    from lambda_migrate.lease.progress import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord
     from lambda_migrate.lease.store import Lease
 
-__all__ = ["DynamoDBItem", "DynamoDBLeaseTable"]
+__all__ = ["DynamoDBItemClient", "DynamoDBLeaseTable"]
 
 
-class DynamoDBItem:
+class DynamoDBItemClient:
     """Reads and updates one item of a DynamoDB table.
 
     Args:
@@ -73,12 +73,12 @@ class DynamoDBItem:
         self._create_client = client
         self._fast_client = fast_client
         self._first_read = first_read
-        self._boto3_item: Boto3Item | None = None
+        self._boto3_client: Boto3ItemClient | None = None
 
     @property
     def request_count(self) -> int:
         """See `LeaseStore.request_count`."""
-        clients = (self._fast_client, self._boto3_item)
+        clients = (self._fast_client, self._boto3_client)
         return sum(client.request_count for client in clients if client is not None)
 
     @property
@@ -131,20 +131,20 @@ class DynamoDBItem:
         """See `LeaseStore.close`."""
         if self._fast_client is not None:
             self._fast_client.close()
-        if self._boto3_item is not None:
-            self._boto3_item.close()
+        if self._boto3_client is not None:
+            self._boto3_client.close()
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        if self._boto3_item is None:
-            from lambda_migrate.lease.boto3_item import Boto3Item
+        if self._boto3_client is None:
+            from lambda_migrate.lease.boto3_item import Boto3ItemClient
 
-            self._boto3_item = Boto3Item(
+            self._boto3_client = Boto3ItemClient(
                 self.table, self.target, client=self._create_client, server_clock=self._server_clock
             )
-        return self._boto3_item.call(operation, arguments, self.credentials_deadline)
+        return self._boto3_client.call(operation, arguments, self.credentials_deadline)
 
 
-class DynamoDBLeaseTable(DynamoDBItem):
+class DynamoDBLeaseTable(DynamoDBItemClient):
     """`LeaseStore` on one DynamoDB item.
 
     Args:

@@ -26,7 +26,7 @@ __all__ = [
     "is_marked_ready",
     "is_owner_of",
     "join_digests",
-    "new_owner",
+    "make_owner",
     "split_digests",
 ]
 
@@ -63,7 +63,7 @@ class FirstRead:
         self.error: Exception | None = None
         try:
             self.item = self.client.get_item(table, target, consistent=True)
-        except Exception as error:  # noqa: BLE001 - raised by the first `DynamoDBItem.get`
+        except Exception as error:  # noqa: BLE001 - raised by the first `DynamoDBItemClient.get`
             self.error = error
 
     def is_ready(self, digest: str, address: str) -> bool:
@@ -137,7 +137,7 @@ def decode_base64(text: str) -> bytes:
     return value
 
 
-def new_owner(request_id: str = "") -> str:
+def make_owner(request_id: str = "") -> str:
     """Create the owner id of one attempt: function, process, and a random part.
 
     Snapshots clone memory and managed instances run several processes in one environment, so

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from lambda_migrate.clock import Clock, Deadline
-    from lambda_migrate.lease.attempt import Progress
+    from lambda_migrate.lease.progress import Progress
     from lambda_migrate.lease.store import Lease, LeaseStore
 
 __all__ = ["ABORT_GRACE_SECONDS", "Heartbeat"]

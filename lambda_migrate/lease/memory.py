@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lambda_migrate.clock import Clock
-    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.progress import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord
 
 __all__ = ["InMemoryLeaseTable"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNKNOWN_IDENTITY",
-    "DatabaseCheck",
+    "CheckedDatabase",
     "find_conflicting_records",
     "record_check",
     "record_failed_inspection",
@@ -52,7 +52,7 @@ _MAX_ADDRESSES_OF_OTHER_DATABASES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class DatabaseCheck:
+class CheckedDatabase:
     """What a check found in one database.
 
     Attributes:
@@ -85,7 +85,7 @@ class DatabaseCheck:
 
 
 def record_check(
-    databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
+    databases: Mapping[str, DatabaseRecord], check: CheckedDatabase
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
     if check.is_fence_raised:
@@ -131,7 +131,7 @@ def record_failed_inspection(
 
 
 def find_conflicting_records(
-    databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
+    databases: Mapping[str, DatabaseRecord], check: CheckedDatabase
 ) -> Iterator[DatabaseRecord]:
     """Other databases under the same target whose migrations differ from those just checked.
 
@@ -165,7 +165,7 @@ def remove_ready_digests(
         identity: Of the database that is rolled back.
         address: That led to it.
         digests: What it satisfies even after the rollback, the shortest first.
-        is_new_or_copied_database: See `DatabaseCheck`.
+        is_new_or_copied_database: See `CheckedDatabase`.
     """
     databases = _reset_unverified_records(
         databases, identity, address, is_new_or_copied_database=is_new_or_copied_database
@@ -251,7 +251,7 @@ def _count_still_confirmed(confirmed_count: int, matching_count: int, dropped_co
 
 
 def _merge_older_digests(
-    known_record: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck
+    known_record: DatabaseRecord, record: DatabaseRecord, check: CheckedDatabase
 ) -> bytes:
     listed = set(split_digests(record.ready_digests))
     proved = set(split_digests(join_digests([*check.digests, *check.digests_before_migration])))
@@ -277,7 +277,7 @@ def _merge_older_digests(
 
 
 def _other_databases(
-    databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
+    databases: Mapping[str, DatabaseRecord], check: CheckedDatabase
 ) -> dict[str, DatabaseRecord]:
     """The other databases, shortened, and without the address that points elsewhere now."""
     others = {}

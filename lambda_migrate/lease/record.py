@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.progress import Failure, Progress
 
 __all__ = [
     "CLOCK_SKEW_MS",

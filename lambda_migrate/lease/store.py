@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lambda_migrate.lease.attempt import Failure, Progress
+    from lambda_migrate.lease.progress import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 
 __all__ = ["Lease", "LeaseStore"]

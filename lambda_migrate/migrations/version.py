@@ -64,7 +64,7 @@ class RepeatableVersion(DottedVersion):
     __slots__ = ()
 
     @classmethod
-    def of_application(cls, name: str, last_version: Version, fence: int) -> Self:
+    def of_row(cls, name: str, last_version: Version, fence: int) -> Self:
         """The version of the history row of one application."""
         return cls(f"{name}:{last_version}:{fence}")
 

@@ -40,7 +40,7 @@ from lambda_migrate.postgresql.error_report import (
 )
 from lambda_migrate.postgresql.fence import (
     LOCK_NOT_AVAILABLE,
-    holder_error,
+    make_lease_held_error,
     translate_server_error,
 )
 from lambda_migrate.postgresql.ports import DatabaseSession, Notice, StaleFencingToken
@@ -151,18 +151,18 @@ class PostgreSQLDryRun(DatabaseSession):
             self._roll_back(deadline)
             self._begin(deadline)
         except StaleFencingToken as stale:
-            raise self._connection.lease_lost(stale.current_token) from stale
+            raise self._connection.make_lease_lost_error(stale.current_token) from stale
         except ConnectionLost as connection_lost:
             raise DatabaseUnavailable(
                 f"the connection to PostgreSQL broke: {connection_lost}"
             ) from connection_lost
 
     def _begin(self, deadline: Deadline) -> None:
-        has_schema, has_tables = self._connection.inspect_fence(deadline)
+        probe = self._connection.inspect_fence(deadline)
         try:
             self._sequences = self._read_sequences(deadline)
             self._used_sequences, self._lock_origins = set(), {}
-            self._open(deadline, has_schema=has_schema, has_tables=has_tables)
+            self._open(deadline, has_schema=probe.has_schema, has_tables=probe.has_history)
             self._connection.run(
                 dry_run_queries.prepare_measuring(self._connection.timeouts(deadline)), deadline
             )
@@ -249,10 +249,10 @@ class PostgreSQLDryRun(DatabaseSession):
         except PostgresError as error:
             if error.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
-            raise holder_error() from error
+            raise make_lease_held_error() from error
         is_own_token = (token, owner) == (connection.grant.fence, connection.grant.owner)
         if token >= connection.grant.fence and not is_own_token:
-            raise connection.lease_lost(token)
+            raise connection.make_lease_lost_error(token)
 
     def _roll_back(self, deadline: Deadline) -> None:
         if self._is_open:
@@ -360,14 +360,14 @@ class PostgreSQLDryRun(DatabaseSession):
         """The error for a connection that broke, and the transaction with it."""
         self._is_open = False
         if self._connection.is_aborted:
-            return self._connection.lease_lost()
+            return self._connection.make_lease_lost_error()
         if connection_lost.sqlstate == TRANSACTION_TIMEOUT:
             return MigrationFailed(
                 deadline_cause(), migration=migration.name, sqlstate=connection_lost.sqlstate
             )
         successor_token = self._find_successor_token(deadline)
         if successor_token is not None:
-            return self._connection.lease_lost(successor_token)
+            return self._connection.make_lease_lost_error(successor_token)
         return DatabaseUnavailable(
             f"the connection to PostgreSQL broke in {migration.name}: {connection_lost}; the dry "
             "run's transaction was rolled back with it"

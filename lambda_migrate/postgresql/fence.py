@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FencedConnection",
     "ScriptRefused",
-    "holder_error",
+    "make_lease_held_error",
     "read_fence",
     "translate_server_error",
 ]
@@ -177,11 +177,11 @@ class FencedConnection:
         probe = self._bootstrap(deadline)
         self._take_fence(probe, deadline, terminate_holders=terminate_holders)
 
-    def inspect_fence(self, deadline: Deadline) -> tuple[bool, bool]:
+    def inspect_fence(self, deadline: Deadline) -> SchemaProbe:
         """Connect without taking over the fence, for a dry run.
 
         Returns:
-            Whether the schema exists, and whether its tables do, with a fence row.
+            The state of the schema; without a fence row it has no history.
 
         Raises:
             StaleFencingToken: A token at least as high was seen.
@@ -192,14 +192,15 @@ class FencedConnection:
         """
         return self._retry_until_deadline(lambda: self._inspect_fence(deadline), deadline)
 
-    def _inspect_fence(self, deadline: Deadline) -> tuple[bool, bool]:
+    def _inspect_fence(self, deadline: Deadline) -> SchemaProbe:
         self._open_session(deadline)
         probe = self._probe_schema(deadline)
         row = self._read_fence(probe, deadline)
-        if row is not None:
-            self._check_fence_row(row)
-            self._require_no_holder(deadline)
-        return probe.has_schema, row is not None and probe.has_history
+        if row is None:
+            return probe._replace(has_history=False)
+        self._check_fence_row(row)
+        self._require_no_holder(deadline)
+        return probe
 
     def reconnect(self, deadline: Deadline) -> None:
         """Connect again after the connection broke, under the same fence.
@@ -219,7 +220,7 @@ class FencedConnection:
                 self.connect_and_take_fence(deadline, terminate_holders=self._terminate_holders)
                 break
             except StaleFencingToken as stale:
-                raise self.lease_lost(stale.current_token) from stale
+                raise self.make_lease_lost_error(stale.current_token) from stale
             except LeaseHeld as error:
                 if deadline.is_over:
                     raise DatabaseUnavailable(
@@ -270,7 +271,7 @@ class FencedConnection:
         if connection is not None:
             connection.close()
 
-    def lease_lost(self, current_token: int | None = None) -> LeaseLost:
+    def make_lease_lost_error(self, current_token: int | None = None) -> LeaseLost:
         """The error for a holder whose fencing token was superseded."""
         by = f" by {current_token}" if current_token is not None else ""
         return LeaseLost(
@@ -288,7 +289,7 @@ class FencedConnection:
             ConnectionLost: There is none.
         """
         if self.is_aborted:
-            raise self.lease_lost()
+            raise self.make_lease_lost_error()
         if self._connection is None:
             raise ConnectionLost("the connection is closed")
         return self._connection
@@ -357,7 +358,7 @@ class FencedConnection:
         token, owner = rows[-1] if rows else (None, "")
         if (token, owner) != (self.grant.fence, self.grant.owner):
             self.run("ROLLBACK", deadline)
-            raise self.lease_lost(token)
+            raise self.make_lease_lost_error(token)
 
     def commit(self, writes: str, deadline: Deadline) -> list[Any]:
         """Reset the session, write and commit; returns the last row."""
@@ -398,7 +399,7 @@ class FencedConnection:
             self.reset_session(deadline)
             token = message.find_token(error, completed_statements)
             if token is not None:
-                raise self.lease_lost(token if token >= 0 else None) from error
+                raise self.make_lease_lost_error(token if token >= 0 else None) from error
             completed_in_script = message.count_completed(completed_statements, error.position)
             if completed_in_script is None:
                 self._close_if_read_only(error)
@@ -467,7 +468,7 @@ class FencedConnection:
             self.reset_session(deadline)
             raise MigrationFailed(_NEEDS_DIRECT_CONNECTION, migration=name)
         if (token, owner) != (self.grant.fence, self.grant.owner):
-            raise self.lease_lost(token)
+            raise self.make_lease_lost_error(token)
         if not is_locked:
             raise self._advisory_lock_error(deadline, name)
         tag = self.queries.comment(self.grant)
@@ -552,7 +553,7 @@ class FencedConnection:
         """Connect, and check whether the session is direct and writable."""
         self.close()
         if self.is_aborted:
-            raise self.lease_lost()
+            raise self.make_lease_lost_error()
         self._connection = self._connect(deadline)
         pid, is_recovering, is_read_only = self.read(self.queries.read_session(), deadline)[0]
         self.is_direct_connection = pid == self._connection.pid
@@ -588,13 +589,13 @@ class FencedConnection:
             connection = retrying(lambda: self._open(max(0.1, deadline.remaining())))
         except ConnectFailed as failed:
             if self.is_aborted:
-                raise self.lease_lost() from failed
+                raise self.make_lease_lost_error() from failed
             if failed.permanent:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
         if self.is_aborted:
             connection.close()
-            raise self.lease_lost()
+            raise self.make_lease_lost_error()
         return connection
 
     def _bootstrap(self, deadline: Deadline) -> SchemaProbe:
@@ -629,7 +630,7 @@ class FencedConnection:
             fence_row = self._read_checked_fence(probe, deadline)
             lockers = self.read(self.queries.find_fence_lockers(self.grant), deadline)
             if not terminate_holders and lockers:
-                raise holder_error(lockers[0])
+                raise make_lease_held_error(lockers[0])
             if self._set_token(fence_row, deadline, terminate_holders=terminate_holders):
                 return
             for pid, transaction, *_ in lockers:
@@ -646,7 +647,7 @@ class FencedConnection:
             return
         rows = self.read(self.queries.find_advisory_lockers(), deadline)
         if rows:
-            raise holder_error(rows[0])
+            raise make_lease_held_error(rows[0])
 
     def _read_checked_fence(self, probe: SchemaProbe, deadline: Deadline) -> FenceRow:
         """Read the fence row, and check it."""
@@ -702,7 +703,7 @@ class FencedConnection:
     def _require_no_holder(self, deadline: Deadline) -> None:
         """Refuse to continue while another process is migrating."""
         for row in self.read(self.queries.find_holders(self.grant), deadline):
-            raise holder_error(row)
+            raise make_lease_held_error(row)
 
     def _set_token(
         self, fence_row: FenceRow, deadline: Deadline, *, terminate_holders: bool
@@ -718,7 +719,7 @@ class FencedConnection:
                 return False
             if rows[1:] and not terminate_holders:
                 self.run("ROLLBACK", deadline)
-                raise holder_error()
+                raise make_lease_held_error()
             if rows[1:]:
                 self._terminate_sessions(deadline)
             self.run(
@@ -871,7 +872,7 @@ def _describe_session(pid: int, application: str | None, since: str | None) -> s
     return f"backend {pid} ({application or 'no application name'}, since {since or 'unknown'})"
 
 
-def holder_error(row: Sequence[Any] = ()) -> LeaseHeld:
+def make_lease_held_error(row: Sequence[Any] = ()) -> LeaseHeld:
     """The error while another process is migrating.
 
     Args:

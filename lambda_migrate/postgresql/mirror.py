@@ -131,9 +131,9 @@ class RevisionSession(PostgreSQLSession):
         """Sleep before another attempt, with jitter."""
         self._connection.pause(attempt, deadline)
 
-    def lease_lost(self) -> LeaseLost:
+    def make_lease_lost_error(self) -> LeaseLost:
         """The error of a holder whose fencing token was superseded."""
-        return self._connection.lease_lost()
+        return self._connection.make_lease_lost_error()
 
     def _require_known_rows_unchanged(self, deadline: Deadline) -> None:
         """The version table is the tool's: this holder is not its only writer."""

@@ -612,7 +612,7 @@ class _NonTransactionalStatement:
             Whether the statement took effect; if not, it may be retried.
         """
         if self._connection.is_aborted:
-            raise self._connection.lease_lost() from connection_lost
+            raise self._connection.make_lease_lost_error() from connection_lost
         self._lost_connections += 1
         self._retry_on_new_connection(lambda: self._connection.reconnect(self._deadline))
         took_effect = self.clean_up()
@@ -737,7 +737,7 @@ class _NonTransactionalStatement:
                 return operation()
             except ConnectionLost as connection_lost:
                 if self._connection.is_aborted:
-                    raise self._connection.lease_lost() from connection_lost
+                    raise self._connection.make_lease_lost_error() from connection_lost
                 broken = connection_lost
             if self._deadline.is_over:
                 break

@@ -235,7 +235,7 @@ class ScriptRunner:
     def _connection_loss_error(self, connection_lost: ConnectionLost) -> Exception:
         """`FencedConnection.abort` ends the run; after any other loss it is retried."""
         if self._connection.is_aborted:
-            return self._connection.lease_lost()
+            return self._connection.make_lease_lost_error()
         self._lost_connections += 1
         self._last_failure = failure = MigrationFailed(
             deadline_cause()

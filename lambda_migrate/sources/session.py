@@ -373,7 +373,7 @@ class ToolSession(DatabaseSession):
             yield
         except MigrateError:
             if self._is_aborted and not self._deadline.is_over:
-                raise self._session.lease_lost() from None
+                raise self._session.make_lease_lost_error() from None
             raise
 
     def describe(self, *, command: ToolCommand | None = None) -> RevisionHistory:

@@ -367,7 +367,7 @@ class ChaosRun:
         return True
 
     def _find_process(self, owner: str | None) -> str:
-        """Which process has this owner id: function/pid/random, see `new_owner`."""
+        """Which process has this owner id: function/pid/random, see `make_owner`."""
         parts = (owner or "").split("/")
         return self._names.get(int(parts[1]), "") if len(parts) == 3 else ""
 

@@ -21,7 +21,7 @@ from simpy import Environment
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.decision import Acquire, Decision, LeaseWatch, Serve, Wait, decide
 from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE
-from lambda_migrate.lease.readiness import DatabaseCheck, record_check
+from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from load.simulation.policies import MakePolicy
@@ -258,7 +258,7 @@ class _Simulation:
 
     def _complete(self, lease: Lease) -> bool:
         """Record the end, unless the lease is lost."""
-        check = DatabaseCheck(
+        check = CheckedDatabase(
             identity=_IDENTITY,
             address=_ADDRESS,
             digests=(_DIGEST,),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 from uuid import uuid4
 
-from lambda_migrate.lease.attempt import Failure
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.fast_client import FastClient
+from lambda_migrate.lease.progress import Failure
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState, join_digests
 from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint

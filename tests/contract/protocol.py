@@ -27,9 +27,9 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.decision import MAX_FAILURE_PAUSE_MS, REQUIRED_TIME_FACTOR
 from lambda_migrate.lease.heartbeat import Heartbeat
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState
 from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.migrations import Manifest

@@ -9,8 +9,8 @@ from threading import Barrier
 import pytest
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.decision import Acquire, LeaseWatch, Wait, decide
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import (
     CLOCK_SKEW_MS,
     MAX_READY_DIGESTS,

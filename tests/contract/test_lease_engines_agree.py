@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.testing import FakeClock

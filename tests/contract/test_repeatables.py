@@ -283,7 +283,7 @@ def test_a_holder_whose_fence_is_taken_over_applies_nothing(
     bench: DatabaseBench, service: Service
 ) -> None:
     service.start(release(1, a="1"))
-    version = RepeatableVersion.of_application("R__a", 1, 50)
+    version = RepeatableVersion.of_row("R__a", 1, 50)
     with service.database.take_over(grant(50), soon()) as session:
         error = bench.in_the_middle(
             lambda one: session.apply(one, "digest", soon()),

@@ -18,7 +18,7 @@ from lambda_migrate.commands.status_entries import build_entries
 from lambda_migrate.engine.operations import SchemaStatus
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import encode_databases
-from lambda_migrate.lease.readiness import DatabaseCheck, record_check
+from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import (
     MAX_READY_DIGESTS,
     SHORT_DIGEST_BYTES,
@@ -167,7 +167,7 @@ def test_the_item_has_the_same_size_for_200_and_10000_migrations(
     digests_of_all = prefixes(manifests[MANY])
     for count in range(MANY - 100, MANY + 1):
         digests = digests_of_all[: count + 1]
-        check = DatabaseCheck(
+        check = CheckedDatabase(
             "i" * 36, "db:5432/orders", digests, fence=count, owner="o", at_ms=count
         )
         databases = record_check(databases, check)

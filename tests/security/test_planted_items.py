@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.codec import decode, encode_databases, encode_failure, encode_progress
 from lambda_migrate.lease.decision import MAX_FAILURE_PAUSE_MS, MAX_LEASE_MS
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState, join_digests
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import FixedRandom

@@ -14,8 +14,8 @@ import pytest
 from lambda_migrate import errors
 from lambda_migrate.cli import main
 from lambda_migrate.errors import MigrationFailed, escape_text
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.testing import InMemoryDatabase

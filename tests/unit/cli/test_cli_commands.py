@@ -15,8 +15,8 @@ import pytest
 
 from lambda_migrate.cli import main
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations import read_manifest
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry

@@ -14,8 +14,8 @@ from lambda_migrate.cli.app import HELP
 from lambda_migrate.cli.help import CommandHelp
 from lambda_migrate.commands.registry import COMMANDS, Option
 from lambda_migrate.commands.result import EXIT_CODES
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.postgresql.dry_run_effects import (

@@ -254,10 +254,10 @@ def test_an_update_with_the_same_version_migrates(
     ("now", "before", "direction"),
     [
         (version(10), version(9), DeploymentDirection.FORWARD),
-        (version(9), version(10), DeploymentDirection.BACK),
+        (version(9), version(10), DeploymentDirection.ROLLBACK),
         ("10", "9", DeploymentDirection.FORWARD),
         (10, 9, DeploymentDirection.FORWARD),
-        ("9", "10", DeploymentDirection.BACK),
+        ("9", "10", DeploymentDirection.ROLLBACK),
         ("٣", "2", DeploymentDirection.UNKNOWN),
         ({"a": 1}, "2", DeploymentDirection.UNKNOWN),
     ],

@@ -11,8 +11,8 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.attempt import Failure, Progress
-from lambda_migrate.lease.readiness import DatabaseCheck, record_check
+from lambda_migrate.lease.progress import Failure, Progress
+from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
@@ -258,9 +258,9 @@ class Fakes:
         databases = record_check(self.table.state.databases, self.check(manifest, lease))
         InMemoryLeaseTable.store_completion(self.table, lease, databases)
 
-    def check(self, manifest: Manifest, lease: Lease) -> DatabaseCheck:
+    def check(self, manifest: Manifest, lease: Lease) -> CheckedDatabase:
         """The check of a database that has exactly the migrations of ``manifest``."""
-        return DatabaseCheck(
+        return CheckedDatabase(
             identity=self.database.identity,
             address=self.database.fingerprint,
             digests=prefixes(manifest),

@@ -14,7 +14,7 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.events import TargetShared
-from lambda_migrate.lease.attempt import Progress
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.postgresql.ports import DatabaseInspection
 from lambda_migrate.runner import Outcome

@@ -12,9 +12,9 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.events import CheckFinished, MigrationStarted
-from lambda_migrate.lease.attempt import Failure
-from lambda_migrate.lease.first_read import new_owner
+from lambda_migrate.lease.first_read import make_owner
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.progress import Failure
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import Outcome
@@ -261,7 +261,7 @@ def test_a_clock_that_is_half_an_hour_behind_takes_a_dead_holders_lease(fakes: F
 def test_a_late_duplicate_of_ones_own_acquisition_changes_nothing_while_the_lease_is_held(
     fakes: Fakes,
 ) -> None:
-    seen, owner = fakes.table.state, new_owner()
+    seen, owner = fakes.table.state, make_owner()
     lease = InMemoryLeaseTable.acquire(fakes.table, owner, expected=seen)
     assert isinstance(lease, Lease)
     again = InMemoryLeaseTable.acquire(fakes.table, owner, expected=seen)

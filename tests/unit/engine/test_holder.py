@@ -18,8 +18,8 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.events import Event, LeaseHeldTime, MigrationAttemptFailed, RenewalFailed
-from lambda_migrate.lease.attempt import Progress
-from lambda_migrate.lease.first_read import new_owner
+from lambda_migrate.lease.first_read import make_owner
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import InMemorySession, RecordingObserver
 from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, manifest, raises
@@ -316,7 +316,7 @@ def test_an_interrupt_of_the_main_thread_passes_and_frees_the_lease(
 
 
 def session(fakes: Fakes, **policy: float) -> LeaseSession:
-    lease = fakes.table.acquire(new_owner())
+    lease = fakes.table.acquire(make_owner())
     assert isinstance(lease, Lease)
     return LeaseSession(fakes.target(**policy), lease, fakes.deadline())
 
@@ -362,11 +362,11 @@ def test_releasing_never_hides_the_error(fakes: Fakes, error: MigrateError) -> N
 
 def test_owner_ids_are_unique_and_name_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
-    owners = {new_owner() for _ in range(1_000)}
+    owners = {make_owner() for _ in range(1_000)}
     assert len(owners) == 1_000
     assert all(owner.startswith("orders/") for owner in owners)
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "")
-    assert new_owner().startswith("cli/")
+    assert make_owner().startswith("cli/")
 
 
 def test_the_environment_guard_refuses_and_frees_the_lease(fakes: Fakes) -> None:

@@ -25,9 +25,9 @@ from lambda_migrate.events import (
     MigrationStarted,
     WaitingForLease,
 )
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.backoff import max_delay_after_errors
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.codec import (
     FORMAT_VERSION,
     decode,
@@ -21,6 +20,7 @@ from lambda_migrate.lease.codec import (
     encode_failures,
     encode_progress,
 )
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import SHORT_DIGEST_BYTES, DatabaseRecord, LeaseState
 
 whole_numbers = st.integers(-(10**19) + 1, 10**19 - 1)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.attempt import Failure
 from lambda_migrate.lease.decision import (
     MAX_FAILURE_PAUSE_MS,
     MAX_LEASE_MS,
@@ -24,6 +23,7 @@ from lambda_migrate.lease.decision import (
     decide,
     is_lease_expired,
 )
+from lambda_migrate.lease.progress import Failure
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState, join_digests
 
 NOW = 1_700_000_000_000

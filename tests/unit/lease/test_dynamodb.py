@@ -19,13 +19,13 @@ from moto import mock_aws
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.boto3_item import make_client
 from lambda_migrate.lease.decision import Acquire, decide
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.dynamodb_call import (
     set_credentials_deadline,
 )
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import FakeClock

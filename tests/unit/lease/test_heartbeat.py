@@ -11,8 +11,8 @@ import pytest
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable, MigrateError
-from lambda_migrate.lease.attempt import Progress
 from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE, Heartbeat
+from lambda_migrate.lease.progress import Progress
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 

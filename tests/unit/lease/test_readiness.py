@@ -15,7 +15,7 @@ from lambda_migrate.lease.codec import decode, encode_databases
 from lambda_migrate.lease.readiness import (
     MAX_OLDER_DIGESTS,
     UNKNOWN_IDENTITY,
-    DatabaseCheck,
+    CheckedDatabase,
     find_conflicting_records,
     record_check,
     remove_ready_digests,
@@ -48,14 +48,14 @@ def digests(length: int, kind: str = "0") -> list[str]:
     return [digest(number, kind) for number in range(length + 1)]
 
 
-def check(length: int | list[str], fence: int = 1, **fields: Any) -> DatabaseCheck:
+def check(length: int | list[str], fence: int = 1, **fields: Any) -> CheckedDatabase:
     """A check of a database with so many migrations."""
     seen = digests(length) if isinstance(length, int) else length
     known: dict[str, Any] = {"identity": ONE, "address": HERE, "owner": "o", "at_ms": fence}
-    return DatabaseCheck(digests=seen, fence=fence, **{**known, **fields})
+    return CheckedDatabase(digests=seen, fence=fence, **{**known, **fields})
 
 
-def records_after(*checks: DatabaseCheck, databases: Databases | None = None) -> Databases:
+def records_after(*checks: CheckedDatabase, databases: Databases | None = None) -> Databases:
     found = databases or {}
     for each in checks:
         found = record_check(found, each)
@@ -266,7 +266,7 @@ def test_after_a_resync_other_addresses_check_again() -> None:
 
 
 def test_the_three_newest_other_databases_are_kept() -> None:
-    def of(number: int, fence: int) -> DatabaseCheck:
+    def of(number: int, fence: int) -> CheckedDatabase:
         return check(100, fence, identity=f"i{number}", address=f"a{number}")
 
     databases = records_after(
@@ -449,7 +449,7 @@ class ReadinessMachine(RuleBasedStateMachine):
         database = self.database_at[address]
         self.databases = record_check(
             self.databases,
-            DatabaseCheck(
+            CheckedDatabase(
                 identity=database.identity,
                 address=address,
                 digests=list(database.history),

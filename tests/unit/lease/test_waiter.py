@@ -13,9 +13,9 @@ from lambda_migrate.errors import (
     MigrateError,
     NotReady,
 )
-from lambda_migrate.lease.attempt import Failure, Progress
 from lambda_migrate.lease.backoff import INITIAL_DELAY_SECONDS, MAX_DELAY_SECONDS, Backoff
 from lambda_migrate.lease.decision import Acquire, Decision, Refuse, Serve, Wait
+from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.waiter import Waiter, describe_holder
 from lambda_migrate.testing import FakeClock, FixedRandom
