@@ -1,4 +1,4 @@
-"""Migrate a PostgreSQL schema on AWS Lambda cold start, however many environments start at once.
+"""Migrate a PostgreSQL schema on AWS Lambda cold start, however many environments start together.
 
     from lambda_migrate import migrate_on_cold_start
 

@@ -46,9 +46,9 @@ _TRY_AGAIN_LATER = 1013
 class MigrateMiddleware:
     """Serves requests once the schema is ready, and 503 with Retry-After until then.
 
-    The server listens at once. The first request starts one check, however many come; requests wait
-    for it, each until the deadline of its Lambda invocation or for ``max_wait_seconds``. Once the
-    schema is ready, a request costs one attribute lookup more.
+    The server listens immediately. The first request starts one check, however many come; requests
+    wait for it, each until the deadline of its Lambda invocation or for ``max_wait_seconds``. Once
+    the schema is ready, a request costs one attribute lookup more.
 
     The check is not made at the lifespan's start: Mangum runs the lifespan in every invocation, and
     a server does not listen before it.

@@ -54,7 +54,7 @@ class CheckFinished(Event):
 
     Attributes:
         target: The database's item.
-        digest: The manifest that is served.
+        digest: The manifest of the code that serves.
         outcome: ``UP_TO_DATE``, ``MIGRATED``, ``WAITED`` or ``UNCHECKED``.
         seconds: Duration of the check.
         waited_seconds: The part of it that was spent waiting for another instance.
@@ -118,7 +118,7 @@ class Observer(Protocol):
     """Receives events: a telemetry backend, a progress bar, a test."""
 
     def observe(self, event: Event) -> None:
-        """Handle ``event``. Should return at once; exceptions are logged and ignored."""
+        """Handle ``event``. Should return immediately; exceptions are logged and ignored."""
 
 
 class _NullObserver:

@@ -104,7 +104,7 @@ def write_check_finished(event: CheckFinished) -> None:
 
 
 def write_lines(lines: list[str]) -> None:
-    """Write all lines at once: the heartbeat's thread writes as well."""
+    """Write all lines in one call: the heartbeat's thread writes as well."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 

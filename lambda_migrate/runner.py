@@ -110,7 +110,7 @@ class DeferredTarget:
 
 
 class MigrationRunner:
-    """Makes a database satisfy a manifest before anything is served.
+    """Makes a database satisfy a manifest before the code serves.
 
     A script or a container needs three lines:
 
@@ -205,7 +205,7 @@ class MigrationRunner:
             request_id: The invocation's id, for the history.
 
         Returns:
-            Why the schema may be served. The result is remembered: later calls return at once,
+            Why the code may serve. The result is remembered: later calls return immediately,
             except after ``UNCHECKED``, which holds for one call.
 
         Raises:

@@ -46,7 +46,7 @@ _CONTEXT_HEADER = "HTTP_" + CONTEXT_HEADER.upper().replace("-", "_")
 class MigrateMiddleware:
     """Serves requests once the schema is ready, and 503 with Retry-After until then.
 
-    The server listens at once. The first request starts one check, however many threads serve;
+    The server listens immediately. The first request starts one check, however many threads serve;
     requests wait for it, each until the deadline of its Lambda invocation or for
     ``max_wait_seconds``. Once the schema is ready, a request costs one attribute lookup more.
 

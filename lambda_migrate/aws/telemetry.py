@@ -140,7 +140,7 @@ class PowertoolsObserver:
         self._metrics.append((name, unit, value))
 
     def _write_held_time(self, event: LeaseHeldTime) -> None:
-        """Write at once, so that a migration that hangs is noticed before its check ends."""
+        """Write immediately, so that a migration that hangs is noticed before its check ends."""
         held: list[Metric] = [("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)]
         if has_default_format(os.environ):
             write_lines([format_emf(event.target, held, time.time())])

@@ -158,7 +158,7 @@ def _require_key(description: dict[str, Any], table: str) -> None:
 
 
 def _enable_backups(client: Any, table: str, *, sleep: Callable[[float], None]) -> None:
-    """Enable point-in-time recovery; a new table may not accept it at once."""
+    """Enable point-in-time recovery; a new table may not accept it immediately."""
     unavailable = client.exceptions.ContinuousBackupsUnavailableException
     for attempt in range(_BACKUP_ATTEMPTS):
         try:

@@ -16,7 +16,7 @@ _LONG_SECONDS = 1.0
 """From this duration on, users notice that a request waits."""
 
 _MANY_ROWS = 10_000
-"""From this count on, rows that are locked at once are likely to delay other transactions."""
+"""From this count on, rows that are locked together are likely to delay other transactions."""
 
 
 def advise(step: DryRunStep) -> Iterator[str]:

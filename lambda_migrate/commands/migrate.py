@@ -41,7 +41,7 @@ def up(
         ignore_other_history: Continue even if another tool has migrated this database.
     """
     started = context.clock.monotonic()
-    # Raises at once what --wait would otherwise retry until the timeout.
+    # Raises immediately what --wait would otherwise retry until the timeout.
     context.operations.status(context.deadline)
 
     def apply_pending() -> tuple[str, ...]:

@@ -6,7 +6,7 @@ migrates and reports ``Succeeded`` or ``Failed``, always, once, before the invoc
 
 In a deployment that is itself a rollback (``creator`` is ``codeDeployRollback`` or
 ``CloudFormationRollback``) the hook only checks the schema and reports ``Succeeded`` in any case:
-code older than the schema is served, and each cold start still makes its own check. To find out, it
+code older than the schema serves, and each cold start still makes its own check. To find out, it
 calls ``codedeploy:GetDeployment`` once. If that is denied or fails, the deployment counts as one
 that goes forward: a schema that is ahead is ready for it as well.
 

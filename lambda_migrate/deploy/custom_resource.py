@@ -11,7 +11,7 @@ request                                  action               if the schema is n
 ``Update``, ``Version`` increased        migrate              ``FAILED``
 ``Update``, ``Version`` decreased        check the schema     ``SUCCESS``, with a warning
 ``Update``, otherwise                    migrate              ``SUCCESS``, with a warning
-``Delete``                               none                 ``SUCCESS``, at once
+``Delete``                               none                 ``SUCCESS``, immediately
 =======================================  ===================  ====================================
 
 **A rollback is never blocked.** When an update of a stack fails, CloudFormation sends this
@@ -19,7 +19,7 @@ resource another ``Update`` with ``ResourceProperties`` and ``OldResourcePropert
 nothing else marks it as a rollback. That is why the property ``Version`` is required: the version
 of the function that migrates (``!Ref MigratorFunction.Version`` in SAM, or a number of your own
 that only increases). Lambda never reuses a version number, so a lower one is a rollback. The
-resource responds ``FAILED`` only if ``Version`` increased. Code older than the schema is served, so
+resource responds ``FAILED`` only if ``Version`` increased. Code older than the schema serves, so
 a rollback has nothing to migrate; ``Reason`` and ``Data`` say what the schema lacks, and each cold
 start still makes its own check.
 

@@ -75,7 +75,7 @@ class HookResult:
 
     @property
     def has_failed(self) -> bool:
-        """Whether code that needs this schema should not be served."""
+        """Whether code that needs this schema should not serve."""
         return self.outcome == NOT_READY
 
     def __str__(self) -> str:

@@ -8,11 +8,15 @@
         decider.Decider    ─ lease.decision.decide    Serve | Refuse | BlockByFlags | Wait | Acquire
         holder.LeaseSession                           Acquire: the lease, renewed while it is held,
           apply.apply_pending                         and the database under its fencing token
-        inspection.inspect_database                   Acquire in mode ``require``: only look
+        inspection.inspect_database                   Acquire in mode ``require``: only read
+
+`Check` reads the lease table and reports the result of the whole check. `ColdStart` acts: it waits,
+acquires, migrates or inspects. `Decider` remembers what was read so far and calls `decide`, a pure
+function.
 
 Migrations of another tool run in the same loop: `sources` opens the database, and the tool applies
 each in a child process; `revisions` rolls them back and dry-runs them. `requirement_inspection`
-looks at the tables of a tool that migrates the database by itself (``ready_when``).
+reads the tables of a tool that migrates the database by itself (``ready_when``).
 
 `operations.Operations` is what operators' commands do under the same lease: `rollback` runs down
 scripts, `dry_run` runs migrations without committing them, `status` reads and compares.

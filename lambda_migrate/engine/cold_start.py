@@ -79,7 +79,7 @@ class ColdStart:
         self._inspection_problem = ""
 
     def run(self, reading: LeaseState | LeaseStoreUnavailable) -> Outcome:
-        """Decide and act until the schema may be served.
+        """Decide and act until the code may serve.
 
         Args:
             reading: The item, or why it could not be read.

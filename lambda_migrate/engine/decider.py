@@ -120,7 +120,7 @@ class Decider:
         Args:
             state: The reading.
             has_lost_acquisition: This instance has just tried to acquire the lease, and ``state``
-                was in the way: do not try again at once.
+                was in the way: do not try again immediately.
         """
         if not self._target.has_lease_table:
             state = state._replace(databases={})  # only the database knows what is ready

@@ -127,7 +127,8 @@ class LeaseSession:
 
         Args:
             record_failures: The manifest that is being applied. An error that another attempt would
-                meet as well is recorded for it, so that other instances fail at once.
+                meet as well is recorded for it, so that other instances fail
+                immediately.
 
         Raises:
             LeaseLost: A successor took over.
@@ -282,8 +283,8 @@ class LeaseSession:
     def record_failure(self, manifest: Manifest, error: MigrateError) -> None:
         """Store the failure of ``manifest`` and release the lease; see `store_failure`.
 
-        Other instances then fail at once, and none tries again before the pause is over. ``error``
-        is given the number of attempts and the time of the next one.
+        Other instances then fail immediately, and none tries again before the pause is over.
+        ``error`` is given the number of attempts and the time of the next one.
         """
         if isinstance(error, MigrationFailed) and error.is_timeout and error.available_ms is None:
             error.available_ms = self.available_ms

@@ -692,7 +692,7 @@ class Operations:
     def resync(self, deadline: Deadline) -> None:
         """Mark exactly those code versions ready that the history supports, at this address.
 
-        Other addresses of the same database are checked again before anything is served.
+        Other addresses of the same database are checked again before any code serves.
         """
         with self._open_database(deadline) as (lease_session, fenced_session):
             history = fenced_session.read_history()

@@ -1,7 +1,7 @@
 """The lease: which process may try to migrate a target, and what a starting process has to know.
 
-The lease makes migrating efficient: of a thousand processes that start at once, one connects to the
-database and the others do not. It does not make migrating safe. A process that lost its lease
+The lease makes migrating efficient: of a thousand processes that start together, one connects to
+the database and the others do not. It does not make migrating safe. A process that lost its lease
 without noticing it can commit nothing, because the fence in PostgreSQL refuses its fencing token
 (`lambda_migrate.postgresql`). So a lease may expire too early, or be granted twice, without harm.
 
@@ -51,17 +51,28 @@ Deciding and waiting
     `decision.decide` is a pure function of one reading: serve, refuse, wait, acquire, or report
     that a feature flag blocks. `waiter` repeats reading and deciding; `backoff` has the delays. The
     first read is strongly consistent, a waiter's reads are not, and one strongly consistent read
-    confirms what ends the wait. So a rollback that has withdrawn ``ready`` can start at once.
+    confirms what ends the wait. So a rollback that has withdrawn ``ready`` can begin immediately.
 
 Ready, by identity and address
     A database has an identity, a UUID in its fence row. A process knows only an address: host,
-    port and name, or a secret's ARN. Neither proves the other: two addresses may lead to one
-    database, an address may lead to another database tomorrow, and a restored copy has the identity
-    of its origin. So the item stores, for each identity, which manifests its history satisfies
-    (the prefixes of the history), and for each address how many of them a check *through this
-    address* has confirmed. A check is made under the lease and the fence. A process that may not
-    migrate (mode ``require``) makes an inspection instead: under the lease, without the fence, and
-    only if it may show something new. `readiness` has the rules as pure functions.
+    port and name, or a secret's ARN. For example, one database with five applied migrations is
+    reached by a secret and through a tunnel::
+
+        identity 3f2a...   ready: manifests 1, 2, 3, 4, 5     the prefixes of its history
+            address secret     3 confirmed     a cold start with manifest 5 checks first
+            address tunnel     5 confirmed     a cold start with manifest 5 serves
+
+    The item stores for each identity which manifests its history satisfies, and for each address
+    how many of them a check *through this address* has confirmed. What is confirmed counts for no
+    other address, because identity and address do not prove each other:
+
+    - Two addresses may point to one database.
+    - An address may point to a different database tomorrow.
+    - A restored copy has the identity of its origin, until its next holder gives it a new one.
+
+    A process checks under the lease and the fence. One that may not migrate (mode ``require``)
+    makes an inspection instead: under the lease, without the fence, and only if it may show
+    something new. `readiness` has the rules as pure functions.
 
 After a failure
     ``store_failure`` stores the digest, the cause and ``retry_at``. Until then every process with

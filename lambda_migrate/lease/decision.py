@@ -75,7 +75,7 @@ class Serve(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """The manifest failed a moment ago: fail at once with the same cause."""
+    """The manifest failed a moment ago: fail immediately with the same error."""
 
     failure: Failure
 

@@ -30,7 +30,7 @@ _LAST_RENEWAL_SECONDS = ABORT_GRACE_SECONDS + CALL_TIMEOUT_SECONDS
 response when the work ends, and the lease could not be released in time."""
 
 _MIN_JOIN_SECONDS = 0.1
-"""How long `Heartbeat.stop` waits if no time is left: a thread that only sleeps ends at once."""
+"""How long `Heartbeat.stop` waits if no time is left: a sleeping thread ends immediately."""
 
 _MAX_CALLBACK_SECONDS = 1.0
 """How long a callback after one renewal may delay the next one."""

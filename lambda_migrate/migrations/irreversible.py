@@ -32,7 +32,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (
             r"\bpg_(?:terminate|cancel)_backend\s*\(",
-            "pg_terminate_backend, pg_cancel_backend: other sessions are ended or cancelled",
+            "pg_terminate_backend, pg_cancel_backend: other sessions are terminated or cancelled",
         ),
         (
             r"\bpg_stat_reset\w*\s*\(|\bpg_stat_statements_reset\s*\(",

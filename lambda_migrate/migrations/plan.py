@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def is_current(self) -> bool:
-        """Whether the manifest may be served on this database as it is."""
+        """Whether code with this manifest may serve on this database as it is."""
         return not (self.pending or self.in_doubt or self.divergences or self.needs_description)
 
 

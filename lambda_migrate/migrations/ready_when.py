@@ -1,4 +1,4 @@
-"""What other migration tools must have applied before code is served: the setting ``ready_when``.
+"""What other migration tools must have applied before the code serves: the setting ``ready_when``.
 
 A requirement is ``TOOL:VERSION``, for example ``prisma:20260101_add_status``, or
 ``TOOL@SCHEMA.TABLE:VERSION`` where the tool's table is not found by its default name. There are no

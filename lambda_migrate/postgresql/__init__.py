@@ -3,35 +3,41 @@
 The lease in DynamoDB keeps most instances from trying. It can neither keep a holder that was frozen
 for an hour from continuing nor exclude that the lease was granted twice. For that there is the
 fence: a fencing token that PostgreSQL compares in every transaction of a holder. The package keeps
-these invariants of the design: I1, the effects of a migration commit at most once and together with
-its history row; I2, a holder whose lease was taken over commits nothing more; I4, no statement
-outlives the deadline; I5, a holder that dies blocks others for no longer than one lease.
+four invariants:
+
+1. The effects of a migration commit at most once, and together with its history row.
+2. A holder whose lease was taken over commits nothing more.
+3. No statement outlives the deadline.
+4. A holder that dies blocks others for no longer than one lease.
 
 The fence row
-    The table ``fence`` has one row: the highest *token* that was accepted, the *owner* that set
-    it, the *environment* that the database belongs to (recorded by the first holder whose work
-    succeeded), and its *identity*, a UUID. With the
-    identity it stores the *system* (cluster and database) for which the identity was last
-    confirmed. A copy by dump, template or restore has another system, and gets an identity of
-    its own.
+    The table ``fence`` has one row:
 
-Takeover (`fence`; I2, I5)
+    - ``token``, the highest that was accepted
+    - ``owner``, the process that set it
+    - ``environment``, recorded by the first holder whose work succeeded
+    - ``identity``, a UUID of the database
+    - ``system``, the cluster and the database for which the identity was last confirmed
+
+    A copy by dump, template or restore has another system, and gets an identity of its own.
+
+Takeover (`fence`; invariants 2 and 4)
     A new holder offers its token, which must be higher than the stored one::
 
         connect; create missing tables (an advisory lock admits one creator at a time)
         read the fence row      another layout or environment -> ConfigurationError
                                 token not higher              -> StaleFencingToken
-        UPDATE the fence row    locked for more than 0.5 s    -> end the backend that is inside the
+        UPDATE the fence row    locked for more than 0.5 s    -> terminate the backend inside the
                                                                  locking transaction, and try again
-        end the sessions with the advisory lock: older holders between intent row and statement
+        terminate sessions with the advisory lock: older holders between intent row and statement
         COMMIT; take the advisory lock
 
-    A backend is ended only for what it does at that moment: it has locked the fence row, or it
+    A backend is terminated only for what it does at that moment: it has locked the fence row, or it
     has the advisory lock. A remembered process id or an application name is no reason, because a
-    pooler passes both on. A process that may not end sessions
+    pooler passes both on. A process that may not terminate sessions
     (``terminate_holders=False``, a dry run) raises `LeaseHeld` instead.
 
-Transactional migrations (`transactional`; I1, I4)
+Transactional migrations (`transactional`; invariants 1 and 3)
     A migration is one transaction, sent as one message: BEGIN, timeouts from the remaining
     time, lock the fence row and compare token and owner, the script, reset the session, the
     history row, COMMIT. The history row can be written only in the very transaction that locked
@@ -41,10 +47,10 @@ Transactional migrations (`transactional`; I1, I4)
 
 A stale holder
     It can be in one of three places. Between two transactions, the next comparison finds
-    another token. Inside a transaction, its backend was ended before the token changed, because
-    the successor needs the row lock. Between intent row and statement, its session was ended,
-    because it has the advisory lock. In each case it gets `LeaseLost`, and nothing more of it is
-    committed::
+    another token. Inside a transaction, its backend was terminated before the token changed,
+    because the successor needs the row lock. Between intent row and statement, its session was
+    terminated, because it has the advisory lock. In each case it gets `LeaseLost`, and nothing more
+    of it is committed::
 
                           take_over                     transaction: token and owner match
         [not connected] -------------> [holder] <----------------------------------------+
@@ -59,7 +65,7 @@ A stale holder
                                         v                        v
                                       LeaseLost: nothing more is committed
 
-Non-transactional migrations (`non_transactional`, `catalog_state`; I1)
+Non-transactional migrations (`non_transactional`, `catalog_state`; invariant 1)
     ``CREATE INDEX CONCURRENTLY`` and the like cannot share a transaction with their history
     row. So an intent row is committed first. After a crash, `FencedSession.resolve_in_doubt`
     reads from the catalog whether the statement took effect::
@@ -74,7 +80,7 @@ Non-transactional migrations (`non_transactional`, `catalog_state`; I1)
 
     If the catalog does not show it, the row stays in doubt, and `RepairRequired` names the
     command with which the user decides. These migrations need a direct connection: behind a
-    pooler a successor could not end the session.
+    pooler a successor could not terminate the session.
 
 Modules
     `ports` defines what the engine uses; `database` and `session` implement it. `connection`,

@@ -234,7 +234,7 @@ class PostgreSQLDatabase:
                 connect()
                 return
             except ConnectionLost as lost:
-                # A successor may have ended the session; the next attempt reports it.
+                # A successor may have terminated the session; the next attempt reports it.
                 if deadline.is_over:
                     raise DatabaseUnavailable(
                         f"the connection to PostgreSQL broke: {lost}"

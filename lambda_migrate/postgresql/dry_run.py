@@ -374,7 +374,7 @@ class PostgreSQLDryRun(DatabaseSession):
         )
 
     def _find_successor_token(self, deadline: Deadline) -> int | None:
-        """The token of a successor that ended this backend; it is stored a moment later."""
+        """The token of a successor that terminated this backend; it is stored a moment later."""
         limit = deadline.limited_to(_POLL_SECONDS)
         while not limit.is_over:
             with contextlib.suppress(MigrateError, ConnectionLost):

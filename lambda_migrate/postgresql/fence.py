@@ -52,7 +52,7 @@ __all__ = [
 _T = TypeVar("_T")
 
 _FENCE_LOCK_MS = 500
-"""How long a takeover waits for the fence row before it ends the backend that has locked it."""
+"""How long a takeover waits for the fence row before it terminates the backend that locked it."""
 
 _MAY_NOT_TERMINATE = (
     "the backend of an earlier holder belongs to another role, and this role may not end it: use "
@@ -70,8 +70,8 @@ _SOCKET_GRACE_SECONDS = 1.0
 """By how much the socket's timeout exceeds ``statement_timeout``, whose error is more specific."""
 
 _ADVISORY_LOCK_SECONDS = 1.0
-"""How long to retry the advisory lock. A process that may not end sessions takes it briefly, before
-it finds that another process holds the lease."""
+"""How long to retry the advisory lock. A process that may not terminate sessions takes it
+briefly, before it finds that another process holds the lease."""
 
 _CLOSE_SECONDS = 1.0
 """How long to wait for the release of the advisory lock before the connection is closed anyway."""
@@ -205,8 +205,8 @@ class FencedConnection:
     def reconnect(self, deadline: Deadline) -> None:
         """Connect again after the connection broke, under the same fence.
 
-        A holder that may not end sessions waits: its own former session may take a moment to end,
-        and another process with the advisory lock either takes over or gives up soon.
+        A holder that may not terminate sessions waits: its own former session may take a moment to
+        end, and another process with the advisory lock either takes over or gives up soon.
 
         Raises:
             LeaseLost: `abort` was called, or a successor has taken over.
@@ -234,7 +234,7 @@ class FencedConnection:
             raise
 
     def abort(self) -> None:
-        """End the running statement from another thread, and refuse any further one."""
+        """Abort the running statement from another thread, and refuse any further one."""
         self.is_aborted = True
         connection = self._connection
         if connection is not None:
@@ -418,8 +418,8 @@ class FencedConnection:
     def require_direct_connection(self, name: str, deadline: Deadline) -> None:
         """Refuse a non-transactional migration unless the connection is direct.
 
-        Behind a pooler a successor could not end the session that is between an intent row and
-        its statement, because that session may serve the application by then.
+        Behind a pooler a successor could not terminate the session that is between an intent row
+        and its statement, because that session may serve the application by then.
 
         Args:
             name: The migration's name.
@@ -504,7 +504,7 @@ class FencedConnection:
         by = _describe_session(*rows[0]) if rows else "a session of another role"
         return MigrationFailed(
             f"{by} holds the advisory lock of schema {self.queries.schema}, which a "
-            "non-transactional migration needs; end that session and run again",
+            "non-transactional migration needs; terminate that session and run again",
             migration=name,
         )
 
@@ -620,7 +620,7 @@ class FencedConnection:
     def _take_fence(
         self, probe: SchemaProbe, deadline: Deadline, *, terminate_holders: bool
     ) -> None:
-        """Set the token, and end a backend that keeps the fence row locked meanwhile.
+        """Set the token, and terminate a backend that keeps the fence row locked meanwhile.
 
         A session that only reads or has released the row is not ended.
         """
@@ -686,8 +686,8 @@ class FencedConnection:
         if self.identity:
             if row.identity != self.identity:
                 raise DatabaseUnavailable(
-                    "after the connection broke, the same address led to another database, or to "
-                    f"a state before this takeover (identity {row.identity} instead of "
+                    "after the connection broke, the same address pointed to a different database, "
+                    f"or to a state before this takeover (identity {row.identity} instead of "
                     f"{self.identity}); nothing was applied there"
                 )
             return self.identity
@@ -708,7 +708,7 @@ class FencedConnection:
     def _set_token(
         self, fence_row: FenceRow, deadline: Deadline, *, terminate_holders: bool
     ) -> bool:
-        """Set the token and end older holders' sessions, then commit; False to try again."""
+        """Set the token and terminate older holders' sessions, then commit; False to try again."""
         identity = self._choose_identity(fence_row)
         timeouts = self._bookkeeping_timeouts(deadline, lock_ms=_FENCE_LOCK_MS)
         try:

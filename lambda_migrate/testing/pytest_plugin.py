@@ -233,7 +233,7 @@ def cold_start_storm(
     lambda_migrate_options: MigrationOptions,
     lambda_migrate_dynamodb: Any,
 ) -> Callable[..., list[InvocationResult]]:
-    """Start many environments of your function at once, each in a Lambda runtime of its own.
+    """Start many environments of your function together, each in a Lambda runtime of its own.
 
     ::
 

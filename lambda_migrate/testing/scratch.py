@@ -70,7 +70,7 @@ class ScratchServer:
         self.execute(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false')
 
     def drop(self, database: ScratchDatabase) -> None:
-        """Drop a database and end the sessions that use it."""
+        """Drop a database and terminate the sessions that use it."""
         self.execute(f'DROP DATABASE IF EXISTS "{database.name}" WITH (FORCE)')
 
     def execute(self, sql: str) -> None:

@@ -3,8 +3,17 @@
 Each instance is a thread that stops in front of every call to the lease table or the database, and
 in front of every sleep, until it is given its turn. The scheduler decides the order of
 everything, what goes wrong with each call, and how much time passes; nothing ever really waits.
-An instance that gets no turn is frozen. What the promises of the library say is looked at with
-every call, and a promise that was broken is noted in `World.broken`.
+An instance that gets no turn is frozen. Every call checks the library's invariants, and a violation
+is noted in `World.broken`:
+
+- I1: The effects of a migration commit at most once, and together with its history row.
+- I2: A holder whose lease was taken over commits nothing more.
+- I3: A waiter holds no connection; an instance that finds the schema current opens none.
+- I4: Nothing outlives the invocation's deadline.
+- I5: A holder that dies blocks others for no longer than one lease.
+- I6: A failing migration is tried by one instance at a time, with growing pauses.
+- I7: Code serves only if the schema has its migrations.
+- I8: A lost response, a stale read or a lost item has a defined outcome.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The demo: 100 local Lambda runtimes start at once, and a report of what happened."""
+"""The demo: 100 local Lambda runtimes start together, and a report of what happened."""

@@ -114,7 +114,7 @@ class ProgressTable:
 
         Args:
             label: The row's label.
-            environments: How many environments will start at once.
+            environments: How many environments will start together.
         """
 
         def report(ready: int) -> None:

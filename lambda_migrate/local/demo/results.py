@@ -103,8 +103,8 @@ def find_faults(demo: DemoResult) -> list[str]:
                 found.append(f"{name} was rolled back {times} times instead of once.")
     if demo.max_library_connections > 1:
         found.append(
-            f"lambda-migrate had {demo.max_library_connections} PostgreSQL connections at once "
-            "instead of at most one."
+            f"lambda-migrate had {demo.max_library_connections} PostgreSQL connections at the same "
+            "time instead of at most one."
         )
     found += demo.errors
     if not demo.samples:

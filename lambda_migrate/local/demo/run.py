@@ -2,8 +2,8 @@
 
 ::
 
-    version 1   100 environments start at once: 1 migrates, 99 wait; all serve again, then most end
-    version 2   100 environments start at once: 1 migrates for 3 s; version 1 keeps serving
+    version 1   100 environments start together: 1 migrates, 99 wait; all serve again, then most end
+    version 2   100 environments start together: 1 migrates for 3 s; version 1 keeps serving
     rollback    by version 1's code, with the down scripts in the database; version 1 keeps serving
 """
 
@@ -172,7 +172,7 @@ class _Demo:
         """Run cold starts and warm invocations of a version; return whether all were served."""
         what = f"version {fleet.version}"
         self._progress.start_step(
-            f"{what}: starting {self._n} environments, then invoking all at once"
+            f"{what}: starting {self._n} environments, then invoking all together"
         )
         storm = fleet.run_storm(self._n)
         succeeded = all(map(is_served, storm.results))

@@ -78,7 +78,7 @@ class ForkedProcess:
                 os.killpg(self.pid, number)
 
     def kill(self) -> int:
-        """End the whole group at once, frozen or not, and wait for it. Idempotent."""
+        """Kill the whole group immediately, frozen or not, and wait for it. Idempotent."""
         self.signal_group(signal.SIGKILL)
         status = self.wait()
         with self._lock:
@@ -89,7 +89,7 @@ class ForkedProcess:
         return status
 
     def when_ended(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once it has ended, from another thread or at once."""
+        """Call ``callback`` once it has ended, from another thread or immediately."""
         with self._lock:
             if self._status is None:
                 self._callbacks.append(callback)

@@ -46,7 +46,7 @@ class _Server:
         self._pidfds: dict[int, int] = {}
 
     def serve(self) -> dict[str, Any] | None:
-        """Serve until the parent is gone, then None; in a child, its request at once."""
+        """Serve until the parent is gone, then None; in a child, its request immediately."""
         while True:
             for key, _ in self._selector.select():
                 if key.fd != self._channel.fileno():

@@ -273,7 +273,7 @@ class LocalPostgreSQL(LocalServer):
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, if it exists, and end the sessions that use it."""
+        """Drop a database, if it exists, and terminate the sessions that use it."""
         self.execute(f"DROP DATABASE IF EXISTS {_quote_identifier(name)} WITH (FORCE)")
 
     def execute(self, sql: str, database: str = "postgres", **parameters: Any) -> list[list[Any]]:

@@ -97,7 +97,7 @@ def test_a_successful_demo_has_no_faults() -> None:
         ({"effect_counts": [{"0001_a": 0}]}, "0001_a took effect 0 times instead of once."),
         (
             {"samples": [Sample(10.0, 2, 0)]},
-            "lambda-migrate had 2 PostgreSQL connections at once",
+            "lambda-migrate had 2 PostgreSQL connections at the same time",
         ),
         ({"samples": []}, "The connections were never counted"),
         ({"errors": ["The rollback failed: no"]}, "The rollback failed: no"),

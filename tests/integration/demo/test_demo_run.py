@@ -174,7 +174,7 @@ def test_a_second_connection_of_the_library_fails_the_demo(
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
     code, output = demo(example, tmp_path / "report")
     assert code == 1
-    assert "PostgreSQL connections at once instead of at most one" in output
+    assert "PostgreSQL connections at the same time instead of at most one" in output
 
 
 def test_a_failed_rollback_fails_the_demo(example: Example, tmp_path: Path) -> None:
