@@ -299,6 +299,13 @@ MUTANTS = (
         ("alembic, env.py",),
     ),
     Mutant(
+        "a dry run drops what env.py commits, instead of refusing it",
+        "lambda_migrate/sources/alembic_child/fence.py",
+        "            session.has_changes = True\n",
+        "            pass\n",
+        ("alembic",),
+    ),
+    Mutant(
         "a project's folder alembic hides Alembic on Lambda",
         "lambda_migrate/sources/child.py",
         "    sys.path = [each for each in path if os.path.realpath(each) != root]\n",
@@ -400,7 +407,7 @@ MUTANTS = (
     Mutant(
         "SET LOCAL of env.py ends with the first revision",
         "lambda_migrate/sources/alembic_child/fence.py",
-        "            self._restore_local_settings(connection)\n",
+        "            self._restore_settings(connection)\n",
         "            pass\n",
         ("alembic",),
     ),

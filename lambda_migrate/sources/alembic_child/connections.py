@@ -41,6 +41,8 @@ class Session:
     def __init__(self) -> None:
         self.is_fenced = False
         """Whether the open transaction has compared the fence."""
+        self.has_changes = False
+        """Whether env.py has run more than reads and settings in the open transaction."""
         self.has_advisory_lock = False
         self.log: StatementLog | None = None
         """Of the running step; None until it writes over this connection."""

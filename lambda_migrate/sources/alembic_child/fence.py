@@ -19,6 +19,7 @@ from lambda_migrate.sources.alembic_child.connections import (
 )
 from lambda_migrate.sources.fence_queries import UNDEFINED_OBJECT_SQLSTATES, FenceQueries
 from lambda_migrate.sources.protocol import ChildError
+from lambda_migrate.sources.statement_log import StatementKind, classify_statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class Fence:
         self.on_idle: Callable[[Connection, Session], None] = lambda *_: None
         """Called before a statement if no transaction is open."""
         self._request = request
-        self._local_settings: list[tuple[Session, str, Any]] = []
+        self._settings: list[tuple[Session, str, Any]] = []
 
     def find_step_id(self) -> str:
         """The id of the running step; "" if none runs."""
@@ -85,7 +86,7 @@ class Fence:
     def reset(self) -> None:
         """Forget what belongs to a run of env.py, before another one."""
         self.step = self.connection = None
-        self._local_settings.clear()
+        self._settings.clear()
 
     def enter_transaction(self, connection: Connection, *, again: bool = False) -> bool:
         """Compare the fence unless this transaction has; returns whether there is a transaction."""
@@ -94,7 +95,7 @@ class Fence:
         if status == FAILED:
             return True
         if status == IDLE:
-            session.is_fenced = False
+            session.is_fenced = session.has_changes = False
             self.on_idle(connection, session)
         if session.is_fenced and not again:
             return True
@@ -106,7 +107,7 @@ class Fence:
             return status != IDLE or not is_autocommit(connection)
         session.is_fenced = read_status(connection) != IDLE
         if session.is_fenced and status == IDLE:
-            self._restore_local_settings(connection)
+            self._restore_settings(connection)
         return session.is_fenced
 
     def _compare(self, row: Any) -> None:
@@ -134,14 +135,35 @@ class Fence:
                 ) from error
             raise
 
-    def note_local_setting(self, connection: Connection, sql: str, parameters: Any) -> None:
-        """Keep SET LOCAL of env.py, to repeat it in later transactions."""
-        if self.step is None and not self.applied and _SET_LOCAL.match(sql):
-            self._local_settings.append((get_session(connection), sql, parameters))
+    @property
+    def _is_before_steps(self) -> bool:
+        return self.step is None and not self.applied
 
-    def _restore_local_settings(self, connection: Connection) -> None:
-        """Repeat SET LOCAL of env.py, which ended with an earlier transaction."""
-        for session, sql, parameters in self._local_settings:
+    def note_setting(self, connection: Connection, sql: str, parameters: Any) -> None:
+        """Keep SET LOCAL of env.py, in a dry run SET too, to repeat it in later transactions."""
+        if not self._is_before_steps:
+            return
+        session, kind = get_session(connection), classify_statements(sql)
+        if kind not in (StatementKind.READ, StatementKind.SESSION):
+            session.has_changes = True
+        if _SET_LOCAL.match(sql) or (self.is_dry_run and kind is StatementKind.SESSION):
+            self._settings.append((session, sql, parameters))
+
+    def refuse_commit(self, connection: Connection) -> None:
+        """Refuse a commit in a dry run.
+
+        One of env.py's settings only is rolled back instead, and the next transaction repeats them.
+        """
+        if not self._is_before_steps or get_session(connection).has_changes:
+            subject = "it" if self.step is not None else "env.py"
+            raise self.fail(
+                f"{subject} commits, so a dry run cannot roll it back; nothing was committed"
+            )
+        connection.dialect.do_rollback(connection.connection)
+
+    def _restore_settings(self, connection: Connection) -> None:
+        """Repeat what env.py has set, which ended with an earlier transaction."""
+        for session, sql, parameters in self._settings:
             if session is get_session(connection):
                 with closing(connection.connection.cursor()) as cursor:
                     cursor.execute(sql, parameters) if parameters else cursor.execute(sql)

@@ -109,10 +109,7 @@ class StatementListener:
             return
         self._fence.raise_earlier_error()
         if self._fence.is_dry_run:
-            raise self._fence.fail(
-                "it commits, so a dry run cannot roll it back; nothing was committed",
-                kind="migration",
-            )
+            self._fence.refuse_commit(connection)
         if read_status(connection) == OPEN:
             self._log_commit(connection)
 
@@ -137,7 +134,7 @@ class StatementListener:
         is_atomic = self._fence.enter_transaction(connection)
         current = self._fence.step
         if current is None or not current.is_running:
-            self._fence.note_local_setting(connection, sql, parameters)
+            self._fence.note_setting(connection, sql, parameters)
             if not is_atomic and classify_statements(sql) is not StatementKind.READ:
                 self._fence.protect_session(connection)
             return sql, parameters

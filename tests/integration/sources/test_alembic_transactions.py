@@ -261,6 +261,22 @@ def test_a_dry_run_changes_nothing(project: AlembicProject) -> None:
     assert (project.heads(), project.columns("t")) == ([], [])
 
 
+def test_env_py_may_commit_settings_and_nothing_else_in_a_dry_run(project: AlembicProject) -> None:
+    """A search path that is committed before `context.configure()` is common."""
+    first = "    connection.execute(text('{}'))\n    connection.commit()\n    context.configure"
+    env = ENV.replace("    context.configure", first.format("SET search_path TO app"))
+    project.write({"migrations/env.py": env})
+    project.query("CREATE SCHEMA app")
+    project.add(revision("a1", "op.execute('CREATE TABLE app.t AS SELECT id FROM known')"))
+    project.query("CREATE TABLE app.known AS SELECT 1 AS id")
+    assert project.run("dry-run")["event"] == "done"
+    assert project.query("SELECT to_regclass('app.t')") == [[None]]
+    env = ENV.replace("    context.configure", first.format("CREATE TABLE made ()"))
+    project.write({"migrations/env.py": env})
+    assert project.run("dry-run")["message"].startswith("env.py commits, so a dry run")
+    assert project.query("SELECT to_regclass('made')") == [[None]]
+
+
 def test_a_revision_may_work_as_a_role_without_rights_on_our_tables(
     project: AlembicProject,
 ) -> None:
