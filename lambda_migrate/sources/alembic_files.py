@@ -96,7 +96,7 @@ def find_files(root: str, options: Mapping[str, object]) -> AlembicFiles:
     values = {**toml_options, **ini_options}
     here = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
     location = values.get("script_location")
-    if location is None and os.path.isfile(os.path.join(here, "env.py")):  # noqa: PTH113, PTH118
+    if location in (None, ".") and os.path.isfile(os.path.join(here, "env.py")):  # noqa: PTH113, PTH118
         location = here  # Flask-Migrate sets it in its own code
     if not isinstance(location, str) or not location.strip():
         raise ManifestError(

@@ -119,8 +119,10 @@ def test_pyproject_has_the_same_settings(root: Path) -> None:
     assert digest(root) == digest(root, alembic_config="pyproject.toml")
 
 
-def test_a_folder_without_the_setting_is_that_of_flask_migrate(root: Path) -> None:
-    write(root, {"migrations/alembic.ini": "[alembic]\n"})
+@pytest.mark.parametrize("setting", ["", "script_location = .\n"])
+def test_a_folder_without_the_setting_is_that_of_flask_migrate(root: Path, setting: str) -> None:
+    """It sets the location itself, whatever the file has."""
+    write(root, {"migrations/alembic.ini": f"[alembic]\n{setting}"})
     files = find_files(str(root), {"alembic_config": "migrations/alembic.ini"})
     assert files.script_location == str(root / "migrations")
 
