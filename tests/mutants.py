@@ -277,6 +277,14 @@ MUTANTS = (
         ("django",),
     ),
     Mutant(
+        "a squash is rolled back before what depends on it",
+        "lambda_migrate/sources/django_child/plan.py",
+        "                if not any(child.key in remaining for child in "
+        "self._graph.node_map[key].children)\n",
+        "",
+        ("django",),
+    ),
+    Mutant(
         "a migration that a tenant's schema has is still in doubt",
         "lambda_migrate/sources/django_child/steps.py",
         "            if step is not None and OTHER_SCHEMA in step.id:\n",

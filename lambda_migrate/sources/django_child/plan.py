@@ -73,10 +73,23 @@ class MigrationPlan:
         self._version_table = self._find_version_table()
 
     def _find_newest(self, count: int) -> list[tuple[Any, bool]]:
+        """The last migrations that Django recorded, each after all that depend on it.
+
+        Django records a squash at the end of the run, after migrations that depend on it.
+        """
         rows = self._executor.recorder.applied_migrations()
         newest = sorted(rows, key=lambda key: rows[key].pk, reverse=True)
-        keys = [key for key in newest if key in self._graph.nodes][:count]
-        return [(self._graph.nodes[key], True) for key in keys]
+        remaining = dict.fromkeys(key for key in newest if key in self._graph.nodes)
+        found = []
+        while remaining and len(found) < count:
+            key = next(
+                key
+                for key in remaining
+                if not any(child.key in remaining for child in self._graph.node_map[key].children)
+            )
+            del remaining[key]
+            found.append((self._graph.nodes[key], True))
+        return found
 
     def _parse_target(self, target: str) -> list[str]:
         app, _, name = target.partition(".")

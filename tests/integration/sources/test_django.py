@@ -309,15 +309,21 @@ def test_a_squash_records_what_it_replaces(make_project: MakeProject) -> None:
         " models.CharField(max_length=20, default='placed', db_index=True)),\n    ]\n",
     )
     project.write("shop/migrations/0001_squashed.py", squashed)
+    project.write(
+        "shop/migrations/0003_later.py", migration("migrations.RunSQL('', '')", after="0002_status")
+    )
 
     done = migrate(project)
 
     assert done["event"] == "done", done
     names = ["0001_initial", "0001_squashed", "0002_status"]
-    assert sorted(project.applied()) == names
-    assert project.mirror() == {f"shop.{name}": "applied" for name in names}
+    assert sorted(project.applied()) == [*names, "0003_later"]
+    assert project.mirror() == {f"shop.{name}": "applied" for name in [*names, "0003_later"]}
     assert "No migrations to apply" in project.manage("migrate")
-    down = migrate(project, "down", token=2, to="shop.zero")
+    down = migrate(project, "down", token=2, steps=1)
+    assert down["event"] == "done", down
+    assert sorted(project.applied()) == names, "the squash was recorded last, and is needed first"
+    down = migrate(project, "down", token=3, to="shop.zero")
     assert down["event"] == "done", down
     assert (project.applied(), project.mirror()) == ([], {})
 
