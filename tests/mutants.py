@@ -1481,7 +1481,7 @@ MUTANTS = (
         ("engine",),
     ),
     Mutant(
-        "only a run that succeeds stamps the database",
+        "only a run that succeeds records its environment",
         "lambda_migrate/engine/apply.py",
         "if position == 1:  # a later",
         "if position == 0:  # a later",
@@ -2040,7 +2040,7 @@ MUTANTS = (
         ("lease",),
     ),
     Mutant(
-        "a takeover alone stamps the database",
+        "a takeover alone records its environment",
         "lambda_migrate/postgresql/queries.py",
         "target = {quote_literal(grant.target)},\n",
         "target = {quote_literal(grant.target)},\n"

@@ -112,7 +112,7 @@ def render_status(
     if "requirements" in document:
         return _render_requirements(document, rows, now_ms=now_ms)
     entries = parse_entries(document)
-    rows.append(("migrations", _render_manifest(document)))
+    rows.append(("files", _render_manifest(document)))
     rows += build_lease_rows(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE_ROW]
     if lease is not None:
         rows.append(("ready", _render_readiness(document)))
@@ -155,7 +155,7 @@ _NO_TABLE_ROW: tuple[str, RenderableType] = (
 def _render_manifest(document: Mapping[str, Any]) -> Text:
     count = format_count(document["files"], "migration")
     digest = document["digest"][:_DIGEST_LENGTH]
-    return Text.assemble(f"{document['directory']}: {count}, digest ", (digest, "bold"))
+    return Text.assemble(f"{count} in {document['directory']}, digest ", (digest, "bold"))
 
 
 def _render_flags(flags: Mapping[str, Any]) -> Text:
@@ -503,7 +503,7 @@ def render_question(question: Question, *, now_ms: int) -> Group:
 
 
 def _render_comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """Render another tool's history next to ours: all differences, and the newest of the rest."""
+    """Render the histories of another tool and lambda-migrate: every difference, the newest rest."""
     different = [n for n, each in enumerate(comparisons) if each["state"] != "recorded"][
         :_MAX_LISTED
     ]

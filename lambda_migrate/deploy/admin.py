@@ -148,7 +148,7 @@ class AdminFunction:
     def _run(
         self, request: CommandRequest, invocation: _LambdaInvocation, progress: _ProgressObserver
     ) -> dict[str, Any]:
-        # `repair --environment` without a name stamps the function's own environment.
+        # `repair --environment` without a name records the function's own environment.
         environment = request.options.get("environment") or None
         settings = Settings.load(self._environ, environment=environment).require_configured(
             table=True

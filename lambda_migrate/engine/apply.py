@@ -323,8 +323,8 @@ def record_completion(
 ) -> None:
     """Publish every manifest that the history satisfies, and release the lease.
 
-    First, the database is stamped with the environment, unless a migration did that: only work
-    that succeeded does.
+    First, the environment is recorded in the database, unless a migration did that: only work
+    that succeeded records it.
 
     Args:
         lease_session: The lease.

@@ -93,8 +93,8 @@ class DryRunPlan:
     Attributes:
         plan: What is pending.
         manifest: What would be satisfied.
-        environment: The environment that the database is stamped with; without a stamp, that of
-            the target.
+        environment: The environment that is recorded in the database; without one, that of the
+            target.
     """
 
     plan: Plan

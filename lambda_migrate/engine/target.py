@@ -55,7 +55,7 @@ class Target:
         name: Partition key of the item.
         store: The lease table, for example `InMemoryLeaseTable`.
         database: PostgreSQL, or for tests `InMemoryDatabase`.
-        environment: Must match the environment that the database is stamped with.
+        environment: Must match the environment that is recorded in the database.
         policy: How the runner behaves.
         clock: The time; tests pass `FakeClock`.
         random: The source of jitter; tests pass `FixedRandom`.
