@@ -133,7 +133,7 @@ def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> lis
                 "VERSION --as edited`, and run the command again"
             )
         elif error.is_partly_committed:
-            fix += "; it continues after the part that is committed, or says what to repair"
+            fix += "; it continues after the part that is committed, or reports what to repair"
         else:
             fix = f"it was rolled back; {fix}"
         return [fix + stay * bool(count)]

@@ -503,7 +503,7 @@ def render_question(question: Question, *, now_ms: int) -> Group:
 
 
 def _render_comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """Render another tool's history beside the own one: all differences, the newest of the rest."""
+    """Render another tool's history beside lambda-migrate's: differences and the newest rows."""
     different = [n for n, each in enumerate(comparisons) if each["state"] != "recorded"][
         :_MAX_LISTED
     ]

@@ -291,7 +291,7 @@ class _Doctor:
         elif not inspection.history:
             return self._check_first_use(database)
         contradictions, interrupted = self._find_problems(inspection)
-        advice = "run `lambda-migrate status`, which says what to do about each"
+        advice = "run `lambda-migrate status`, which shows what to do about each"
         if contradictions:
             result = f"history and files contradict each other: {', '.join(contradictions)}"
             return Finding("schema", "failed", result, advice)

@@ -102,7 +102,7 @@ def repair(
         declared_state: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to accept a
             changed file.
         force: Remove the row of a migration that is not in doubt as well.
-        environment: If given, and neither of the two: stamp the database with the environment of
+        environment: If given, and neither of the two: record in the database the environment of
             the context's settings, which is this one.
     """
     if version is None and declared_state is None and environment is not None:
@@ -110,8 +110,8 @@ def repair(
     if version is None or declared_state is None:
         raise ConfigurationError(
             "`repair` needs a version or an environment: write `repair VERSION --as "
-            "applied|pending|edited`, or `repair --environment NAME` to stamp the database with "
-            "another one"
+            "applied|pending|edited`, or `repair --environment NAME` to record another one in the "
+            "database"
         )
     return _resolve(context, version, declared_state, force=force)
 
@@ -188,9 +188,9 @@ def _record_environment(context: CommandContext) -> CommandResult:
     database = context.location["database"]
     question = Question(
         command="repair",
-        text=f"stamp it with {environment!r}?",
+        text=f"record {environment!r}?",
         heading=(
-            f"this stamps {database} with the environment {environment!r}; functions of another "
+            f"this records the environment {environment!r} in {database}; functions of another "
             "environment are refused there."
         ),
         location=context.location,

@@ -7,8 +7,8 @@ migrates and reports ``Succeeded`` or ``Failed``, always, once, before the invoc
 In a deployment that is itself a rollback (``creator`` is ``codeDeployRollback`` or
 ``CloudFormationRollback``) the hook only checks the schema and reports ``Succeeded`` in any case:
 code older than the schema serves, and each cold start still makes its own check. To find out, it
-calls ``codedeploy:GetDeployment`` once. If that is denied or fails, the deployment counts as one
-that goes forward: a schema that is ahead is ready for it as well.
+calls ``codedeploy:GetDeployment`` once. If that is denied or fails, the deployment counts as a
+forward one: a schema that is ahead is ready for it as well.
 
 A process that is killed reports nothing; CodeDeploy then fails the deployment when the hook times
 out.
@@ -120,8 +120,8 @@ def _is_rollback(event: _LifecycleEvent, deadline: Deadline) -> bool:
     else:
         return creator in _ROLLBACK_CREATORS
     _LOG.warning(
-        "cannot look up who created deployment %s (%s); it is treated as a deployment that goes "
-        "forward. Allow codedeploy:GetDeployment on its deployment group",
+        "cannot look up who created deployment %s (%s); it is treated as a forward "
+        "deployment. Allow codedeploy:GetDeployment on its deployment group",
         event.deployment,
         fault,
     )

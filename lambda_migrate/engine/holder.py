@@ -77,7 +77,7 @@ class LeaseSession:
         lease: As acquired.
         deadline: When all of the work has ended or was cancelled.
         request_id: The invocation's id, for the history.
-        replace_environment: Replace the environment that the database is stamped with.
+        replace_environment: Replace the environment that is recorded in the database.
     """
 
     def __init__(

@@ -276,7 +276,7 @@ class _AttributeReader:
 
     def _error(self, name: str, expected: str) -> ConfigurationError:
         return ConfigurationError(
-            f"the lease table's {self.path}: attribute {name!r} is not {expected}; something "
-            "else writes to this item. Correct it, or delete it: the next cold start creates a "
+            f"the lease table's {self.path}: attribute {name!r} is not {expected}; another "
+            "program writes to this item. Correct it, or delete it: the next cold start creates a "
             "new one from PostgreSQL's history"
         )

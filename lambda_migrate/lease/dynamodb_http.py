@@ -249,7 +249,7 @@ def _parse_length(headers: Mapping[str, str]) -> int:
     if "transfer-encoding" in headers or headers.get("content-encoding", "identity") != "identity":
         raise FallbackNeeded("the response is encoded")
     if not _is_number(length) or len(length) > 7 or int(length) > MAX_BODY_BYTES:
-        raise FallbackNeeded("the response has no Content-Length, or a too large one")
+        raise FallbackNeeded("the response has no Content-Length, or one that is too large")
     return int(length)
 
 

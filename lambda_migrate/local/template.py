@@ -136,6 +136,6 @@ class Template:
         if name in values or name.partition(".")[0] in self._body["Resources"]:
             return values.get(name, name)
         raise ConfigurationError(
-            f"{self._name}: {name} has no value: give it one, it is neither a resource nor a "
+            f"{self._name}: {name} has no value: give it one; it is neither a resource nor a "
             "parameter with a default"
         )

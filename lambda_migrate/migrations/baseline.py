@@ -405,7 +405,7 @@ def _require_unambiguous(
     if failed := comparison.find_failed_versions():
         raise ConfigurationError(
             f"{tool_history}, and {_join_limited(failed)} failed there: it may be applied in part. "
-            f"Look at the database, resolve it with {tool_history.tool}, and run "
+            f"Check the database, resolve it with {tool_history.tool}, and run "
             "`lambda-migrate baseline` again"
         )
     if comparison.ambiguous:

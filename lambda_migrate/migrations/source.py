@@ -543,7 +543,7 @@ def _check_link(folder: Path, link: Path) -> str:
     try:
         real = link.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
-        return "a symbolic link that leads nowhere; replace it with the file itself"
+        return "a broken symbolic link; replace it with the file itself"
     if real.is_relative_to(folder.resolve()):
         return ""
     return f"a symbolic link that leaves the folder, to {real}; replace it with the file itself"

@@ -111,7 +111,7 @@ def find_reindex_leftovers(object_type: str, name: str) -> str:
 
     Returns object id, qualified name, and whether the role may drop it. The query covers the tables
     concerned, their partitions and their TOAST tables, whose indexes come last. To drop one of
-    those a role needs USAGE on the schema ``pg_toast``, as a rule only a superuser has it.
+    those a role needs USAGE on the schema ``pg_toast``, which usually only a superuser has.
 
     Args:
         object_type: ``INDEX``, ``TABLE``, ``SCHEMA`` or ``DATABASE``.

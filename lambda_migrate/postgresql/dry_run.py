@@ -274,7 +274,7 @@ class PostgreSQLDryRun(DatabaseSession):
         if status not in ("aborted", None):  # None: PostgreSQL no longer knows it
             raise RepairRequired(
                 f"PostgreSQL reports that the dry run's transaction {self._transaction} is "
-                f"{status}; look at the database"
+                f"{status}; check the database"
             )
 
     def _read_transaction_status(self, deadline: Deadline) -> Any:
@@ -454,7 +454,7 @@ def _transaction_ended_error(migration: Migration, tags: Sequence[str]) -> Migra
     if "COMMIT" in tags:
         return RepairRequired(
             "it ended its transaction and committed another one, so part of it may be committed: "
-            "look at the database, and remove its COMMIT",
+            "check the database, and remove its COMMIT",
             migration=migration.name,
         )
     return MigrationFailed(

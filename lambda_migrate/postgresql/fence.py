@@ -55,8 +55,8 @@ _FENCE_LOCK_MS = 500
 """How long a takeover waits for the fence row before it terminates the backend that locked it."""
 
 _MAY_NOT_TERMINATE = (
-    "the backend of an earlier holder belongs to another role, and this role may not end it: use "
-    "the same role for all functions of a target, or GRANT pg_signal_backend"
+    "the backend of an earlier holder belongs to another role, and this role may not terminate "
+    "it: use the same role for all functions of a target, or GRANT pg_signal_backend"
 )
 
 _MAX_TOKEN_JUMP = 10**12
@@ -142,7 +142,7 @@ class FencedConnection:
         self.identity = ""
         """See `FencedSession.identity`."""
         self.environment = ""
-        """The environment that the database was stamped with before the takeover."""
+        """The environment that was recorded in the database before the takeover."""
         self.unverified_identity = ""
         """See `FencedSession.unverified_identity`."""
         self.is_new_or_copied_database = False
@@ -852,7 +852,7 @@ def _advice(error: PostgresError) -> str:
             "that `where` names"
         )
     if error.sqlstate == INSUFFICIENT_PRIVILEGE:
-        return "let the migrating role own that schema, or GRANT it CREATE on the database"
+        return "make the migrating role that schema's owner, or GRANT it CREATE on the database"
     return "correct the cause, then deploy again"
 
 

@@ -596,7 +596,7 @@ class _NonTransactionalStatement:
             advice = f"if it took effect, {pending}; if the migration is still in place, {applied}"
         else:
             advice = f"if it took effect, {applied}; to run it again, {pending}"
-        next_step = f"look at the database: {advice}"
+        next_step = f"check the database: {advice}"
         return RepairRequired(
             f"{cause}; {next_step}",
             migration=self._name,
@@ -662,7 +662,7 @@ class _NonTransactionalStatement:
             elif not self._script.idempotent:
                 raise self.repair_required(
                     f"an interrupted REINDEX left the INVALID index {name}. To drop it, a role "
-                    "needs USAGE on its schema, as a rule a superuser: DROP INDEX CONCURRENTLY "
+                    "needs USAGE on its schema, usually a superuser: DROP INDEX CONCURRENTLY "
                     f"{name}. The table can be used with it"
                 )
 

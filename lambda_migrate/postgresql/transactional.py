@@ -254,7 +254,7 @@ class ScriptRunner:
     def _transaction_ended_error(self) -> RepairRequired:
         return RepairRequired(
             "the script ended its transaction, so part of it may be committed without a history "
-            "row; look at the database, then run `lambda-migrate repair VERSION --as applied`, or "
+            "row; check the database, then run `lambda-migrate repair VERSION --as applied`, or "
             "undo its changes by hand",
             migration=self._name,
         )

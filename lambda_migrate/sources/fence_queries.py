@@ -129,7 +129,7 @@ class FenceQueries:
     def wrong_database_error(self) -> ChildError:
         """The error if there is no fence row, or no table (`UNDEFINED_OBJECT_SQLSTATES`)."""
         is_only_one = self._request.tool == "alembic"
-        advice = ", and let env.py connect to no other" if is_only_one else ""
+        advice = ", and connect to no other in env.py" if is_only_one else ""
         return ChildError(
             f"{self._where} points to a different database than LAMBDA_MIGRATE_DATABASE_URL: set "
             f"both to the same host and database{advice}; nothing was committed",

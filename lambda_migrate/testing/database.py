@@ -76,7 +76,7 @@ class InMemoryDatabase:
         self.token = 0
         """The highest fencing token so far."""
         self.environment = ""
-        """The environment that the database is stamped with."""
+        """The environment that is recorded in the database."""
         self.identity = str(uuid4())
         """The database's identity; two databases with the same one are copies."""
         self.other_histories: list[ToolHistory] = []
@@ -612,7 +612,7 @@ def _may_have_committed_partly(script: Script) -> bool:
 def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:
     repair = f"lambda-migrate repair {row.version} --as"
     return RepairRequired(
-        f"{cause}; part of it may be committed: look at the database, then `{repair} applied` or "
+        f"{cause}; part of it may be committed: check the database, then `{repair} applied` or "
         f"`{repair} pending`",
         migration=row.name,
     )

@@ -74,7 +74,7 @@ def run_demo(
     try:
         result, rows = _run(environments, console, example)
     except KeyboardInterrupt:
-        console.print("Interrupted; every process has been ended.", style="yellow")
+        console.print("Interrupted; every process was stopped.", style="yellow")
         return _INTERRUPTED
     return _report_result(result, rows, report=report, console=console)
 

@@ -329,7 +329,7 @@ _DEFAULT_MODE = re.compile(
 _TIME_LIMITS = {
     "statement_timeout": "which ends this script before the deadline of the invocation",
     "transaction_timeout": "which ends this script before the deadline of the invocation",
-    "lock_timeout": "without which a wait for a lock blocks all that comes after it",
+    "lock_timeout": "without which a wait for a lock blocks everything after it",
     "idle_in_transaction_session_timeout": "which ends the transaction of a killed process",
 }
 _NAMES = "|".join(_TIME_LIMITS)

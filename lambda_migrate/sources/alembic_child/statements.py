@@ -353,7 +353,7 @@ class StatementListener:
                 f"`lambda-migrate repair {step_id} --as pending`"
             )
         return self._fence.fail(
-            f"it was interrupted after it had committed a part, and {mismatch}; look at the "
+            f"it was interrupted after it had committed a part, and {mismatch}; check the "
             f"database: {advice}",
             kind="repair",
         )

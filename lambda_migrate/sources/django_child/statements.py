@@ -248,7 +248,7 @@ class StatementWrapper:
         self._fence.fail(
             step.connection,
             ChildError(
-                f"it was interrupted, and {why}; look at the database: finish the migration by "
+                f"it was interrupted, and {why}; check the database: finish the migration by "
                 f"hand{where}{fake * (done == 'applied')}, then `{repair} {done}`; or reverse its "
                 f"changes, then `{repair} {undone}`",
                 kind="repair",

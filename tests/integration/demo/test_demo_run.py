@@ -260,5 +260,5 @@ def test_ctrl_c_leaves_no_process_behind(marker: Path, tmp_path: Path, moment: s
         demo.wait()
     assert until(lambda: not marked(marker), seconds=20), marked(marker)
     assert list(marker.iterdir()) == []
-    assert "Interrupted; every process has been ended." in log.read_text()
+    assert "Interrupted; every process was stopped." in log.read_text()
     assert "Traceback" not in log.read_text()

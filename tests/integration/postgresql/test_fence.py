@@ -379,7 +379,7 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
         with _as(bench, unprivileged).holder(2) as session:
             (before,) = bench.holders()
             with (
-                pytest.raises(ConfigurationError, match="may not end it: use the same role"),
+                pytest.raises(ConfigurationError, match="may not terminate it: use the same role"),
                 _as(bench, deployer).holder(3),
             ):
                 pass

@@ -279,7 +279,7 @@ def test_several_databases_are_refused_before_anything_is_applied(project: Alemb
     project.add(ONE)
     last = project.run()
     assert (last["kind"], project.columns("t")) == ("configuration", [])
-    assert "let env.py connect to no other" in last["message"]
+    assert "connect to no other in env.py" in last["message"]
 
 
 MULTIPLE_DATABASES = """

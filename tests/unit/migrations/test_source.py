@@ -409,8 +409,8 @@ def test_a_link_that_leaves_the_folder_or_leads_nowhere_is_refused(tmp_path: Pat
     (folder / "0003_loop.sql").symlink_to("0003_loop.sql")
     leaves, gone, loop = faults_of(folder)
     assert "0001_out.sql: a symbolic link that leaves the folder, to " in leaves
-    assert "0002_gone.sql: a symbolic link that leads nowhere" in gone
-    assert "0003_loop.sql: a symbolic link that leads nowhere" in loop
+    assert "0002_gone.sql: a broken symbolic link" in gone
+    assert "0003_loop.sql: a broken symbolic link" in loop
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
