@@ -80,7 +80,7 @@ class MigrationPlan:
         rows = self._executor.recorder.applied_migrations()
         newest = sorted(rows, key=lambda key: rows[key].pk, reverse=True)
         remaining = dict.fromkeys(key for key in newest if key in self._graph.nodes)
-        found = []
+        found: list[tuple[Any, bool]] = []
         while remaining and len(found) < count:
             key = next(
                 key
