@@ -5,6 +5,7 @@ The tool itself chooses and runs them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import record_completion
@@ -132,7 +133,10 @@ def run_revision_dry_run(
         else:
             seconds = milliseconds / 1000
             steps.append(DryRunStep(migration.version, migration.name, RAN, seconds=seconds))
-    is_unchanged = error is None and list(fenced_session.read_history()) == before
+    if error is not None:
+        with suppress(MigrateError):  # with which the tool's process ends
+            fenced_session.read_history()
+    is_unchanged = list(fenced_session.read_history()) == before
     return DryRunResult(
         tuple(steps),
         error,
