@@ -49,7 +49,7 @@ def _show_repaired(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> list[Text]:
     if "stamped" in document:
-        text = f"stamped {document['database']} with environment {document['stamped']!r}"
+        text = f"recorded environment {document['stamped']!r} in {document['database']}"
     else:
         text = _RESOLUTIONS[document["as"]].format(name=document["repaired"])
     return [Text(text, style="green")]

@@ -45,8 +45,8 @@ class LeaseGrant:
         target: The item in the lease table.
         fence: The fencing token.
         owner: The holder of the lease.
-        environment: ``staging``, ``production``: compared with the one that the database is stamped
-            with; see `FencedSession.record_environment`.
+        environment: ``staging``, ``production``: compared with the one that the database
+            recorded; see `FencedSession.record_environment`.
         request_id: The invocation's id, for the history.
         replaces_environment: Accept a database of another environment.
         completions_by_database: Identity -> token and owner of the last holder that completed

@@ -268,4 +268,4 @@ class Validation:
         metrics = {metric.name for metric in cloudwatch.metrics()}
         found = ", ".join(sorted(reached)) or f"none of {len(alarms)}, by {len(metrics)} metrics"
         is_fine = bool(metrics) and not reached
-        return [judge("alarms reached by this release", is_fine, found)]
+        return [judge("alarms triggered by this release", is_fine, found)]

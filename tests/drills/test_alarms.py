@@ -1,4 +1,4 @@
-"""Each alarm of template.yaml is reached by its fault, and by no deployment without a fault.
+"""Each alarm of template.yaml is triggered by its fault, and by no deployment without a fault.
 
 The output and the log lines are those of docs/runbooks/alarms.md.
 """
