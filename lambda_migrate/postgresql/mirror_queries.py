@@ -8,6 +8,7 @@ from lambda_migrate._version import __version__
 from lambda_migrate.postgresql.sql_fragments import (
     EQUALS,
     SAFE_SEARCH_PATH,
+    format_iso_timestamp,
     quote_identifier,
     quote_literal,
     quote_text_array,
@@ -40,8 +41,12 @@ class MirrorQueries:
 
     def read_revisions(self) -> str:
         """Every row as JSON."""
+        times = ", ".join(
+            f"'{each}', {format_iso_timestamp(each)}" for each in ("started_at", "applied_at")
+        )
         return (
-            f"{SAFE_SEARCH_PATH} SELECT to_jsonb(r)::text FROM {self._revision} r"
+            f"{SAFE_SEARCH_PATH} SELECT (to_jsonb(r) || jsonb_build_object({times}))::text"
+            f" FROM {self._revision} r"
             f" WHERE {self._in_scope}"
         )
 

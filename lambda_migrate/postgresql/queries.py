@@ -24,6 +24,7 @@ from lambda_migrate.postgresql.sql_fragments import (
     advisory_lock_key,
     application_name,
     begin_transaction,
+    format_iso_timestamp,
     quote_identifier,
     quote_literal,
 )
@@ -318,7 +319,7 @@ class Queries:
                 WHERE f.xmax <> '0' AND {"TRUE" if grant is None else self._may_take_fence(grant)}
                 ORDER BY l.pid, l.transactionid = f.xmax DESC, t.mode DESC)
             SELECT l.pid, l.transactionid::text, a.application_name,
-                {_iso_timestamp("a.xact_start")}
+                {format_iso_timestamp("a.xact_start")}
             FROM locker l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
             WHERE l.is_alone
                 OR (l.mode = 'RowShareLock' AND NOT EXISTS (SELECT FROM locker WHERE is_alone))"""
@@ -399,7 +400,7 @@ class Queries:
         """Sessions of other holders: process, application, start time."""
         return (
             f"{SAFE_SEARCH_PATH}"
-            f" SELECT l.pid, a.application_name, {_iso_timestamp('a.backend_start')}"
+            f" SELECT l.pid, a.application_name, {format_iso_timestamp('a.backend_start')}"
             f" {self._advisory_lockers()}"
         )
 
@@ -557,8 +558,8 @@ class Queries:
         """All rows, in any order: the source of the migrations defines the order of versions."""
         return f"""
             {SAFE_SEARCH_PATH}
-            SELECT version, name, checksum, digest, state, {_iso_timestamp("started_at")},
-                   {_iso_timestamp("applied_at")}, duration_ms, fence, owner, baseline, up,
+            SELECT version, name, checksum, digest, state, {format_iso_timestamp("started_at")},
+                   {format_iso_timestamp("applied_at")}, duration_ms, fence, owner, baseline, up,
                    down, down_line, down_transactional, down_idempotent, up_idempotent, progress
             FROM {self._history}"""
 
@@ -874,7 +875,3 @@ class ScriptProgress(NamedTuple):
         if object_ids.startswith("after "):
             return cls(int(object_ids.removeprefix("after ")))
         return cls(0, tuple(map(int, object_ids.split())))
-
-
-def _iso_timestamp(column: str) -> str:
-    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"

@@ -30,6 +30,7 @@ __all__ = [
     "advisory_lock_key",
     "application_name",
     "begin_transaction",
+    "format_iso_timestamp",
     "quote_identifier",
     "quote_literal",
     "quote_text_array",
@@ -53,6 +54,14 @@ def quote_literal(value: str | int | bool | None) -> str:
         return str(value)
     quoted = "'" + value.replace("'", "''") + "'"
     return " E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
+
+
+def format_iso_timestamp(column: str) -> str:
+    """An expression for a timestamp in UTC; JSON would have the session's zone, and 0 to 6 digits.
+
+    Python 3.10 parses 3 or 6 digits only.
+    """
+    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
 
 
 def quote_identifier(name: str) -> str:

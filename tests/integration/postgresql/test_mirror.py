@@ -119,6 +119,9 @@ def test_rows_of_the_mirror_are_written_under_the_own_fence_only(bench: Bench) -
             assert child.run(mine.share_advisory_lock(child.pid))[0][0] is True
             assert child.run(mine.share_advisory_lock(0)) == [[False, None]]
             child.run(mine.upsert_revision(started))
+            child.run("UPDATE lambda_migrate.revision SET started_at = '2026-01-01 09:00:00.12+09'")
+            [row] = session.read_history()
+            assert row.started_at == "2026-01-01T00:00:00.120Z"
         session.delete_revision("a'1")
         assert list(session.read_history()) == []
 
