@@ -539,12 +539,15 @@ def _read_graphile_migrate(folder: Path) -> SourceFiles:
             found.add_unusable(path, "it uses :DATABASE_NAME or :DATABASE_OWNER; write the names")
             continue
         previous = "" if headers.get("Previous", "-") == "-" else headers["Previous"]
+        checksums = [compute_graphile_hash(body, previous)]
+        if re.search(r"^--! AllowInvalidHash\b", head, re.MULTILINE):
+            checksums.append(headers["Hash"])
         found.add(
             path,
-            key=path.name,
+            key=path.stem.partition("-")[0] + ".sql",  # the table has no message
             name=path.stem,
             up=SourceScript(body, transactional=re.match(r"--!\s*no-transaction\b", body) is None),
-            checksums=(compute_graphile_hash(body, previous),),
+            checksums=tuple(checksums),
         )
     for path in found.list_files("*.sql"):
         found.add_skipped(path, "it is not committed")

@@ -329,7 +329,7 @@ GRAPHILE_MIGRATE = ToolCase(
             date timestamptz NOT NULL DEFAULT now());
         INSERT INTO graphile_migrate.migrations VALUES
             ('{_FIRST}', NULL, '000001.sql', now()),
-            ('{_SECOND}', '{_FIRST}', '000002-status.sql', now())""",
+            ('{_SECOND}', '{_FIRST}', '000002.sql', now())""",
     table="graphile_migrate.migrations",
     adopted=("000001.sql", "000002-status.sql", "000003-index.sql"),
     has_checksums=True,

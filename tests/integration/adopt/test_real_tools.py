@@ -159,6 +159,15 @@ REAL_TOOLS = (
         apply=_yoyo("apply", "--batch", "--no-config-file", "migrations"),
     ),
     RealTool(
+        case=cases.GRAPHILE_MIGRATE,
+        versions=("000002", "000003"),
+        apply=(npm_tool("graphile-migrate"), "migrate"),
+        extra={
+            ".gmrc.js": "const url = process.env.DATABASE_URL\n"
+            "module.exports = { connectionString: url, rootConnectionString: `${url}_root` }\n"
+        },
+    ),
+    RealTool(
         case=cases.SQITCH,
         versions=("status", "index"),
         apply=("sqitch", "deploy"),
