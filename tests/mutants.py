@@ -1664,6 +1664,13 @@ MUTANTS = (
         ("contract, database", "transactional", "non-transactional"),
     ),
     Mutant(
+        "a commit whose response was lost at the deadline is a failure",
+        "lambda_migrate/postgresql/transactional.py",
+        "if not self._is_outcome_unknown:",
+        "if True:",
+        ("transactional",),
+    ),
+    Mutant(
         "a commit begins when no time is left",
         "lambda_migrate/postgresql/fence.py",
         "        if left <= 0:\n            raise DatabaseUnavailable",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed, RepairRequired
 from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.postgresql.combined_script import CombinedScript, ScriptPart
 from lambda_migrate.postgresql.connection import ConnectionLost
@@ -36,6 +36,9 @@ __all__ = [
 
 RETRYABLE_SQLSTATES = frozenset({"55P03", "40P01", "40001"})
 """Lock not available, deadlock, serialization failure: a retry may succeed."""
+
+_READ_AFTER_DEADLINE_SECONDS = 1.0
+"""How far beyond the deadline the outcome of a script is read: half the safety margin."""
 
 MAX_CONNECTION_LOSSES = 5
 """If the connection breaks this often during a script, the script is assumed to be the cause."""
@@ -153,6 +156,7 @@ class ScriptRunner:
         self._name = name
         self._deadline = deadline
         self._lost_connections = 0
+        self._is_outcome_unknown = False
         self._last_failure: MigrationFailed | None = None
 
     def run_until_committed(
@@ -179,8 +183,25 @@ class ScriptRunner:
         )
         try:
             return int(retrying(self._attempt, write, read_duration_if_committed))
-        except _RetryableFailure as again:
-            raise again.failure from again
+        except (_RetryableFailure, MigrationFailed) as failed:
+            duration = self._read_after_last_loss(read_duration_if_committed)
+            if duration is not None:
+                return duration
+            if isinstance(failed, _RetryableFailure):
+                raise failed.failure from failed
+            raise
+
+    def _read_after_last_loss(
+        self, read_duration_if_committed: Callable[[], int | None]
+    ) -> int | None:
+        """Look up whether the script is committed, if that is unknown after the last attempt."""
+        if not self._is_outcome_unknown:
+            return None
+        try:
+            self._connection.reconnect(self._deadline.moved_earlier(-_READ_AFTER_DEADLINE_SECONDS))
+            return read_duration_if_committed()
+        except (ConnectionLost, DatabaseUnavailable):
+            return None
 
     def _attempt(self, write: str, read_duration_if_committed: Callable[[], int | None]) -> int:
         if self._deadline.is_over:
@@ -194,6 +215,7 @@ class ScriptRunner:
             if self._lost_connections:
                 self._connection.reconnect(self._deadline)
                 duration = read_duration_if_committed()
+                self._is_outcome_unknown = False
                 if duration is not None:
                     return duration
             return self._run_once(write)
@@ -237,6 +259,7 @@ class ScriptRunner:
         if self._connection.is_aborted:
             return self._connection.make_lease_lost_error()
         self._lost_connections += 1
+        self._is_outcome_unknown = True
         self._last_failure = failure = MigrationFailed(
             deadline_cause()
             if connection_lost.sqlstate == TRANSACTION_TIMEOUT

@@ -17,6 +17,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.migrations import Migration, RowState, Script
 from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.testing import FakeClock
 
 from .bench import NEWEST, TIMEOUT_SECONDS, Bench, Running, migration, soon, until
@@ -481,6 +482,34 @@ def test_a_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> 
         assert isinstance(session.apply(one, "d", soon()), int)
         assert proxy.cuts == 1
     assert (counting.versions(), _counter(counting)) == ([1], 1)
+
+
+@pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
+def test_a_commit_in_doubt_at_the_deadline_is_looked_up(
+    counting: Bench, monkeypatch: pytest.MonkeyPatch, deliver: bool
+) -> None:
+    one, clock = migration(INCREMENT), FakeClock()
+    with (
+        Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
+        counting.holder(**through(proxy)) as session,
+    ):
+        run = session._connection.run
+
+        def run_until_deadline(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
+            try:
+                return run(sql, deadline, **more)
+            except ConnectionLost:
+                clock.advance(TIMEOUT_SECONDS)
+                raise
+
+        monkeypatch.setattr(session._connection, "run", run_until_deadline)
+        deadline = Deadline.after(TIMEOUT_SECONDS, clock)
+        if deliver:
+            assert isinstance(session.apply(one, "d", deadline), int)
+        else:
+            with pytest.raises(MigrationFailed, match="the connection to PostgreSQL broke"):
+                session.apply(one, "d", deadline)
+    assert _counter(counting) == int(deliver)
 
 
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
