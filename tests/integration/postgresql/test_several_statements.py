@@ -164,7 +164,7 @@ def test_statements_that_have_run_must_stay_in_the_corrected_file(shop: Bench) -
     with pytest.raises(MigrationFailed):
         make_operations(shop, several(FAILING.format("SELECT 1/0"))).up(soon())
     changed = several(FAILING.format("SELECT 1").replace("n + 1", "n + 2"))
-    with pytest.raises(MigrationFailed, match="its first 2 statements have run"):
+    with pytest.raises(MigrationFailed, match="its first 2 statements are committed"):
         make_operations(shop, changed).up(soon())
     assert shop.execute(STATE) == [[1, 0, "it", "ok"]]
 
