@@ -203,7 +203,10 @@ def _find_folder(location: str, root: str, search_path: Iterable[str], config: s
     else:
         path = _resolve(location, root)
     if not os.path.isdir(path):  # noqa: PTH112
-        raise ManifestError(f"{config}: the folder {path} does not exist or cannot be read")
+        raise ManifestError(
+            f"{config}: the folder {path} does not exist or cannot be read; relative paths start "
+            f"in {root}, use %(here)s for the folder of this file"
+        )
     return path
 
 
