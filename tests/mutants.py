@@ -1133,7 +1133,7 @@ MUTANTS = (
     Mutant(
         "a revision that no code knows is taken for one of newer code",
         "lambda_migrate/migrations/revisions.py",
-        "if description else (),",
+        "if graph else (),",
         "if None else (),",
         ("revisions", "contract, sources"),
     ),

@@ -308,8 +308,8 @@ class _Doctor:
         tool, database = self._settings.source, self._context.target.database
         history = database.inspect(self._context.deadline).history
         described = database.describe(history, self._context.deadline)
-        description = described.description if isinstance(described, RevisionHistory) else None
-        key, address = (description and description.server) or (report.server, "")
+        graph = described.revision_graph if isinstance(described, RevisionHistory) else None
+        key, address = (graph and graph.server) or (report.server, "")
         if key != report.server:
             where = "DATABASES" if tool == "django" else "env.py"
             return Finding(

@@ -148,7 +148,7 @@ def check_schema(deadline: Deadline) -> HookResult:
     Raises:
         MigrateError: The schema cannot be checked.
     """
-    from lambda_migrate.engine.status import make_described_plan
+    from lambda_migrate.engine.status import make_plan_with_revision_graph
     from lambda_migrate.migrations.digest import require_migrations
 
     runner = _make_runner()
@@ -157,7 +157,7 @@ def check_schema(deadline: Deadline) -> HookResult:
         return _SWITCHED_OFF
     require_migrations(runner.manifest.digest, allow_empty=policy.allow_empty)
     history = runner.target.database.read_history(deadline)
-    plan, _ = make_described_plan(runner.target, runner.manifest, history, deadline)
+    plan, _ = make_plan_with_revision_graph(runner.target, runner.manifest, history, deadline)
     if plan.is_current:
         return HookResult("UP_TO_DATE", "the schema is ahead of this code" if plan.ahead else "")
     return HookResult(

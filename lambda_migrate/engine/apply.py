@@ -161,7 +161,7 @@ class _ApplyLoop:
     def _read_plan(self) -> tuple[Plan, Sequence[HistoryRow]]:
         history = self._fenced_session.read_history()
         plan = make_plan_for(self._lease_session, history, self._manifest)
-        if plan.needs_description:
+        if plan.needs_revision_graph:
             command = ToolCommand(to=self._manifest.last_revision)
             history = self._fenced_session.describe(command=command)
             plan = make_plan_for(self._lease_session, history, self._manifest)

@@ -127,7 +127,7 @@ class _ReadinessInspector:
         plan = self._manifest.make_plan(inspection.history, allow_out_of_order=out_of_order)
         digests = find_satisfied_digests(inspection.history)
         applied_count = sum(map(is_versioned, inspection.history))
-        may_be_old = not (plan.is_current or plan.needs_description)
+        may_be_old = not (plan.is_current or plan.needs_revision_graph)
         if may_be_old and applied_count > len(self._manifest) + MAX_READY_DIGESTS:
             raise self._record_divergence()
         manifest_digest = self._manifest.digest if plan.is_current else ""

@@ -31,7 +31,7 @@ from lambda_migrate.engine.status import (
     SchemaStatus,
     Verification,
     find_problems,
-    make_described_plan,
+    make_plan_with_revision_graph,
     read_status,
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
@@ -175,7 +175,7 @@ class Operations:
         ignore_other_history: bool,
     ) -> Plan:
         self._require_migrations()
-        plan, _ = make_described_plan(self.target, manifest, inspection.history, deadline)
+        plan, _ = make_plan_with_revision_graph(self.target, manifest, inspection.history, deadline)
         require_no_tool_history(
             plan,
             lambda: self.target.database.read_tool_histories(deadline),

@@ -47,9 +47,9 @@ def plan_revision_rollback(
 
 
 def _choose_rows(history: Sequence[HistoryRow]) -> tuple[HistoryRow, ...]:
-    description = history.description if isinstance(history, RevisionHistory) else None
+    graph = history.revision_graph if isinstance(history, RevisionHistory) else None
     rows = {str(row.version): row for row in history}
-    chosen = () if description is None else description.steps
+    chosen = () if graph is None else graph.steps
     return tuple(
         rows.get(step.id) or HistoryRow(RevisionVersion(step.id), step.name, "", "")
         for step in chosen

@@ -25,7 +25,7 @@ __all__ = [
     "SchemaStatus",
     "Verification",
     "find_problems",
-    "make_described_plan",
+    "make_plan_with_revision_graph",
     "read_status",
 ]
 
@@ -70,7 +70,7 @@ def read_status(target: Target, manifest: Manifest, deadline: Deadline) -> Schem
     inspection = target.database.inspect(deadline)
     lease = target.store.read(consistent=True)
     address = target.database.fingerprint
-    plan, history = make_described_plan(target, manifest, inspection.history, deadline)
+    plan, history = make_plan_with_revision_graph(target, manifest, inspection.history, deadline)
     return SchemaStatus(
         history=history,
         plan=plan,
@@ -80,17 +80,17 @@ def read_status(target: Target, manifest: Manifest, deadline: Deadline) -> Schem
     )
 
 
-def make_described_plan(
+def make_plan_with_revision_graph(
     target: Target, manifest: Manifest, history: Sequence[HistoryRow], deadline: Deadline
 ) -> tuple[Plan, Sequence[HistoryRow]]:
     """Compare a manifest with a history, for a command: another tool is started if necessary.
 
     Returns:
-        The plan, and the history with what that tool said.
+        The plan, and the history with the graph that the tool loaded.
     """
     out_of_order = target.policy.allow_out_of_order
     plan = manifest.make_plan(history, allow_out_of_order=out_of_order)
-    if plan.needs_description:
+    if plan.needs_revision_graph:
         command = ToolCommand(to=manifest.last_revision)
         history = target.database.describe(history, deadline, command=command)
         plan = manifest.make_plan(history, allow_out_of_order=out_of_order)

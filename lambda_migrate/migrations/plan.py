@@ -54,7 +54,7 @@ class Plan:
         partly_applied: Rows of another tool's pending migrations of which a part is committed, and
             after which the tool continues.
         divergences: Contradictions; while there is one, nothing is applied.
-        needs_description: Whether another tool has to say what is pending; see `revisions`.
+        needs_revision_graph: Whether another tool has to load its revisions first; see `revisions`.
     """
 
     pending: tuple[Migration, ...] = ()
@@ -63,7 +63,7 @@ class Plan:
     in_doubt: tuple[HistoryRow, ...] = ()
     partly_applied: tuple[HistoryRow, ...] = ()
     divergences: tuple[Divergence, ...] = ()
-    needs_description: bool = False
+    needs_revision_graph: bool = False
 
     @property
     def superseded(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class Plan:
     @property
     def is_current(self) -> bool:
         """Whether code with this manifest may serve on this database as it is."""
-        return not (self.pending or self.in_doubt or self.divergences or self.needs_description)
+        return not (self.pending or self.in_doubt or self.divergences or self.needs_revision_graph)
 
 
 def make_plan(

@@ -5,7 +5,7 @@ is applied if it is one of them or an ancestor of one; Django lists every migrat
 PostgreSQL has the ancestry, also of revisions that this code does not have, and for each digest
 that the database has satisfied the heads which that code needs. From these a holder decides whether
 its code is current before it loads the tool. Only the tool itself, in a child process, can say what
-is pending: it describes the code, and the description is added to the history.
+is pending: it loads the graph of the code's revisions, which is added to the history.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PARTLY_COMMITTED_ADVICE",
-    "CodeDescription",
     "MirrorRow",
     "Revision",
+    "RevisionGraph",
     "RevisionHistory",
     "RevisionManifest",
     "SatisfiedDigest",
@@ -63,11 +63,11 @@ class Revision(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class CodeDescription:
-    """What the tool says about the code and the database.
+class RevisionGraph:
+    """The revisions of the code and the state of the database, as the tool has loaded them.
 
     Attributes:
-        graph: Every revision of the code, parents first.
+        revisions: Every revision of the code, parents first.
         heads: The ids that the code needs.
         steps: What the command would run, in order.
         applied: The ids in the version table.
@@ -75,7 +75,7 @@ class CodeDescription:
         server: `SERVER_KEY` of the database and its address, as the tool's own connection has them.
     """
 
-    graph: Sequence[Revision]
+    revisions: Sequence[Revision]
     heads: Sequence[str]
     steps: Sequence[Revision]
     applied: Sequence[str]
@@ -98,7 +98,7 @@ class SatisfiedDigest(NamedTuple):
 
 
 _LAST_POSITION = 2**31
-"""Of a revision that neither the mirror nor the description has."""
+"""Of a revision that neither the mirror nor the graph has."""
 
 
 class MirrorRow(NamedTuple):
@@ -123,7 +123,7 @@ class RevisionHistory(Sequence[HistoryRow]):
         satisfied: The manifests that the mirror has, in the order in which they were recorded.
         current_ids: The ids in the version table; None if that table is not known yet.
         lists_every_revision: Whether the version table lists ancestors as well, as Django's does.
-        description: What the tool says; None if it was not asked.
+        revision_graph: What the tool has loaded; None if it was not started.
 
     Attributes:
         applied: The ids of all applied revisions.
@@ -136,22 +136,22 @@ class RevisionHistory(Sequence[HistoryRow]):
         satisfied: Sequence[SatisfiedDigest] = (),
         current_ids: Iterable[str] | None = None,
         lists_every_revision: bool = False,
-        description: CodeDescription | None = None,
+        revision_graph: RevisionGraph | None = None,
     ) -> None:
         self.mirror = {str(each.row.version): each for each in mirror}
         self.satisfied = satisfied
         self.current_ids = None if current_ids is None else frozenset(current_ids)
         self.lists_every_revision = lists_every_revision
-        self.description = description
-        graph = description.graph if description is not None else ()
+        self.revision_graph = revision_graph
+        revisions = revision_graph.revisions if revision_graph is not None else ()
         self._parents: dict[str, Sequence[str]] = {
             **{each: row.parents for each, row in self.mirror.items()},
-            **{revision.id: revision.parents for revision in graph},
+            **{revision.id: revision.parents for revision in revisions},
         }
         current = self.current_ids or frozenset[str]()
         self.applied = current if lists_every_revision else self.find_ancestors(current)
-        positions = {revision.id: position for position, revision in enumerate(graph, 1)}
-        names = {revision.id: revision.name for revision in graph}
+        positions = {revision.id: position for position, revision in enumerate(revisions, 1)}
+        names = {revision.id: revision.name for revision in revisions}
         rows = [self._make_row(each, positions, names) for each in self.applied]
         rows += [
             each.row
@@ -186,14 +186,14 @@ class RevisionHistory(Sequence[HistoryRow]):
     def __getitem__(self, index: int | slice) -> HistoryRow | Sequence[HistoryRow]:
         return self._rows[index]
 
-    def with_description(self, description: CodeDescription) -> RevisionHistory:
-        """The same, with what the tool says about the code and the version table."""
+    def with_revision_graph(self, graph: RevisionGraph) -> RevisionHistory:
+        """The same, with the graph, and the ids that the tool read from the version table."""
         return RevisionHistory(
             self.mirror.values(),
             satisfied=self.satisfied,
-            current_ids=description.applied,
+            current_ids=graph.applied,
             lists_every_revision=self.lists_every_revision,
-            description=description,
+            revision_graph=graph,
         )
 
     def find_ancestors(self, ids: Iterable[str]) -> frozenset[str]:
@@ -218,8 +218,8 @@ class RevisionHistory(Sequence[HistoryRow]):
     @property
     def version_table(self) -> tuple[str, str] | None:
         """Schema and name of the tool's table, as it was seen last."""
-        if self.description is not None:
-            return self.description.version_table
+        if self.revision_graph is not None:
+            return self.revision_graph.version_table
         return self.satisfied[-1].version_table if self.satisfied else None
 
     @property
@@ -241,7 +241,7 @@ class RevisionHistory(Sequence[HistoryRow]):
             satisfied=self.satisfied,
             current_ids=remaining,
             lists_every_revision=self.lists_every_revision,
-            description=self.description,
+            revision_graph=self.revision_graph,
         )
 
 
@@ -293,30 +293,30 @@ class RevisionManifest(Manifest):
         *,
         allow_out_of_order: bool = False,  # noqa: ARG002 - a graph has its own order
     ) -> Plan:
-        """Compare the code with the history; see `Plan.needs_description`."""
+        """Compare the code with the history; see `Plan.needs_revision_graph`."""
         if not isinstance(history, RevisionHistory):
             history = RevisionHistory()
-        description = history.description
-        if description is None:
+        graph = history.revision_graph
+        if graph is None:
             heads = history.find_heads(self._digest)
         elif self.last_revision:  # a part, whose end may be relative: "+1"
-            heads = [step.id for step in description.steps]
+            heads = [step.id for step in graph.steps]
         else:
-            heads = description.heads
+            heads = graph.heads
         started = [row for row in history if str(row.version) not in history.applied]
         if heads is None:
             applied = tuple(row for row in history if row not in started)
-            return Plan(applied=applied, partly_applied=tuple(started), needs_description=True)
+            return Plan(applied=applied, partly_applied=tuple(started), needs_revision_graph=True)
         needed = history.find_ancestors(heads)
         missing = needed - history.applied
         current = frozenset[str]() if history.lists_every_revision else history.current_ids
         unknown = [each for each in sorted(current or ()) if not history.is_known(each)]
-        if description is None:
+        if graph is None:
             pending: tuple[Migration, ...] = ()
             code = needed
         else:
-            pending = tuple(_make_migrations(description, missing))
-            code = frozenset(revision.id for revision in description.graph)
+            pending = tuple(_make_migrations(graph, missing))
+            code = frozenset(revision.id for revision in graph.revisions)
         rows = [row for row in history if str(row.version) in history.applied]
         return Plan(
             pending=pending,
@@ -324,8 +324,8 @@ class RevisionManifest(Manifest):
             ahead=tuple(row for row in rows if str(row.version) not in code),
             in_doubt=tuple(row for row in rows if row.is_in_doubt),
             partly_applied=tuple(row for row in started if str(row.version) in missing),
-            divergences=tuple(map(_make_unknown_divergence, unknown)) if description else (),
-            needs_description=description is None
+            divergences=tuple(map(_make_unknown_divergence, unknown)) if graph else (),
+            needs_revision_graph=graph is None
             and bool(missing or unknown or not all(map(history.is_known, needed))),
         )
 
@@ -343,13 +343,11 @@ def make_sql_only_error(tool: str, operation: str, advice: str) -> Configuration
     )
 
 
-def _make_migrations(
-    description: CodeDescription, missing: AbstractSet[str]
-) -> Iterator[Migration]:
+def _make_migrations(graph: RevisionGraph, missing: AbstractSet[str]) -> Iterator[Migration]:
     """The steps that are still missing, as pending migrations."""
-    positions = {revision.id: position for position, revision in enumerate(description.graph, 1)}
-    steps = [step for step in description.steps if step.id in missing] or [
-        revision for revision in description.graph if revision.id in missing
+    positions = {revision.id: position for position, revision in enumerate(graph.revisions, 1)}
+    steps = [step for step in graph.steps if step.id in missing] or [
+        revision for revision in graph.revisions if revision.id in missing
     ]
     for step in steps:
         yield Migration(

@@ -88,8 +88,8 @@ class MirrorQueries:
         Rows of revisions that the tool itself rolled back are removed, and those of further
         connections of revisions that are applied now.
         """
-        description = history.description
-        if description is None:
+        graph = history.revision_graph
+        if graph is None:
             return
         yield from self._upsert_ancestry(history)
         applied = quote_text_array(sorted(history.applied))
@@ -98,16 +98,16 @@ class MirrorQueries:
             f" WHEN 'applied' THEN id <> ALL ({applied})"
             f" ELSE split_part(id, ' #', 1) = ANY ({applied}) END"
         )
-        heads = [*description.heads]
+        heads = [*graph.heads]
         if history.lists_every_revision:  # what a squash replaces is applied, and no ancestor
             needed = history.find_ancestors(heads)
-            heads += [each.id for each in description.graph if each.id in history.applied - needed]
+            heads += [each.id for each in graph.revisions if each.id in history.applied - needed]
         values = ", ".join(
             (
                 quote_literal(self.scope),
                 quote_literal(digest),
                 quote_text_array(heads),
-                quote_text_array(description.version_table),
+                quote_text_array(graph.version_table),
                 "pg_catalog.clock_timestamp()",
             )
         )
@@ -123,12 +123,12 @@ class MirrorQueries:
         )
 
     def _upsert_ancestry(self, history: RevisionHistory) -> Iterator[str]:
-        assert history.description is not None  # noqa: S101 - `record_satisfied` has checked it
+        assert history.revision_graph is not None  # noqa: S101 - `record_satisfied` has checked it
         rows = [
             f"({quote_literal(self.scope)}, {quote_literal(revision.id)},"
             f" {quote_text_array(revision.parents)}, {position}, {quote_literal(revision.name)},"
             f" 'applied', 0, '', {quote_literal(__version__)})"
-            for position, revision in enumerate(history.description.graph, 1)
+            for position, revision in enumerate(history.revision_graph.revisions, 1)
             if revision.id in history.applied
         ]
         if rows:

@@ -236,7 +236,7 @@ class FencedSession(DatabaseSession, Protocol):
         """Read every row, in the order of versions."""
 
     def describe(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:
-        """The history read last, with what another tool says about the code; see `revisions`.
+        """The history read last, with the graph that another tool loads; see `revisions`.
 
         That tool then waits to run its steps: see `apply` and `roll_back`.
 
@@ -399,7 +399,7 @@ class Database(Protocol):
         *,
         command: ToolCommand | None = None,
     ) -> Sequence[HistoryRow]:
-        """``history``, with what another tool says about the code; see `revisions`.
+        """``history``, with the graph that another tool loads; see `revisions`.
 
         For commands: it starts that tool, which changes nothing.
 

@@ -105,14 +105,14 @@ class ToolDatabase:
     ) -> RevisionHistory:
         """See `Database.describe`."""
         from lambda_migrate.migrations.revisions import RevisionHistory
-        from lambda_migrate.sources.session import read_description
+        from lambda_migrate.sources.session import read_revision_graph
 
         name = "describe-down" if command is not None and command.name == "down" else "describe"
         fields = {} if command is None else {"to": command.to or None, "steps": command.steps}
-        description = read_description(self.make_request(name, deadline, **fields), deadline)
+        graph = read_revision_graph(self.make_request(name, deadline, **fields), deadline)
         if not isinstance(history, RevisionHistory):  # there are no tables yet
             history = RevisionHistory(lists_every_revision=self.tool == "django")
-        return history.with_description(description)
+        return history.with_revision_graph(graph)
 
     def make_request(self, command: str, deadline: Deadline, **fields: Any) -> ChildRequest:
         """The request of a command to a child; without a grant, of one that changes nothing."""

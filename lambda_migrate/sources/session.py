@@ -18,8 +18,8 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.migrations.revisions import (
-    CodeDescription,
     Revision,
+    RevisionGraph,
     RevisionHistory,
     make_sql_only_error,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lambda_migrate.sources.database import ToolDatabase
     from lambda_migrate.sources.protocol import ChildRequest
 
-__all__ = ["ToolSession", "read_description", "read_modules"]
+__all__ = ["ToolSession", "read_modules", "read_revision_graph"]
 
 _MIN_START_SECONDS = 3.0
 """With less time left no child is started: importing a tool and its application takes 1 to 14 s."""
@@ -85,20 +85,20 @@ class _ToolProcess:
         self._has_applied = False
         self._is_killed = False
 
-    def read_description(self, deadline: Deadline) -> CodeDescription:
+    def read_revision_graph(self, deadline: Deadline) -> RevisionGraph:
         """The plan, which comes first."""
         event = self._read(deadline, expected="plan")
-        graph = tuple(
+        revisions = tuple(
             Revision(each["id"], tuple(each["parents"]), each["name"]) for each in event["graph"]
         )
         steps = tuple(
             Revision(each["id"], tuple(each["parents"]), each["name"], each["path"])
             for each in event["steps"]
         )
-        self._names = {each.id: each.name for each in (*graph, *steps)}
+        self._names = {each.id: each.name for each in (*revisions, *steps)}
         schema, table = event["version_table"]
-        return CodeDescription(
-            graph,
+        return RevisionGraph(
+            revisions,
             tuple(event["heads"]),
             steps,
             tuple(event["applied"]),
@@ -226,11 +226,11 @@ def _name_step(step_id: str) -> str:
     return step_id.replace(OTHER_SCHEMA, " in schema ")
 
 
-def read_description(request: ChildRequest, deadline: Deadline) -> CodeDescription:
-    """Let the tool describe the code and the database, and change nothing."""
+def read_revision_graph(request: ChildRequest, deadline: Deadline) -> RevisionGraph:
+    """Let the tool load its revisions and read its own table; it changes nothing."""
     child = _ToolProcess(request)
     try:
-        return child.read_description(deadline)
+        return child.read_revision_graph(deadline)
     finally:
         child.stop()
 
@@ -346,11 +346,11 @@ class ToolSession(DatabaseSession):
     def read_history(self) -> RevisionHistory:
         """See `FencedSession.read_history`; a child that has run its steps ends first."""
         self._finish_child()
-        description = self._history.description
+        graph = self._history.revision_graph
         self._history = self._session.read_history()
-        if description is not None:
+        if graph is not None:
             applied = tuple(self._history.current_ids or ())
-            self._history = self._history.with_description(replace(description, applied=applied))
+            self._history = self._history.with_revision_graph(replace(graph, applied=applied))
         return self._history
 
     def _finish_child(self) -> None:
@@ -409,9 +409,9 @@ class ToolSession(DatabaseSession):
         if self._is_aborted:
             self._child.kill()
         with self._explain_abort():
-            description = self._child.read_description(self._deadline)
-        self._session.version_table = description.version_table
-        self._history = self._history.with_description(description)
+            graph = self._child.read_revision_graph(self._deadline)
+        self._session.version_table = graph.version_table
+        self._history = self._history.with_revision_graph(graph)
         return self._history
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:  # noqa: ARG002

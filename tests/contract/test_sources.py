@@ -13,7 +13,7 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.sources.protocol import ChildRequest
-from lambda_migrate.sources.session import read_description
+from lambda_migrate.sources.session import read_revision_graph
 from tests.contract.sources import SERVICES, AlembicService, Service
 from tests.sandbox import Sandbox, until
 
@@ -152,7 +152,7 @@ def test_a_tool_that_takes_all_the_time_before_its_first_step_is_a_failure(
     options = {"alembic_config": "", "alembic_revision": "heads", "source_setup": ""}
     request = ChildRequest("alembic", "describe", str(tmp_path), options, "alembic", "s")
     with pytest.raises(MigrationFailed, match="the deadline passed"):
-        read_description(request, Deadline.after(0))
+        read_revision_graph(request, Deadline.after(0))
 
 
 def measure_run(service: Service) -> float:

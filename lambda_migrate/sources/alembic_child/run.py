@@ -95,7 +95,7 @@ class _AlembicRun:
         self._project = project
         self._fence = fence
         self._listener = listener
-        self._is_description = request.command.startswith("describe")
+        self._is_plan_only = request.command.startswith("describe")
         self._heads: Sequence[str] = ()
         self._version_table = ("", "")
         self._other_tables: list[str] = []
@@ -144,7 +144,7 @@ class _AlembicRun:
             starting_rev=None,
             destination_rev=self._project.destination,
             tag=None,
-            dont_mutate=self._is_description,
+            dont_mutate=self._is_plan_only,
         )
         configure = environment.configure
 
@@ -261,7 +261,7 @@ class _AlembicRun:
             raise self._fence.remember(self._translate(error)) from error
         if not self._has_plan:
             self._send_plan(steps, context)
-        if self._is_description or not is_known:  # the parent decides about unknown revisions
+        if self._is_plan_only or not is_known:  # the parent decides about unknown revisions
             raise _StopEnvPy
         return self._iterate(steps, context)
 
@@ -282,7 +282,7 @@ class _AlembicRun:
             heads=self._project.find_needed_heads(),
             graph=[*self._project.graph.values()],
             version_table=self._version_table,
-            server=query(context.connection, server) if self._is_description else (),
+            server=query(context.connection, server) if self._is_plan_only else (),
         )
         self._has_plan, self._total = True, len(steps)
 

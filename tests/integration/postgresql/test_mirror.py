@@ -9,8 +9,8 @@ import pytest
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import SyncedHistory
 from lambda_migrate.migrations.revisions import (
-    CodeDescription,
     Revision,
+    RevisionGraph,
     RevisionHistory,
     RevisionManifest,
 )
@@ -22,8 +22,8 @@ from lambda_migrate.sources.protocol import ChildError, ChildRequest
 
 from .bench import Bench, migration, soon
 
-CODE = CodeDescription(
-    graph=(Revision("a1", (), "a1_orders"), Revision("b2", ("a1",), "b2_status")),
+CODE = RevisionGraph(
+    revisions=(Revision("a1", (), "a1_orders"), Revision("b2", ("a1",), "b2_status")),
     heads=("b2",),
     steps=(),
     applied=("b2",),
@@ -56,12 +56,12 @@ def test_a_completion_stores_the_ancestry_and_old_code_stays_satisfied(bench: Be
     with bench.holder(mirror_scope="alembic") as session:
         assert isinstance(session, RevisionSession)
         session.version_table = CODE.version_table
-        history = session.read_history().with_description(CODE)
+        history = session.read_history().with_revision_graph(CODE)
         session.record_satisfied(old, history)
         bench.execute("UPDATE alembic_version SET version_num = 'c3'")
         newer = Revision("c3", ("b2",), "c3_total")
-        code = replace(CODE, graph=(*CODE.graph, newer), heads=("c3",), applied=("c3",))
-        session.record_satisfied(new, session.read_history().with_description(code))
+        code = replace(CODE, revisions=(*CODE.revisions, newer), heads=("c3",), applied=("c3",))
+        session.record_satisfied(new, session.read_history().with_revision_graph(code))
         session.disconnect()
         assert session.read_history().satisfied_digests[1:] == (old.digest, new.digest)
     history = read_history(bench)
@@ -69,11 +69,11 @@ def test_a_completion_stores_the_ancestry_and_old_code_stays_satisfied(bench: Be
     plan = old.make_plan(history)
     assert plan.is_current
     assert [row.name for row in plan.ahead] == ["c3_total"]
-    assert RevisionManifest("2" * 64, "alembic").make_plan(history).needs_description
+    assert RevisionManifest("2" * 64, "alembic").make_plan(history).needs_revision_graph
     bench.execute("UPDATE alembic_version SET version_num = 'a1'")
-    assert old.make_plan(read_history(bench)).needs_description  # rolled back by hand
+    assert old.make_plan(read_history(bench)).needs_revision_graph  # rolled back by hand
     bench.execute("UPDATE alembic_version SET version_num = 'unknown'")
-    unknown = read_history(bench).with_description(replace(CODE, applied=("unknown",)))
+    unknown = read_history(bench).with_revision_graph(replace(CODE, applied=("unknown",)))
     divergences = old.make_plan(unknown).divergences
     assert [each.name for each in divergences] == ["unknown"]
 
@@ -133,7 +133,7 @@ def test_a_holder_that_finds_the_code_satisfied_starts_no_child(bench: Bench) ->
     with bench.holder(mirror_scope="alembic") as session:
         assert isinstance(session, RevisionSession)
         session.version_table = CODE.version_table
-        session.record_satisfied(manifest, session.read_history().with_description(CODE))
+        session.record_satisfied(manifest, session.read_history().with_revision_graph(CODE))
     project = ToolProject("alembic", "/no such folder, so no child can start", {}, "alembic")
     database = ToolDatabase(bench.database(mirror_scope="alembic"), project)
     assert manifest.make_plan(database.read_history(soon())).is_current

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from lambda_migrate.migrations import EMPTY_DIGEST, HistoryRow, RowState
 from lambda_migrate.migrations.revisions import (
-    CodeDescription,
     MirrorRow,
     Revision,
+    RevisionGraph,
     RevisionHistory,
     RevisionManifest,
     SatisfiedDigest,
@@ -38,10 +38,10 @@ def history(*current: str, rows: str = "abc", state: str = "applied") -> Revisio
     return RevisionHistory(mirror, satisfied=SATISFIED, current_ids=current)
 
 
-def describe(code: str, *current: str) -> CodeDescription:
+def make_graph(code: str, *current: str) -> RevisionGraph:
     """What the tool says about a chain of revisions."""
-    graph = [Revision(name, code[i - 1 : i] if i else "") for i, name in enumerate(code)]
-    return CodeDescription(graph, [code[-1]], (), current, TABLE)
+    revisions = [Revision(name, code[i - 1 : i] if i else "") for i, name in enumerate(code)]
+    return RevisionGraph(revisions, [code[-1]], (), current, TABLE)
 
 
 def test_without_the_tool_what_the_mirror_knows_decides() -> None:
@@ -49,18 +49,18 @@ def test_without_the_tool_what_the_mirror_knows_decides() -> None:
     older = OLD.make_plan(history("c"))
     assert (older.is_current, [row.name for row in older.ahead]) == (True, ["c"])
     behind = NEW.make_plan(history("b"))
-    assert (behind.is_current, behind.needs_description) == (False, True)
-    assert NEW.make_plan(history("x")).needs_description
-    assert RevisionManifest("cc" * 32, "alembic").make_plan(history("c")).needs_description
+    assert (behind.is_current, behind.needs_revision_graph) == (False, True)
+    assert NEW.make_plan(history("x")).needs_revision_graph
+    assert RevisionManifest("cc" * 32, "alembic").make_plan(history("c")).needs_revision_graph
 
 
 def test_what_the_tool_says_is_pending_ahead_or_unknown() -> None:
     manifest = RevisionManifest("cc" * 32, "alembic")
-    plan = manifest.make_plan(history("b").with_description(describe("abcd", "b")))
+    plan = manifest.make_plan(history("b").with_revision_graph(make_graph("abcd", "b")))
     assert [migration.name for migration in plan.pending] == ["c", "d"]
-    plan = manifest.make_plan(history("c").with_description(describe("ab", "c")))
+    plan = manifest.make_plan(history("c").with_revision_graph(make_graph("ab", "c")))
     assert (plan.is_current, [row.name for row in plan.ahead]) == (True, ["c"])
-    plan = manifest.make_plan(history("c").with_description(describe("ab", "x")))
+    plan = manifest.make_plan(history("c").with_revision_graph(make_graph("ab", "x")))
     assert [each.name for each in plan.divergences] == ["x"]
 
 
