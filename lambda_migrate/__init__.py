@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.migration import Migration, Script
     from lambda_migrate.migrations.plan import Plan
     from lambda_migrate.migrations.source import read_manifest
-    from lambda_migrate.runner import MigrationRunner, Outcome
+    from lambda_migrate.outcome import Outcome
+    from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings import Settings
 
 __all__ = [
@@ -60,7 +61,7 @@ _MODULES = {
     "Migration": "lambda_migrate.migrations.migration",
     "MigrationRunner": "lambda_migrate.runner",
     "Observer": "lambda_migrate.events",
-    "Outcome": "lambda_migrate.runner",
+    "Outcome": "lambda_migrate.outcome",
     "Plan": "lambda_migrate.migrations.plan",
     "Policy": "lambda_migrate.engine.target",
     "Script": "lambda_migrate.migrations.migration",

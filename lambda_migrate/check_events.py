@@ -6,7 +6,6 @@ to define one takes half a millisecond of CPU. `lambda_migrate.events` has all e
 
 from __future__ import annotations
 
-from enum import Enum
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
@@ -19,24 +18,10 @@ __all__ = [
     "CheckFinished",
     "Event",
     "Observer",
-    "Outcome",
     "WaitingForLease",
     "catch_observer_errors",
     "null_observer",
 ]
-
-
-class Outcome(str, Enum):
-    """Why a cold start may serve."""
-
-    UP_TO_DATE = "UP_TO_DATE"
-    """The schema was ready."""
-    MIGRATED = "MIGRATED"
-    """This instance held the lease and made it ready."""
-    WAITED = "WAITED"
-    """Another instance made it ready while this one waited."""
-    UNCHECKED = "UNCHECKED"
-    """Migrations are pending, and a feature flag sets mode ``off``: served without a check."""
 
 
 class Event:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.errors import MigrationFailed, NotReady
-    from lambda_migrate.runner import MigrationRunner, Outcome
+    from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings_arguments import SettingsArguments
 
 __all__ = [
@@ -32,9 +32,6 @@ _INIT_SECONDS = 125.0
 
 _TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
 """Lambda's runtime sets it for each invocation; it is not set during initialization."""
-
-_OUTCOME_UNCHECKED = "UNCHECKED"
-"""``Outcome.UNCHECKED``, whose module is not loaded yet."""
 
 
 def is_on_lambda() -> bool:
@@ -159,14 +156,19 @@ class ColdStartGuard:
             )
         request_id = str(getattr(context, "aws_request_id", None) or "")
         deadline = Deadline.from_context(context, runner.clock)
-        return self._run(runner, deadline, request_id) != _OUTCOME_UNCHECKED
+        return self._run(runner, deadline, request_id)
 
-    def _run(self, runner: MigrationRunner, deadline: Deadline | None, request_id: str) -> Outcome:
-        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != MANAGED_INSTANCES:
-            return runner.ensure(deadline, request_id=request_id)
-        from lambda_migrate.managed_instances import ensure_once
+    def _run(self, runner: MigrationRunner, deadline: Deadline | None, request_id: str) -> bool:
+        """Run the check; return whether the result holds for later invocations."""
+        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == MANAGED_INSTANCES:
+            from lambda_migrate.managed_instances import ensure_once
 
-        return ensure_once(runner, deadline, request_id=request_id)
+            outcome = ensure_once(runner, deadline, request_id=request_id)
+        elif self._own_runner is None and runner.find_ready():
+            return True
+        else:
+            outcome = runner.ensure(deadline, request_id=request_id)
+        return outcome.value != "UNCHECKED"
 
     def is_switched_off(self) -> bool:
         """Whether the mode is ``off``, as argument or variable, whatever the other settings are.
@@ -231,7 +233,7 @@ class ColdStartGuard:
         try:
             runner = self._get_runner()
             deadline = Deadline.after(_INIT_SECONDS, runner.clock)
-            self.is_open = self._run(runner, deadline, "") != _OUTCOME_UNCHECKED
+            self.is_open = self._run(runner, deadline, "")
         except MigrateError:
             self.is_open = False
 

@@ -18,10 +18,10 @@ from hashlib import sha256
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import Outcome
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.check import DEFAULT_DEADLINE_SECONDS
 from lambda_migrate.errors import NotReady
+from lambda_migrate.outcome import Outcome
 
 if TYPE_CHECKING:
     from lambda_migrate.runner import MigrationRunner

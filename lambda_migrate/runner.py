@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.check_events import (
     CheckFinished,
-    Outcome,
     catch_observer_errors,
     null_observer,
 )
@@ -26,10 +25,11 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
     from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.outcome import Outcome
     from lambda_migrate.settings import Settings
     from lambda_migrate.settings_arguments import SettingsArguments
 
-__all__ = ["DefaultObserver", "DeferredTarget", "MigrationRunner", "Outcome"]
+__all__ = ["DefaultObserver", "DeferredTarget", "MigrationRunner"]
 
 
 class DefaultObserver:
@@ -85,7 +85,7 @@ class DeferredTarget:
         event = CheckFinished(
             target=self._settings.target,
             digest=digest,
-            outcome=Outcome.UP_TO_DATE.value,
+            outcome="UP_TO_DATE",
             seconds=self.clock.monotonic() - first_read.started,
             waited_seconds=0.0,
             lease_calls=first_read.client.request_count,
@@ -134,6 +134,7 @@ class MigrationRunner:
     ) -> None:
         self._target = target
         self._manifest = manifest
+        self._first_read: FirstRead | None = None
         self._is_ready = False
 
     @classmethod
@@ -196,6 +197,20 @@ class MigrationRunner:
 
         return load_manifest(self._manifest)
 
+    def find_ready(self) -> bool:
+        """Read the lease table, if the target is not loaded yet; return whether it is ready.
+
+        Most starts need no more. Otherwise the target is loaded, and `ensure` continues.
+        """
+        target = self._target
+        if self._is_ready or not isinstance(target, DeferredTarget):
+            return self._is_ready
+        first_read = target.read()
+        self._is_ready = first_read is not None and target.finish(first_read, self.digest)
+        if not self._is_ready:
+            self._target, self._first_read = target.load(first_read), first_read
+        return self._is_ready
+
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
         """Return as soon as the database satisfies the manifest; apply what is pending.
 
@@ -214,15 +229,12 @@ class MigrationRunner:
             ConfigurationError: A setting, a permission or a resource is wrong; fix it and deploy.
             ManifestError: There are no migrations, and ``allow_empty`` is not set.
         """
-        if self._is_ready:
+        from lambda_migrate.outcome import Outcome
+
+        if self.find_ready():
             return Outcome.UP_TO_DATE
-        target, first_read = self._target, None
-        if isinstance(target, DeferredTarget):
-            first_read = target.read()
-            if first_read is not None and target.finish(first_read, self.digest):
-                self._is_ready = True
-                return Outcome.UP_TO_DATE
-            self._target = target = target.load(first_read)
+        target = self.target
+        first_read, self._first_read = self._first_read, None
         if target.policy.mode == "off":
             return Outcome.UP_TO_DATE
         from lambda_migrate.engine.check import Check

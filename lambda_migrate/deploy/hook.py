@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lambda_migrate.clock import Deadline
-    from lambda_migrate.runner import MigrationRunner, Outcome
+    from lambda_migrate.outcome import Outcome
+    from lambda_migrate.runner import MigrationRunner
 
 __all__ = [
     "NOT_READY",

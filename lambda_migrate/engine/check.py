@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import CheckFinished, Outcome
+from lambda_migrate.check_events import CheckFinished
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError, MigrationFailed
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
     from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.outcome import Outcome
 
 __all__ = ["DEFAULT_DEADLINE_SECONDS", "Check"]
 

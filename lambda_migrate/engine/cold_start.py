@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import Outcome, WaitingForLease
+from lambda_migrate.check_events import WaitingForLease
 from lambda_migrate.engine.decider import Decider
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -38,6 +38,7 @@ from lambda_migrate.lease.decision import (
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
+from lambda_migrate.outcome import Outcome
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline

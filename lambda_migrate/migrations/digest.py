@@ -261,12 +261,21 @@ def _read_checksums(
         version = None if is_repeatable else find_version(name)
         if not (version or is_repeatable) or not entry.is_file(follow_symlinks=False):
             raise _NeedsFullRead(entry.name)
-        if entry.stat().st_size > MAX_BYTES:
-            raise _NeedsFullRead(entry.name)
-        with open(entry.path, "rb", buffering=0) as file:  # noqa: PTH123 - importing pathlib takes 10 ms
-            checksum = compute_checksum(file.read().decode())
+        checksum = compute_checksum(_read_file(entry.path).decode())
         if version:
             versioned.append((parse_components(version), checksum))
         else:
             repeatables.append((name.removesuffix(".sql"), checksum))
     return versioned, repeatables
+
+
+def _read_file(path: str) -> bytes:
+    """The file's content; `open` takes twice as many system calls for it."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(file).st_size
+        if size > MAX_BYTES:
+            raise _NeedsFullRead(path)
+        return os.read(file, size)
+    finally:
+        os.close(file)

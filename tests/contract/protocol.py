@@ -42,8 +42,9 @@ from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState
 from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.migrations import Manifest
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import Database
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import FixedRandom
 
 T = TypeVar("T")

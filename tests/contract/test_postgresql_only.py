@@ -10,9 +10,10 @@ from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import NotReady
 from lambda_migrate.migrations import Manifest, Script
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import InMemoryLeaseTable
 from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
 

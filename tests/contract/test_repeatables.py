@@ -16,8 +16,9 @@ from lambda_migrate.migrations import Manifest, Migration, RowState, Script
 from lambda_migrate.migrations import repeatable as repeatable_migrations
 from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.migrations.version import RepeatableVersion
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import Database
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import InMemoryDatabase, InMemoryLeaseTable
 from tests.contract.databases import (
     FIRST,

@@ -16,7 +16,7 @@ from lambda_migrate.lease.codec import decode, encode_databases, encode_failure,
 from lambda_migrate.lease.decision import MAX_FAILURE_PAUSE_MS, MAX_LEASE_MS
 from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState, join_digests
-from lambda_migrate.runner import Outcome
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.testing import FixedRandom
 from tests.integration.postgresql.bench import Bench, migration
 from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, item_size, manifest, prefixes

@@ -17,8 +17,9 @@ from lambda_migrate.events import (
 )
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,

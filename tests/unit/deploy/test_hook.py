@@ -18,7 +18,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     NotReady,
 )
-from lambda_migrate.runner import Outcome
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.testing import InMemoryFlags
 from tests.unit.deploy.conftest import Deploy, make_unexpected_errors
 from tests.unit.engine.fakes import Fakes, manifest, raises

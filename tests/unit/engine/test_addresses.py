@@ -16,8 +16,8 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import TargetShared
 from lambda_migrate.lease.progress import Progress
 from lambda_migrate.migrations import Manifest
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import DatabaseInspection
-from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.fakes import Fakes, copy_database, manifest, migration, raises, restore
 

@@ -36,7 +36,7 @@ from lambda_migrate.migrations import (
 )
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.version import RepeatableVersion
-from lambda_migrate.runner import Outcome
+from lambda_migrate.outcome import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)

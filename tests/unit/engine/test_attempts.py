@@ -17,7 +17,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.progress import Failure
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations import Manifest
-from lambda_migrate.runner import Outcome
+from lambda_migrate.outcome import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)

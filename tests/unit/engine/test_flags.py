@@ -10,7 +10,7 @@ from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable, LeaseStoreUnavailable, MigrationFailed, NotReady
 from lambda_migrate.events import CheckFailed, CheckFinished, FlagsIgnored
 from lambda_migrate.lease.record import LeaseState
-from lambda_migrate.runner import Outcome
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.testing import InMemoryFlags
 from tests.unit.engine.fakes import Fakes, manifest, raises
 

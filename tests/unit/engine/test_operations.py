@@ -25,7 +25,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, RowState
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.version import Version
-from lambda_migrate.runner import Outcome
+from lambda_migrate.outcome import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)

@@ -12,7 +12,8 @@ from lambda_migrate.engine.requirement_inspection import (
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, MigrationFailed, NotReady
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.ready_when import parse_ready_when
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.outcome import Outcome
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.fakes import Fakes, manifest, raises
 

@@ -32,8 +32,9 @@ from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import StaleFencingToken
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.fakes import Fakes, manifest, raises
 

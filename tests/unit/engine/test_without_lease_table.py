@@ -6,8 +6,8 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed, NotReady
 from lambda_migrate.events import WaitingForLease
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import LeaseGrant
-from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemorySession
 from tests.unit.engine.fakes import Fakes, manifest
 

@@ -30,7 +30,8 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.guard import LONG_INIT_TYPES
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.outcome import Outcome
+from lambda_migrate.runner import MigrationRunner
 from tests.unit.engine.fakes import Fakes, manifest
 from tests.unit.entrypoints.lines import Context, Lines
 
@@ -60,6 +61,9 @@ class Runner:
         if isinstance(answer, BaseException):
             raise answer
         return answer or Outcome.UP_TO_DATE
+
+    def find_ready(self) -> bool:
+        return False
 
     def forget_result(self) -> None:
         self.forgotten += 1

@@ -16,7 +16,8 @@ import pytest
 from lambda_migrate import migrate_on_cold_start
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError, MigrateError, NotReady
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.outcome import Outcome
+from lambda_migrate.runner import MigrationRunner
 from tests.unit.engine.fakes import Fakes, manifest
 from tests.unit.entrypoints.lines import Context
 

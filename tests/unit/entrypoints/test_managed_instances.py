@@ -15,7 +15,8 @@ import pytest
 
 from lambda_migrate import managed_instances
 from lambda_migrate.clock import Deadline
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.outcome import Outcome
+from lambda_migrate.runner import MigrationRunner
 from tests.unit.engine.fakes import Fakes, manifest
 
 

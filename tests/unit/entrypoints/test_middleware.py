@@ -13,7 +13,8 @@ import pytest
 from lambda_migrate import asgi, wsgi
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.outcome import Outcome
+from lambda_migrate.runner import MigrationRunner
 from tests.unit.engine.fakes import Fakes, manifest
 from tests.unit.entrypoints.lines import Context
 

@@ -19,13 +19,14 @@ from lambda_migrate.errors import ConfigurationError, ManifestError, MigrateErro
 from lambda_migrate.events import CheckFailed, CheckFinished, null_observer
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.credentials import (
     IamCredentials,
     SecretCredentials,
     UrlCredentials,
 )
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
-from lambda_migrate.runner import DefaultObserver, MigrationRunner, Outcome
+from lambda_migrate.runner import DefaultObserver, MigrationRunner
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FakeClock, RecordingObserver
 from lambda_migrate.testing.scratch import ScratchDatabase, open_migrations
