@@ -8,14 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lambda_migrate.check_events import (
-    CheckFinished,
-    Event,
-    Observer,
-    WaitingForLease,
-    catch_observer_errors,
-    null_observer,
-)
+from lambda_migrate.check_events import CheckFinished, Event, WaitingForLease
+from lambda_migrate.observers import Observer, catch_observer_errors, null_observer
 
 __all__ = [
     "CheckFailed",

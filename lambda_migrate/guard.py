@@ -10,8 +10,9 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lambda_migrate.clock import Deadline
+    from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.errors import MigrationFailed, NotReady
+    from lambda_migrate.first_check import FirstCheck
     from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings_arguments import SettingsArguments
 
@@ -56,12 +57,21 @@ class ColdStartGuard:
         TypeError: There are a runner and settings.
     """
 
-    __slots__ = ("_lock", "_own_runner", "_process_id", "_runner", "_settings", "is_open")
+    __slots__ = (
+        "_first_check",
+        "_lock",
+        "_own_runner",
+        "_process_id",
+        "_runner",
+        "_settings",
+        "is_open",
+    )
 
     def __init__(self, runner: MigrationRunner | None, settings: SettingsArguments) -> None:
         self.is_open = False
         self._own_runner = runner
         self._runner = runner
+        self._first_check: FirstCheck | None = None
         self._settings = settings
         self._lock = threading.Lock()
         self._process_id = os.getpid()
@@ -81,7 +91,7 @@ class ColdStartGuard:
         if self._process_id != os.getpid():
             self._process_id = os.getpid()
             self._lock = threading.Lock()
-            self._runner = self._own_runner
+            self._runner, self._first_check = self._own_runner, None
 
     def check(self, context: object) -> NotReady | MigrationFailed | None:
         """Open, if the schema is ready or can be made so before the invocation's deadline.
@@ -139,14 +149,18 @@ class ColdStartGuard:
         deadline = Deadline.from_context(context)
         if deadline is None:
             return DEFAULT_DEADLINE_SECONDS
-        policy = Policy() if self._runner is None else self._runner.target.policy
-        return deadline.moved_earlier(policy.safety_margin_seconds).remaining()
+        margin = Policy().safety_margin_seconds
+        if self._runner is not None:
+            margin = self._runner.target.policy.safety_margin_seconds
+        elif self._first_check is not None:
+            margin = self._first_check.settings.safety_margin_seconds
+        return deadline.moved_earlier(margin).remaining()
 
     def _ensure(self, context: object) -> bool:
         """Check; return whether the result holds for later invocations."""
         from lambda_migrate.clock import Deadline
 
-        runner = self._get_runner()
+        clock = self._prepare()
         if is_on_lambda() and not has_deadline(context):
             from lambda_migrate.errors import ConfigurationError
 
@@ -155,19 +169,24 @@ class ColdStartGuard:
                 "is unknown: pass the context that Lambda passes, as the argument after the event"
             )
         request_id = str(getattr(context, "aws_request_id", None) or "")
-        deadline = Deadline.from_context(context, runner.clock)
-        return self._run(runner, deadline, request_id)
+        return self._run(Deadline.from_context(context, clock), request_id)
 
-    def _run(self, runner: MigrationRunner, deadline: Deadline | None, request_id: str) -> bool:
+    def _run(self, deadline: Deadline | None, request_id: str) -> bool:
         """Run the check; return whether the result holds for later invocations."""
-        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == MANAGED_INSTANCES:
+        is_managed = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == MANAGED_INSTANCES
+        if self._runner is None and self._first_check is not None:
+            if not is_managed and self._first_check.find_ready():
+                return True
+            from lambda_migrate.runner import MigrationRunner
+
+            self._runner = MigrationRunner.from_first_check(self._first_check)
+        assert self._runner is not None  # noqa: S101 - `_prepare` has made sure of one of the two
+        if not is_managed:
+            outcome = self._runner.ensure(deadline, request_id=request_id)
+        else:
             from lambda_migrate.managed_instances import ensure_once
 
-            outcome = ensure_once(runner, deadline, request_id=request_id)
-        elif self._own_runner is None and runner.find_ready():
-            return True
-        else:
-            outcome = runner.ensure(deadline, request_id=request_id)
+            outcome = ensure_once(self._runner, deadline, request_id=request_id)
         return outcome.value != "UNCHECKED"
 
     def is_switched_off(self) -> bool:
@@ -180,22 +199,22 @@ class ColdStartGuard:
         is_off = any(str(mode).strip().lower() == "off" for mode in modes)
         return self._own_runner is None and is_off
 
-    def _get_runner(self) -> MigrationRunner:
-        """The runner, created on the first invocation.
+    def _prepare(self) -> Clock:
+        """Read the settings in the first invocation, unless there is a runner; return the clock.
 
         A configuration error is logged like every other failed check: in one structured line.
         """
-        if self._runner is None:
-            from lambda_migrate.runner import DefaultObserver, MigrationRunner
+        if self._runner is not None:
+            return self._runner.clock
+        if self._first_check is None:
+            from lambda_migrate.first_check import FirstCheck
 
             try:
-                self._runner = MigrationRunner.from_settings(
-                    observer=DefaultObserver(), **self._settings
-                )
+                self._first_check = FirstCheck.from_settings(**self._settings)
             except Exception as error:
                 self._report_unusable_settings(error)
                 raise
-        return self._runner
+        return self._first_check.clock
 
     def _report_unusable_settings(self, error: Exception) -> None:
         """Log a configuration error; outside Lambda, raise it with advice for a unit test."""
@@ -231,16 +250,15 @@ class ColdStartGuard:
         if self.is_switched_off():
             return
         try:
-            runner = self._get_runner()
-            deadline = Deadline.after(_INIT_SECONDS, runner.clock)
-            self.is_open = self._run(runner, deadline, "")
+            deadline = Deadline.after(_INIT_SECONDS, self._prepare())
+            self.is_open = self._run(deadline, "")
         except MigrateError:
             self.is_open = False
 
     def forget_result(self) -> None:
         """Close again after a snapshot was restored: the schema may have changed since."""
         self.is_open = False
-        self._runner = self._own_runner
+        self._runner, self._first_check = self._own_runner, None
         if self._own_runner is not None:
             self._own_runner.forget_result()
 

@@ -5,108 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import (
-    CheckFinished,
-    catch_observer_errors,
-    null_observer,
-)
-from lambda_migrate.check_log import has_default_format, write_check_finished
-from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.first_check import FirstCheck
+from lambda_migrate.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self, Unpack
 
-    from lambda_migrate.check_events import Event, Observer
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.digest import DeferredManifest
     from lambda_migrate.migrations.ready_when import Requirements
-    from lambda_migrate.outcome import Outcome
-    from lambda_migrate.settings import Settings
+    from lambda_migrate.observers import Observer
     from lambda_migrate.settings_arguments import SettingsArguments
 
-__all__ = ["DefaultObserver", "DeferredTarget", "MigrationRunner"]
-
-
-class DefaultObserver:
-    """`PowertoolsObserver`, which is not loaded for a check that found the schema ready."""
-
-    def __init__(self) -> None:
-        self._observers: dict[str, Observer] = {}
-
-    def observe(self, event: Event) -> None:
-        """See `Observer.observe`."""
-        is_simple = not self._observers and has_default_format(os.environ)
-        if is_simple and isinstance(event, CheckFinished) and not event.applied:
-            write_check_finished(event)
-            return
-        from lambda_migrate.aws.telemetry import PowertoolsObserver
-
-        # `setdefault` is atomic: the heartbeat's thread observes as well.
-        self._observers.setdefault("powertools", PowertoolsObserver()).observe(event)
-
-
-class DeferredTarget:
-    """The target that the settings name; most starts need no more of it than one read.
-
-    Args:
-        settings: The settings.
-        observer: Receives every event.
-
-    Attributes:
-        clock: The target's.
-    """
-
-    def __init__(self, settings: Settings, observer: Observer) -> None:
-        self.clock = SYSTEM_CLOCK
-        self._settings = settings
-        self._observer = observer
-
-    def read(self) -> FirstRead | None:
-        """Read the item in the lease table; None if there is no table, or with mode ``off``."""
-        settings = self._settings
-        if not settings.table or settings.mode == "off":
-            return None
-        from lambda_migrate.lease.first_read import FirstRead
-
-        return FirstRead(os.environ, settings.table, settings.target, clock=self.clock)
-
-    def finish(self, first_read: FirstRead, digest: str) -> bool:
-        """End the check if the item marks the manifest ready; return whether it does."""
-        if not first_read.is_ready(digest, self._settings.lease_address):
-            return False
-        from lambda_migrate.lease.first_read import make_owner
-
-        first_read.client.close()
-        event = CheckFinished(
-            target=self._settings.target,
-            digest=digest,
-            outcome="UP_TO_DATE",
-            seconds=self.clock.monotonic() - first_read.started,
-            waited_seconds=0.0,
-            lease_calls=first_read.client.request_count,
-            applied=(),
-            fence=0,
-            owner=make_owner(),
-        )
-        catch_observer_errors(self._observer).observe(event)
-        return True
-
-    def load(self, first_read: FirstRead | None = None) -> Target:
-        """Create the target.
-
-        Args:
-            first_read: What was read before, if anything: the target's first reading.
-        """
-        from lambda_migrate.wiring import make_target
-
-        return make_target(
-            self._settings, observer=self._observer, clock=self.clock, first_read=first_read
-        )
+__all__ = ["MigrationRunner"]
 
 
 class MigrationRunner:
@@ -130,11 +43,10 @@ class MigrationRunner:
     def __init__(
         self,
         manifest: Manifest | DeferredManifest | Requirements,
-        target: Target | DeferredTarget,
+        target: Target | FirstCheck,
     ) -> None:
         self._target = target
         self._manifest = manifest
-        self._first_read: FirstRead | None = None
         self._is_ready = False
 
     @classmethod
@@ -159,20 +71,22 @@ class MigrationRunner:
             ConfigurationError: Settings are missing or wrong; the message lists all of them.
             ManifestError: The migration files cannot be used.
         """
-        from lambda_migrate.settings import Settings
+        if observer is None and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:
+            from lambda_migrate.observers import null_observer
 
-        is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
-        loaded = Settings.load(os.environ, **settings)
-        loaded.require_configured(table=is_on_lambda, database=True)
-        if observer is None:
-            observer = DefaultObserver() if is_on_lambda else null_observer
-        return cls(_defer_manifest(loaded, os.environ), DeferredTarget(loaded, observer))
+            observer = null_observer
+        return cls.from_first_check(FirstCheck.from_settings(observer=observer, **settings))
+
+    @classmethod
+    def from_first_check(cls, first_check: FirstCheck) -> Self:
+        """Create a runner that continues from a first check, or begins with it."""
+        return cls(first_check.manifest, first_check)
 
     @property
     def target(self) -> Target:
         """The database with its item in the lease table, and how to behave."""
-        if isinstance(self._target, DeferredTarget):
-            self._target = self._target.load()
+        if isinstance(self._target, FirstCheck):
+            self._target, _ = self._target.load_target()
         return self._target
 
     @property
@@ -197,20 +111,6 @@ class MigrationRunner:
 
         return load_manifest(self._manifest)
 
-    def find_ready(self) -> bool:
-        """Read the lease table, if the target is not loaded yet; return whether it is ready.
-
-        Most starts need no more. Otherwise the target is loaded, and `ensure` continues.
-        """
-        target = self._target
-        if self._is_ready or not isinstance(target, DeferredTarget):
-            return self._is_ready
-        first_read = target.read()
-        self._is_ready = first_read is not None and target.finish(first_read, self.digest)
-        if not self._is_ready:
-            self._target, self._first_read = target.load(first_read), first_read
-        return self._is_ready
-
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
         """Return as soon as the database satisfies the manifest; apply what is pending.
 
@@ -229,12 +129,15 @@ class MigrationRunner:
             ConfigurationError: A setting, a permission or a resource is wrong; fix it and deploy.
             ManifestError: There are no migrations, and ``allow_empty`` is not set.
         """
-        from lambda_migrate.outcome import Outcome
-
-        if self.find_ready():
+        if self._is_ready:
             return Outcome.UP_TO_DATE
-        target = self.target
-        first_read, self._first_read = self._first_read, None
+        target, first_read = self._target, None
+        if isinstance(target, FirstCheck):
+            if target.find_ready():
+                self._is_ready = True
+                return Outcome.UP_TO_DATE
+            target, first_read = target.load_target()
+            self._target = target
         if target.policy.mode == "off":
             return Outcome.UP_TO_DATE
         from lambda_migrate.engine.check import Check
@@ -262,30 +165,3 @@ class MigrationRunner:
     def forget_result(self) -> None:
         """Forget that the schema was ready, as after a snapshot of this process was restored."""
         self._is_ready = False
-
-
-def _defer_manifest(
-    settings: Settings, environ: Mapping[str, str]
-) -> Manifest | DeferredManifest | Requirements:
-    """The manifest; its files are parsed later if they are a plain directory.
-
-    Without files, what other tools must have applied.
-
-    Raises:
-        ManifestError: The migration files cannot be used.
-    """
-    if settings.ready_when is not None:
-        return settings.ready_when
-    from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
-
-    def load() -> Manifest:
-        from lambda_migrate.wiring import make_manifest
-
-        return make_manifest(settings, environ)
-
-    if settings.source != "sql":
-        from lambda_migrate.wiring import read_tool_digest
-
-        return DeferredManifest(read_tool_digest(settings, environ), load)
-    digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
-    return load() if digest in (None, EMPTY_DIGEST) else DeferredManifest(digest, load)

@@ -15,7 +15,6 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lambda_migrate.check_events import Observer
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.flags import Flags, FlagSource
     from lambda_migrate.engine.target import Policy, Target
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
+    from lambda_migrate.observers import Observer
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.database import PostgreSQLDatabase

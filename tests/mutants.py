@@ -1289,7 +1289,7 @@ MUTANTS = (
     ),
     Mutant(
         "a metric goes without its target",
-        "lambda_migrate/check_log.py",
+        "lambda_migrate/check_events.py",
         '        "Dimensions": [["target", "service"]],',
         '        "Dimensions": [["service"]],',
         ("alarms",),
@@ -2027,14 +2027,14 @@ MUTANTS = (
     ),
     Mutant(
         "what an observer raises reaches the holder",
-        "lambda_migrate/check_events.py",
+        "lambda_migrate/observers.py",
         "except Exception as error:",
         "except ZeroDivisionError as error:",
         ("engine",),
     ),
     Mutant(
         "an exit in another thread ends the heartbeat",
-        "lambda_migrate/check_events.py",
+        "lambda_migrate/observers.py",
         "if current_thread() is main_thread():",
         "if True:",
         ("engine",),
@@ -2253,7 +2253,7 @@ MUTANTS = (
     ),
     Mutant(
         "adopting: the digest of no migrations is looked up in the lease table",
-        "lambda_migrate/runner.py",
+        "lambda_migrate/first_check.py",
         "load() if digest in (None, EMPTY_DIGEST)",
         "load() if digest is None",
         ("wiring",),

@@ -1,6 +1,6 @@
 """The default observer: log lines and metrics in the formats of Powertools for AWS Lambda.
 
-Powertools writes them, except for those of a check that did not migrate; see `check_log`.
+Powertools writes them, except for those of a check that did not migrate; see `check_events`.
 
 One log line for each outcome. Metrics (dimensions ``service`` and ``target``):
 
@@ -25,10 +25,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import CheckFinished, WaitingForLease
-from lambda_migrate.check_log import (
+from lambda_migrate.check_events import (
     MESSAGES_BY_OUTCOME,
     NAMESPACE,
+    CheckFinished,
+    WaitingForLease,
     format_emf,
     has_default_format,
     make_log_fields,
@@ -42,8 +43,7 @@ from lambda_migrate.check_log import (
 if TYPE_CHECKING:
     from typing import Any
 
-    from lambda_migrate.check_events import Event
-    from lambda_migrate.check_log import Metric
+    from lambda_migrate.check_events import Event, Metric
     from lambda_migrate.events import CheckFailed, CommandFinished, LeaseHeldTime
 
 __all__ = ["METRICS", "NAMESPACE", "PowertoolsObserver"]
@@ -79,7 +79,7 @@ class PowertoolsObserver:
                 write_check_finished(event)
                 return
             self._log_check_finished(event)
-            self._flush_metrics(event, make_time_metrics(event))
+            self._flush_metrics(event, make_time_metrics(event.seconds, event.waited_seconds))
         elif not isinstance(event, WaitingForLease):
             self._observe_other(event)
 
@@ -100,7 +100,7 @@ class PowertoolsObserver:
         if isinstance(event, CheckFailed):
             self._log_check_failed(event)
             self._add_metric("NotReady", "Count", 1)
-            self._flush_metrics(event, make_time_metrics(event))
+            self._flush_metrics(event, make_time_metrics(event.seconds, event.waited_seconds))
         elif isinstance(event, CommandFinished):
             self._log_command(event)
             self._flush_metrics(event, [])
@@ -148,17 +148,22 @@ class PowertoolsObserver:
             self._write_metrics(event.target, held)
 
     def _log_check_finished(self, event: CheckFinished) -> None:
-        _make_logger().info(MESSAGES_BY_OUTCOME[event.outcome], extra=make_log_fields(event))
+        _make_logger().info(
+            MESSAGES_BY_OUTCOME[event.outcome], extra=make_log_fields(event, event.seconds)
+        )
 
     def _log_check_failed(self, event: CheckFailed) -> None:
         log = _make_logger().warning if event.retryable else _make_logger().error
-        log(f"schema not ready: {event.message}", extra=make_log_fields(event))
+        log(f"schema not ready: {event.message}", extra=make_log_fields(event, event.seconds))
 
     def _log_command(self, event: CommandFinished) -> None:
         log = _make_logger().error if event.exit_code == _EXIT_FAILED else _make_logger().info
         what = event.command or "no command"
         ended = f"{what} ended with exit code {event.exit_code}"
-        log(f"{ended}: {event.message}" if event.message else ended, extra=make_log_fields(event))
+        log(
+            f"{ended}: {event.message}" if event.message else ended,
+            extra=make_log_fields(event, event.seconds),
+        )
 
     def _flush_metrics(
         self, event: CheckFinished | CheckFailed | CommandFinished, times: list[Metric]

@@ -2,8 +2,9 @@
 
 ::
 
-    lambda_migrate.runner.MigrationRunner.ensure()    once for each process
-      check.Check                                     read; serve if the schema is ready
+    lambda_migrate.first_check.FirstCheck             read; serve if the schema is ready
+    lambda_migrate.runner.MigrationRunner.ensure()    otherwise continue, once for each process
+      check.Check                                     the same reading, decoded
       cold_start.ColdStart                            otherwise decide and act until it is
         decider.Decider    ─ lease.decision.decide    Serve | Refuse | BlockByFlags | Wait | Acquire
         holder.LeaseSession                           Acquire: the lease, renewed while it is held,

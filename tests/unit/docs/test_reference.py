@@ -9,7 +9,7 @@ from inspect import isclass
 import pytest
 
 import lambda_migrate
-from lambda_migrate import check_log, errors, events
+from lambda_migrate import check_events, errors, events
 from lambda_migrate.aws import telemetry
 from lambda_migrate.commands.errors import get_exit_code
 from lambda_migrate.errors import MigrateError
@@ -108,7 +108,7 @@ def test_every_key_of_the_line_is_on_its_page() -> None:
 def test_every_message_of_a_ready_line_is_on_its_page() -> None:
     table = rows(section(PAGE["metrics-and-logs"], "The log line"))
     listed = {row[0].strip("`"): row[2].strip("`") for row in table if len(row) == 3}
-    for outcome, message in check_log.MESSAGES_BY_OUTCOME.items():
+    for outcome, message in check_events.MESSAGES_BY_OUTCOME.items():
         assert listed[message] == outcome
 
 

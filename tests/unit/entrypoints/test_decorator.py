@@ -62,11 +62,20 @@ class Runner:
             raise answer
         return answer or Outcome.UP_TO_DATE
 
-    def find_ready(self) -> bool:
-        return False
-
     def forget_result(self) -> None:
         self.forgotten += 1
+
+
+class UnreadCheck:
+    """A first check that leaves everything to the runner."""
+
+    def __init__(self, **settings: object) -> None:
+        self.runner = Runner()
+        self.runner.arguments = settings  # type: ignore[attr-defined]  # for the test to read
+        self.clock = self.runner.clock
+
+    def find_ready(self) -> bool:
+        return False
 
 
 def guard(runner: Any, handler: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -84,13 +93,12 @@ def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
     """The runners that the decorator creates."""
     runners: list[Runner] = []
 
-    def from_settings(*, observer: object, **settings: object) -> Runner:
-        runner = Runner()
-        runner.arguments = settings  # type: ignore[attr-defined]  # for the test to read
-        runners.append(runner)
-        return runner
+    def from_first_check(check: UnreadCheck) -> Runner:
+        runners.append(check.runner)
+        return check.runner
 
-    monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_settings", from_settings)
+    monkeypatch.setattr("lambda_migrate.first_check.FirstCheck.from_settings", UnreadCheck)
+    monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_first_check", from_first_check)
     return runners
 
 

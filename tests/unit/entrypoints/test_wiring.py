@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from lambda_migrate import migrate_on_cold_start, wiring
+from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import PAUSED, Flags
 from lambda_migrate.engine.target import Policy
@@ -26,7 +27,7 @@ from lambda_migrate.postgresql.credentials import (
     UrlCredentials,
 )
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
-from lambda_migrate.runner import DefaultObserver, MigrationRunner
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FakeClock, RecordingObserver
 from lambda_migrate.testing.scratch import ScratchDatabase, open_migrations
@@ -70,7 +71,7 @@ def test_a_runner_is_created_without_network_io(
     assert (target.name, target.environment, target.policy) == ("shop", "", Policy())
     assert isinstance(target.store, DynamoDBLeaseTable)
     assert isinstance(target.database, PostgreSQLDatabase)
-    assert isinstance(vars(target.observer)["inner"], DefaultObserver)  # guarded
+    assert isinstance(vars(target.observer)["inner"], PowertoolsObserver)  # guarded
     assert target.store.request_count == 0
 
 

@@ -1,0 +1,144 @@
+"""`FirstCheck`: one read of the lease table, which finds the schema ready in most cold starts.
+
+Such a start loads this module and what it imports, and no more. Any doubt is left to the whole
+check, `MigrationRunner.ensure`, which continues from the read.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from lambda_migrate.check_events import CheckFinished, has_default_format, write_check_finished
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.lease.first_read import FirstRead, make_owner
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
+from lambda_migrate.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self, Unpack
+
+    from lambda_migrate.engine.target import Target
+    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.observers import Observer
+    from lambda_migrate.settings_arguments import SettingsArguments
+
+__all__ = ["FirstCheck"]
+
+
+class FirstCheck:
+    """What the settings name, and the first read of the item in the lease table.
+
+    Args:
+        settings: The settings.
+        observer: Receives every event; by default Powertools' Logger and Metrics.
+
+    Attributes:
+        settings: The settings.
+        clock: The target's.
+        manifest: The migrations that this code ships, or what other tools must have applied.
+
+    Raises:
+        ManifestError: The migration files cannot be used.
+    """
+
+    def __init__(self, settings: Settings, observer: Observer | None) -> None:
+        self.settings = settings
+        self.clock = SYSTEM_CLOCK
+        self.manifest = _defer_manifest(settings, os.environ)
+        self._observer = observer
+        self._first_read: FirstRead | None = None
+
+    @classmethod
+    def from_settings(
+        cls, *, observer: Observer | None = None, **settings: Unpack[SettingsArguments]
+    ) -> Self:
+        """See `MigrationRunner.from_settings`; without an observer, Powertools is used anywhere."""
+        loaded = Settings.load(os.environ, **settings)
+        is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+        loaded.require_configured(table=is_on_lambda, database=True)
+        return cls(loaded, observer)
+
+    def find_ready(self) -> bool:
+        """Whether the item marks the manifest ready, beyond doubt; then the check has ended.
+
+        Without a table, and with mode ``off``, nothing is read. After False nothing is read again.
+        """
+        settings = self.settings
+        if self._first_read is not None or not settings.table or settings.mode == "off":
+            return False
+        first_read = FirstRead(os.environ, settings.table, settings.target, clock=self.clock)
+        if not first_read.is_ready(self.manifest.digest, settings.lease_address):
+            self._first_read = first_read
+            return False
+        first_read.client.close()
+        self._report_ready(first_read)
+        return True
+
+    def _report_ready(self, first_read: FirstRead) -> None:
+        event = CheckFinished(
+            target=self.settings.target,
+            digest=self.manifest.digest,
+            outcome="UP_TO_DATE",
+            seconds=self.clock.monotonic() - first_read.started,
+            waited_seconds=0.0,
+            lease_calls=first_read.client.request_count,
+            applied=(),
+            fence=0,
+            owner=make_owner(),
+        )
+        if self._observer is None and has_default_format(os.environ):
+            with suppress(Exception):  # what follows logs it
+                write_check_finished(event)
+                return
+        from lambda_migrate.observers import catch_observer_errors
+
+        catch_observer_errors(self._get_observer()).observe(event)
+
+    def _get_observer(self) -> Observer:
+        if self._observer is None:
+            from lambda_migrate.wiring import default_observer
+
+            self._observer = default_observer()
+        return self._observer
+
+    def load_target(self) -> tuple[Target, FirstRead | None]:
+        """Create the target; its first reading is what was read here, if anything."""
+        from lambda_migrate.wiring import make_target
+
+        first_read, self._first_read = self._first_read, None
+        target = make_target(
+            self.settings, observer=self._get_observer(), clock=self.clock, first_read=first_read
+        )
+        return target, first_read
+
+
+def _defer_manifest(
+    settings: Settings, environ: Mapping[str, str]
+) -> Manifest | DeferredManifest | Requirements:
+    """The manifest; its files are parsed later if they are a plain directory.
+
+    Without files, what other tools must have applied.
+
+    Raises:
+        ManifestError: The migration files cannot be used.
+    """
+    if settings.ready_when is not None:
+        return settings.ready_when
+    from lambda_migrate.migrations.digest import DeferredManifest
+
+    def load() -> Manifest:
+        from lambda_migrate.wiring import make_manifest
+
+        return make_manifest(settings, environ)
+
+    if settings.source != "sql":
+        from lambda_migrate.wiring import read_tool_digest
+
+        return DeferredManifest(read_tool_digest(settings, environ), load)
+    digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
+    return load() if digest in (None, EMPTY_DIGEST) else DeferredManifest(digest, load)
