@@ -209,8 +209,8 @@ MUTANTS = (
     Mutant(
         "rows that an interrupted Django migration has committed are written again",
         "lambda_migrate/sources/django_child/statements.py",
-        "        if message.kind in (MessageKind.ROWS, MessageKind.CONTROL):\n            self.req",
-        "        if message.kind is MessageKind.CONTROL:\n            self.req",
+        "message.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):\n            self.req",
+        "message.kind is DjangoRerunKind.CONTROL:\n            self.req",
         ("django",),
     ),
     Mutant(

@@ -118,7 +118,7 @@ def connect(
     if tls_context is None:
         return HTTPConnection(sock, endpoint)
     try:
-        sock.settimeout(_seconds_left(deadline))
+        sock.settimeout(_remaining_seconds(deadline))
         return HTTPConnection(tls_context.wrap_socket(sock, server_hostname=host), endpoint)
     except (TimeoutError, ConnectionError) as error:
         raise NoResponse(f"TLS handshake failed: {type(error).__name__}") from None
@@ -154,7 +154,7 @@ class HTTPConnection:
         self._received = b""
         self._has_received = False
         try:
-            self._sock.settimeout(_seconds_left(deadline))
+            self._sock.settimeout(_remaining_seconds(deadline))
             self._sock.sendall(request)
         except OSError as error:
             raise self._no_response(error) from None
@@ -197,7 +197,7 @@ class HTTPConnection:
 
     def _receive(self, deadline: Deadline) -> None:
         try:
-            self._sock.settimeout(_seconds_left(deadline))
+            self._sock.settimeout(_remaining_seconds(deadline))
             received = self._sock.recv(65536)
         except OSError as error:
             raise self._no_response(error) from None
@@ -214,7 +214,7 @@ class HTTPConnection:
         )
 
 
-def _seconds_left(deadline: Deadline) -> float:
+def _remaining_seconds(deadline: Deadline) -> float:
     """Seconds for the next wait on a socket, for which 0 would mean not to wait at all."""
     seconds = deadline.remaining()
     if seconds <= 0:

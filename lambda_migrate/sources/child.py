@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.sources.protocol import Channel, ChildError, make_import_error, read_request
-from lambda_migrate.sources.user_code import describe_error, find_place
+from lambda_migrate.sources.user_code import describe_error, find_location
 
 if TYPE_CHECKING:
     from lambda_migrate.sources.protocol import ChildRequest
@@ -92,7 +92,7 @@ def _die_with_parent() -> None:
 
 def _describe_error(error: BaseException, request: ChildRequest) -> ChildError:
     """An error that the tool's module did not translate, with the last line of the user's code."""
-    path, line = find_place(error, root=request.root)
+    path, line = find_location(error, root=request.root)
     if isinstance(error, ImportError):
         if not path and error.name in (request.tool, "sqlalchemy"):
             return ChildError(

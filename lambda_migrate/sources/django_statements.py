@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IN_DOUBT",
     "TRANSACTION",
-    "MessageKind",
+    "DjangoRerunKind",
     "classify_message",
     "hash_message",
 ]
@@ -41,8 +41,8 @@ TRANSACTION = f"{IN_DOUBT}transaction"
 committed by itself, and what of it is unknown."""
 
 
-class MessageKind(Enum):
-    """What a message to PostgreSQL, of one or several statements, may do."""
+class DjangoRerunKind(Enum):
+    """What one or several statements may do, which decides whether a rerun skips them."""
 
     READ = "read"
     """Only reads."""
@@ -58,11 +58,11 @@ class MessageKind(Enum):
     """Begins or ends a transaction."""
 
 
-def classify_message(sql: str) -> MessageKind:
-    """The strongest kind of its statements; see `MessageKind`."""
-    order = list(MessageKind)
+def classify_message(sql: str) -> DjangoRerunKind:
+    """The strongest kind of its statements; see `DjangoRerunKind`."""
+    order = list(DjangoRerunKind)
     kinds = [_classify(statement) for statement in split_statements(sql)]
-    return max(kinds, key=order.index, default=MessageKind.READ)
+    return max(kinds, key=order.index, default=DjangoRerunKind.READ)
 
 
 def hash_message(sql: str, params: object = None) -> str:
@@ -70,22 +70,22 @@ def hash_message(sql: str, params: object = None) -> str:
     return sha256(f"{sql}\0{params!r}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _classify(statement: Statement) -> MessageKind:
+def _classify(statement: Statement) -> DjangoRerunKind:
     first = "".join(statement.keywords[:1])
     cursor = TokenCursor(statement.text)
     if find_transaction_control(cursor):
-        return MessageKind.CONTROL
+        return DjangoRerunKind.CONTROL
     if first in _SESSION_COMMANDS or is_temporary(statement):
-        return MessageKind.SETTING
+        return DjangoRerunKind.SETTING
     info = classify(statement)
     if info.kind in _OUTSIDE_KINDS:
         is_inside = can_run_in_transaction(statement)
-        return MessageKind.DEFINITION if is_inside else MessageKind.OUTSIDE
+        return DjangoRerunKind.DEFINITION if is_inside else DjangoRerunKind.OUTSIDE
     if first == "CALL" or (first == "DO" and _ENDS_TRANSACTION.search(statement.text)):
-        return MessageKind.OUTSIDE
+        return DjangoRerunKind.OUTSIDE
     if first in ("SELECT", "WITH", "VALUES", "TABLE", "SHOW"):
-        return MessageKind.READ if _only_reads(statement) else MessageKind.ROWS
-    return MessageKind.DEFINITION if first in _DEFINITIONS else MessageKind.ROWS
+        return DjangoRerunKind.READ if _only_reads(statement) else DjangoRerunKind.ROWS
+    return DjangoRerunKind.DEFINITION if first in _DEFINITIONS else DjangoRerunKind.ROWS
 
 
 def _only_reads(statement: Statement) -> bool:

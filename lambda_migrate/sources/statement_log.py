@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UNKNOWN",
     "LogMismatch",
-    "StatementKind",
+    "RerunKind",
     "StatementLog",
     "classify_statements",
     "ends_transaction",
@@ -40,8 +40,8 @@ its statement may have taken effect or not."""
 _ROWS = "rows:"
 
 
-class StatementKind(Enum):
-    """What a text of one or more statements does."""
+class RerunKind(Enum):
+    """What one or more statements do, which decides whether they may run again."""
 
     READ = "read"
     """It may run again, unless a function that it calls writes."""
@@ -66,23 +66,23 @@ _SCHEMA = (
 _WRITES_IN_QUERY = re.compile(r"\b(?:insert|update|delete|merge|into|analyze)\b", re.IGNORECASE)
 _TEMPORARY = re.compile(r"CREATE (?:(?:GLOBAL|LOCAL) )?TEMP(?:ORARY)?\b")
 _CALL = re.compile(r"([a-z_][a-z0-9_$]*)\"?\s*\(", re.IGNORECASE)
-_SEVERITY = tuple(StatementKind)
+_SEVERITY = tuple(RerunKind)
 
 
-def classify_statements(sql: str) -> StatementKind:
+def classify_statements(sql: str) -> RerunKind:
     """Classify a text by its most far-reaching statement."""
     kinds = [_classify(each) for each in split_statements(sql)]
-    return max(kinds, key=_SEVERITY.index, default=StatementKind.SESSION)
+    return max(kinds, key=_SEVERITY.index, default=RerunKind.SESSION)
 
 
-def _classify(statement: Statement) -> StatementKind:
+def _classify(statement: Statement) -> RerunKind:
     first = "".join(statement.keywords[:1])
     if first in _READS:
         is_write = first != "SHOW" and _WRITES_IN_QUERY.search(statement.text)
-        return StatementKind.ROWS if is_write else StatementKind.READ
+        return RerunKind.ROWS if is_write else RerunKind.READ
     if first in _SESSION or first in _CONTROL or is_temporary(statement):
-        return StatementKind.SESSION
-    return StatementKind.SCHEMA if first in _SCHEMA else StatementKind.ROWS
+        return RerunKind.SESSION
+    return RerunKind.SCHEMA if first in _SCHEMA else RerunKind.ROWS
 
 
 def is_temporary(statement: Statement) -> bool:
@@ -187,8 +187,8 @@ class StatementLog:
         self.pending.clear()
 
 
-def make_entry(kind: StatementKind, sql: str, parameters: object) -> str:
+def make_entry(kind: RerunKind, sql: str, parameters: object) -> str:
     """The entry of a statement in the log."""
     text = sql.strip() if not parameters else f"{sql.strip()}\0{parameters!r}"
-    prefix = _ROWS if kind is not StatementKind.SCHEMA else ""
+    prefix = _ROWS if kind is not RerunKind.SCHEMA else ""
     return prefix + sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]

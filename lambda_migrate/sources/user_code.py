@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-__all__ = ["describe_error", "find_place", "make_relative", "open_setup"]
+__all__ = ["describe_error", "find_location", "make_relative", "open_setup"]
 
 
 def open_setup(name: str) -> AbstractContextManager[Any]:
@@ -42,7 +42,7 @@ def make_relative(path: str | Path, root: str) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def find_place(
+def find_location(
     error: BaseException, is_own: Callable[[Path], bool] | None = None, *, root: str
 ) -> tuple[str, int | None]:
     """The last line of the user's code that an error came through: path and line.

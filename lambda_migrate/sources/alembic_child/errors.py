@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.sources.alembic_child.connections import find_sqlstate
 from lambda_migrate.sources.protocol import ChildError, make_import_error
-from lambda_migrate.sources.user_code import describe_error, find_place
+from lambda_migrate.sources.user_code import describe_error, find_location
 
 if TYPE_CHECKING:
     from lambda_migrate.sources.alembic_child.fence import CurrentStep
@@ -62,7 +62,7 @@ def translate_error(
         script_location: The folder of env.py.
     """
     own = Path(script_location).resolve()
-    path, line = find_place(
+    path, line = find_location(
         error,
         lambda file: file.is_relative_to(own) or (step is not None and str(file) == step.path),
         root=root,

@@ -19,7 +19,7 @@ from lambda_migrate.sources.alembic_child.connections import (
 )
 from lambda_migrate.sources.fence_queries import UNDEFINED_OBJECT_SQLSTATES, FenceQueries
 from lambda_migrate.sources.protocol import ChildError
-from lambda_migrate.sources.statement_log import StatementKind, classify_statements
+from lambda_migrate.sources.statement_log import RerunKind, classify_statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ class Fence:
         try:
             self.queries.compare(row)
         except ChildError as error:
-            raise self.remember(error)  # noqa: B904 - the same error
+            raise self.record_error(error)  # noqa: B904 - the same error
 
     def _query(self, connection: Connection, sql: str) -> Any:
         try:
@@ -122,7 +122,7 @@ class Fence:
         except Exception as error:
             sqlstate = find_sqlstate(error)
             if sqlstate in UNDEFINED_OBJECT_SQLSTATES:
-                raise self.remember(self.queries.wrong_database_error()) from error
+                raise self.record_error(self.queries.wrong_database_error()) from error
             if sqlstate == "42501":
                 schema = self._request.schema
                 raise self.fail(
@@ -144,9 +144,9 @@ class Fence:
         if not self._is_before_steps:
             return
         session, kind = get_session(connection), classify_statements(sql)
-        if kind not in (StatementKind.READ, StatementKind.SESSION):
+        if kind not in (RerunKind.READ, RerunKind.SESSION):
             session.has_changes = True
-        if _SET_LOCAL.match(sql) or (self.is_dry_run and kind is StatementKind.SESSION):
+        if _SET_LOCAL.match(sql) or (self.is_dry_run and kind is RerunKind.SESSION):
             self._settings.append((session, sql, parameters))
 
     def refuse_commit(self, connection: Connection) -> None:
@@ -197,7 +197,7 @@ class Fence:
         sql = self.queries.share_advisory_lock(read_backend_pid(connection))
         is_direct, has_lock = query(connection, sql)
         if not is_direct:
-            raise self.remember(self.queries.pooler_error())
+            raise self.record_error(self.queries.pooler_error())
         # It is not free if the parent keeps it, which then excludes others instead.
         session.has_advisory_lock = bool(has_lock)
 
@@ -207,7 +207,7 @@ class Fence:
             self._compare(query(connection, self.queries.check()))
             raise self.fail("the fence row changed while it was compared", kind="stale_fence")
 
-    def remember(self, error: ChildError) -> ChildError:
+    def record_error(self, error: ChildError) -> ChildError:
         """env.py or a revision may catch an error, so the next statement raises it again."""
         current = self.step
         if current is not None and not error.fields["id"]:
@@ -226,7 +226,7 @@ class Fence:
 
     def fail(self, message: str, *, kind: str = "migration", sqlstate: str = "") -> ChildError:
         """An error of the running step, remembered."""
-        return self.remember(ChildError(message, kind=kind, sqlstate=sqlstate))
+        return self.record_error(ChildError(message, kind=kind, sqlstate=sqlstate))
 
 
 _LIMIT_SESSION = (

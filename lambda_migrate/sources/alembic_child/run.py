@@ -225,7 +225,7 @@ class _AlembicRun:
 
     def _translate(self, error: BaseException) -> ChildError:
         if isinstance(error, ChildError):
-            return self._fence.remember(error)
+            return self._fence.record_error(error)
         return self._fence.error or translate_error(
             error,
             self._fence.step,
@@ -258,7 +258,7 @@ class _AlembicRun:
             is_known = all(each in graph for each in heads)
             steps = self._project.find_steps(heads) if is_known else []
         except Exception as error:
-            raise self._fence.remember(self._translate(error)) from error
+            raise self._fence.record_error(self._translate(error)) from error
         if not self._has_plan:
             self._send_plan(steps, context)
         if self._is_plan_only or not is_known:  # the parent decides about unknown revisions
@@ -270,7 +270,7 @@ class _AlembicRun:
         step = self._fence.step
         is_partly_committed = step is not None and step.has_committed
         if is_partly_committed or _find_version_table(context) != self._version_table:
-            raise self._fence.remember(failure)
+            raise self._fence.record_error(failure)
 
     def _send_plan(self, steps: Sequence[Any], context: MigrationContext) -> None:
         self._version_table = _find_version_table(context)

@@ -30,7 +30,7 @@ from lambda_migrate.sources.catalog_lookup import resolve_in_doubt
 from lambda_migrate.sources.statement_log import (
     UNKNOWN,
     LogMismatch,
-    StatementKind,
+    RerunKind,
     StatementLog,
     classify_statements,
     ends_transaction,
@@ -135,7 +135,7 @@ class StatementListener:
         current = self._fence.step
         if current is None or not current.is_running:
             self._fence.note_setting(connection, sql, parameters)
-            if not is_atomic and classify_statements(sql) is not StatementKind.READ:
+            if not is_atomic and classify_statements(sql) is not RerunKind.READ:
                 self._fence.protect_session(connection)
             return sql, parameters
         if self._log_statement(connection, current, sql, parameters, is_atomic=is_atomic):
@@ -236,8 +236,8 @@ class StatementListener:
             if end or not is_atomic:
                 raise self._fence.fail("it ends its transaction, so a dry run cannot roll it back")
             return False
-        if kind is StatementKind.READ and self._calls_writing_function(connection, sql):
-            kind = StatementKind.ROWS
+        if kind is RerunKind.READ and self._calls_writing_function(connection, sql):
+            kind = RerunKind.ROWS
         if end == "COMMIT" and is_atomic:
             self._log_commit(connection)
         elif end == "MIXED":
@@ -247,7 +247,7 @@ class StatementListener:
         if is_atomic and _SET_ROLE.match(sql):
             self._open_log(session, current)
             self._mark_log(connection, session)  # now, as the other role may not write it
-        if kind in (StatementKind.READ, StatementKind.SESSION):
+        if kind in (RerunKind.READ, RerunKind.SESSION):
             return False
         log = self._open_log(session, current)
         entry = make_entry(kind, sql, parameters)

@@ -20,7 +20,7 @@ from django.db.migrations.exceptions import (
 from django.db.transaction import TransactionManagementError
 
 from lambda_migrate.sources.protocol import ChildError, make_import_error
-from lambda_migrate.sources.user_code import describe_error, find_place
+from lambda_migrate.sources.user_code import describe_error, find_location
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -67,9 +67,9 @@ def translate_error(
     """
     file = (Path(root) / path).resolve()
     if path:  # no line if an operation of Django's own failed
-        _, line = find_place(error, lambda each: each == file, root=root)
+        _, line = find_location(error, lambda each: each == file, root=root)
     else:  # for example a receiver of post_migrate
-        path, line = find_place(error, root=root)
+        path, line = find_location(error, root=root)
     step_id = step.id if step is not None else ""
     if isinstance(error, ImportError):
         return make_import_error(error, step_id=step_id, path=path, line=line)

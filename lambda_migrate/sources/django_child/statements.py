@@ -16,7 +16,7 @@ from lambda_migrate.sources.django_child.fence import IDLE, IN_TRANSACTION
 from lambda_migrate.sources.django_statements import (
     IN_DOUBT,
     TRANSACTION,
-    MessageKind,
+    DjangoRerunKind,
     classify_message,
     hash_message,
 )
@@ -39,7 +39,7 @@ COMMITTED_BY_ITSELF = "it had committed a part of its work (a COMMIT in the migr
 class _Message:
     """What the project sends to PostgreSQL in one call."""
 
-    kind: MessageKind
+    kind: DjangoRerunKind
     text: str
     entry: str
     execute: Callable[[], Any]
@@ -113,7 +113,7 @@ class StatementWrapper:
         if (
             is_idle
             and raw.autocommit
-            and message.kind in (MessageKind.OUTSIDE, MessageKind.CONTROL)
+            and message.kind in (DjangoRerunKind.OUTSIDE, DjangoRerunKind.CONTROL)
         ):
             return self._run_outside(connection, message, step)
         with self._fence.own_transaction(connection):
@@ -121,10 +121,10 @@ class StatementWrapper:
 
     def _run_inside(self, connection: Any, message: _Message, step: CurrentStep | None) -> Any:
         """Run a statement in a transaction that has shared the fence, and log it there."""
-        is_logged = message.kind not in (MessageKind.READ, MessageKind.SETTING)
+        is_logged = message.kind not in (DjangoRerunKind.READ, DjangoRerunKind.SETTING)
         if step is None or not step.commits_in_parts or not is_logged:
             return message.execute()
-        if message.kind is MessageKind.CONTROL:
+        if message.kind is DjangoRerunKind.CONTROL:
             return self._run_control(connection, message, step)
         if self._is_done(message, step):
             return None
@@ -147,7 +147,7 @@ class StatementWrapper:
         doubt = IN_DOUBT + message.entry
         run = partial(self._fence.run, connection)
         version = connection.pg_version
-        is_known = message.kind is MessageKind.OUTSIDE
+        is_known = message.kind is DjangoRerunKind.OUTSIDE
         with self._fence.own_transaction(connection):
             self._fence.require_direct_connection(connection)
         if step is not None:
@@ -218,7 +218,7 @@ class StatementWrapper:
                 f"statement {step.followed_count} differs from what it had committed: "
                 f"{message.excerpt}",
             )
-        if message.kind in (MessageKind.ROWS, MessageKind.CONTROL):
+        if message.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):
             self.require_repair(
                 step,
                 f"this is committed and can be neither skipped nor repeated: {message.excerpt}",

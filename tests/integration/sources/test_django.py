@@ -15,7 +15,7 @@ import pytest
 
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.sources import django_files
-from lambda_migrate.sources.django_statements import MessageKind, classify_message
+from lambda_migrate.sources.django_statements import DjangoRerunKind, classify_message
 from tests.integration.sources.django_projects import (
     INITIAL,
     STATUS,
@@ -92,21 +92,21 @@ def no_other_session(project: DjangoProject) -> Callable[[], Any]:
 @pytest.mark.parametrize(
     ("message", "kind"),
     [
-        ('SELECT COUNT(*) FROM "shop_order" WHERE "id" IN (%s)', MessageKind.READ),
-        ("SELECT lock_everything()", MessageKind.ROWS),
-        ("SET CONSTRAINTS a IMMEDIATE; ALTER TABLE b ADD c int", MessageKind.DEFINITION),
-        ('SAVEPOINT "s1"', MessageKind.SETTING),
-        ("ROLLBACK TO SAVEPOINT s1", MessageKind.SETTING),
-        ("CREATE TABLE a (id int); INSERT INTO a VALUES (1)", MessageKind.ROWS),
-        ("DROP INDEX CONCURRENTLY IF EXISTS a", MessageKind.OUTSIDE),
-        ("ALTER TYPE a ADD VALUE 'b'", MessageKind.DEFINITION),
-        ("DO $$ BEGIN UPDATE a SET b = 1; COMMIT; END $$", MessageKind.OUTSIDE),
-        ("DO $$ BEGIN UPDATE a SET b = 1; END $$", MessageKind.ROWS),
-        ("COMMIT; ALTER TYPE a ADD VALUE 'b'; BEGIN", MessageKind.CONTROL),
+        ('SELECT COUNT(*) FROM "shop_order" WHERE "id" IN (%s)', DjangoRerunKind.READ),
+        ("SELECT lock_everything()", DjangoRerunKind.ROWS),
+        ("SET CONSTRAINTS a IMMEDIATE; ALTER TABLE b ADD c int", DjangoRerunKind.DEFINITION),
+        ('SAVEPOINT "s1"', DjangoRerunKind.SETTING),
+        ("ROLLBACK TO SAVEPOINT s1", DjangoRerunKind.SETTING),
+        ("CREATE TABLE a (id int); INSERT INTO a VALUES (1)", DjangoRerunKind.ROWS),
+        ("DROP INDEX CONCURRENTLY IF EXISTS a", DjangoRerunKind.OUTSIDE),
+        ("ALTER TYPE a ADD VALUE 'b'", DjangoRerunKind.DEFINITION),
+        ("DO $$ BEGIN UPDATE a SET b = 1; COMMIT; END $$", DjangoRerunKind.OUTSIDE),
+        ("DO $$ BEGIN UPDATE a SET b = 1; END $$", DjangoRerunKind.ROWS),
+        ("COMMIT; ALTER TYPE a ADD VALUE 'b'; BEGIN", DjangoRerunKind.CONTROL),
     ],
 )
 def test_a_message_is_of_the_strongest_kind_of_its_statements(
-    message: str, kind: MessageKind
+    message: str, kind: DjangoRerunKind
 ) -> None:
     assert classify_message(message) is kind
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lambda_migrate.sources.django_statements import MessageKind, classify_message, hash_message
+from lambda_migrate.sources.django_statements import DjangoRerunKind, classify_message, hash_message
 from lambda_migrate.sources.statement_log import (
     UNKNOWN,
     LogMismatch,
-    StatementKind,
+    RerunKind,
     StatementLog,
     classify_statements,
     ends_transaction,
@@ -16,9 +16,9 @@ from lambda_migrate.sources.statement_log import (
     make_entry,
 )
 
-TABLE = make_entry(StatementKind.SCHEMA, "CREATE TABLE t ()", None)
-INDEX = make_entry(StatementKind.SCHEMA, "CREATE INDEX CONCURRENTLY i ON t (x)", None)
-ROWS = make_entry(StatementKind.ROWS, "UPDATE t SET x = %s", (1,))
+TABLE = make_entry(RerunKind.SCHEMA, "CREATE TABLE t ()", None)
+INDEX = make_entry(RerunKind.SCHEMA, "CREATE INDEX CONCURRENTLY i ON t (x)", None)
+ROWS = make_entry(RerunKind.ROWS, "UPDATE t SET x = %s", (1,))
 
 
 def test_a_rerun_skips_what_is_committed_and_looks_up_what_is_in_doubt() -> None:
@@ -60,19 +60,17 @@ def test_what_is_rolled_back_is_forgotten_also_to_a_savepoint() -> None:
 @pytest.mark.parametrize(
     ("sql", "kind"),
     [
-        ("SELECT 1; SHOW search_path", StatementKind.READ),
-        ("WITH x AS (DELETE FROM t RETURNING 1) SELECT * FROM x", StatementKind.ROWS),
-        ("SET LOCAL x.y = 1", StatementKind.SESSION),
-        ("CREATE TEMP TABLE t ()", StatementKind.SESSION),
-        ("CREATE TABLE t (); SELECT 1", StatementKind.SCHEMA),
-        ("CREATE TABLE t (); UPDATE t SET x = 1", StatementKind.ROWS),
-        ("CALL p()", StatementKind.ROWS),
-        ("", StatementKind.SESSION),
+        ("SELECT 1; SHOW search_path", RerunKind.READ),
+        ("WITH x AS (DELETE FROM t RETURNING 1) SELECT * FROM x", RerunKind.ROWS),
+        ("SET LOCAL x.y = 1", RerunKind.SESSION),
+        ("CREATE TEMP TABLE t ()", RerunKind.SESSION),
+        ("CREATE TABLE t (); SELECT 1", RerunKind.SCHEMA),
+        ("CREATE TABLE t (); UPDATE t SET x = 1", RerunKind.ROWS),
+        ("CALL p()", RerunKind.ROWS),
+        ("", RerunKind.SESSION),
     ],
 )
-def test_a_text_has_the_kind_of_its_most_far_reaching_statement(
-    sql: str, kind: StatementKind
-) -> None:
+def test_a_text_has_the_kind_of_its_most_far_reaching_statement(sql: str, kind: RerunKind) -> None:
     assert classify_statements(sql) is kind
 
 
@@ -98,22 +96,22 @@ def test_functions_that_may_write_are_named() -> None:
 @pytest.mark.parametrize(
     ("sql", "kind"),
     [
-        ("SELECT max(x) FROM t", MessageKind.READ),
-        ("SELECT fill_rows()", MessageKind.ROWS),
-        ("WITH x AS (INSERT INTO t VALUES (1) RETURNING 1) SELECT 1", MessageKind.ROWS),
-        ("SET lock_timeout = 1", MessageKind.SETTING),
-        ("SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE t ADD x int", MessageKind.DEFINITION),
-        ("CREATE INDEX i ON t (x)", MessageKind.DEFINITION),
-        ("CREATE INDEX CONCURRENTLY i ON t (x)", MessageKind.OUTSIDE),
-        ("CALL p()", MessageKind.OUTSIDE),
-        ("DO $$ BEGIN COMMIT; END $$", MessageKind.OUTSIDE),
-        ("DO $$ BEGIN PERFORM 1; END $$", MessageKind.ROWS),
-        ("COMMIT", MessageKind.CONTROL),
-        ("", MessageKind.READ),
+        ("SELECT max(x) FROM t", DjangoRerunKind.READ),
+        ("SELECT fill_rows()", DjangoRerunKind.ROWS),
+        ("WITH x AS (INSERT INTO t VALUES (1) RETURNING 1) SELECT 1", DjangoRerunKind.ROWS),
+        ("SET lock_timeout = 1", DjangoRerunKind.SETTING),
+        ("SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE t ADD x int", DjangoRerunKind.DEFINITION),
+        ("CREATE INDEX i ON t (x)", DjangoRerunKind.DEFINITION),
+        ("CREATE INDEX CONCURRENTLY i ON t (x)", DjangoRerunKind.OUTSIDE),
+        ("CALL p()", DjangoRerunKind.OUTSIDE),
+        ("DO $$ BEGIN COMMIT; END $$", DjangoRerunKind.OUTSIDE),
+        ("DO $$ BEGIN PERFORM 1; END $$", DjangoRerunKind.ROWS),
+        ("COMMIT", DjangoRerunKind.CONTROL),
+        ("", DjangoRerunKind.READ),
     ],
 )
 def test_a_message_of_django_has_the_strongest_kind_of_its_statements(
-    sql: str, kind: MessageKind
+    sql: str, kind: DjangoRerunKind
 ) -> None:
     assert classify_message(sql) is kind
 

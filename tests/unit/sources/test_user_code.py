@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.sources.protocol import ChildError
-from lambda_migrate.sources.user_code import describe_error, find_place, make_relative, open_setup
+from lambda_migrate.sources.user_code import (
+    describe_error,
+    find_location,
+    make_relative,
+    open_setup,
+)
 
 SETUP = """
 from contextlib import contextmanager
@@ -45,8 +50,8 @@ def test_a_setup_function_that_cannot_be_loaded_is_named(folder: Path, name: str
 def test_an_error_is_described_with_the_last_line_of_the_users_code(folder: Path) -> None:
     with pytest.raises(ValueError, match="config") as caught:
         open_setup("users_setup:fail")
-    assert find_place(caught.value, root=str(folder)) == ("users_setup.py", 9)
-    assert find_place(caught.value, root=str(folder / "elsewhere")) == ("", None)
+    assert find_location(caught.value, root=str(folder)) == ("users_setup.py", 9)
+    assert find_location(caught.value, root=str(folder / "elsewhere")) == ("", None)
     assert describe_error(caught.value) == "ValueError: no config here"
     assert describe_error(SystemExit(3)) == "it called sys.exit(3)"
 
@@ -54,5 +59,5 @@ def test_an_error_is_described_with_the_last_line_of_the_users_code(folder: Path
 def test_a_syntax_error_is_in_its_file(folder: Path) -> None:
     with pytest.raises(SyntaxError) as caught:
         compile("x = 1\ny = (", str(folder / "users_setup.py"), "exec")
-    assert find_place(caught.value, root=str(folder)) == ("users_setup.py", 2)
+    assert find_location(caught.value, root=str(folder)) == ("users_setup.py", 2)
     assert make_relative("/elsewhere/env.py", str(folder)) == "/elsewhere/env.py"
