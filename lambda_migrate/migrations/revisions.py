@@ -97,6 +97,9 @@ class SatisfiedDigest(NamedTuple):
     version_table: tuple[str, str]
 
 
+_FURTHER_LOG = " #"
+"""In the id of a row that has the log of a further connection or schema of a revision."""
+
 _LAST_POSITION = 2**31
 """Of a revision that neither the mirror nor the graph has."""
 
@@ -303,9 +306,10 @@ class RevisionManifest(Manifest):
             heads = [step.id for step in graph.steps]
         else:
             heads = graph.heads
-        started = [row for row in history if str(row.version) not in history.applied]
+        unfinished = [row for row in history if str(row.version) not in history.applied]
+        started = [row for row in unfinished if _FURTHER_LOG not in str(row.version)]
         if heads is None:
-            applied = tuple(row for row in history if row not in started)
+            applied = tuple(row for row in history if row not in unfinished)
             return Plan(applied=applied, partly_applied=tuple(started), needs_revision_graph=True)
         needed = history.find_ancestors(heads)
         missing = needed - history.applied

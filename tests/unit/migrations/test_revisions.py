@@ -29,7 +29,7 @@ def mirror_row(name: str, position: int, parents: Sequence[str], state: str) -> 
     return MirrorRow(HistoryRow(version, name, "", "", RowState(state)), parents)
 
 
-def history(*current: str, rows: str = "abc", state: str = "applied") -> RevisionHistory:
+def history(*current: str, rows: Sequence[str] = "abc", state: str = "applied") -> RevisionHistory:
     """A mirror of a chain of revisions, and the version table."""
     mirror = [
         mirror_row(name, position, rows[position - 2 : position - 1], state)
@@ -75,6 +75,17 @@ def test_the_version_table_decides_about_a_row_in_doubt() -> None:
     assert not any(row.is_in_doubt for row in history("c", state="started"))
     in_doubt = history("b", state="started")
     assert [row.name for row in in_doubt if row.is_in_doubt] == ["c"]
+
+
+def test_a_revision_of_which_a_part_is_committed_is_named_and_stays_pending() -> None:
+    found = history("b", rows=["a", "b", "c", "c #2"], state="started")
+    unknown = RevisionManifest("cc" * 32, "alembic")
+    assert [row.name for row in unknown.make_plan(found).interrupted] == ["c"]
+    plan = unknown.make_plan(found.with_revision_graph(make_graph("abcd", "b")))
+    assert [row.name for row in plan.interrupted] == ["c"]
+    assert [migration.name for migration in plan.pending] == ["c", "d"]
+    plan = unknown.make_plan(found.with_revision_graph(make_graph("ab", "b")))
+    assert (plan.interrupted, plan.is_current) == ((), True), "only newer code needs it"
 
 
 def test_a_table_that_lists_every_revision_has_no_implied_ancestors() -> None:
