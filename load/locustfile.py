@@ -1,20 +1,17 @@
 """Cold starts as Locust users.
 
-``python -m load.storm`` runs this against the local Lambda, and checks the outcome. A stack that is
-deployed::
-
-    python -m locust -f load/locustfile.py --headless --storm together -n 100 --function orders
-
-In the local Lambda every cold start is a new environment, and `together` means the same instant. Of
-a stack Lambda alone decides: it starts an environment when all others are busy, so a storm is cold
-right after a deployment, as far as its requests overlap. Lambda's own report of each invocation
-says whether it was cold.
+``python -m load.storm`` runs this against the local Lambda, where every cold start is a new
+environment. docs/reference/storm.md has the command for a stack that is deployed, in which Lambda
+decides which starts are cold, and reports it.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
 import itertools
 import json
+import re
 import time
 from typing import Any
 
@@ -22,8 +19,6 @@ import gevent
 from locust import User, events, task  # before boto3: it patches the sockets
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-
-from load.storm.locust_client import Response, invoke
 
 STORMS = {
     "together": 0.0,
@@ -75,6 +70,38 @@ def _plan(environment: Environment, **_: Any) -> None:
     environment.events.request.add_listener(count_response)  # type: ignore[no-untyped-call]
 
 
+# -- Lambda's Invoke API, that of AWS or the local one ---------------------------------------------
+
+_LAMBDA_SECONDS = 900.0  # Lambda's longest timeout; botocore's own 60 s would invoke again
+_CONNECTIONS = 2_000  # of all users
+_DURATION = re.compile(rb"\tDuration: ([0-9.]+) ms")
+_INIT_DURATION = re.compile(rb"Init Duration: ([0-9.]+) ms")
+
+
+@functools.cache
+def _client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    # A retry would hide a failure, and count one user's cold start twice.
+    config = Config(
+        max_pool_connections=_CONNECTIONS,
+        read_timeout=_LAMBDA_SECONDS,
+        retries={"total_max_attempts": 1},
+    )
+    return boto3.client("lambda", config=config)
+
+
+def _failure_of(payload: Any, *, has_failed: bool) -> str:
+    if not isinstance(payload, dict):
+        return "error" if has_failed else ""
+    if has_failed:
+        has_timed_out = "timed out" in str(payload.get("errorMessage", ""))
+        return "timeout" if has_timed_out else str(payload.get("errorType", "error"))
+    status = int(payload.get("statusCode", 200))
+    return f"HTTP {status}" if status >= 500 else ""
+
+
 # -- users ----------------------------------------------------------------------------------------
 
 
@@ -89,22 +116,33 @@ class _StormUser(User):
         self.options: Any = self.environment.parsed_options
         self._number = next(self._numbers)
 
-    def invoke(self, kind: str, *, name: str = "", **more: Any) -> Response:
-        """Invoke the function, and count it under ``name``, or as a cold or a warm one.
+    def invoke(self, kind: str, *, name: str = "", **more: Any) -> tuple[str, Any]:
+        """Invoke the function once; returns the kind of its failure, or "", and the payload.
 
-        Args:
-            kind: What the local Lambda is to do: ``cold``, ``warm``, ``write`` or ``read``.
-            name: In Locust's statistics.
-            more: For the local Lambda.
+        It is counted under ``name``, or as a cold or a warm one by Lambda's own report. The local
+        Lambda is told the ``kind`` (``cold``, ``warm``, ``write`` or ``read``) and more.
         """
-        event = self.options.event
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        function, event = self.options.function, self.options.event
         if self.options.local:
             event = json.dumps({"kind": kind, "user": self._number, **more})
-        response = invoke(self.options.function, event)
-        if response.name == "cold":
-            self._emit_request("init", response.init_seconds)
-        self._emit_request(name or response.name, response.seconds, response.failure)
-        return response
+        started, report, payload = time.perf_counter(), b"", None
+        try:
+            response = _client().invoke(FunctionName=function, Payload=event, LogType="Tail")
+            report = base64.b64decode(response.get("LogResult", ""))
+            payload = json.loads(response["Payload"].read() or b"null")
+            failure = _failure_of(payload, has_failed="FunctionError" in response)
+        except ClientError as error:
+            failure = str(error.response["Error"]["Code"])
+        except BotoCoreError as error:
+            failure = type(error).__name__
+        duration, init = _DURATION.search(report), _INIT_DURATION.search(report)
+        seconds = float(duration[1]) / 1000 if duration else time.perf_counter() - started
+        if init is not None:
+            self._emit_request("init", float(init[1]) / 1000)
+        self._emit_request(name or ("warm" if init is None else "cold"), seconds, failure)
+        return failure, payload
 
     def _emit_request(self, name: str, seconds: float, failure: str = "") -> None:
         """Count one request in Locust's statistics."""
@@ -139,9 +177,9 @@ class ClientUser(_StormUser):
     @task
     def place_and_read_order(self) -> None:
         """Place an order, read it, pause."""
-        placed = self.invoke("write", name="write", subject=1)
-        if not placed.failure:
-            self.invoke("read", name="read", subject=_order_id_of(placed.payload))
+        failure, payload = self.invoke("write", name="write", subject=1)
+        if not failure:
+            self.invoke("read", name="read", subject=_order_id_of(payload))
         time.sleep(0.2)
 
 

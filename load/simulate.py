@@ -1,26 +1,20 @@
 """Policies of waiting, compared by simulation: ``python -m load.simulate``.
 
-Prints a table for each study, and writes ``simulation.json`` and ``waiting.svg`` into
-``simulate-report/``.
+Prints a table for each study, and draws the policies in ``simulate-report/waiting.svg``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
 
 from load import charts
 from load.bench.results import Table, format_number, markdown_table
-from load.simulation.model import simulate
+from load.simulation.model import SimulationResult, simulate, summarize
 from load.simulation.policies import LIBRARY, POLICIES, MakePolicy
-from load.simulation.results import SimulationResult, summarize
 from load.simulation.table import Scenario
 
 DEFAULT_POLICY = "the library's"
@@ -31,18 +25,20 @@ MAX_SIMULATED = 1_000
 """Environments at most; each stands for as many as necessary, and the partition serves a share as
 small. Tests show that this changes nothing for one of them."""
 
-MAX_SIMULATED_LONG = 200
-"""The same in the comparison of policies for migrations of a minute, where each reads often."""
+MAX_SIMULATED_LONG = 200  # the same for migrations of a minute, where each policy reads often
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One policy in one scenario, and what came of it."""
+    """One policy in one scenario."""
 
     name: str  # of the policy
-    parameter: float | None  # of the policy
+    make_policy: MakePolicy
     scenario: Scenario
-    result: SimulationResult
+    parameter: float | None = None  # of the policy
+
+
+Results = Sequence[tuple[Case, SimulationResult]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,51 +48,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = Path("simulate-report")
     parser.add_argument("--into", type=Path, default=default, help="report folder (%(default)s)")
     options = parser.parse_args(arguments)
-    cases = {
-        "policies": _print_study("policies", _compare_policies(options.seed)),
-        "sizes and lengths": _print_study("sizes and lengths", _vary_sizes(options.seed)),
-    }
+    policies = _run_study("policies", _compare_policies(), options.seed)
+    _run_study("sizes and lengths", _vary_sizes(), options.seed)
     options.into.mkdir(parents=True, exist_ok=True)
-    document = {name: [_to_json(case) for case in found] for name, found in cases.items()}
-    text = json.dumps({"seed": options.seed, **document}, indent=1, allow_nan=False)
-    (options.into / "simulation.json").write_text(text + "\n")
-    _draw_policies(cases["policies"], options.into / "waiting.svg")
-    print(f"\n{options.into}/: simulation.json, waiting.svg")
+    _draw_policies(policies, options.into / "waiting.svg")
+    print(f"\n{options.into / 'waiting.svg'}")
     return 0
 
 
 # -- studies --------------------------------------------------------------------------------------
 
 
-def _compare_policies(seed: int) -> Iterator[Case]:
+def _compare_policies() -> Iterator[Case]:
     """Every policy over its parameter, for 1,000 starts and each length of migration."""
     for seconds in MIGRATION_SECONDS:
         at_most = MAX_SIMULATED if seconds < 10 else MAX_SIMULATED_LONG
         scenario = _limit_simulated(Scenario(migration_seconds=seconds), at_most)
-        yield _run(DEFAULT_POLICY, scenario, seed)
+        yield Case(DEFAULT_POLICY, LIBRARY, scenario)
         for name, policies in POLICIES.items():
             for parameter, make_policy in policies:
-                yield _run(name, scenario, seed, make_policy, parameter)
+                yield Case(name, make_policy, scenario, parameter)
 
 
-def _vary_sizes(seed: int) -> Iterator[Case]:
+def _vary_sizes() -> Iterator[Case]:
     """The library's policy for every size, length and kind of arrival."""
     for is_ramp in (True, False):
         for seconds in MIGRATION_SECONDS:
             for size in STORM_SIZES:
                 scenario = Scenario(size, seconds, is_ramp=is_ramp)
-                yield _run(DEFAULT_POLICY, _limit_simulated(scenario, MAX_SIMULATED), seed)
-
-
-def _run(
-    name: str,
-    scenario: Scenario,
-    seed: int,
-    make_policy: MakePolicy = LIBRARY,
-    parameter: float | None = None,
-) -> Case:
-    run = simulate(scenario, make_policy, seed=seed)
-    return Case(name, parameter, scenario, summarize([run]))
+                yield Case(DEFAULT_POLICY, LIBRARY, _limit_simulated(scenario, MAX_SIMULATED))
 
 
 def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
@@ -106,9 +86,11 @@ def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
 # -- output ---------------------------------------------------------------------------------------
 
 
-def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
+def _run_study(name: str, cases: Iterable[Case], seed: int) -> Results:
     print(f"\n{name} ...", flush=True)
-    found = list(cases)
+    found = [
+        (case, summarize([simulate(case.scenario, case.make_policy, seed=seed)])) for case in cases
+    ]
     columns = [field.name.replace("_", " ") for field in fields(SimulationResult)]
     rows = [
         (
@@ -117,36 +99,28 @@ def _print_study(name: str, cases: Iterable[Case]) -> list[Case]:
             f"{case.scenario.environments:,}",
             "ramp" if case.scenario.is_ramp else "simultaneously",
             f"{case.scenario.migration_seconds:g}",
-            *map(format_number, asdict(case.result).values()),
+            *map(format_number, asdict(result).values()),
         )
-        for case in found
+        for case, result in found
     ]
     header = ("policy", "of", "starts", "arrive", "migration", *columns)
     print(markdown_table(Table(header, rows)), flush=True)
     return found
 
 
-def _to_json(case: Case) -> dict[str, Any]:
-    """The case, with null for the delays and calls of no environment."""
-    result = asdict(case.result)
-    return {**asdict(case), "result": {k: None if v != v else v for k, v in result.items()}}
-
-
-def _draw_policies(cases: Sequence[Case], path: Path) -> None:
+def _draw_policies(found: Results, path: Path) -> None:
     """Delay after the last commit against calls of each waiter, for each length of migration."""
-    colours = dict(
-        zip(POLICIES, ("#7a8594", charts.ORANGE, charts.BLUE, charts.GREEN), strict=True)
-    )
-    with charts.style():
-        figure = Figure(figsize=(13.2, 4), layout="constrained")
+    colours = ("#7a8594", charts.ORANGE, charts.BLUE, charts.GREEN)
+    colour_of = dict(zip(POLICIES, colours, strict=True))
+    with charts.draw(path, 13.2, 4) as figure:
         panels = figure.subplots(1, len(MIGRATION_SECONDS))
         for panel, seconds in zip(panels, MIGRATION_SECONDS, strict=True):
-            own = [case for case in cases if case.scenario.migration_seconds == seconds]
+            own = [each for each in found if each[0].scenario.migration_seconds == seconds]
             for name in (*POLICIES, DEFAULT_POLICY):
-                results = [case.result for case in own if case.name == name]
+                results = [result for case, result in own if case.name == name]
                 calls = [one.calls_mean for one in results]
                 delays = [one.delay_median for one in results]
-                look = {"marker": "o", "ms": 3.2, "color": colours.get(name)}
+                look = {"marker": "o", "ms": 3.2, "color": colour_of.get(name)}
                 if name == DEFAULT_POLICY:
                     look = {"marker": "*", "ms": 14, "color": "#c2255c", "mec": "white"}
                 panel.plot(calls, delays, lw=1.4, label=name, **look)
@@ -155,7 +129,6 @@ def _draw_policies(cases: Sequence[Case], path: Path) -> None:
         panels[0].set_ylabel("median delay after the last commit, s")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-        charts.save(figure, path)
 
 
 if __name__ == "__main__":

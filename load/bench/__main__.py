@@ -1,4 +1,4 @@
-"""``python -m load.bench``: measure and write the report.
+"""``python -m load.bench``: measure and report; a whole run writes docs/reference/benchmarks.md.
 
 Exit code 0: every limit is kept. 1: one is missed, or could not be measured. 2: wrong usage, or
 something that it needs is missing.
@@ -15,8 +15,8 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.bench import calls, fast_path, many_migrations, storms, takeovers
 from load.bench.processes import MeasurementFailed
-from load.bench.report import Report, describe_machine, describe_other_work, write_report
-from load.bench.results import Limit, Section, missed_limits
+from load.bench.report import describe_other_work, describe_setup, write_page
+from load.bench.results import Limit, Section, markdown_table, missed_limits
 from load.bench.tools import install_dbmate
 from load.bench.workspace import Workspace
 
@@ -41,38 +41,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ", ".join(BENCHMARKS)
     parser.add_argument("--only", default="", metavar="ROW,ROW", help=f"of {names}")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller runs")
-    parser.add_argument("--report", type=Path, default=ROOT / "bench-report", metavar="DIRECTORY")
     options = parser.parse_args(arguments)
     only = options.only.split(",") if options.only else list(BENCHMARKS)
     unknown = [name for name in only if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no such row: {', '.join(unknown)}; there are {names}")
+    other_work = describe_other_work()
     try:
-        report = _measure(only, quick=options.quick)
+        install_dbmate()
+        install_dynalite(report=lambda _: None)
+        with Workspace.open() as workspace:
+            sections = _measure(workspace, only, quick=options.quick)
+            setup = describe_setup(workspace.server.version)
     except ConfigurationError as error:
         parser.exit(2, f"{error}\n")
-    is_whole = not options.quick and not options.only
-    write_report(report, options.report, ROOT / "docs" if is_whole else None)
-    return 1 if missed_limits(report.sections.values()) else 0
+    if not options.quick and not options.only:
+        write_page(sections, ROOT / "docs", setup=setup, other_work=other_work)
+    return 1 if missed_limits(sections.values()) else 0
 
 
-def _measure(names: Sequence[str], *, quick: bool) -> Report:
+def _measure(workspace: Workspace, names: Sequence[str], *, quick: bool) -> dict[str, Section]:
     """Measure; where a measured process fails, the other rows are measured anyway."""
-    provisional = describe_other_work()
     sections: dict[str, Section] = {}
-    install_dbmate()
-    install_dynalite(report=lambda _: None)
-    with Workspace.open() as workspace:
-        machine = describe_machine(workspace.server.version)
-        for name in names:
-            print(f"{name} ...", flush=True)
-            try:
-                sections[name] = BENCHMARKS[name](workspace, quick)
-            except MeasurementFailed as error:
-                print(error, file=sys.stderr)
-                sections[name] = Section([Limit(name, 0, [], note=str(error).splitlines()[0])])
-            _print_section(sections[name])
-    return Report(sections, machine, provisional)
+    for name in names:
+        print(f"{name} ...", flush=True)
+        try:
+            sections[name] = BENCHMARKS[name](workspace, quick)
+        except MeasurementFailed as error:
+            print(error, file=sys.stderr)
+            sections[name] = Section([Limit(name, 0, [], note=str(error).splitlines()[0])])
+        _print_section(sections[name])
+    return sections
 
 
 def _print_section(section: Section) -> None:
@@ -81,8 +80,7 @@ def _print_section(section: Section) -> None:
         if limit.note:
             print(f"  {'':12} {limit.note}")
     for table in section.tables:
-        for row in (table.header, *table.rows):
-            print("  " + " | ".join(row), flush=True)
+        print(markdown_table(table), flush=True)
 
 
 if __name__ == "__main__":

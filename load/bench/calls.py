@@ -9,10 +9,9 @@ import timeit
 from pathlib import Path
 from typing import Any
 
-from load.bench.migrations import small_migrations
 from load.bench.processes import print_figures, read_figures, run
 from load.bench.results import Limit, Section, Table, format_spread, percentile, ratios
-from load.bench.tools import LAMBDA_MIGRATE
+from load.bench.tools import LAMBDA_MIGRATE, small_migrations
 from load.bench.workspace import Workspace
 
 _CALLS = 5_000
@@ -31,7 +30,7 @@ def measure_warm_calls(workspace: Workspace, *, processes: int) -> Section:
     nanoseconds = {name: [value for one in runs for value in one[name]] for name in runs[0]}
     what = "a call through the decorator / through one that only calls it"
     rows = [(name, format_spread(values)) for name, values in nanoseconds.items()]
-    return Section([Limit(what, 2, factors)], [Table(("a call", "ns"), rows)], nanoseconds)
+    return Section([Limit(what, 2, factors)], [Table(("a call", "ns"), rows)])
 
 
 def time_calls(app: Any) -> None:

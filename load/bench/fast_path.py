@@ -11,24 +11,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from load.bench.migrations import small_migrations
+from load.bench import tools
 from load.bench.processes import Program, read_figures, run, run_alternating
 from load.bench.results import Limit, Section, Table, format_number, format_spread, ratios
-from load.bench.tools import (
-    ALEMBIC,
-    ALEMBIC_IN_PLACE,
-    DBMATE,
-    DJANGO,
-    DJANGO_IN_PLACE,
-    LAMBDA_MIGRATE,
-    TOOLS,
-    YOYO,
-)
+from load.bench.tools import small_migrations
 from load.bench.workspace import TABLE, Workspace
 from load.profile.latency_relay import make_certificate_authority, open_relay
 
-MIGRATIONS = 50
-"""How many there are, all of them applied."""
+_MIGRATIONS = small_migrations(50)  # all of them applied
 
 _MEASURED_PROGRAM = """{baseline}
 import time
@@ -59,11 +49,11 @@ client = boto3.client("dynamodb")
 client.get_item(TableName={TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
 _TLS = "import os, ssl\nssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])"
 _OVER_TLS = {
-    "lambda-migrate": LAMBDA_MIGRATE.code,
+    "lambda-migrate": tools.LAMBDA_MIGRATE.code,
     "boto3: client and get_item": _BOTO3,
     "TLS alone": _TLS,
 }
-_IN_PLACE = {each.title: each for each in (ALEMBIC_IN_PLACE, DJANGO_IN_PLACE)}
+_IN_PLACE = {each.title: each for each in (tools.ALEMBIC_IN_PLACE, tools.DJANGO_IN_PLACE)}
 _IMPORT, _IMPORT_BOTO3 = "import lambda_migrate, decorate", "import boto3"
 
 _Measurements = Mapping[str, Sequence[float]]
@@ -76,13 +66,13 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
         authority = stack.enter_context(make_certificate_authority())
         tls_port = stack.enter_context(open_relay(port, tls=authority.server_context))
         programs, databases = {}, {}
-        for title, tool in {**TOOLS, **_IN_PLACE}.items():
+        for title, tool in {**tools.TOOLS, **_IN_PLACE}.items():
             databases[title] = database = stack.enter_context(workspace.new_database())
-            project = workspace.project(tool, small_migrations(MIGRATIONS))
+            project = workspace.project(tool, _MIGRATIONS)
             run(workspace.program(tool, project, database))
             command = None if tool.program else _command(_RUNTIME, tool.code)
             programs[title] = workspace.program(tool, project, database, command)
-        own = programs[LAMBDA_MIGRATE.title]
+        own = programs[tools.LAMBDA_MIGRATE.title]
         programs[_IMPORT] = own._replace(command=_command(_RUNTIME, "import app"))
         programs[_IMPORT_BOTO3] = own._replace(command=_command(_RUNTIME, "import boto3"))
         environment = {
@@ -103,10 +93,10 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
     printed = {
         name: [read_figures(one.output) for one in each]
         for name, each in results.items()
-        if name != DBMATE.title  # a program of its own, whose whole processor time is counted
+        if name != tools.DBMATE.title  # a program of its own, whose whole processor time is counted
     }
     cpu = {name: [one["cpu_ms"] for one in each] for name, each in printed.items()}
-    cpu[DBMATE.title] = [one.cpu * 1000 for one in results[DBMATE.title]]
+    cpu[tools.DBMATE.title] = [one.cpu * 1000 for one in results[tools.DBMATE.title]]
     peaks = {name: [one["peak_mb"] for one in each] for name, each in printed.items()}
     return _section(cpu, peaks, connections)
 
@@ -125,43 +115,31 @@ def _count_sessions(workspace: Workspace, database: str) -> int:
 def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str, float]) -> Section:
     own, boto3, tls = _OVER_TLS
     what, client = "processor time that import, check and serve add", "boto3.client(...).get_item"
-    limits = [
-        Limit(
-            f"{what} to {base} / what {client} adds to it",
-            limit,
-            ratios(cpu[f"{own} in {base}"], cpu[f"{boto3} in {base}"]),
-        )
+    compared = [
+        (f"to {base} / what {client} adds to it", limit, f"{own} in {base}", f"{boto3} in {base}")
         for base, limit in zip(_BASELINES, (0.15, 0.1), strict=True)
     ]
-    limits += [
-        Limit(
-            f"{what} / what {tool} with nothing to do adds, both without TLS",
-            limit,
-            ratios(cpu[LAMBDA_MIGRATE.title], cpu[tool]),
-        )
-        for tool, limit in ((ALEMBIC.title, 0.12), (YOYO.title, 0.4))
-    ]
-    limits += [
-        Limit(
-            f"{what} / what {tool} with nothing to do adds, on the same project",
-            0.15,
-            ratios(cpu[in_place], cpu[tool]),
-        )
-        for in_place, tool in (
-            (ALEMBIC_IN_PLACE.title, ALEMBIC.title),
-            (DJANGO_IN_PLACE.title, DJANGO.title),
-        )
+    for limit, ours, other, how in (
+        (0.12, tools.LAMBDA_MIGRATE, tools.ALEMBIC, "both without TLS"),
+        (0.4, tools.LAMBDA_MIGRATE, tools.YOYO, "both without TLS"),
+        (0.15, tools.ALEMBIC_IN_PLACE, tools.ALEMBIC, "on the same project"),
+        (0.15, tools.DJANGO_IN_PLACE, tools.DJANGO, "on the same project"),
+    ):
+        text = f"/ what {other.title} with nothing to do adds, {how}"
+        compared.append((text, limit, ours.title, other.title))
+    limits = [
+        Limit(f"{what} {text}", limit, ratios(cpu[ours], cpu[other]))
+        for text, limit, ours, other in compared
     ]
     limits += [
         Limit(f"PostgreSQL connections of one fast path, {title}", 0, [connections[title]])
-        for title in _IN_PLACE
+        for title in (tools.LAMBDA_MIGRATE.title, *_IN_PLACE)
     ]
     base = next(iter(_BASELINES))
     both = zip(peaks[f"{own} in {base}"], peaks[f"{tls} in {base}"], strict=True)
     memory = [with_check - without for with_check, without in both]
     imports = "processor time of the import with the decorator applied / of import boto3"
     limits += [
-        Limit("PostgreSQL connections of one fast path", 0, [connections[LAMBDA_MIGRATE.title]]),
         Limit(f"peak memory that the check adds to {base} with a TLS context", 3, memory, "MB"),
         Limit(imports, 0.1, ratios(cpu[_IMPORT], cpu[_IMPORT_BOTO3])),
     ]
@@ -175,5 +153,4 @@ def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str,
         for name in sorted(cpu, key=lambda name: statistics.median(cpu[name]))
     ]
     header = ("process", "CPU ms added", "peak memory, MB", "PostgreSQL connections")
-    data = {"cpu_ms": cpu, "peak_mb": peaks, "connections": connections}
-    return Section(limits, [Table(header, rows)], data)
+    return Section(limits, [Table(header, rows)])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 import sys
 
-from load.bench.migrations import small_migrations
 from load.bench.processes import MeasurementFailed, ProcessResult, run
 from load.bench.results import Limit, Section, Table, format_number, format_spread
-from load.bench.tools import LAMBDA_MIGRATE, TOOLS
+from load.bench.tools import LAMBDA_MIGRATE, TOOLS, small_migrations
 from load.bench.workspace import Workspace
 
 _STATEMENTS = "the statements alone"
@@ -40,7 +39,6 @@ def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
     return Section(
         [Limit(what, 0.5, own, note=note)],
         [Table(("", "seconds", "CPU seconds of the client"), rows)],
-        {"wall_seconds": wall, "cpu_seconds": cpu},
     )
 
 

@@ -25,11 +25,7 @@ def print_figures(figures: Any) -> None:
 
 
 def read_figures(output: str) -> Any:
-    """The figures in what a process has written.
-
-    Raises:
-        ValueError: There are none.
-    """
+    """The figures in what a process has written; a ValueError if there are none."""
     for line in output.splitlines():
         if line.startswith(_PREFIX):
             return json.loads(line.removeprefix(_PREFIX))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
@@ -72,21 +72,16 @@ def markdown_table(table: Table) -> str:
     rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
-    lines = [_format_row(row, widths) for row in rows]
-    return "".join(lines) + "\n"
-
-
-def _format_row(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "| " + " | ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)) + " |\n"
+    padded = [[f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in padded) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What was measured for one row: figures with a limit, without one, and raw (for the JSON)."""
+    """What was measured for one row: figures with a limit, and without one."""
 
     limits: Sequence[Limit]
     tables: Sequence[Table] = ()
-    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def missed_limits(sections: Iterable[Section]) -> list[Limit]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from lambda_migrate.local.demo.checks import read_check
 from lambda_migrate.local.runtime.function import LocalFunction
-from load.bench.migrations import storm_migrations
 from load.bench.processes import MeasurementFailed, run
 from load.bench.results import Limit, Section, Table, format_spread, percentile
-from load.bench.tools import LAMBDA_MIGRATE, TOOLS, Tool
+from load.bench.tools import LAMBDA_MIGRATE, TOOLS, Tool, storm_migrations
 from load.bench.workspace import Workspace
 
 _COUNT_CONNECTIONS = """
@@ -57,10 +56,6 @@ def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
             Limit(f"p99 wait {where}", 1.0, most, "s"),
         ],
         tables=[_table(size, by_tool) for size, by_tool in results.items()],
-        data={
-            str(size): {title: [asdict(one) for one in runs] for title, runs in by_tool.items()}
-            for size, by_tool in results.items()
-        },
     )
 
 

@@ -1,4 +1,4 @@
-"""How each compared tool is set up, as its own documentation says, to apply the same migrations.
+"""How each compared tool is set up, as its own documentation says; the migrations that all apply.
 
 A project is a directory: what is in ``projects``, and the migrations. Its ``app.handler`` brings
 the database of ``DATABASE_URL`` up to date.
@@ -7,7 +7,6 @@ the database of ``DATABASE_URL`` up to date.
 from __future__ import annotations
 
 import compileall
-import platform
 import shlex
 import sys
 import tempfile
@@ -16,25 +15,43 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.servers.postgresql import engines_directory, unpack_npm
-from load.bench.migrations import MigrationSource
+from lambda_migrate.local.servers.postgresql import engines_directory, install_npm
 
 _PROJECTS = Path(__file__).with_name("projects")
 
 DBMATE_VERSION = "2.36.0"
-_DBMATE_PROGRAM = engines_directory() / "dbmate" / "dbmate"
+_DBMATE = engines_directory() / "dbmate" / "dbmate"
 _DBMATE_COMMAND = (
-    *(str(_DBMATE_PROGRAM), "--migrations-dir", "migrations"),
+    *(str(_DBMATE), "--migrations-dir", "migrations"),
     *("--no-dump-schema", "migrate"),
 )
+
+
+class MigrationSource(NamedTuple):
+    """One migration, for any tool."""
+
+    version: int
+    name: str
+    statements: tuple[str, ...]
+
+    @property
+    def stem(self) -> str:
+        """Its file's name, without the ending."""
+        return f"{self.version:04}_{self.name}"
+
+    @property
+    def script(self) -> str:
+        """Its statements as one text."""
+        return "".join(f"{statement};\n" for statement in self.statements)
 
 
 class Tool(NamedTuple):
     """A way to bring a schema up to date."""
 
-    title: str  # for readers
+    title: str
     folders: Sequence[str]  # below ``projects``; of files of one name the last one counts
-    migration_files: Callable[[Sequence[MigrationSource]], Mapping[str, str]]  # their texts by path
+    path: str  # of a migration in a project, with its stem
+    render: Callable[[MigrationSource, str | None], str]  # its text; also of the stem before it
     variables: Mapping[str, str] = {}
     program: Sequence[str] = ()  # what brings the database up to date, if it is not Python
 
@@ -56,7 +73,11 @@ class Tool(NamedTuple):
             for path in (_PROJECTS / folder).rglob("*.*"):
                 if path.suffix in (".ini", ".json", ".py"):
                     files[str(path.relative_to(_PROJECTS / folder))] = path.read_text()
-        return {**files, **self.migration_files(migrations)}
+        previous = None
+        for migration in migrations:
+            files[self.path.format(migration.stem)] = self.render(migration, previous)
+            previous = migration.stem
+        return files
 
 
 def write_project(home: Path, files: Mapping[str, str]) -> None:
@@ -68,110 +89,128 @@ def write_project(home: Path, files: Mapping[str, str]) -> None:
 
 
 def install_dbmate() -> None:
-    """Fetch dbmate's program with npm, unless it is there.
-
-    Raises:
-        ConfigurationError: npm is missing or failed, or there is no build for this machine.
-    """
-    program = _DBMATE_PROGRAM
-    if not program.is_file():
-        machines = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
-        machine = machines.get(platform.machine().lower())
-        if machine is None:
-            raise ConfigurationError(f"no build of dbmate is known for {platform.machine()}")
-        program.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=program.parent) as scratch:
-            unpack_npm(f"@dbmate/linux-{machine}@{DBMATE_VERSION}", Path(scratch))
-            fetched = Path(scratch) / "package" / "bin" / "dbmate"
-            fetched.chmod(0o755)
-            fetched.rename(program)
-
-
-def _with_previous(
-    migrations: Sequence[MigrationSource],
-) -> list[tuple[MigrationSource, MigrationSource | None]]:
-    return list(zip(migrations, [None, *migrations], strict=False))
+    """Fetch dbmate's program with npm, unless it is there; a ConfigurationError if it cannot."""
+    if _DBMATE.is_file():
+        return
+    _DBMATE.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_DBMATE.parent) as scratch:
+        install_npm(f"dbmate@{DBMATE_VERSION}", Path(scratch))  # it chooses the build
+        for program in Path(scratch).glob("node_modules/@dbmate/*/bin/dbmate"):
+            program.rename(_DBMATE)
+            return
+    raise ConfigurationError(f"npm has no build of dbmate {DBMATE_VERSION} for this machine")
 
 
 _ALEMBIC_REVISION = """
+import os
 from alembic import op
 revision = {version!r}
 down_revision = {previous!r}
 
 def upgrade():
     for statement in {statements!r}:
-        op.execute(statement)
+        if "CONCURRENTLY" in statement:
+            with op.get_context().autocommit_block():
+                op.execute(statement)
+        elif statement != "COMMIT":
+            op.execute(statement)
+        elif "LAMBDA_MIGRATE_SOURCE" in os.environ:  # Alembic alone loses what follows it
+            op.get_bind().commit()
 """
 
 
-def _alembic_revisions(migrations: Sequence[MigrationSource]) -> dict[str, str]:
-    return {
-        f"alembic/versions/{migration.stem}.py": _ALEMBIC_REVISION.format(
-            version=migration.stem,
-            previous=previous and previous.stem,
-            statements=migration.statements,
-        )
-        for migration, previous in _with_previous(migrations)
-    }
+def _render_revision(migration: MigrationSource, previous: str | None) -> str:
+    return _ALEMBIC_REVISION.format(
+        version=migration.stem, previous=previous, statements=migration.statements
+    )
 
 
 _DJANGO_MIGRATION = """
 from django.db import migrations
 
 class Migration(migrations.Migration):
+    atomic = {is_atomic}
     dependencies = {dependencies!r}
     operations = [migrations.RunSQL({statements!r})]
 """
 
 
-def _django_migrations(migrations: Sequence[MigrationSource]) -> dict[str, str]:
-    packages = {f"shop/{folder}__init__.py": "" for folder in ("", "migrations/")}
-    return packages | {
-        f"shop/migrations/{migration.stem}.py": _DJANGO_MIGRATION.format(
-            dependencies=[("shop", previous.stem)] if previous else [],
-            statements=list(migration.statements),
-        )
-        for migration, previous in _with_previous(migrations)
-    }
+def _render_django_migration(migration: MigrationSource, previous: str | None) -> str:
+    return _DJANGO_MIGRATION.format(
+        is_atomic="CONCURRENTLY" not in migration.script,
+        dependencies=[("shop", previous)] if previous else [],
+        statements=list(migration.statements),
+    )
 
 
-def _yoyo_files(migrations: Sequence[MigrationSource]) -> dict[str, str]:
-    return {
-        f"migrations/{migration.stem}.sql": (f"-- depends: {previous.stem}\n" if previous else "")
-        + migration.script
-        for migration, previous in _with_previous(migrations)
-    }
+def _render_yoyo_sql(migration: MigrationSource, previous: str | None) -> str:
+    return (f"-- depends: {previous}\n" if previous else "") + migration.script
 
 
-def _sql_files(migrations: Sequence[MigrationSource]) -> dict[str, str]:
-    return {
-        f"migrations/{migration.stem}.sql": f"-- migrate:up\n{migration.script}\n-- migrate:down\n"
-        for migration in migrations
-    }
+def _render_sql(migration: MigrationSource, _previous: str | None) -> str:
+    return f"-- migrate:up\n{migration.script}\n-- migrate:down\n"
 
 
-ALEMBIC = Tool("Alembic", ["alembic"], _alembic_revisions)
-DJANGO = Tool("Django", ["django"], _django_migrations)
-YOYO = Tool("yoyo", ["yoyo"], _yoyo_files)
-DBMATE = Tool(
-    "dbmate", ["dbmate"], _sql_files, {"DBMATE": shlex.join(_DBMATE_COMMAND)}, _DBMATE_COMMAND
+_SQL = ("migrations/{}.sql", _render_sql)
+ALEMBIC = Tool("Alembic", ["alembic"], "alembic/versions/{}.py", _render_revision)
+DJANGO = Tool("Django", ["django"], "shop/migrations/{}.py", _render_django_migration)
+YOYO = Tool("yoyo", ["yoyo"], "migrations/{}.sql", _render_yoyo_sql)
+DBMATE = Tool("dbmate", ["dbmate"], *_SQL, {"DBMATE": shlex.join(_DBMATE_COMMAND)}, _DBMATE_COMMAND)
+_HAND_WRITTEN = Tool("pg_advisory_lock by hand", ["by_hand"], *_SQL)
+LAMBDA_MIGRATE = Tool("lambda-migrate", ["lambda_migrate"], *_SQL)
+ALEMBIC_IN_PLACE = ALEMBIC._replace(
+    title="lambda-migrate, Alembic's revisions",
+    folders=["alembic", "lambda_migrate"],
+    variables={"LAMBDA_MIGRATE_SOURCE": "alembic"},
 )
-_HAND_WRITTEN = Tool("pg_advisory_lock by hand", ["by_hand"], _sql_files)
-LAMBDA_MIGRATE = Tool("lambda-migrate", ["lambda_migrate"], _sql_files)
-ALEMBIC_IN_PLACE = Tool(
-    "lambda-migrate, Alembic's revisions",
-    ["alembic", "lambda_migrate"],
-    _alembic_revisions,
-    {"LAMBDA_MIGRATE_SOURCE": "alembic"},
-)
-DJANGO_IN_PLACE = Tool(
-    "lambda-migrate, Django's migrations",
-    ["django", "lambda_migrate"],
-    _django_migrations,
-    {"LAMBDA_MIGRATE_SOURCE": "django", "DJANGO_SETTINGS_MODULE": "settings"},
+DJANGO_IN_PLACE = DJANGO._replace(
+    title="lambda-migrate, Django's migrations",
+    folders=["django", "lambda_migrate"],
+    variables={"LAMBDA_MIGRATE_SOURCE": "django", "DJANGO_SETTINGS_MODULE": "settings"},
 )
 
 TOOLS = {
     tool.title: tool for tool in (ALEMBIC, DJANGO, YOYO, DBMATE, _HAND_WRITTEN, LAMBDA_MIGRATE)
 }
 """By their titles."""
+
+VERSION_TABLES = {
+    "sql": ("lambda_migrate.history", "name"),
+    "alembic": ("alembic_version", "version_num"),
+    "django": ("django_migrations", "app || '.' || name"),
+}
+"""By source: where a migration is recorded as applied, and what is its id there."""
+
+
+# --- the migrations that every tool applies
+
+LONG_SECONDS = 3
+
+
+def small_migrations(count: int) -> list[MigrationSource]:
+    """A table, then a row, and so on."""
+    migrations = []
+    for n in range(1, count + 1):
+        table = f"things_{(n + 1) // 2}"
+        creates = f"CREATE TABLE {table} (id bigint PRIMARY KEY, name text)"
+        inserts = f"INSERT INTO {table} VALUES ({n}, 'the first')"  # noqa: S608 - our own names
+        migrations.append(MigrationSource(n, f"step_{n}", (creates if n % 2 else inserts,)))
+    return migrations
+
+
+def storm_migrations(*, pending: bool) -> list[MigrationSource]:
+    """Five migrations, and ten more that are pending in the storm, one of them long.
+
+    Each of the ten records its effect. Two add to a balance: a second time, that does not fail.
+    """
+    statements = {1: "CREATE TABLE effects (migration integer NOT NULL)"}
+    statements[2] = "CREATE TABLE accounts AS SELECT 0 AS balance"
+    statements[6] = statements[15] = "UPDATE accounts SET balance = balance + 1"
+    statements[10] = f"SELECT pg_sleep({LONG_SECONDS})"
+    migrations = []
+    for version in range(1, 16 if pending else 6):
+        table = f"CREATE TABLE storm_{version} (id bigint PRIMARY KEY, name text)"
+        effect = f"INSERT INTO effects VALUES ({version})"  # noqa: S608 - a number
+        both = (statements.get(version, table), *([effect] if version > 5 else []))
+        migrations.append(MigrationSource(version, f"step_{version}", both))
+    return migrations

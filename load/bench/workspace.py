@@ -17,15 +17,11 @@ import pg8000.native
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.bench.migrations import MigrationSource
 from load.bench.processes import Program
-from load.bench.tools import Tool, write_project
+from load.bench.tools import MigrationSource, Tool, write_project
 
-ROLE = "app"
-"""Not a superuser: the last three connections are not for it, so that they can be counted."""
-
+ROLE = "app"  # no superuser: the last three connections are not for it, and count all others
 TABLE = "lambda-migrate"
-
 _FUNCTION_SECONDS = 400.0
 
 
@@ -104,13 +100,9 @@ class Workspace:
     def function(
         self, tool: Tool, project: Path, variables: Mapping[str, str], *, environments: int = 10
     ) -> LocalFunction:
-        """A local Lambda function that runs a tool's project.
+        """A local Lambda function that runs a tool's project, in so many environments at most.
 
-        Args:
-            tool: The tool.
-            project: Its project.
-            variables: See `environment`. Their access key is left out: each process has its own.
-            environments: How many it may have.
+        The access key of the variables is left out: each process has its own.
         """
         own = {name: value for name, value in variables.items() if name != "AWS_ACCESS_KEY_ID"}
         own |= tool.variables

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import sys
@@ -17,8 +16,7 @@ from pathlib import Path
 
 from load.chaos.evidence import ChaosResult
 from load.chaos.invariants import INVARIANTS
-from load.chaos.schedule import KINDS, Schedule, from_json, to_json
-from load.chaos.sources import TOOLS, generate_for_tool
+from load.chaos.schedule import KINDS, TOOLS, Schedule, from_json, generate, to_json
 from load.chaos.worker import run_schedules
 
 
@@ -32,14 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.append(result)
         for violation in result.violations:
             print(f"VIOLATED in seed {result.schedule.seed}: {violation}", flush=True)
-        if time.monotonic() - began > 60 * options.minutes:
-            break
     failed = [result for result in results if result.violations]
     write_report(results, options.out, seconds=time.monotonic() - began)
-    print(
-        f"{len(results)} rounds, {len(failed)} violated an invariant; see "
-        f"{options.out / 'report.md'}"
-    )
+    report = options.out / "report.md"
+    print(f"{len(results)} rounds, {len(failed)} violated an invariant; see {report}")
     return 1 if failed else 0
 
 
@@ -48,27 +42,20 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="python -m load.chaos",
         description="Run random faults at random moments and check the library's promises.",
     )
-    parser.add_argument("--rounds", type=int, default=200, help="number of schedules (200)")
-    parser.add_argument(
-        "--source", choices=("sql", *TOOLS), default="sql", help="whose migrations (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, help="seed of the first one (random)")
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="start no round after so long (no limit)"
-    )
-    parser.add_argument("--replay", help="run a seed or a file of failures/ again")
-    parser.add_argument("--times", type=int, default=1, help="how often to replay it (1)")
-    default = 3 * (os.cpu_count() or 1)  # rounds mostly wait: a few fit on each core
-    parser.add_argument(
-        "--workers", type=int, default=default, help="rounds side by side (%(default)s)"
-    )
-    default_out = Path("chaos-report")
-    parser.add_argument("--out", type=Path, default=default_out, help="report folder (%(default)s)")
+    add = parser.add_argument
+    add("--rounds", type=int, default=200, help="number of schedules (200)")
+    add("--source", choices=("sql", *TOOLS), default="sql", help="whose migrations (%(default)s)")
+    add("--seed", type=int, help="seed of the first one (random)")
+    add("--replay", help="run a seed or a file of failures/ again")
+    add("--times", type=int, default=1, help="how often to replay it (1)")
+    workers = 3 * (os.cpu_count() or 1)  # rounds mostly wait: a few fit on each core
+    add("--workers", type=int, default=workers, help="rounds side by side (%(default)s)")
+    add("--out", type=Path, default=Path("chaos-report"), help="report folder (%(default)s)")
     return parser
 
 
 def _make_schedules(options: argparse.Namespace) -> list[Schedule]:
-    make = partial(generate_for_tool, source=options.source)
+    make = partial(generate, source=options.source)
     if options.replay:
         name = options.replay
         schedule = make(int(name)) if name.isdigit() else from_json(Path(name).read_text())
@@ -87,10 +74,8 @@ def write_report(results: Sequence[ChaosResult], out: Path, *, seconds: float) -
     text = json.dumps([asdict(result) for result in ordered])
     (out / "results.json").write_text(text + "\n")
     (out / "report.md").write_text("\n".join(_format_report(ordered, seconds)) + "\n")
-    for result in ordered:
-        if result.violations:
-            file = out / "failures" / f"{result.schedule.seed}.json"
-            file.write_text(to_json(result.schedule))
+    for schedule in (result.schedule for result in results if result.violations):
+        (out / "failures" / f"{schedule.seed}.json").write_text(to_json(schedule))
 
 
 def _format_report(results: Sequence[ChaosResult], seconds: float) -> Iterator[str]:

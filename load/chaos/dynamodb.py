@@ -12,10 +12,11 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from http.client import HTTPConnection
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+
+import urllib3
 
 from lambda_migrate.local.runtime.plain_http import (
     HttpServer,
@@ -25,11 +26,8 @@ from lambda_migrate.local.runtime.plain_http import (
 )
 from load.chaos.relay import SIGNAL_SECONDS, Loop, RecordFault
 
-_STALE_SECONDS = 6.0
-"""How old an eventually consistent read may be here; the library never serves on one."""
-
-_SLOW_SECONDS = (0.05, 1.4)
-"""How late a response comes while DynamoDB is slow: also later than the client waits."""
+_STALE_SECONDS = 6.0  # how old an eventually consistent read may be; none is ever served on
+_SLOW_SECONDS = (0.05, 1.4)  # how late a response may be: also later than the client waits
 
 _ERRORS = {
     "dynamodb-error": (500, "InternalServerError"),
@@ -37,6 +35,8 @@ _ERRORS = {
 }
 
 _HOLDER_ATTRIBUTES = ("owner", "lease_until", "lease_ms", "progress")
+
+_POOL = urllib3.PoolManager(maxsize=64)
 
 Item = dict[str, Any]
 
@@ -47,7 +47,7 @@ class _LeaseRequest:
 
     operation: str  # GetItem, UpdateItem
     arguments: dict[str, Any]
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str]
 
     @classmethod
     def read(cls, http: LocalHTTPRequest) -> _LeaseRequest:
@@ -66,27 +66,19 @@ class _LeaseRequest:
 
 
 class DynamoDBRelay:
-    """Stands between the environments and a DynamoDB engine.
-
-    Args:
-        loop: Where it runs.
-        engine: The engine's URL.
-        record_fault: Called when a fault takes effect.
-        rng: Chooses the requests that are hit.
-    """
+    """Stands between the environments and the URL of a DynamoDB engine."""
 
     def __init__(
         self, loop: Loop, engine: str, record_fault: RecordFault, *, rng: random.Random
     ) -> None:
         self.url = ""
-        self.written: list[str] = []
-        """All writes, to be searched for secrets."""
+        self.written: list[str] = []  # all writes, to be searched for secrets
+        # Called with the owner when the next write is done, before its response.
         self.on_next_write: list[Callable[[str], object]] = []
-        """Called with the owner when the next write is done, before its response."""
-        self._engine = urlsplit(engine).netloc
+        self._engine = engine
         self._loop = loop
         self._record_fault = record_fault
-        self._rng = rng
+        self._rng = rng  # chooses the requests that are hit
         self._active: list[tuple[str, float, float]] = []  # kind, until when, probability
         self._double_grants: list[str] = []
         self._reads_shown_free: list[str] = []
@@ -125,13 +117,10 @@ class DynamoDBRelay:
 
     def clear_faults(self) -> None:
         """End and disarm all faults."""
-        for armed in (
-            self._active,
-            self._double_grants,
-            self._reads_shown_free,
-            self.on_next_write,
-        ):
-            armed.clear()
+        self._active.clear()
+        self._double_grants.clear()
+        self._reads_shown_free.clear()
+        self.on_next_write.clear()
 
     # --- serving
 
@@ -212,22 +201,16 @@ class DynamoDBRelay:
         return json_response({"Attributes": item})
 
     async def _ask_engine(self, request: _LeaseRequest) -> LocalHTTPResponse:
-        return await asyncio.to_thread(self._ask_engine_and_wait, request)
-
-    def _ask_engine_and_wait(self, request: _LeaseRequest) -> LocalHTTPResponse:
         """The engine does not check signatures, so that a request may have changed."""
         prefix = request.headers["x-amz-target"].rpartition(".")[0]
         headers = {**request.headers, "x-amz-target": f"{prefix}.{request.operation}"}
-        headers = {name: headers[name] for name in headers if name != "content-length"}
-        connection = HTTPConnection(self._engine, timeout=30)
-        try:
-            connection.request("POST", "/", json.dumps(request.arguments), headers)
-            response = connection.getresponse()
-            own = ("connection", "content-length")
-            kept = {name: value for name, value in response.getheaders() if name.lower() not in own}
-            return LocalHTTPResponse(response.status, response.read(), kept)
-        finally:
-            connection.close()
+        del headers["content-length"]
+        body = json.dumps(request.arguments).encode()
+        send = partial(_POOL.request, "POST", self._engine, body=body, headers=headers)
+        response = await asyncio.to_thread(send, timeout=30.0, retries=False)
+        own = ("connection", "content-length")
+        kept = {name: text for name, text in response.headers.items() if name.lower() not in own}
+        return LocalHTTPResponse(response.status, response.data, kept)
 
 
 def _drop_condition(request: _LeaseRequest) -> _LeaseRequest:

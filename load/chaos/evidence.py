@@ -56,23 +56,19 @@ class FinalState:
     """Version, ``up`` or ``down``, and when it was committed (epoch seconds)."""
     history: list[tuple[int, str]] = field(default_factory=list)
     """Versions and their state; of a tool, what its own table lists."""
-    mirror: list[tuple[int, str]] = field(default_factory=list)
-    """The same in the mirror of that table."""
+    mirror: list[tuple[int, str]] = field(default_factory=list)  # the same in the mirror
     differences: list[str] = field(default_factory=list)
     """Between this database and one that the tool alone migrated."""
-    children: list[str] = field(default_factory=list)
-    """Processes of the round that still run."""
+    children: list[str] = field(default_factory=list)  # processes that still run
     indexes: dict[str, bool] = field(default_factory=dict)
     """All indexes of migrations, and whether they are valid."""
-    connections: list[str] = field(default_factory=list)
-    """Of lambda-migrate, still open."""
+    connections: list[str] = field(default_factory=list)  # of lambda-migrate, still open
     leftover_connections: list[str] = field(default_factory=list)
     """The same one lease after the last environment had ended."""
     owner: str | None = None
     lease_expires_in: float = 0.0
     """Seconds, by the clock of the lease's owner; negative once it has expired."""
-    secrets: list[str] = field(default_factory=list)
-    """Where a secret was found."""
+    secrets: list[str] = field(default_factory=list)  # where one was found
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from load.chaos.evidence import ChaosEvidence, ChaosResult, Observation, ProcessRecord
+from load.chaos.evidence import ChaosEvidence, Observation, ProcessRecord
 from load.chaos.migrations import index_name, migrations_of
-
-
-def check_invariants(evidence: ChaosEvidence) -> ChaosResult:
-    """The evidence with its verdict."""
-    return ChaosResult(evidence, violated_invariants(evidence))
 
 
 def violated_invariants(evidence: ChaosEvidence) -> list[str]:
@@ -97,11 +92,8 @@ def _cold_starts_succeed(evidence: ChaosEvidence) -> Iterator[str]:
             yield f"{name} took {start.seconds:.1f} s, more than {start.limit:.1f}"
 
 
-_OBSERVATION_SECONDS = 0.4
-"""From the library's decision to the query of the database; a busy machine is no excuse."""
-
-_LATE_RESPONSE_SECONDS = 1.0
-"""A read whose response is late shows an earlier moment."""
+_OBSERVATION_SECONDS = 0.4  # from the library's decision to the query, also on a busy machine
+_LATE_RESPONSE_SECONDS = 1.0  # a read whose response is late shows an earlier moment
 
 
 def _served_on_current_schema(evidence: ChaosEvidence) -> Iterator[str]:
@@ -156,9 +148,6 @@ _MESSAGES_OF_BROKEN_CODE = (
 )
 """The same of one that is broken on purpose, and of the code before its fix afterwards."""
 
-_NO_SUCH_VERSION = "no such version"
-"""Part of what a rollback reports that comes before the migration."""
-
 
 def _exits_are_explained(evidence: ChaosEvidence) -> Iterator[str]:
     """A process ends by itself, perhaps with an error that fits the faults, or is killed."""
@@ -177,10 +166,10 @@ def _is_expected(evidence: ChaosEvidence, process: ProcessRecord, event: dict[st
     if error == "RepairRequired" or "it was interrupted" in message:
         return bool(evidence.repairs)  # it is still required at the end
     if process.name == "rollback" and error == "ConfigurationError":
-        return _NO_SUCH_VERSION in message
-    words = _EXPECTED_MESSAGES + (
-        _MESSAGES_OF_BROKEN_CODE if evidence.schedule.broken_version else ()
-    )
+        return "no such version" in message  # it comes before the migration
+    words: tuple[str, ...] = _EXPECTED_MESSAGES
+    if evidence.schedule.broken_version:
+        words += _MESSAGES_OF_BROKEN_CODE
     if any(re.match(r"kill.* (child|both)", kind) for kind in evidence.fault_counts):
         words += ("was killed by signal 9",)
     return error in ("MigrationFailed", "Diverged") and any(word in message for word in words)

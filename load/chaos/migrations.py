@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from load.bench.tools import ALEMBIC, DJANGO, MigrationSource, write_project
 from load.chaos.schedule import MigrationSpec, Schedule
-from load.chaos.sources import COMMIT, write_project
 
 CODE_VERSIONS = ("old", "new", "fixed", "probe")
 """Code versions: ``probe`` is the newest one with one more migration, which is never applied before
 the end."""
+
+ALONE = "_alone"  # ends the name of the database that a tool migrates alone
 
 _BASE_MIGRATION = (
     "CREATE TABLE effects (version int NOT NULL)",
@@ -34,18 +36,20 @@ def write_migrations(schedule: Schedule, folder: Path) -> dict[str, Path]:
     """
     directories = {}
     for code_version in CODE_VERSIONS:
-        directory = folder / code_version / "migrations"
+        directory = directories[code_version] = folder / code_version / "migrations"
         directory.mkdir(parents=True)
         migrations = migrations_of(schedule, code_version).items()
         if schedule.source != "sql":
-            source = schedule.source
-            texts = {v: list_statements(v, spec, source) for v, (spec, _) in migrations}
-            write_project(source, directory, texts)
+            sources = [
+                MigrationSource(version, "step", _list_statements(version, spec, schedule.source))
+                for version, (spec, _) in migrations
+            ]
+            tool = ALEMBIC if schedule.source == "alembic" else DJANGO
+            write_project(directory, tool.files(sources))
         else:
             for version, (spec, is_broken) in migrations:
                 text = _render(version, spec, is_broken=is_broken)
-                (directory / f"{version}_{spec.kind}.sql").write_text(text.lstrip())
-        directories[code_version] = directory
+                (directory / f"{version}_{spec.kind}.sql").write_text(text)
     return directories
 
 
@@ -70,9 +74,31 @@ def index_name(version: int) -> str:
     return f"orders_{version}"
 
 
-def list_statements(
+def make_id(source: str, version: int) -> str:
+    """The tool's name of a migration."""
+    return f"{'shop.' if source == 'django' else ''}{version:04}_step"
+
+
+def find_version(revision_id: str) -> int:
+    """The number in the tool's name of a migration."""
+    return int("".join(filter(str.isdigit, revision_id.partition(" #")[0])))
+
+
+def make_variables(source: str, root: Path, url: str) -> dict[str, str]:
+    """The environment variables of a process that uses a directory of `write_migrations`."""
+    if source == "sql":
+        return {"LAMBDA_MIGRATE_DIRECTORY": str(root)}
+    return {
+        "LAMBDA_MIGRATE_SOURCE": source,
+        "LAMBDA_TASK_ROOT": str(root),
+        "DATABASE_URL": url,
+        "DJANGO_SETTINGS_MODULE": "settings",
+    }
+
+
+def _list_statements(
     version: int, spec: MigrationSpec, source: str = "sql", *, is_broken: bool = False
-) -> list[str]:
+) -> tuple[str, ...]:
     """What a migration runs; PostgreSQL runs the concurrent builds in no transaction."""
     what = {
         "base": _BASE_MIGRATION,
@@ -92,13 +118,13 @@ def list_statements(
     table = what["table"]
     sleep = (f"SELECT pg_sleep({spec.seconds})",) if source == "alembic" else ()
     if spec.kind == "index":
-        return [index]
+        return (index,)
     if spec.kind == "parts":
-        return [*table, *sleep, index, *sleep, *effects]
+        return (*table, *sleep, index, *sleep, *effects)
     if spec.kind == "rows":
         # Django tries it in a transaction first, unless that cannot be.
-        return [*effects, *((COMMIT, *sleep, *table) if source == "alembic" else (*table, index))]
-    return [*what[spec.kind], *effects, *(["SELECT 1 / 0"] if is_broken else [])]
+        return (*effects, *(("COMMIT", *sleep, *table) if source == "alembic" else (*table, index)))
+    return (*what[spec.kind], *effects, *(["SELECT 1 / 0"] if is_broken else []))
 
 
 def _render(version: int, spec: MigrationSpec, *, is_broken: bool) -> str:
@@ -115,6 +141,6 @@ def _render(version: int, spec: MigrationSpec, *, is_broken: bool) -> str:
             f"INSERT INTO runs (version, direction) VALUES ({version}, 'down')",  # noqa: S608
         ]
     option = " transaction:false" if spec.kind == "index" else ""
-    texts = (list_statements(version, spec, is_broken=is_broken), down)
+    texts = (_list_statements(version, spec, is_broken=is_broken), down)
     up, back = ("".join(f"{statement};\n" for statement in text) for text in texts)
     return f"-- migrate:up{option}\n{up}-- migrate:down{option}\n{back}"

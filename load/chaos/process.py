@@ -1,4 +1,4 @@
-"""What a forked process of a round does: it serves, or rolls back.
+"""What a forked process of a round does: it serves, operates, or migrates with a tool alone.
 
 It sees only what a Lambda environment sees: variables, files, a context with a deadline. Each event
 goes to the round as one datagram.
@@ -6,6 +6,7 @@ goes to the round as one datagram.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -14,22 +15,24 @@ import time
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lambda_migrate.clock import Deadline
+from lambda_migrate import migrate_on_cold_start
+from lambda_migrate.aws.telemetry import PowertoolsObserver
+from lambda_migrate.clock import Deadline, SystemClock
+from lambda_migrate.engine.operations import Operations
+from lambda_migrate.engine.target import Target
 from lambda_migrate.errors import MigrateError
-from lambda_migrate.events import null_observer
-from load.chaos.sources import migrate_alone
-
-if TYPE_CHECKING:
-    from lambda_migrate.engine.target import Target
-    from lambda_migrate.events import Observer
-    from lambda_migrate.migrations import Manifest
+from lambda_migrate.events import Observer, null_observer
+from lambda_migrate.migrations import Manifest
+from lambda_migrate.runner import MigrationRunner
+from lambda_migrate.settings import Settings
+from lambda_migrate.wiring import make_manifest, make_target
+from load.chaos.migrations import ALONE
 
 EmitEvent = Callable[[dict[str, Any]], None]
 
-_MESSAGE_CHARACTERS = 600
-"""How much of an error's message goes into an event."""
+_MESSAGE_CHARACTERS = 600  # how much of an error's message goes into an event
 
 
 def run(job: dict[str, Any]) -> None:
@@ -53,7 +56,7 @@ def run(job: dict[str, Any]) -> None:
         os._exit(code)
 
 
-class _ShiftedClock:
+class _ShiftedClock(SystemClock):
     """A clock whose wall time is wrong, and jumps once; its monotonic time is the real one."""
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -61,15 +64,9 @@ class _ShiftedClock:
         self._jumps_at = time.monotonic() + float(job.get("clock_jumps_after", 0.0))
         self._jump_ms = round(1000 * float(job.get("clock_jump", 0.0)))
 
-    def monotonic(self) -> float:
-        return time.monotonic()
-
     def wall_ms(self) -> int:
         jumped = self._jump_ms if time.monotonic() >= self._jumps_at else 0
-        return time.time_ns() // 1_000_000 + self._offset_ms + jumped
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        return super().wall_ms() + self._offset_ms + jumped
 
 
 def _make_context(ends: float, *, request_id: str) -> Any:
@@ -113,7 +110,6 @@ def _make_error_event(error: MigrateError) -> dict[str, Any]:
 
 def _make_handler() -> Callable[[Any], dict[str, Any]]:
     """The decorated handler, configured by the environment's variables alone."""
-    from lambda_migrate import migrate_on_cold_start
 
     @migrate_on_cold_start
     def handler(_event: Any, _context: Any) -> dict[str, Any]:
@@ -124,9 +120,6 @@ def _make_handler() -> Callable[[Any], dict[str, Any]]:
 
 def _make_runner(job: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
     """A runner with the schedule's clock and lease."""
-    from lambda_migrate.aws.telemetry import PowertoolsObserver
-    from lambda_migrate.runner import MigrationRunner
-
     manifest, target = _make_target(job, PowertoolsObserver())
     runner = MigrationRunner(manifest, target)
 
@@ -138,9 +131,6 @@ def _make_runner(job: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
 
 
 def _make_target(job: dict[str, Any], observer: Observer) -> tuple[Manifest, Target]:
-    from lambda_migrate.settings import Settings
-    from lambda_migrate.wiring import make_manifest, make_target
-
     settings = Settings.load(os.environ)
     # Shorter than users may set it: otherwise every takeover would take the round's whole time.
     settings = settings.replace(lease_seconds=job["lease_seconds"])
@@ -153,8 +143,6 @@ def _make_target(job: dict[str, Any], observer: Observer) -> tuple[Manifest, Tar
 
 def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
     """Roll back as a person at the command line, who retries for a while."""
-    from lambda_migrate.engine.operations import Operations
-
     manifest, target = _make_target(job, null_observer)
     ends = time.monotonic() + job["timeout"]
     emit({"event": "invoked", "ends": ends, "outlives": False})
@@ -175,8 +163,6 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
 
 def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
     """Declare that a migration of a tool, which was reversed by hand, is pending."""
-    from lambda_migrate.engine.operations import Operations
-
     deadline = Deadline.after(job["timeout"])
     emit({"event": "invoked", "ends": deadline.at, "outlives": False})
     operations = Operations(*_make_target(job, null_observer))
@@ -187,9 +173,18 @@ def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
         emit(_make_error_event(error))
 
 
+def _migrate_alone(_job: dict[str, Any], _emit: EmitEvent) -> None:
+    """Migrate another database with the tool alone."""
+    del os.environ["LAMBDA_MIGRATE_SOURCE"]
+    os.environ["DATABASE_URL"] += ALONE
+    os.chdir(os.environ["LAMBDA_TASK_ROOT"])
+    sys.path.insert(0, os.environ["LAMBDA_TASK_ROOT"])
+    importlib.import_module("app").handler({}, None)
+
+
 _ROLES: dict[str, Callable[[dict[str, Any], EmitEvent], None]] = {
     "serve": _run_environment,
     "roll back": _roll_back,
     "repair": _repair,
-    "migrate alone": lambda _job, _emit: migrate_alone(),
+    "migrate alone": _migrate_alone,
 }

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import re
 import threading
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +21,9 @@ _T = TypeVar("_T")
 _CHUNK = 1 << 16
 _THREADS = 64  # each waits for a server, mostly
 
-SIGNAL_SECONDS = 0.1
-"""How long a response waits for a signal to arrive at its process."""
+SIGNAL_SECONDS = 0.1  # how long a response waits for a signal to arrive at its process
 
-RecordFault = Callable[[str, str], None]
-"""Called when a fault takes effect, with its kind and what it hit."""
+RecordFault = Callable[[str, str], None]  # takes the kind of a fault that took effect, and details
 
 
 class Loop:
@@ -67,7 +66,7 @@ class _Link:
         self.passes = asyncio.Event()
         self.passes.set()
         self.is_muted = False
-        self.writers: list[asyncio.StreamWriter] = []
+        self.writers: list[StreamWriter] = []
 
     def cut(self) -> None:
         self.passes.set()
@@ -76,22 +75,15 @@ class _Link:
 
 
 class PostgreSQLRelay:
-    """Carries connections from a TCP port to a server's Unix socket.
-
-    Args:
-        loop: Where it runs.
-        server: The server's socket.
-        record_fault: Called when a fault takes effect.
-    """
+    """Carries connections from a TCP port to a server's Unix socket."""
 
     def __init__(self, loop: Loop, server: Path, record_fault: RecordFault) -> None:
         self.port = 0
+        # Break the connection between the next ``commit``, or ``takeover``, and its response.
         self.unanswered: list[str] = []
-        """Breaks the connection between the next ``commit``, or ``takeover``, and its response."""
-        self.late_commits: list[float] = []
-        """By how many seconds the next COMMIT is delivered later."""
+        self.late_commits: list[float] = []  # seconds by which the next COMMITs are delayed
+        # Called when the next COMMIT was sent, before its response arrives.
         self.on_next_commit: list[Callable[[], object]] = []
-        """Called when the next COMMIT was sent, before its response arrives."""
         self._loop = loop
         self._socket = server
         self._record_fault = record_fault
@@ -147,12 +139,13 @@ class PostgreSQLRelay:
 
     def clear_faults(self) -> None:
         """Disarm what waits for the next COMMIT."""
-        for armed in (self.unanswered, self.late_commits, self.on_next_commit):
-            armed.clear()
+        self.unanswered.clear()
+        self.late_commits.clear()
+        self.on_next_commit.clear()
 
     # --- carrying
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         link = _Link()
         link.writers.append(writer)
         if self._refusing:
@@ -176,7 +169,7 @@ class PostgreSQLRelay:
             link.cut()
 
     async def _client_to_server(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
+        self, reader: StreamReader, writer: StreamWriter, link: _Link
     ) -> None:
         while data := await reader.read(_CHUNK):
             what = _what_is_committed(data)
@@ -204,7 +197,7 @@ class PostgreSQLRelay:
             link.is_muted = True
 
     async def _server_to_client(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
+        self, reader: StreamReader, writer: StreamWriter, link: _Link
     ) -> None:
         while data := await reader.read(_CHUNK):
             await link.passes.wait()
@@ -224,5 +217,4 @@ def _what_is_committed(data: bytes) -> str:
     return "takeover" if is_takeover else "commit"
 
 
-_COMMIT = re.compile(rb"\bCOMMIT\s*[;\0]")
-"""The statement, and not the isolation level of a BEGIN."""
+_COMMIT = re.compile(rb"\bCOMMIT\s*[;\0]")  # the statement, and not the isolation level of a BEGIN

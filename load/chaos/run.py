@@ -13,90 +13,62 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import InitVar, asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from lambda_migrate.local.runtime.fork_client import ForkedProcess
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.evidence import ChaosEvidence, ColdStartResult, Observation, ProcessRecord
-from load.chaos.migrations import write_migrations
+from load.chaos.migrations import ALONE, make_id, make_variables, write_migrations
 from load.chaos.relay import PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Fault, Schedule
-from load.chaos.sources import (
-    ALONE,
-    find_children,
-    find_processes,
-    make_id,
-    make_variables,
-    signal_groups,
-)
 from load.chaos.state_reader import SECRETS, TABLE, StateReader
 
 if TYPE_CHECKING:
     from load.chaos.worker import Worker
 
-_KILL_LATE_SECONDS = 0.3
-"""Lambda's own kill comes slightly after the deadline."""
-
-_OUTLIVE_SECONDS = 8.0
-"""How long after its deadline an environment that is not killed there may continue."""
-
+_KILL_LATE_SECONDS = 0.3  # Lambda's own kill comes slightly after the deadline
+_OUTLIVE_SECONDS = 8.0  # after its deadline: how long one that is not killed there may continue
 _LOG_TAIL = 4_000
 _ROLLBACK_SECONDS = 15.0
 _COLD_START_SECONDS = 40.0
 _HOLDER_SECONDS = 1.5  # how long a fault waits for a holder that it can hit
-
 _CHILD_SECONDS = 4.0  # the same, of a holder that has a child process
-
-_TOOL_SECONDS = 12.0
-"""What starting a tool adds to a cold start, on a loaded machine."""
-
-_SLACK_SECONDS = 2.5
-"""What a loaded machine may add to a cold start that has a limit."""
+_TOOL_SECONDS = 12.0  # what starting a tool adds to a cold start, on a loaded machine
+_SLACK_SECONDS = 2.5  # what a loaded machine may add to a cold start that has a limit
 
 
+@dataclass
 class ChaosRun:
-    """One schedule while it runs. Everything but the constructor belongs to the relays' loop.
+    """One schedule while it runs. Everything but the constructor belongs to the relays' loop."""
 
-    Args:
-        schedule: What happens.
-        worker: The servers, with a database for this run.
-        state: The run's database and item, past every fault.
-        folder: For its logs and migration files.
-        stack: Ends everything afterwards.
-    """
+    schedule: Schedule
+    worker: Worker  # the servers, with a database for this run
+    state: StateReader  # that database and the item, past every fault
+    folder: Path  # for logs and migration files
+    stack: InitVar[contextlib.ExitStack]  # ends everything afterwards
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        worker: Worker,
-        state: StateReader,
-        folder: Path,
-        stack: contextlib.ExitStack,
-    ) -> None:
-        self._schedule = schedule
-        self._worker = worker
-        self._state = state
-        self._folder = folder
-        self._evidence = ChaosEvidence(schedule)
-        self._directories = write_migrations(schedule, folder)
-        self._postgresql = stack.enter_context(
-            PostgreSQLRelay(worker.loop, worker.server.socket, self._record_fault)
-        )
-        rng = random.Random(schedule.seed)  # noqa: S311 - repeatable on purpose
-        self._dynamodb = stack.enter_context(
-            DynamoDBRelay(worker.loop, worker.engine.endpoint_url, self._record_fault, rng=rng)
-        )
+    def __post_init__(self, stack: contextlib.ExitStack) -> None:
+        self._evidence = ChaosEvidence(self.schedule)
+        self._directories = write_migrations(self.schedule, self.folder)
+        loop, record_fault = self.worker.loop, self._record_fault
+        postgresql = PostgreSQLRelay(loop, self.worker.server.socket, record_fault)
+        self._postgresql = stack.enter_context(postgresql)
+        rng = random.Random(self.schedule.seed)  # noqa: S311 - repeatable on purpose
+        dynamodb = DynamoDBRelay(loop, self.worker.engine.endpoint_url, record_fault, rng=rng)
+        self._dynamodb = stack.enter_context(dynamodb)
         self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        self._socket.bind(str(folder / "events.sock"))
+        self._socket.bind(str(self.folder / "events.sock"))
         self._socket.setblocking(False)
         self._records: dict[str, ProcessRecord] = {}
         self._processes: dict[str, ForkedProcess] = {}
         stack.callback(self._kill_all)
-        self._names: dict[int, str] = {}
-        """By pid. Never forgotten: an owner in the item may be long dead."""
+        self._names: dict[int, str] = {}  # by pid, also later: an item's owner may be long dead
         self._invoked: dict[str, dict[str, Any]] = {}
         self._frozen: dict[str, float] = {}
         self._outages: list[asyncio.Task[None]] = []
@@ -112,22 +84,26 @@ class ChaosRun:
         try:
             self._began = time.monotonic()
             traffic = asyncio.ensure_future(self._write_like_an_application())
-            await asyncio.gather(*self._start_processes(), *map(self._apply, self._schedule.faults))
+            await asyncio.gather(*self._start_processes(), *map(self._apply, self.schedule.faults))
             traffic.cancel()
             self._end_faults()
-            leftover = await self._wait_for_connections(self._schedule.lease_seconds + 1.0)
+            leftover = await self._wait_for_connections(self.schedule.lease_seconds + 1.0)
             await self._start_cold_afterwards()
             await asyncio.gather(*self._observing)
         finally:
             loop.remove_reader(self._socket)
-        await asyncio.to_thread(before_final_state, self._state, self._log("fresh probe"))
+        await asyncio.to_thread(before_final_state, self.state, self._log("fresh probe"))
         connections = await self._wait_for_connections(1.5)
         evidence = self._evidence
-        evidence.state = await asyncio.to_thread(self._state.read_state)
+        evidence.state = await asyncio.to_thread(self.state.read_state)
         evidence.state.leftover_connections = leftover
         evidence.state.connections = connections
         evidence.state.differences = await self._compare_with_tool()
-        evidence.state.children = find_processes(self._folder)
+        evidence.state.children = [
+            f"{each.pid} {' '.join(each.info['cmdline'])}"
+            for each in psutil.process_iter(["cmdline", "cwd"])
+            if each.info["cmdline"] and Path(each.info["cwd"] or "/").is_relative_to(self.folder)
+        ]
         evidence.state.secrets = self._find_secrets()
         evidence.processes = list(self._records.values())
         for record in evidence.processes:
@@ -143,7 +119,7 @@ class ChaosRun:
         await asyncio.sleep(max(0.0, at - self._now))
 
     def _log(self, name: str) -> Path:
-        return self._folder / f"{name.replace(' ', '-')}.log"
+        return self.folder / f"{name.replace(' ', '-')}.log"
 
     def _record(self, process: str, what: str, detail: str = "") -> None:
         self._evidence.timeline.append((round(self._now, 3), process, what, detail))
@@ -156,8 +132,8 @@ class ChaosRun:
 
     async def _write_like_an_application(self) -> None:
         """Short transactions on the migrated table, one after another."""
-        while self._schedule.has_traffic:
-            await asyncio.to_thread(self._state.write)
+        while self.schedule.has_traffic:
+            await asyncio.to_thread(self.state.write)
             await asyncio.sleep(0.1)
 
     # --- processes
@@ -165,10 +141,10 @@ class ChaosRun:
     def _start_processes(self) -> list[Coroutine[Any, Any, ProcessRecord]]:
         started = [
             self._run_process(f"environment {number}", "serve", **asdict(each))
-            for number, each in enumerate(self._schedule.environments)
+            for number, each in enumerate(self.schedule.environments)
         ]
-        if self._schedule.rollback is not None:
-            job = {"timeout": _ROLLBACK_SECONDS, **asdict(self._schedule.rollback)}
+        if self.schedule.rollback is not None:
+            job = {"timeout": _ROLLBACK_SECONDS, **asdict(self.schedule.rollback)}
             started.append(self._run_process("rollback", "roll back", code_version="new", **job))
         return started
 
@@ -196,18 +172,18 @@ class ChaosRun:
     ) -> ForkedProcess:
         self._log(name).touch()  # it may be killed before it can
         process = await asyncio.to_thread(
-            self._worker.fork_server.fork_call,
+            self.worker.fork_server.fork_call,
             "load.chaos.process:run",
             {
                 "name": name,
                 "role": role,
                 **job,
-                "entry_point": self._schedule.entry_point,
-                "lease_seconds": self._schedule.lease_seconds,
+                "entry_point": self.schedule.entry_point,
+                "lease_seconds": self.schedule.lease_seconds,
                 "events": self._socket.getsockname(),
             },
             variables=self._variables(code_version),
-            directory=self._folder,
+            directory=self.folder,
             log=self._log(name),
         )
         self._processes[name] = process
@@ -215,32 +191,24 @@ class ChaosRun:
         return process
 
     def _variables(self, code_version: str) -> dict[str, str]:
-        address = f"127.0.0.1:{self._postgresql.port}/{self._state.name}"
+        address = f"127.0.0.1:{self._postgresql.port}/{self.state.name}"
         url = f"postgresql://postgres:{SECRETS['password']}@{address}"
         return {
             "PATH": os.environ.get("PATH", os.defpath),
-            "AWS_ACCESS_KEY_ID": "chaos",
+            **DynamoDBEndpoint(self._dynamodb.url).environment(),
             "AWS_SECRET_ACCESS_KEY": SECRETS["secret key"],
             "AWS_SESSION_TOKEN": SECRETS["session token"],
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL_DYNAMODB": self._dynamodb.url,
             "AWS_LAMBDA_FUNCTION_NAME": "chaos",
             "LAMBDA_MIGRATE_TABLE": TABLE,
-            "LAMBDA_MIGRATE_TARGET": self._state.name,
+            "LAMBDA_MIGRATE_TARGET": self.state.name,
             "LAMBDA_MIGRATE_DATABASE_URL": url,
-            **make_variables(self._schedule.source, self._directories[code_version], url),
-            "LAMBDA_MIGRATE_LEASE_SECONDS": f"{max(5.0, self._schedule.lease_seconds):g}",
+            **make_variables(self.schedule.source, self._directories[code_version], url),
+            "LAMBDA_MIGRATE_LEASE_SECONDS": f"{max(5.0, self.schedule.lease_seconds):g}",
             "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
             "LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "1",
             "POWERTOOLS_SERVICE_NAME": "chaos",
         }
-
-    def _signal(self, name: str, number: int) -> None:
-        """Signal a process, if it was started."""
-        if name in self._processes:
-            self._processes[name].signal_group(number)
 
     def _kill_all(self) -> None:
         for process in self._processes.values():
@@ -274,11 +242,11 @@ class ChaosRun:
         if self._invoked.get(record.name) is invocation:
             record.killed = record.killed or "deadline"
             self._record(record.name, "killed", "deadline")
-            self._signal(record.name, signal.SIGKILL)
+            self._processes[record.name].signal_group(signal.SIGKILL)
 
     async def _observe(self, record: ProcessRecord, served_at: float) -> None:
         """Record what the database holds when a process serves."""
-        versions, indexes = await asyncio.to_thread(self._state.observe)
+        versions, indexes = await asyncio.to_thread(self.state.observe)
         frozen = sum(until - since for since, until in record.frozen)
         self._evidence.observations.append(
             Observation(record.name, record.code_version, served_at, versions, indexes, frozen)
@@ -293,12 +261,12 @@ class ChaosRun:
         postgresql, dynamodb = self._postgresql, self._dynamodb
         if kind == "postgresql-restart":
             self._record_fault(kind)
-            await asyncio.to_thread(self._worker.server.restart, "immediate")
+            await asyncio.to_thread(self.worker.server.restart, "immediate")
         elif kind == "postgresql-cut":
-            if count := await asyncio.to_thread(self._state.terminate_connections):
+            if count := await asyncio.to_thread(self.state.terminate_connections):
                 self._record_fault(kind, f"{count} connections")
         elif kind == "dynamodb-item-lost":
-            await asyncio.to_thread(self._state.delete_item)
+            await asyncio.to_thread(self.state.delete_item)
             dynamodb.lose_item()
             self._record_fault(kind)
         elif kind in ("kill", "freeze"):
@@ -349,18 +317,23 @@ class ChaosRun:
         record = self._records.get(name)
         if record is None or record.ended is not None or name not in self._processes:
             return False
-        children = find_children(self._processes[name].pid) if fault.hits else []
+        children: list[int] = []
+        if fault.hits:
+            with contextlib.suppress(psutil.Error):
+                pid = self._processes[name].pid
+                children = [each.pid for each in psutil.Process(pid).children()]
         if fault.hits and not children:
             return False
         is_kill = fault.kind.startswith("kill")
+        number = signal.SIGKILL if is_kill else signal.SIGSTOP
         self._record_fault(f"{fault.kind} {fault.hits}".strip(), name)
         if fault.hits != "child":
             if is_kill:
                 record.killed = record.killed or "fault"
             else:
                 self._frozen.setdefault(name, self._now)
-            self._signal(name, signal.SIGKILL if is_kill else signal.SIGSTOP)
-        signal_groups(children, signal.SIGKILL if is_kill else signal.SIGSTOP)
+            self._processes[name].signal_group(number)
+        _signal_groups(children, number)
         if not is_kill:
             resume = partial(self._resume, record, children)
             asyncio.get_running_loop().call_later(fault.seconds, resume)
@@ -372,11 +345,11 @@ class ChaosRun:
         return self._names.get(int(parts[1]), "") if len(parts) == 3 else ""
 
     def _resume(self, record: ProcessRecord, children: Sequence[int]) -> None:
-        signal_groups(children, signal.SIGCONT)
+        _signal_groups(children, signal.SIGCONT)
         if record.ended is None:
             self._record_resumed(record)
             self._record(record.name, "resumed")
-            self._signal(record.name, signal.SIGCONT)
+            self._processes[record.name].signal_group(signal.SIGCONT)
 
     def _record_resumed(self, record: ProcessRecord) -> None:
         since = self._frozen.pop(record.name, None)
@@ -387,40 +360,40 @@ class ChaosRun:
 
     async def _start_cold_afterwards(self) -> None:
         """Cold starts when all faults are over, without waiting for the pause after a failure."""
-        if self._schedule.broken_version:
-            await asyncio.to_thread(self._state.clear_failure_pause)
+        if self.schedule.broken_version:
+            await asyncio.to_thread(self.state.clear_failure_pause)
             await self._start_cold("new")
-        if self._schedule.source != "sql":  # a child that was killed has failed
-            await asyncio.to_thread(self._state.clear_failure_pause)
+        if self.schedule.source != "sql":  # a child that was killed has failed
+            await asyncio.to_thread(self.state.clear_failure_pause)
         await self._start_cold("probe")
         if self._evidence.cold_starts[-1].outcome == "RepairRequired":
             self._evidence.cold_starts.pop()
             await self._repair()
             await self._start_cold("probe")
         # It costs a child process of a tool: not in every round.
-        if self._schedule.source == "sql" or self._schedule.seed % 3 == 0:
+        if self.schedule.source == "sql" or self.schedule.seed % 3 == 0:
             await self._start_cold("old")
 
     async def _repair(self) -> None:
         """Resolve a migration of a tool as a person does: reverse it, and declare it pending."""
-        repair = await asyncio.to_thread(self._state.reverse_migration)
+        repair = await asyncio.to_thread(self.state.reverse_migration)
         self._evidence.repairs.append(repair)
-        revision = make_id(self._schedule.source, repair.version)
+        revision = make_id(self.schedule.source, repair.version)
         await self._run_process(
             "repair", "repair", code_version="new", version=revision, timeout=_COLD_START_SECONDS
         )
-        await asyncio.to_thread(self._state.clear_failure_pause)
+        await asyncio.to_thread(self.state.clear_failure_pause)
 
     async def _compare_with_tool(self) -> list[str]:
         """The differences to a database that the tool alone has migrated."""
-        if self._schedule.source == "sql":
+        if self.schedule.source == "sql":
             return []
-        server, read = self._worker.server, self._state.read_schema
-        name = self._state.name + ALONE
+        server, read = self.worker.server, self.state.read_schema
+        name = self.state.name + ALONE
         await asyncio.to_thread(server.create_database, name)
         try:
             await self._run_process("tool alone", "migrate alone", code_version="probe")
-            ours = Counter(await asyncio.to_thread(read, self._state.name))
+            ours = Counter(await asyncio.to_thread(read, self.state.name))
             theirs = Counter(await asyncio.to_thread(read, name))
         finally:
             await asyncio.to_thread(server.drop_database, name)
@@ -431,9 +404,9 @@ class ChaosRun:
 
     async def _start_cold(self, code_version: str) -> None:
         """One cold start, with its limit: two leases, and the work that is left."""
-        work = sum(spec.seconds for spec in self._schedule.migrations)
-        limit = 2 * self._schedule.lease_seconds + work + _SLACK_SECONDS
-        limit += _TOOL_SECONDS if self._schedule.source != "sql" else 0.0
+        work = sum(spec.seconds for spec in self.schedule.migrations)
+        limit = 2 * self.schedule.lease_seconds + work + _SLACK_SECONDS
+        limit += _TOOL_SECONDS if self.schedule.source != "sql" else 0.0
         began = self._now
         record = await self._run_process(
             f"fresh {code_version}", "serve", code_version=code_version, timeout=_COLD_START_SECONDS
@@ -453,12 +426,12 @@ class ChaosRun:
     async def _wait_for_connections(self, seconds: float) -> list[str]:
         """Connections of the library, once there are none or so much time has passed."""
         until = self._now + seconds
-        while (found := await asyncio.to_thread(self._state.connections)) and self._now < until:
+        while (found := await asyncio.to_thread(self.state.connections)) and self._now < until:
             await asyncio.sleep(0.1)
         return found
 
     def _find_secrets(self) -> list[str]:
-        logs = sorted(self._folder.glob("*.log"))
+        logs = sorted(self.folder.glob("*.log"))
         texts = {path.name: path.read_text(errors="replace") for path in logs}
         texts["the lease table"] = "\n".join(self._dynamodb.written)
         texts["events"] = json.dumps([record.events for record in self._records.values()])
@@ -468,3 +441,10 @@ class ChaosRun:
             for what, secret in SECRETS.items()
             if secret in text
         ]
+
+
+def _signal_groups(pids: Sequence[int], number: int) -> None:
+    """Signal child processes, each of which leads a group."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, number)

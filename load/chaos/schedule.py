@@ -38,11 +38,22 @@ _WEIGHTS = {
     "granted-twice-unwritten": 2,  # the next fencing token is given out and forgotten
 }
 
+_TOOL_KINDS = (
+    *("table", "balance", "alter", "index", "index", "long", "many"),
+    *("parts", "parts", "rows"),
+)
+_TOOL_FAULTS = (
+    *("kill", "kill", "kill-at-commit", "freeze", "freeze", "freeze-at-commit"),
+    *("postgresql-cut", "granted-twice-stolen"),
+)
+"""What each round of a tool has one to three of, besides the faults of its seed."""
+
 KINDS = (*_WEIGHTS, "clock")
 """Every kind of fault; ``clock``: a wall clock is off, or jumps, by up to a minute."""
 
-HOLDER = "holder"
-"""The target of a signal: the process that holds the lease at that moment."""
+TOOLS = ("alembic", "django")
+
+HOLDER = "holder"  # the target of a signal: the process that holds the lease at that moment
 
 
 @dataclass(frozen=True)
@@ -125,8 +136,8 @@ def from_json(text: str) -> Schedule:
 # --- from a seed
 
 
-def generate(seed: int) -> Schedule:
-    """The schedule of a seed: the same seed always gives the same one."""
+def generate(seed: int, source: str = "sql") -> Schedule:
+    """The schedule of a seed and a source: the same ones always give the same schedule."""
     rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
     migrations = _make_migrations(rng)
     broken = _choose_broken_version(rng, migrations)
@@ -150,7 +161,8 @@ def generate(seed: int) -> Schedule:
         schedule = replace(schedule, rollback=rollback)
     kinds = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=rng.randint(1, 8))
     faults = tuple(_make_fault(rng, kind, schedule) for kind in kinds)
-    return _add_clock_faults(rng, replace(schedule, faults=faults))
+    schedule = _add_clock_faults(rng, replace(schedule, faults=faults))
+    return schedule if source == "sql" else _adapt_to_tool(schedule, source)
 
 
 def _choose_time(rng: random.Random, first: float, last: float) -> float:
@@ -230,3 +242,54 @@ def _add_clock_faults(rng: random.Random, schedule: Schedule) -> Schedule:
             each = replace(each, clock_jumps_after=after, clock_jump=jump)
         changed.append(each)
     return replace(schedule, environments=tuple(changed))
+
+
+# --- of a tool
+
+
+def _adapt_to_tool(schedule: Schedule, source: str) -> Schedule:
+    """Replace what a child process cannot do, or not in that time."""
+    rng = random.Random(f"{source} {schedule.seed}")  # noqa: S311 - repeatable on purpose
+    specs = [MigrationSpec(rng.choice(_TOOL_KINDS)) for _ in range(rng.randint(2, 5))]
+    migrations = [MigrationSpec("base")] + [
+        replace(spec, seconds=_choose_time(rng, 0.2, 1.0)) for spec in specs
+    ]
+    environments = [
+        replace(
+            each,
+            at=each.at if number == 0 else round(rng.choice([0.2, 4.0]) * rng.random(), 2),
+            code_version="new" if number == 0 else rng.choice(["old", "new", "new"]),
+            timeout=rng.choice([8.0, 12.0, 16.0]),  # a child is not started in the last 3 seconds
+        )
+        for number, each in enumerate(schedule.environments[: rng.randint(2, 3)])
+    ]
+    kept = schedule.faults[: rng.randint(0, 3)]
+    more = [
+        Fault(rng.choice(_TOOL_FAULTS), at=0.0, target=HOLDER) for _ in range(rng.randint(1, 3))
+    ]
+    faults = [_move_fault(rng, each, schedule) for each in (*kept, *more)]
+    return replace(
+        schedule,
+        source=source,
+        migrations=tuple(migrations),
+        old_version=rng.randint(1, len(migrations)),
+        broken_version=0,
+        rollback=None,
+        environments=tuple(environments),
+        faults=tuple(faults),
+    )
+
+
+def _move_fault(rng: random.Random, fault: Fault, schedule: Schedule) -> Fault:
+    """Spread faults over the longer time that a child takes; let signals hit parent and child."""
+    at = _choose_time(rng, 0.3, 6.0)
+    if not fault.kind.startswith(("kill", "freeze")):
+        return replace(fault, at=max(fault.at, at))
+    seconds = _choose_time(rng, 0.3, 2.2 * schedule.lease_seconds)
+    return replace(
+        fault,
+        at=at,
+        target=HOLDER if fault.target else "",
+        seconds=seconds if fault.kind.startswith("freeze") else 0.0,
+        hits=rng.choice(["", "child", "child", "both"]),
+    )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pg8000.native
 
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.bench.tools import VERSION_TABLES
 from load.chaos.evidence import FinalState, RequiredRepair
-from load.chaos.sources import find_version
+from load.chaos.migrations import find_version
 
 TABLE = "lambda-migrate"
 
@@ -21,9 +23,9 @@ SECRETS = {
 }
 """Recognisable values of what must never be written anywhere."""
 
-_LIBRARY_CONNECTIONS = """
-    FROM pg_stat_activity WHERE datname = current_database()
-    AND application_name LIKE 'lambda-migrate%'"""
+_TERMINATE = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'lambda-migrate%'"""
 
 _CONNECTIONS = """
     SELECT application_name, state, left(query, 60) FROM pg_stat_activity
@@ -33,21 +35,11 @@ _CONNECTIONS = """
 _INDEXES = """
     SELECT c.relname::text, i.indisvalid FROM pg_index i
     JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
-    WHERE t.relname = 'orders' AND c.relname <> 'orders_pkey'"""
+    WHERE t.relname = 'orders' AND c.relname <> 'orders_pkey' ORDER BY 1"""
 
 _RUNS = """
     SELECT version, direction, extract(epoch FROM pg_xact_commit_timestamp(xmin))
     FROM runs ORDER BY pg_xact_commit_timestamp(xmin), id"""
-
-
-_MIRROR = "SELECT id, state FROM lambda_migrate.revision ORDER BY position, id"
-
-_VERSIONS = {
-    "alembic": "SELECT version_num FROM alembic_version ORDER BY 1",
-    "django": "SELECT app || '.' || name FROM django_migrations ORDER BY id",
-}
-
-_TABLES = {"alembic": "alembic_version", "django": "django_migrations"}
 
 _SCHEMA = """
     SELECT concat_ws(' ', 'column', table_name, ordinal_position, column_name, data_type,
@@ -62,43 +54,31 @@ _SCHEMA = """
     UNION ALL SELECT concat_ws(' ', 'run', version, direction) FROM runs
     UNION ALL SELECT concat_ws(' ', 'balance', balance) FROM accounts"""
 
-_OBSERVE = """
-    SELECT to_regclass('effects') IS NOT NULL,
-           ARRAY(SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-                 WHERE i.indisvalid AND c.relname LIKE 'orders\\_%' AND c.relname <> 'orders_pkey'
-                 ORDER BY 1)"""
-
 _WRITE = """
     UPDATE orders SET amount = amount WHERE id = 1 + floor(random() * 900);
     SELECT pg_sleep(0.4)"""
 """A short transaction of an application."""
 
-_UNREACHED = (pg8000.native.Error, OSError)
-"""The server is being restarted."""
+_UNREACHED = (pg8000.native.Error, OSError)  # the server is being restarted
 
 
+@dataclass(frozen=True)
 class StateReader:
-    """One round's database and item.
+    """One round's database and item."""
 
-    Args:
-        server: Where the database is.
-        client: Of the DynamoDB engine itself.
-        name: Of the database, and of the target.
-        source: Where the migrations come from.
-    """
+    server: LocalPostgreSQL
+    client: Any  # of the DynamoDB engine itself
+    name: str  # of the database, and of the target
+    source: str = "sql"  # where the migrations come from
 
-    def __init__(
-        self, server: LocalPostgreSQL, client: Any, name: str, source: str = "sql"
-    ) -> None:
-        self._server = server
-        self._source = source
-        self._client = client
-        self.name = name
-        self._key = {"TableName": TABLE, "Key": {"target": {"S": name}}}
+    @property
+    def key(self) -> dict[str, Any]:
+        """Arguments of the client that name the item."""
+        return {"TableName": TABLE, "Key": {"target": {"S": self.name}}}
 
     def query(self, sql: str) -> list[list[Any]]:
         """Rows of one statement in the round's database."""
-        return self._server.execute(sql, database=self.name)
+        return self.server.execute(sql, database=self.name)
 
     def connections(self) -> list[str]:
         """Open connections of lambda-migrate, and of its child processes by whatever name."""
@@ -108,7 +88,7 @@ class StateReader:
     def terminate_connections(self) -> int:
         """End the connections of lambda-migrate; returns how many there were."""
         try:
-            return len(self.query(f"SELECT pg_terminate_backend(pid) {_LIBRARY_CONNECTIONS}"))
+            return len(self.query(_TERMINATE))
         except _UNREACHED:
             return 0
 
@@ -116,12 +96,13 @@ class StateReader:
         """The versions with an effect and the valid indexes; None if it cannot be reached."""
         for _ in range(100):
             try:
-                [[has_effects, indexes]] = self.query(_OBSERVE)
-                rows = self.query("SELECT version FROM effects") if has_effects else []
+                valid = tuple(name for name, is_valid in self.query(_INDEXES) if is_valid)
+                is_there = self._has_table("effects")
+                rows = self.query("SELECT version FROM effects ORDER BY 1") if is_there else []
             except _UNREACHED:
                 time.sleep(0.1)
                 continue
-            return tuple(sorted(version for (version,) in rows)), tuple(indexes)
+            return tuple(version for (version,) in rows), valid
         return None, ()
 
     def write(self) -> None:
@@ -131,13 +112,13 @@ class StateReader:
 
     def delete_item(self) -> None:
         """Delete the target's item."""
-        self._client.delete_item(**self._key)
+        self.client.delete_item(**self.key)
 
     def clear_failure_pause(self) -> None:
         """End the pause after a failure, as if its time had passed."""
-        with contextlib.suppress(self._client.exceptions.ClientError):  # there is no failure
-            self._client.update_item(
-                **self._key,
+        with contextlib.suppress(self.client.exceptions.ClientError):  # there is no failure
+            self.client.update_item(
+                **self.key,
                 UpdateExpression="SET failure.retry_at = :past",
                 ExpressionAttributeValues={":past": {"N": "1"}},
             )
@@ -150,14 +131,14 @@ class StateReader:
             state.effects = {int(version): int(count) for version, count in rows}
             state.balance = int(self.query("SELECT balance FROM accounts")[0][0])
             state.runs = [(int(v), str(way), float(at)) for v, way, at in self.query(_RUNS)]
-        if self._source != "sql":
+        if self.source != "sql":
             state.history = [(version, "applied") for version in self._read_versions()]
             state.mirror = self._read_mirror()
         elif self._has_table("lambda_migrate.history"):
             rows = self.query("SELECT version::int, state FROM lambda_migrate.history ORDER BY 1")
             state.history = [(version, each) for version, each in rows]
         state.indexes = {str(name): bool(valid) for name, valid in self.query(_INDEXES)}
-        item = self._client.get_item(**self._key, ConsistentRead=True).get("Item", {})
+        item = self.client.get_item(**self.key, ConsistentRead=True).get("Item", {})
         state.owner = item.get("owner", {}).get("S")
         until = int(item.get("lease_until", {}).get("N", 0)) / 1000
         state.lease_expires_in = until - time.time() if state.owner else 0.0
@@ -167,11 +148,12 @@ class StateReader:
 
     def read_schema(self, database: str) -> list[str]:
         """The schema and the rows of a database of this server, with the tool's versions."""
-        if not self._server.execute("SELECT to_regclass('orders')", database=database)[0][0]:
+        if not self.server.execute("SELECT to_regclass('orders')", database=database)[0][0]:
             return ["nothing"]
-        rows = self._server.execute(_SCHEMA, database=database)
-        rows += self._server.execute(_VERSIONS[self._source], database=database)
-        return sorted(str(row[0]) for row in rows)
+        rows = self.server.execute(_SCHEMA, database=database)
+        table, column = VERSION_TABLES[self.source]
+        rows += self.server.execute(f"SELECT {column} FROM {table}", database=database)  # noqa: S608 - our own names
+        return sorted(str(line) for (line,) in rows)
 
     def reverse_migration(self) -> RequiredRepair:
         """Reverse by hand what the migration in doubt has committed."""
@@ -190,17 +172,19 @@ class StateReader:
 
     def _read_versions(self) -> list[int]:
         """The versions that the tool's own table lists, or implies."""
-        if not self._has_table(_TABLES[self._source]):
+        table, column = VERSION_TABLES[self.source]
+        if not self._has_table(table):
             return []
-        listed = [find_version(each) for (each,) in self.query(_VERSIONS[self._source])]
+        listed = [find_version(each) for (each,) in self.query(f"SELECT {column} FROM {table}")]  # noqa: S608 - our own names
         # A chain: Alembic lists only its end.
-        first = listed[0] if self._source == "alembic" and listed else 0
+        first = listed[0] if self.source == "alembic" and listed else 0
         return [*range(1, first), *listed]
 
     def _read_mirror(self) -> list[tuple[int, str]]:
         if not self._has_table("lambda_migrate.revision"):
             return []
-        return [(find_version(each), state) for each, state in self.query(_MIRROR)]
+        rows = self.query("SELECT id, state FROM lambda_migrate.revision ORDER BY position, id")
+        return [(find_version(each), state) for each, state in rows]
 
     def _has_table(self, table: str) -> bool:
         return bool(self.query(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0])

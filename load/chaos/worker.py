@@ -19,11 +19,10 @@ from lambda_migrate.local.runtime.fork_client import ForkServer
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.evidence import ChaosEvidence, ChaosResult
-from load.chaos.invariants import check_invariants
+from load.chaos.invariants import violated_invariants
 from load.chaos.relay import Loop
 from load.chaos.run import ChaosRun
 from load.chaos.schedule import Schedule
-from load.chaos.sources import PRELOADED
 from load.chaos.state_reader import TABLE, StateReader
 
 _POSTGRESQL_SETTINGS = {
@@ -34,14 +33,11 @@ _POSTGRESQL_SETTINGS = {
 }
 
 _PRELOADED = (
-    "boto3",
-    "pg8000.native",
-    "lambda_migrate.aws.telemetry",
-    "lambda_migrate.engine.operations",
-    "lambda_migrate.postgresql.driver",
+    *("load.chaos.process", "boto3", "pg8000.native", "lambda_migrate.postgresql.driver"),
     "lambda_migrate.postgresql.non_transactional",
-    "lambda_migrate.wiring",
-    "load.chaos.process",
+    # For the tool that migrates alone; a child process imports it by itself.
+    *("alembic.command", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"),
+    *("django.core.management.commands.migrate", "django.db.backends.postgresql.base"),
 )
 """What every process of a round needs, so that all share it."""
 
@@ -55,7 +51,8 @@ def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[Ch
     def run_one(schedule: Schedule) -> ChaosResult:
         worker = idle.get()
         try:
-            return check_invariants(worker.run(schedule))
+            evidence = worker.run(schedule)
+            return ChaosResult(evidence, violated_invariants(evidence))
         finally:
             idle.put(worker)
 
@@ -78,16 +75,10 @@ def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[Ch
 
 @contextmanager
 def open_worker(folder: Path, loop: Loop, engine: LocalDynamoDB) -> Iterator[Worker]:
-    """A worker with servers of its own.
-
-    Args:
-        folder: For logs and migration files.
-        loop: Where the relays run.
-        engine: The DynamoDB engine, with `TABLE`.
-    """
+    """A worker with servers of its own, and a folder for logs and migration files."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "fork-server.log"
-    fork_server = ForkServer(sys.executable, modules=(*_PRELOADED, *PRELOADED), log=log)
+    fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=log)
     client = engine.client()
     with LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS) as server, closing(client):
         fork_server.start(os.environ)
@@ -116,10 +107,8 @@ class Worker:
     ) -> ChaosEvidence:
         """Run a schedule.
 
-        Args:
-            schedule: What happens.
-            before_final_state: Called after the last process and before the final state is read,
-                with the database and a log: tests do something wrong there, which must be found.
+        Before the final state is read, tests do something wrong to it, or to a log, which must be
+        found.
         """
         name = f"round_{schedule.seed}_{next(_run_numbers)}"
         folder = self.folder / name

@@ -1,5 +1,4 @@
 """`make profile`: where the time and the memory of a cold start go, phase by phase.
 
-`starts` sets up each kind of cold start and runs `measured_process`, which times its own phases;
-`page` has what saturates first, and writes docs/reference/profile.md.
+`starts` sets up each kind of cold start and runs `measured_process`, which times its own phases.
 """

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import tempfile
 import time
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,13 +46,10 @@ def open_relay(
 ) -> Iterator[int]:
     """Another port for the server at ``port`` on this machine.
 
-    Args:
-        port: The server's.
-        tls: Speak TLS to clients.
-        delay_seconds: How much longer each round trip takes, that of connecting included.
+    It speaks TLS to clients, or makes each round trip longer, that of connecting included.
     """
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):  # either side has hung up, or the end
             await _pause(delay_seconds)  # the kernel has answered SYN immediately
             back, forth = await asyncio.open_connection(HOST, port)
@@ -72,9 +70,7 @@ async def _pause(seconds: float) -> None:
         await asyncio.to_thread(time.sleep, seconds)
 
 
-async def _copy(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_seconds: float
-) -> None:
+async def _copy(reader: StreamReader, writer: StreamWriter, delay_seconds: float) -> None:
     while data := await reader.read(1 << 16):
         await _pause(delay_seconds)
         writer.write(data)

@@ -40,9 +40,7 @@ PHASES = ("imports", *dict.fromkeys(_FUNCTIONS.values()), "rest")
 class Meter:
     """Adds what passes between two changes of phase to the phase that was left.
 
-    Args:
-        read: The counters as they stand.
-        peaks: Whether the last counter is a peak, of which each phase keeps the highest.
+    With ``peaks`` the last counter that is read is a peak, of which each phase keeps the highest.
     """
 
     def __init__(self, read: Callable[[], tuple[float, ...]], *, peaks: bool) -> None:
@@ -136,9 +134,8 @@ def _serve() -> None:
 def main(metric: str) -> None:
     """Start cold, and print the figures of each phase.
 
-    Args:
-        metric: ``time``: CPU and wall seconds. ``memory``: bytes that remain allocated, and the
-            peak. ``run``: nothing, for a profiler from outside.
+    ``time``: CPU and wall seconds; ``memory``: bytes that remain allocated, and the peak; ``run``:
+    nothing, for a profiler from outside.
     """
     if metric == "run":
         _serve()

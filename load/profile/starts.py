@@ -20,16 +20,11 @@ from lambda_migrate.local.runtime.plain_http import (
     json_response,
 )
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
-from load.bench.migrations import MigrationSource, small_migrations
 from load.bench.processes import MeasurementFailed, ProcessResult, Program, read_figures, run
-from load.bench.tools import LAMBDA_MIGRATE
+from load.bench.tools import LAMBDA_MIGRATE, MigrationSource, small_migrations
 from load.bench.workspace import ROLE, TABLE, Workspace
 from load.chaos.relay import Loop
-from load.profile.latency_relay import (
-    CertificateAuthority,
-    make_certificate_authority,
-    open_relay,
-)
+from load.profile.latency_relay import CertificateAuthority, make_certificate_authority, open_relay
 
 LEASE_SECONDS = 5
 MEASURED = ("-m", "load.profile.measured_process")
@@ -47,8 +42,7 @@ SELECT (SELECT count(*) FROM pg_stat_activity
        (SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
         WHERE d.datname LIKE 'bench%')
 """
-MEMORY_SIZES = (128, 512, 1_769)
-"""Megabytes; at the last Lambda gives a function one processor, below a proportional share."""
+MEMORY_SIZES = (128, 512, 1_769)  # megabytes; at the last one Lambda gives a whole processor
 
 KINDS: Mapping[str, int] = {
     "current": 7,
@@ -98,32 +92,28 @@ class ColdStartProfiler:
     ) -> tuple[ProcessResult, str]:
         """One cold start of a kind; its result, and its database, which is gone.
 
-        Args:
-            kind: Of `KINDS`.
-            command: What the interpreter runs.
-            delay_seconds: How much longer each round trip takes.
-            prefix: What the interpreter's command is given to.
+        The interpreter runs ``command``; its own command is given to the program ``prefix``.
         """
         with (
             self.workspace.new_database() as database,
             self._open_relays(database, delay_seconds) as environment,
         ):
-
-            def program(count: int, *, slow: bool = False, measured: bool = True) -> Program:
-                interpreter = (sys.executable, *(command if measured else (*MEASURED, "run")))
-                whole = (*prefix, *interpreter) if measured else interpreter
-                migrations = _migrations(count, slow=slow)
-                project = self.workspace.project(LAMBDA_MIGRATE, migrations, "slow" * slow)
-                return Program(whole, project, environment)
-
+            whole = (*prefix, sys.executable, *command)
             if kind == "migrating 1,000 files":
-                return run(program(1000)), database
-            run(program(50, measured=False))
+                return run(Program(whole, self._project(1000), environment)), database
+            run(Program((sys.executable, *MEASURED, "run"), self._project(50), environment))
             if kind in ("current", "migrating one file"):
-                return run(program(50 if kind == "current" else 51)), database
+                project = self._project(50 if kind == "current" else 51)
+                return run(Program(whole, project, environment)), database
             self.workspace.query(database, _CREATE_COUNTER)
             with self._hold_lease(environment, is_killed=kind == "taking over"):
-                return run(program(50, slow=True)), database
+                return run(Program(whole, self._project(50, slow=True), environment)), database
+
+    def _project(self, count: int, *, slow: bool = False) -> Path:
+        migrations = small_migrations(count)
+        if slow:
+            migrations.append(MigrationSource(count + 1, "slow", (_SLOW_SCRIPT,)))
+        return self.workspace.project(LAMBDA_MIGRATE, migrations, "slow" * slow)
 
     @contextmanager
     def _open_relays(self, database: str, delay_seconds: float) -> Iterator[Mapping[str, str]]:
@@ -150,7 +140,7 @@ class ColdStartProfiler:
     @contextmanager
     def _hold_lease(self, environment: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
-        project = self.workspace.project(LAMBDA_MIGRATE, _migrations(50, slow=True), "slow")
+        project = self._project(50, slow=True)
         with self.workspace.function(LAMBDA_MIGRATE, project, environment) as holder:
             running = holder.submit()
             while not self.workspace.query("postgres", _IS_HOLDING):
@@ -162,19 +152,11 @@ class ColdStartProfiler:
             yield
 
 
-def _migrations(count: int, *, slow: bool = False) -> list[MigrationSource]:
-    migrations = small_migrations(count)
-    if slow:
-        migrations.append(MigrationSource(count + 1, "slow", (_SLOW_SCRIPT,)))
-    return migrations
-
-
 @contextmanager
 def limit_cpu(share: float) -> Iterator[Sequence[str]]:
     """A command prefix that gives a process a share of one processor, by the kernel's quota.
 
-    Raises:
-        OSError: Control groups cannot be changed here: that takes root.
+    Without root, or control groups, it raises an OSError.
     """
     period = 20_000
     quota = max(1_000, round(share * period))

@@ -12,18 +12,13 @@ from random import Random
 from lambda_migrate.lease.backoff import Backoff, max_delay_after_errors
 from lambda_migrate.lease.record import LeaseState
 
-MakePolicy = Callable[[Random], Backoff]
-"""Makes the policy of one waiter."""
+MakePolicy = Callable[[Random], Backoff]  # of one waiter
 
 
 class _JitteredDelayPolicy(Backoff):
-    """A random share of a bound.
+    """A random share of a bound, which depends on the time waited and the number of delays before.
 
-    Args:
-        max_delay_of: The bound, from the time waited and the number of delays before.
-        rng: Chance.
-        min_share: The shortest delay as a share of the bound: 0 is full jitter, 0.5 half jitter.
-        first_min_share: The same for the first delay.
+    The shortest delay is a share of the bound, too: 0 is full jitter, 0.5 half jitter.
     """
 
     def __init__(

@@ -26,19 +26,11 @@ EPOCH_MS = 1_700_000_000_000
 
 T = TypeVar("T")
 
-READ_UNITS = 0.5
-"""An eventually consistent read of up to 4 KB."""
-
-CONSISTENT_UNITS = 1.0
-"""A strongly consistent read of up to 4 KB."""
-
-WRITE_UNITS = 1.0
-"""A write of up to 1 KB, whether its condition held or not."""
-
+READ_UNITS = 0.5  # an eventually consistent read of up to 4 KB
+CONSISTENT_UNITS = 1.0  # a strongly consistent read of up to 4 KB
+WRITE_UNITS = 1.0  # a write of up to 1 KB, whether its condition held or not
 BUCKET_SECONDS = 1.0
-
-_STALE_SHARE = 1 / 3
-"""Of reads that reach the replica that lags."""
+_STALE_SHARE = 1 / 3  # of reads that reach the replica that lags
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +50,7 @@ class Scenario:
 
 
 class Partition:
-    """A bucket that fills with time, and the requests to it.
-
-    Args:
-        read_units: Served in a second if nothing is written.
-        write_units: Served in a second if nothing is read.
-    """
+    """A bucket of so many reads or writes, which fills in a second, and the requests to it."""
 
     def __init__(self, read_units: float, write_units: float) -> None:
         self.read_units = self.write_units = 0.0
@@ -72,32 +59,22 @@ class Partition:
         self.throttled = 0
         self.requested_units_in: defaultdict[int, float] = defaultdict(float)
         """Second -> units requested in it, reads and writes together."""
-        self._seconds_a_read_unit = 1 / read_units
-        self._seconds_a_write_unit = 1 / write_units
+        self._limits = read_units, write_units
         self._level = BUCKET_SECONDS
         self._at = 0.0
 
-    def serves_read(self, now: float, units: float = READ_UNITS) -> bool:
-        """Whether a read is served at ``now``."""
-        is_served = self._serves(now, units, units * self._seconds_a_read_unit)
-        self.read_units += units * is_served
-        return is_served
-
-    def serves_write(self, now: float, units: float = WRITE_UNITS) -> bool:
-        """Whether a write is served at ``now``."""
-        is_served = self._serves(now, units, units * self._seconds_a_write_unit)
-        self.write_units += units * is_served
-        return is_served
-
-    def _serves(self, now: float, units: float, seconds: float) -> bool:
+    def serves(self, now: float, *, read_units: float = 0.0, write_units: float = 0.0) -> bool:
+        """Whether a request is served at ``now``."""
         self.requests += 1
-        self.requested_units_in[int(now)] += units
+        self.requested_units_in[int(now)] += read_units + write_units
         self._level = min(BUCKET_SECONDS, self._level + now - self._at)
         self._at = now
         if self._level <= 0:
             self.throttled += 1
             return False
-        self._level -= seconds
+        self._level -= read_units / self._limits[0] + write_units / self._limits[1]
+        self.read_units += read_units
+        self.write_units += write_units
         return True
 
 
@@ -124,7 +101,8 @@ class LeaseTable:
     def read(self, *, is_consistent: bool) -> LeaseState:
         """What a read shows: the newest, or, if it is eventually consistent, perhaps the past."""
         now = self._environment.now
-        if not self.partition.serves_read(now, CONSISTENT_UNITS if is_consistent else READ_UNITS):
+        units = CONSISTENT_UNITS if is_consistent else READ_UNITS
+        if not self.partition.serves(now, read_units=units):
             raise LeaseStoreUnavailable("throttled")
         is_newest = is_consistent or not self._stale_rate
         if is_newest or self._rng.random() >= _STALE_SHARE:
@@ -136,7 +114,7 @@ class LeaseTable:
         """Change the item."""
         units = self._holder_units if by_holder else WRITE_UNITS
         now = self._environment.now
-        if not self.partition.serves_write(now, units):
+        if not self.partition.serves(now, write_units=units):
             raise LeaseStoreUnavailable("throttled")
         self._clock.advance(now - self._clock.monotonic())
         answer = call(self._item)

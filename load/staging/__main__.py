@@ -50,6 +50,8 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _validate(options: argparse.Namespace, command: str) -> int:
     generated = GeneratedOrders(options.orders, options.seed, options.until)
+    package = GeneratedOrdersPackage(find_example(), generated=generated)
+    sizes = {"environments": options.environments, "clients": options.clients}
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     print(
         f"examples/orders, version 1 to 2: {options.orders:,} orders (seed {options.seed}, until "
@@ -57,13 +59,7 @@ def _validate(options: argparse.Namespace, command: str) -> int:
         flush=True,
     )
     steps = []
-    with open_validation(
-        GeneratedOrdersPackage(find_example(), generated=generated),
-        options.out,
-        environments=options.environments,
-        clients=options.clients,
-        limits=limits,
-    ) as validation:
+    with open_validation(package, options.out, **sizes, limits=limits) as validation:
         for step in validation.run():
             print(format_step(step), flush=True)
             steps.append(step)

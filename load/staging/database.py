@@ -16,12 +16,8 @@ from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
 from lambda_migrate.postgresql.sql_fragments import quote_identifier
 
-RunQuery = Callable[[str], list[list[Any]]]
-"""Runs one statement in the database, and returns its rows."""
-
-_COPIES = "lambda_migrate_staging"
-"""The schema of the copies."""
-
+RunQuery = Callable[[str], list[list[Any]]]  # runs one statement, and returns its rows
+_COPIES = "lambda_migrate_staging"  # the schema of the copies
 _DUMP_SECONDS = 300.0
 
 _COLUMNS = """
@@ -84,11 +80,7 @@ def _list_texts(columns: Sequence[str]) -> str:
 
 
 def read_schema(server: LocalPostgreSQL, database: str) -> list[str]:
-    """The lines that pg_dump writes, and the INVALID indexes, which it leaves out.
-
-    Raises:
-        ProcessError: pg_dump failed.
-    """
+    """The lines that pg_dump writes, and the INVALID indexes, which it leaves out."""
     command = [
         *(str(find_binaries() / "pg_dump"), "--schema-only"),
         *("--exclude-schema=lambda_migrate", f"--exclude-schema={_COPIES}"),

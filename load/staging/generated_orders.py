@@ -21,9 +21,7 @@ from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.postgresql.sql_fragments import quote_literal
 from load.storm.scenarios import Orders
 
-_FIRST_CUSTOMER = 2
-"""Id of the first customer; 1 is the guest that the example's first migration makes."""
-
+_FIRST_CUSTOMER = 2  # by id; 1 is the guest that the example's first migration makes
 _DAYS = 1_200
 _ORDERS_PER_CUSTOMER = 8
 

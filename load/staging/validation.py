@@ -21,31 +21,18 @@ from lambda_migrate.local.demo.servers import make_operations
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.migrations.source import read_manifest
-from load.staging.database import (
-    copy_tables,
-    find_changed_rows,
-    find_schema_differences,
-    read_schema,
-)
+from load.staging import database, verdicts
 from load.staging.generated_orders import GeneratedOrdersPackage
-from load.staging.verdicts import (
-    Limits,
-    StepResult,
-    verdict_of_orders,
-    verdicts_of_dry_run,
-    verdicts_of_storm,
-)
+from load.staging.verdicts import Limits, StepResult
 from load.storm.__main__ import run_on_testbed
 from load.storm.evidence import Evidence
-from load.storm.scenarios import Scenario, Wave
-from load.storm.testbed import TABLE, Testbed, open_testbed
+from load.storm.host import TABLE, Testbed, open_testbed
+from load.storm.scenarios import Scenario, Wave, make_scenario
 from load.storm.verdicts import Verdict, judge
 
-TEMPLATE = Path(__file__).parents[2] / "template.yaml"
-"""With the alarms."""
-
-_SERVICE, _NAMESPACE = "orders", "Orders"
-"""Dimension and namespace of all metrics."""
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"  # with the alarms
+_SERVICE, _NAMESPACE = "orders", "Orders"  # dimension and namespace of all metrics
+_OPERATION_SECONDS = 900.0  # Lambda's longest timeout
 
 _POSTGRESQL_SETTINGS = {
     "shared_buffers": "256MB",
@@ -54,9 +41,6 @@ _POSTGRESQL_SETTINGS = {
     "work_mem": "32MB",
 }
 """Somewhat more than a storm needs."""
-
-_OPERATION_SECONDS = 900.0
-"""Lambda's longest timeout."""
 
 _COUNT_ORPHANS = """
 SELECT count(*) FROM orders o LEFT JOIN customers c ON c.id = o.customer_id WHERE c.id IS NULL
@@ -83,12 +67,9 @@ def open_validation(
     limits: Limits | None = None,
 ) -> Iterator[Validation]:
     """A validation on an empty database, with so many cold starts and clients in each storm."""
-    scenario = Scenario(
-        "deployment",
-        "together",
-        "orders",
-        (Wave(2, environments),),
-        ready=1,
+    scenario = replace(
+        make_scenario("deployment", environments),
+        name="deployment",
         clients=clients,
         settings={"POWERTOOLS_METRICS_NAMESPACE": _NAMESPACE, "POWERTOOLS_SERVICE_NAME": _SERVICE},
     )
@@ -143,13 +124,13 @@ class Validation:
         self._facts = {}
         began = time.monotonic()
         try:
-            verdicts = step()
+            results = step()
         except ConfigurationError:
             raise
         except (MigrateError, ProcessError) as error:
-            verdicts = [Verdict("the step completed", "failed", str(error))]
+            results = [Verdict("the step completed", "failed", str(error))]
             self._is_pointless = True
-        return StepResult(name, time.monotonic() - began, verdicts, self._facts)
+        return StepResult(name, time.monotonic() - began, results, self._facts)
 
     def _make_operations(self, version: int) -> Operations:
         bed = self.testbed
@@ -163,8 +144,8 @@ class Validation:
         self._make_operations(1).up(Deadline.after(_OPERATION_SECONDS))
         self.package.generated.fill(self._query)
         self._query("VACUUM (ANALYZE)")
-        self._copies = copy_tables(self._query)
-        self._schema_before = read_schema(self.testbed.server, self.package.database)
+        self._copies = database.copy_tables(self._query)
+        self._schema_before = database.read_schema(self.testbed.server, self.package.database)
         rows = sum(copy.rows for copy in self._copies)
         self._facts["tables"] = {copy.table: copy.rows for copy in self._copies}
         return [
@@ -187,38 +168,36 @@ class Validation:
         # What it wrote and rolled back is still in the tables' files, and would slow down the rest.
         self._query("VACUUM (ANALYZE)")
         self._is_pointless = document["error"] is not None
-        return list(verdicts_of_dry_run(document, self.limits))
+        return list(verdicts.verdicts_of_dry_run(document, self.limits))
 
     def _deploy(self) -> list[Verdict]:
-        evidence, verdicts = self._run_storm("deployment", self.testbed.scenario)
+        evidence, results = self._run_storm(self.testbed.scenario)
         self._is_pointless = any(count != 1 for count in evidence.effects.values())
-        return verdicts
+        return results
 
     def _roll_back(self) -> list[Verdict]:
         """Old environments start together beside the same clients, and version 2 is rolled back."""
-        scenario = self.testbed.scenario
+        waves = (Wave(1, self.testbed.scenario.environments),)
         scenario = replace(
-            scenario,
-            name="rollback",
-            waves=(Wave(1, scenario.environments),),
-            ready=2,
-            rollback=True,
+            self.testbed.scenario, name="rollback", waves=waves, ready=2, rollback=True
         )
-        evidence, verdicts = self._run_storm("rollback", scenario)
+        evidence, results = self._run_storm(scenario)
         if evidence.rolled_back is not None:
-            verdicts.insert(0, judge("rollback", True, f"{evidence.rolled_back:.2f} s"))
-        return verdicts
+            results.insert(0, judge("rollback", True, f"{evidence.rolled_back:.2f} s"))
+        return results
 
-    def _run_storm(self, name: str, scenario: Scenario) -> tuple[Evidence, list[Verdict]]:
+    def _run_storm(self, scenario: Scenario) -> tuple[Evidence, list[Verdict]]:
         """Run a storm on the database that stays."""
         began = time.monotonic()
-        evidence = run_on_testbed(replace(self.testbed, scenario=scenario), self.out / name)
+        evidence = run_on_testbed(
+            replace(self.testbed, scenario=scenario), self.out / scenario.name
+        )
         for function in self.testbed.functions.values():
             function.end_idle()
         # Connections of the restore and the dry run are not the storm's.
         sessions = [one for one in evidence.sessions if one.opened >= began]
-        evidence = self.storms[name] = replace(evidence, sessions=sessions)
-        return evidence, list(verdicts_of_storm(evidence, self.limits))
+        evidence = self.storms[scenario.name] = replace(evidence, sessions=sessions)
+        return evidence, list(verdicts.verdicts_of_storm(evidence, self.limits))
 
     def _check_data(self) -> list[Verdict]:
         return [
@@ -228,15 +207,15 @@ class Validation:
         ]
 
     def _check_data_again(self) -> list[Verdict]:
-        schema = read_schema(self.testbed.server, self.package.database)
-        found = find_schema_differences(self._schema_before, schema)
+        schema = database.read_schema(self.testbed.server, self.package.database)
+        found = database.find_schema_differences(self._schema_before, schema)
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         same = f"the same {len(schema)} lines of pg_dump --schema-only"
         verdict = judge("the schema is as before", not found, "; ".join(found[:3]) + more or same)
         return [*self._check_rows(), verdict]
 
     def _check_rows(self) -> list[Verdict]:
-        changed = list(find_changed_rows(self._query, self._copies))
+        changed = list(database.find_changed_rows(self._query, self._copies))
         rows = sum(copy.rows for copy in self._copies)
         kept = f"all {rows:,} in {len(self._copies)} tables are there, with all values"
         results = [one.result for storm in self.storms.values() for one in storm.observed]
@@ -245,7 +224,7 @@ class Validation:
         [[count]] = self._query(query, ids=confirmed)
         return [
             judge("existing rows", not changed, "; ".join(changed) or kept),
-            verdict_of_orders(len(confirmed), int(count)),
+            verdicts.verdict_of_orders(len(confirmed), int(count)),
             self._check_count("orders without a customer", _COUNT_ORPHANS),
         ]
 

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lambda_migrate.local.demo.results import is_served
 from load import charts
+from load.bench.report import describe_machine
 from load.storm.evidence import Evidence
-from load.storm.verdicts import Verdict, judge, machine
+from load.storm.verdicts import Verdict, judge
 from load.storm.verdicts import verdicts as storm_verdicts
 
-CLIENTS = ("write", "read")
-"""Kinds of requests that the old version's clients send."""
+CLIENTS = ("write", "read")  # kinds of requests that the old version's clients send
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ def write_report(
         "not_measured": list(decision.not_measured),
         "limits": asdict(limits),
         "command": command,
-        "machine": machine(),
+        "machine": describe_machine(),
         "steps": [asdict(step) for step in steps],
     }
     (out / "report.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -190,11 +189,8 @@ def _format_report(
     yield "```\n"
     if has_picture:
         yield "## Requests of clients\n\n![Each request, as high as it took long](traffic.svg)\n"
-    ran = document["machine"]
-    yield (
-        f"{ran['cpus']} CPUs, {ran['memory_gigabytes']} GB, Python {ran['python']}. "
-        f"Repeat it: `{document['command']}`"
-    )
+    machine = ", ".join(f"{name} {text}" for name, text in document["machine"].items())
+    yield f"Measured on {machine}. Repeat it: `{document['command']}`"
 
 
 # -- the picture ----------------------------------------------------------------------------------
@@ -206,13 +202,11 @@ def _client_requests(storm: Evidence) -> list[Any]:
 
 def _draw_traffic(storms: Mapping[str, Evidence], path: Path) -> None:
     """How long clients waited while the schema changed: a dot for each request, over time."""
-    with charts.style():
-        figure = Figure(figsize=(10, 2.8 * len(storms)), layout="constrained")
+    with charts.draw(path, 10, 2.8 * len(storms)) as figure:
         panels = figure.subplots(len(storms), squeeze=False)[:, 0]
         for axes, (name, storm) in zip(panels, storms.items(), strict=True):
             _draw_storm(axes, storm)
             axes.set(xlabel=f"seconds of the {name}", ylabel="seconds of each request")
-        charts.save(figure, path)
 
 
 def _draw_storm(axes: Axes, storm: Evidence) -> None:

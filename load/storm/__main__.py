@@ -21,9 +21,8 @@ from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.storm.evidence import Evidence, gather_evidence
-from load.storm.host import Host
+from load.storm.host import Host, Testbed, open_testbed
 from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_scenario, package_of
-from load.storm.testbed import Testbed, open_testbed
 from load.storm.verdicts import verdicts, write_report
 
 _LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
@@ -97,11 +96,7 @@ def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
 
 
 def run_on_testbed(testbed: Testbed, out: Path) -> Evidence:
-    """Run the storm of a testbed, with Locust's reports in ``out``.
-
-    Raises:
-        ProcessError: Locust itself failed.
-    """
+    """Run the storm of a testbed, with Locust's reports in ``out``."""
     began = time.monotonic()
     scenario, host = testbed.scenario, Host(testbed)
     host.prepare()

@@ -10,18 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lambda_migrate.local.demo.checks import SchemaCheck, read_checks
 from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX
 from lambda_migrate.local.demo.servers import read_migrations
 from lambda_migrate.local.demo.timeline import Interval
-from load.storm.scenarios import TOOL_PROCESS
-
-if TYPE_CHECKING:
-    from load.storm.host import Host, ObservedInvocation
-    from load.storm.scenarios import Scenario
-
+from load.bench.tools import VERSION_TABLES
+from load.storm.host import Host, ObservedInvocation
+from load.storm.scenarios import TOOL_PROCESS, CountingPackage, Orders, Scenario
 
 _COMMITTED = "SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM "
 _CONNECTION = r"connection authorized: user=\S+ database=%s(?: application_name=(\S+))?"
@@ -115,50 +111,43 @@ def max_overlap(intervals: Sequence[tuple[float, float]]) -> int:
 
 
 def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
-    """Read everything while the servers and environments are still there.
+    """Read everything while the servers and environments of a storm are still there.
 
-    Args:
-        host: What the storm ran on.
-        locust: Prefix of Locust's statistics files.
-        seconds: How long the storm took, with the start of the servers.
+    ``locust`` is the prefix of Locust's files; the seconds include the start of the servers.
     """
     testbed = host.testbed
     package, server, scenario = testbed.package, testbed.server, testbed.scenario
     clock_offset = testbed.clock_offset
-    checks = {
-        name: list(read_checks(name, function.logs(view.environment_id), clock_offset=clock_offset))
-        for name, function, view in testbed.environments()
+    logs = {
+        name: function.logs(view.environment_id) for name, function, view in testbed.environments()
     }
-    is_mirrored = not package.version_table.startswith("lambda_migrate")
-    intervals = read_migrations(
-        server,
-        package.database,
-        clock_offset=clock_offset,
-        table="revision" if is_mirrored else "history",
-    )
+    counting = package if isinstance(package, CountingPackage) else None
+    orders = package if isinstance(package, Orders) else None
+    version_table, _ = VERSION_TABLES[package.source]
+    table = "history" if package.source == "sql" else "revision"
+    intervals = read_migrations(server, package.database, clock_offset=clock_offset, table=table)
     log = server.log.read_text(errors="replace")
     connections = re.findall(_CONNECTION % package.database, log)
-    sessions = read_sessions(log, clock_offset=clock_offset)
     committed = None
     if scenario.kind != "failing" and intervals:
-        [[at]] = server.execute(_COMMITTED + package.version_table, database=package.database)
+        [[at]] = server.execute(_COMMITTED + version_table, database=package.database)
         committed = None if at is None else float(at) - clock_offset
     return Evidence(
         scenario=scenario,
         observed=host.observed,
-        checks=checks,
+        checks={
+            name: list(read_checks(name, own, clock_offset=clock_offset))
+            for name, own in logs.items()
+        },
         effects=package.effects(server, 1 if scenario.rollback else scenario.versions[-1]),
-        records=package.records(server, scenario.versions[-1]),
-        rollback_effects=package.rollback_effects(server) if scenario.rollback else {},
-        attempts=package.attempts(server),
+        records=counting.records(server, scenario.versions[-1]) if counting else {},
+        rollback_effects=orders.rollback_effects(server) if orders and scenario.rollback else {},
+        attempts=counting.attempts(server) if counting else None,
         intervals=[*intervals, *host.rollback_times.intervals],
         committed=committed,
-        sessions=sessions,
+        sessions=read_sessions(log, clock_offset=clock_offset),
         other_connections=sum(not name.startswith(_OWN_CONNECTIONS) for name in connections),
-        tool_processes=sum(
-            function.logs(view.environment_id).count(TOOL_PROCESS)
-            for _, function, view in testbed.environments()
-        ),
+        tool_processes=sum(own.count(TOOL_PROCESS) for own in logs.values()),
         killed=host.killed,
         requests_by_environment=testbed.requests_by_environment(),
         rates=testbed.dynamodb.rates(),
@@ -178,9 +167,7 @@ _LOG_LINE = re.compile(
 def read_sessions(log: str, *, clock_offset: float) -> list[Session]:
     """Connections of lambda-migrate in a server's log; one that is still open ends with the log.
 
-    Args:
-        log: Written with log_connections, log_disconnections and the prefix ``%m [%p] ``, in UTC.
-        clock_offset: Seconds since the epoch when the monotonic clock stood at 0.
+    The log has log_connections, log_disconnections and the prefix ``%m [%p] ``, in UTC.
     """
     opened: dict[str, tuple[str, float]] = {}
     sessions = []

@@ -1,8 +1,8 @@
-"""The local Lambda behind its Invoke API, for a Locust in another process.
+"""What a storm runs on: servers, and the local Lambda behind its Invoke API.
 
-In Locust's own process gevent would schedule everything, which hides races. What is invoked is one
-function, `Host.name`; the event's ``kind`` says what to do: ``cold`` starts an environment and
-invokes it, the others invoke one that is free.
+Locust is in another process: in its own gevent would schedule everything, which hides races. What
+it invokes is one function, `Host.name`; the event's ``kind`` says what to do: ``cold`` starts an
+environment and invokes it, the others invoke one that is free.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from lambda_migrate.clock import Deadline
+from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.local.demo.results import is_served
 from lambda_migrate.local.demo.servers import RollbackTimes, make_operations
-from lambda_migrate.local.runtime.environment import InvocationResult
-from lambda_migrate.local.runtime.function import StartBarrier
-from load.storm.scenarios import Wave
-from load.storm.testbed import Testbed
+from lambda_migrate.local.runtime.environment import EnvironmentView, InvocationResult
+from lambda_migrate.local.runtime.function import LocalFunction, StartBarrier
+from lambda_migrate.local.servers.dynamodb import Dynalite, LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.storm.scenarios import Package, Scenario, Wave
 
 _PAUSE_SECONDS = 2.0  # between waves: what the one before migrated has been recorded by then
 _KILL_POLL_SECONDS, _KILL_SECONDS = 0.1, 300.0
@@ -35,6 +38,105 @@ AND state = 'active' AND query LIKE '%pg_sleep%'
 """
 _HOLDER = "SELECT split_part(owner, '/', 2) FROM lambda_migrate.fence"
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
+
+TABLE = "lambda-migrate"
+# What forked environments share: neither the function nor lambda_migrate itself.
+_POWERTOOLS = ("aws_lambda_powertools.metrics", "aws_lambda_powertools.logging")
+_PRELOADED = (*_POWERTOOLS, "boto3", "pg8000.native", "tenacity")
+_TIMEOUT_SECONDS = 300.0  # a thousand environments share a few cores: slow is not hung
+_NICENESS = 19  # in AWS the servers do not share the functions' processors
+
+
+@dataclass(frozen=True, slots=True)
+class Testbed:
+    """One scenario's servers, and its functions and their code by version."""
+
+    scenario: Scenario
+    package: Package
+    server: LocalPostgreSQL
+    dynamodb: LocalDynamoDB | Dynalite
+    clock_offset: float  # seconds since the epoch when the monotonic clock stood at 0
+    functions: dict[int, LocalFunction] = field(default_factory=dict)
+    code_folders: dict[int, Path] = field(default_factory=dict)
+
+    def variables(self) -> dict[str, str]:
+        """The functions' environment variables."""
+        return {
+            "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb.endpoint_url,
+            "DATABASE_URL": self.server.url(self.package.database),
+            "LAMBDA_MIGRATE_TABLE": TABLE,
+            "LAMBDA_MIGRATE_TARGET": self.package.database,
+            "LAMBDA_MIGRATE_WAIT_SECONDS": f"{_TIMEOUT_SECONDS - 30:g}",
+            "POWERTOOLS_METRICS_NAMESPACE": "Storm",
+            "POWERTOOLS_SERVICE_NAME": self.package.database,
+            **(self.scenario.settings or {}),
+        }
+
+    def environments(self) -> Iterator[tuple[str, LocalFunction, EnvironmentView]]:
+        """Every environment: its name among those of all versions, its function, its state."""
+        for version, function in self.functions.items():
+            for view in function.environments():
+                yield f"v{version} {view.environment_id}", function, view
+
+    def requests_by_environment(self) -> dict[str, int]:
+        """DynamoDB requests of each environment that sent any."""
+        clients = set(self.dynamodb.access_keys())
+        return {
+            name: self.dynamodb.requests(view.access_key).total()
+            for name, _, view in self.environments()
+            if view.access_key in clients
+        }
+
+
+@contextmanager
+def open_testbed(
+    scenario: Scenario,
+    package: Package,
+    home: Path,
+    *,
+    api: LocalDynamoDB | Dynalite | None = None,
+    tuning: Mapping[str, str] | None = None,
+) -> Iterator[Testbed]:
+    """Start everything and deploy every version, in a temporary directory.
+
+    The API of DynamoDB is dynalite by default, which is faster than moto; ``tuning`` of PostgreSQL
+    is above the settings of every storm.
+    """
+    settings = {
+        "max_connections": str(2 * scenario.environments + 60),
+        # When exactly the last migration was committed, and when each session began and ended.
+        "track_commit_timestamp": "on",
+        "log_connections": "on",
+        "log_disconnections": "on",
+        "log_line_prefix": "%m [%p] ",
+        "log_timezone": "UTC",
+        **(tuning or {}),
+    }
+    with (
+        LocalPostgreSQL(databases=[package.database], settings=settings) as server,
+        api or Dynalite() as dynamodb,
+        ExitStack() as stack,
+    ):
+        dynamodb.create_table(TABLE)
+        clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
+        testbed = Testbed(scenario, package, server, dynamodb, clock_offset)
+        for version in scenario.versions:
+            code = testbed.code_folders[version] = package.deploy(version, home)
+            testbed.functions[version] = stack.enter_context(
+                LocalFunction(
+                    "app.handler",
+                    code=code,
+                    name=f"storm-v{version}",
+                    environment=testbed.variables(),
+                    timeout=_TIMEOUT_SECONDS,
+                    init_timeout=_TIMEOUT_SECONDS,
+                    concurrency=scenario.environments + scenario.clients + 10,
+                    preload=_PRELOADED,
+                    niceness=_NICENESS,
+                    log_directory=home / f"logs-{version}",
+                )
+            )
+        yield testbed
 
 
 @dataclass(frozen=True, slots=True)

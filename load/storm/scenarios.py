@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lambda_migrate.local.demo.example import (
     VERSIONS,
@@ -18,12 +18,16 @@ from lambda_migrate.local.demo.example import (
     get_order,
     place_order,
 )
-from load.bench.migrations import LONG_SECONDS, MigrationSource
-from load.bench.tools import ALEMBIC_IN_PLACE, DJANGO_IN_PLACE, LAMBDA_MIGRATE, write_project
-
-if TYPE_CHECKING:
-    from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.bench.tools import (
+    ALEMBIC_IN_PLACE,
+    DJANGO_IN_PLACE,
+    LAMBDA_MIGRATE,
+    LONG_SECONDS,
+    VERSION_TABLES,
+    MigrationSource,
+    write_project,
+)
 
 Kind = Literal["counting", "failing", "alembic", "django", "orders"]
 """What is deployed: 10 migrations, one of 3 s, and two more in version 2; the same, of which the
@@ -43,7 +47,6 @@ class Wave:
 class Scenario:
     """One storm."""
 
-    name: str  # of its report
     shape: str  # the Locust shape that drives it
     kind: Kind
     waves: tuple[Wave, ...]  # each begins when all of the one before has been answered
@@ -53,6 +56,7 @@ class Scenario:
     kills: bool = False  # the first holder, and its child, in the middle of the slow migration
     warm: int = 1  # warm invocations after each cold one
     settings: Mapping[str, str] | None = None  # of the library, above those of every storm
+    name: str = ""  # of its report
 
     @property
     def environments(self) -> int:
@@ -69,21 +73,17 @@ class Scenario:
 _WAVE = Wave(1, 1)
 _RAMP = replace(_WAVE, simultaneous=False)
 _FAILURE_PAUSE = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
-_ALEMBIC = Scenario(
-    "alembic", "together", "alembic", (_WAVE,), settings={"LAMBDA_MIGRATE_SOURCE": "alembic"}
-)
-_DJANGO_SETTINGS = {"LAMBDA_MIGRATE_SOURCE": "django", "DJANGO_SETTINGS_MODULE": "settings"}
-_DJANGO = Scenario("django", "together", "django", (_WAVE,), settings=_DJANGO_SETTINGS)
+_TOGETHER = Scenario("together", "counting", (_WAVE,))
+_ALEMBIC = replace(_TOGETHER, kind="alembic", settings=ALEMBIC_IN_PLACE.variables)
+_DJANGO = replace(_TOGETHER, kind="django", settings=DJANGO_IN_PLACE.variables)
 
 SCENARIOS = {
-    "together": Scenario("together", "together", "counting", (_WAVE,)),
-    "ramp": Scenario("ramp", "ramp", "counting", (_RAMP,)),
-    "deployment": Scenario("deployment", "together", "orders", (Wave(2, 1),), ready=1, clients=6),
-    "rollback": Scenario(
-        "rollback", "together", "orders", (_WAVE,), ready=2, clients=6, rollback=True
-    ),
-    "failing": Scenario("failing", "trickle", "failing", (_RAMP,), settings=_FAILURE_PAUSE),
-    "waves": Scenario("waves", "together", "counting", (_WAVE, _WAVE, Wave(2, 1))),
+    "together": _TOGETHER,
+    "ramp": Scenario("ramp", "counting", (_RAMP,)),
+    "deployment": Scenario("together", "orders", (Wave(2, 1),), ready=1, clients=6),
+    "rollback": Scenario("together", "orders", (_WAVE,), ready=2, clients=6, rollback=True),
+    "failing": Scenario("trickle", "failing", (_RAMP,), settings=_FAILURE_PAUSE),
+    "waves": replace(_TOGETHER, waves=(_WAVE, _WAVE, Wave(2, 1))),
     "alembic": _ALEMBIC,
     "alembic-killed": replace(_ALEMBIC, kills=True),
     "django": _DJANGO,
@@ -109,9 +109,7 @@ def make_scenario(name: str, n: int) -> Scenario:
     return replace(scenario, name=f"{name}-{n}", waves=tuple(waves))
 
 
-MIGRATION_COUNTS = {1: 10, 2: 12}
-"""How many migrations each version of `CountingPackage` has."""
-
+MIGRATION_COUNTS = {1: 10, 2: 12}  # of each version of `CountingPackage`
 SLOW_VERSION = 6
 FAILING_VERSION = 5
 
@@ -127,18 +125,10 @@ def handler(event, context):
 """
 
 TOOL_PROCESS = "a tool runs in process"
+# In what every process that runs the tool has to load.
 _REPORT_PROCESS = f"import os\nprint({TOOL_PROCESS!r}, os.getpid())\n"
-"""In what every process that runs the tool has to load."""
-
 _ATTEMPTS = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM attempts"
-
 _TOOLS = {"sql": LAMBDA_MIGRATE, "alembic": ALEMBIC_IN_PLACE, "django": DJANGO_IN_PLACE}
-_VERSION_TABLES = {
-    "sql": ("lambda_migrate.history", "name"),
-    "alembic": ("alembic_version", "version_num"),
-    "django": ("django_migrations", "app || '.' || name"),
-}
-"""Where a migration is recorded as applied, and what is its id there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +162,7 @@ class CountingPackage:
 
     def records(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
         """How often each is recorded, in the version table and, of another tool, in the mirror."""
-        table, column = _VERSION_TABLES[self.source]
+        table, column = VERSION_TABLES[self.source]
         app = "shop." if self.source == "django" else ""
         ids = [app + name for name in self._names(version)]
         heads = ids[-1:] if self.source == "alembic" else ids  # all that its table has
@@ -181,11 +171,6 @@ class CountingPackage:
             applied = "lambda_migrate.revision WHERE state = 'applied'"
             counts["the mirror"] = self._count(server, applied, "id", ids)
         return {f"{one} in {at}": n for at, each in counts.items() for one, n in each.items()}
-
-    @property
-    def version_table(self) -> str:
-        """Where migrations are recorded as applied."""
-        return _VERSION_TABLES[self.source][0]
 
     def _names(self, version: int) -> list[str]:
         last = FAILING_VERSION - 1 if self.fails else MIGRATION_COUNTS[version]
@@ -198,15 +183,9 @@ class CountingPackage:
         found = Counter(name for [name] in rows)
         return {name: found[name] for name in names}
 
-    def rollback_effects(self, _server: LocalPostgreSQL) -> dict[str, int]:
-        """None: it has no down scripts."""
-        return {}
-
     def attempts(self, server: LocalPostgreSQL) -> int | None:
         """How often the failing migration was tried; None if none fails."""
-        if not self.fails:
-            return None
-        return int(server.execute(_ATTEMPTS, database=self.database)[0][0])
+        return int(server.execute(_ATTEMPTS, self.database)[0][0]) if self.fails else None
 
     def _migration(self, number: int) -> MigrationSource:
         source = MigrationSource(number, "slow" if number == SLOW_VERSION else "effect", ())
@@ -229,7 +208,7 @@ class Orders:
 
     example: Example
     database: str = "orders"
-    version_table: str = "lambda_migrate.history"
+    source: str = "sql"
 
     def deploy(self, version: int, home: Path) -> Path:
         """See `CountingPackage.deploy`."""
@@ -246,13 +225,6 @@ class Orders:
     def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
         """How often each down script of version 2 took effect."""
         return self.example.count_rollbacks(server)
-
-    def records(self, _server: LocalPostgreSQL, _version: int) -> dict[str, int]:
-        """Not counted, but the effects of its migrations are."""
-        return {}
-
-    def attempts(self, _server: LocalPostgreSQL) -> None:
-        """None of its migrations fails."""
 
 
 Package = CountingPackage | Orders

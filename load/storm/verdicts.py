@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,21 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lambda_migrate.local.demo.checks import Distribution, SchemaCheck
+from load.bench.report import describe_machine
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 
-READ_UNITS = 3000
-WRITE_UNITS = 1000
-"""What one DynamoDB partition sustains a second."""
-
-_CLOCK_SLACK_SECONDS = 0.2
-"""The holder counts a pause from its failure, we from its log line."""
-
-_MAX_RECORDING_SECONDS = 1.0
-"""From a commit until it is recorded in DynamoDB, on a machine that is busy."""
-
-_MAX_LOST_SHARE = 0.01
-"""Of all requests: how many a sender may give up before a busy engine has read them."""
+READ_UNITS, WRITE_UNITS = 3000, 1000  # what one DynamoDB partition sustains a second
+_CLOCK_SLACK_SECONDS = 0.2  # the holder counts a pause from its failure, we from its log line
+_MAX_RECORDING_SECONDS = 1.0  # from a commit to its record in DynamoDB, on a busy machine
+_MAX_LOST_SHARE = 0.01  # of requests that a sender gives up before a busy engine has read them
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +223,7 @@ def write_report(evidence: Evidence, results: Sequence[Verdict], out: Path) -> N
         "passed": all(one.state != "failed" for one in results),
         "verdicts": [asdict(one) for one in results],
         "scenario": asdict(evidence.scenario),
-        "machine": machine(),
+        "machine": describe_machine(),
         "seconds": round(evidence.seconds, 1),
         "invocations": {kind: _count_invocations(evidence, kind) for kind in _KINDS},
         **{name: asdict(found) for name, found in distributions.items()},
@@ -280,14 +271,3 @@ def _distributions(evidence: Evidence) -> dict[str, Distribution]:
     }
     found = {name: Distribution.of(each) for name, each in values.items()}
     return {name: each for name, each in found.items() if each is not None}
-
-
-def machine() -> dict[str, Any]:
-    """The machine that it ran on."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpus": os.cpu_count(),
-        "memory_gigabytes": round(pages / 1024**3, 1),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }

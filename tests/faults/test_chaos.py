@@ -22,10 +22,11 @@ from load.chaos.evidence import (
     ProcessRecord,
     RequiredRepair,
 )
-from load.chaos.invariants import INVARIANTS, check_invariants, violated_invariants
+from load.chaos.invariants import INVARIANTS, violated_invariants
 from load.chaos.relay import Loop
 from load.chaos.schedule import (
     KINDS,
+    TOOLS,
     ExecutionEnvironment,
     MigrationSpec,
     Schedule,
@@ -33,7 +34,6 @@ from load.chaos.schedule import (
     generate,
     to_json,
 )
-from load.chaos.sources import TOOLS, generate_for_tool
 from load.chaos.state_reader import SECRETS, TABLE, StateReader
 from load.chaos.worker import Worker, open_worker, run_schedules
 
@@ -52,9 +52,7 @@ SAVED = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 def results() -> dict[str, ChaosResult]:
     """The twenty, and those that are kept; a few side by side, because they mostly wait."""
     named = {f"seed {seed}": generate(seed) for seed in SEEDS}
-    named |= {
-        f"{tool} {seed}": generate_for_tool(seed, tool) for tool in TOOLS for seed in TOOL_SEEDS
-    }
+    named |= {f"{tool} {seed}": generate(seed, tool) for tool in TOOLS for seed in TOOL_SEEDS}
     named |= {f"saved {file.stem}": from_json(file.read_text()) for file in SAVED}
     results = run_schedules(named.values(), workers=6)
     finished = {result.schedule: result for result in results}
@@ -117,8 +115,8 @@ def test_same_seed_makes_same_schedule(seed: int) -> None:
     assert generate(seed) == generate(seed)
     assert from_json(to_json(generate(seed))) == generate(seed)
     assert generate(seed) != generate(seed + 1)
-    schedule = generate_for_tool(seed, "django")
-    assert from_json(to_json(schedule)) == schedule != generate_for_tool(seed, "alembic")
+    schedule = generate(seed, "django")
+    assert from_json(to_json(schedule)) == schedule != generate(seed, "alembic")
 
 
 # --- the invariants can fail: something is done wrong by hand in a round where nothing went wrong
@@ -152,14 +150,14 @@ def quiet(worker: Worker) -> ChaosEvidence:
 
 
 def test_round_without_faults_violates_no_invariant(quiet: ChaosEvidence) -> None:
-    assert check_invariants(quiet).violations == []
+    assert violated_invariants(quiet) == []
     assert quiet.observations, "an environment served and queried the database"
     assert [start.outcome for start in quiet.cold_starts] == ["served", "served"]
 
 
 def hold_the_lease(state: StateReader, _log: Path) -> None:
-    state._client.update_item(
-        **state._key,
+    state.client.update_item(
+        **state.key,
         UpdateExpression="SET #owner = :owner, lease_until = :until",
         ExpressionAttributeNames={"#owner": "owner"},
         ExpressionAttributeValues={
@@ -204,7 +202,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_state_is_found(worker: Worker, wrong: str) -> None:
     change, invariant = WRONG[wrong]
-    broken = check_invariants(worker.run(QUIET, before_final_state=change)).violations
+    broken = violated_invariants(worker.run(QUIET, before_final_state=change))
     assert any(sentence.startswith(f"{invariant}: ") for sentence in broken), broken
 
 
@@ -255,7 +253,7 @@ def test_open_connection_is_found(worker: Worker) -> None:
 
     assert [
         b.partition(":")[0]
-        for b in check_invariants(worker.run(QUIET, before_final_state=leave)).violations
+        for b in violated_invariants(worker.run(QUIET, before_final_state=leave))
     ] == ["no connection left"]
     with pytest.raises(pg8000.native.InterfaceError):
         left[0].run("SELECT 1")  # the round's database is gone, with every connection to it

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from load.storm.evidence import Evidence, gather_evidence
-from load.storm.host import Host
+from load.storm.host import Host, open_testbed
 from load.storm.scenarios import Package, Scenario
-from load.storm.testbed import open_testbed
 from load.storm.verdicts import Verdict, verdicts
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from load.bench.__main__ import BENCHMARKS
-from load.bench.report import Report, write_report
+from load.bench.report import write_page
 from load.bench.results import Limit, Section, Table
 
 SECTION = Section(
@@ -17,12 +16,13 @@ SECTION = Section(
     ],
     [Table(("who", "ms"), [("them | others", "9")])],
 )
-REPORT = Report(dict.fromkeys(BENCHMARKS, SECTION), {"processor": "two cores"}, "busy")
+SECTIONS = dict.fromkeys(BENCHMARKS, SECTION)
+SETUP = {"processor": "two cores"}
 
 
 def test_the_page_shows_each_figure_beside_its_limit_and_outcome(tmp_path: Path) -> None:
     (tmp_path / "reference").mkdir()
-    write_report(REPORT, tmp_path, tmp_path)
+    write_page(SECTIONS, tmp_path, setup=SETUP, other_work="busy")
     text = (tmp_path / "reference" / "benchmarks.md").read_text()
     rows = [
         [cell.strip() for cell in line.strip("| ").split(" | ")]
@@ -34,10 +34,3 @@ def test_the_page_shows_each_figure_beside_its_limit_and_outcome(tmp_path: Path)
     assert ["calls", "-", "8", "not measured"] in rows
     for part in ("them \\| others", "- failed: of 100", "processor: two", "**Provisional**: busy"):
         assert part in text
-
-
-def test_the_json_report_has_the_outcomes(tmp_path: Path) -> None:
-    write_report(REPORT, tmp_path, None)
-    section = json.loads((tmp_path / "bench.json").read_text())["sections"]["warm"]
-    assert section["outcomes"] == ["pass", "miss", "not measured"]
-    assert section["limits"][0]["values"] == [0.2, 0.25, 0.3]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from load.bench.calls import read_waiter_calls
-from load.bench.migrations import small_migrations, storm_migrations
 from load.bench.processes import read_figures
 from load.bench.results import (
     Limit,
@@ -22,7 +21,7 @@ from load.bench.results import (
     ratios,
 )
 from load.bench.takeovers import TakeoverResult, section_of
-from load.bench.tools import TOOLS, Tool, write_project
+from load.bench.tools import TOOLS, Tool, small_migrations, storm_migrations, write_project
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def _takeover(seconds: float, **changed: Any) -> TakeoverResult:
     values: dict[str, Any] = {
         "acquired": seconds,
         "started": seconds + 0.5,
-        "served": [seconds + 0.6, seconds + 1.0],
+        "served": seconds + 1.0,
         "failed": 0,
         "effects": 1,
     }

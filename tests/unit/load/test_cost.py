@@ -11,9 +11,8 @@ import pytest
 
 from lambda_migrate.aws.telemetry import METRICS, PowertoolsObserver
 from lambda_migrate.events import CheckFinished
-from load.simulation.model import simulate
+from load.simulation.model import READ_DOLLARS, WRITE_DOLLARS, simulate, summarize
 from load.simulation.policies import LIBRARY
-from load.simulation.results import READ_DOLLARS, WRITE_DOLLARS, summarize
 from load.simulation.table import Scenario
 
 PAGE = (Path(__file__).parents[3] / "docs" / "explanation" / "cost-per-deployment.md").read_text()

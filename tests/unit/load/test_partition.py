@@ -25,8 +25,8 @@ def test_no_interval_serves_more_than_the_limit_and_one_bucket(
     now, served = 0.0, [(0.0, 0.0)]
     for pause, reads in requests:
         now += pause
-        serves = partition.serves_read if reads else partition.serves_write
-        if serves(now):
+        units = {"read_units": READ_UNITS} if reads else {"write_units": WRITE_UNITS}
+        if partition.serves(now, **units):
             served.append((now, READ_UNITS / 30 if reads else WRITE_UNITS / 10))
     largest = WRITE_UNITS / 10
     for first, (began, _) in enumerate(served):
@@ -37,23 +37,23 @@ def test_no_interval_serves_more_than_the_limit_and_one_bucket(
 def test_requests_above_the_limit_are_throttled() -> None:
     at_limit, beyond = Partition(3_000, 1_000), Partition(3_000, 1_000)
     for number in range(60_000):
-        at_limit.serves_read(number / 6_000)
-        beyond.serves_read(number / 12_000)
+        at_limit.serves(number / 6_000, read_units=READ_UNITS)
+        beyond.serves(number / 12_000, read_units=READ_UNITS)
     assert at_limit.throttled == 0
     assert beyond.throttled / beyond.requests > 0.35
 
 
 def test_reads_and_writes_share_the_partition() -> None:
     partition = Partition(read_units=3_000, write_units=1_000)
-    while partition.serves_write(0.0):
+    while partition.serves(0.0, write_units=WRITE_UNITS):
         pass
-    assert not partition.serves_read(0.0)
-    assert partition.serves_read(0.01)
+    assert not partition.serves(0.0, read_units=READ_UNITS)
+    assert partition.serves(0.01, read_units=READ_UNITS)
 
 
 def test_throttled_requests_cost_nothing() -> None:
     partition = Partition(read_units=10, write_units=10)
-    answers = [partition.serves_read(0.0) for _ in range(100)]
+    answers = [partition.serves(0.0, read_units=READ_UNITS) for _ in range(100)]
     assert partition.read_units == answers.count(True) * READ_UNITS
     assert partition.throttled == answers.count(False) > 0
     assert partition.requested_units_in[0] == 100 * READ_UNITS
@@ -61,5 +61,5 @@ def test_throttled_requests_cost_nothing() -> None:
 
 def test_consistent_read_costs_twice_as_much() -> None:
     partition = Partition(read_units=10, write_units=10)
-    assert partition.serves_read(0.0, CONSISTENT_UNITS)
+    assert partition.serves(0.0, read_units=CONSISTENT_UNITS)
     assert partition.read_units == 2 * READ_UNITS == 1.0

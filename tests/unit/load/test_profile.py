@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from load.bench.results import Table
+from load.profile.__main__ import write_page
 from load.profile.latency_relay import open_relay
 from load.profile.measured_process import PHASES, Meter
-from load.profile.page import write_page
 from load.profile.starts import KINDS, item_bytes
 
 

@@ -7,9 +7,16 @@ from random import Random
 
 import pytest
 
-from load.simulation.model import RAMP_BURST, RAMP_RATE, make_start_times, simulate
+from load.simulation.model import (
+    RAMP_BURST,
+    RAMP_RATE,
+    SimulationResult,
+    find_waiters,
+    make_start_times,
+    simulate,
+    summarize,
+)
 from load.simulation.policies import LIBRARY, MakePolicy, fixed, growing
-from load.simulation.results import SimulationResult, find_waiters, summarize
 from load.simulation.table import CONSISTENT_UNITS, READ_UNITS, Scenario
 
 CALM = Scenario(environments=400, stale_seconds=0.0, read_seconds=0.002, min_read_seconds=0.001)
