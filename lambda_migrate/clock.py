@@ -103,9 +103,13 @@ class Deadline:
         """Whether it has passed."""
         return self.clock.monotonic() >= self.at
 
-    def moved_earlier(self, seconds: float) -> Deadline:
+    def before(self, seconds: float) -> Deadline:
         """The deadline ``seconds`` before this one."""
         return Deadline(self.at - seconds, self.clock)
+
+    def extended_by(self, seconds: float) -> Deadline:
+        """The deadline ``seconds`` after this one."""
+        return Deadline(self.at + seconds, self.clock)
 
     def limited_to(self, seconds: float) -> Deadline:
         """This deadline, or the one ``seconds`` from now if that is earlier."""

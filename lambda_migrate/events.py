@@ -1,7 +1,8 @@
 """Events: frozen values that an `Observer` receives.
 
 Durations are in seconds. ``target`` is the key of the database's item in the lease table,
-``migration`` a migration's name (``0003_add_status``). No event contains a secret.
+``migration`` a migration's name (``0003_add_status``). No event contains a secret. Those of a start
+that does not migrate are defined in `check_events`, which every start imports.
 """
 
 from __future__ import annotations

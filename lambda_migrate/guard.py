@@ -154,7 +154,7 @@ class ColdStartGuard:
             margin = self._runner.target.policy.safety_margin_seconds
         elif self._first_check is not None:
             margin = self._first_check.settings.safety_margin_seconds
-        return deadline.moved_earlier(margin).remaining()
+        return deadline.before(margin).remaining()
 
     def _ensure(self, context: object) -> bool:
         """Check; return whether the result holds for later invocations."""

@@ -1802,7 +1802,7 @@ MUTANTS = (
     Mutant(
         "a hook: no time is kept for the response",
         "lambda_migrate/deploy/deliver.py",
-        "work=end.moved_earlier(min(_RESERVE_SECONDS, left / 4)),",
+        "work=end.before(min(_RESERVE_SECONDS, left / 4)),",
         "work=end,",
         ("hooks",),
     ),

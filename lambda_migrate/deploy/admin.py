@@ -153,7 +153,7 @@ class AdminFunction:
         settings = Settings.load(self._environ, environment=environment).require_configured(
             table=True
         )
-        deadline = invocation.deadline.moved_earlier(settings.safety_margin_seconds)
+        deadline = invocation.deadline.before(settings.safety_margin_seconds)
         if request.timeout is not None:
             deadline = deadline.limited_to(request.timeout)
         prompter = _EventPrompter(request)

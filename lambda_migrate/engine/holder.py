@@ -98,7 +98,7 @@ class LeaseSession:
             target.store,
             lease,
             lease_seconds=target.policy.lease_seconds,
-            deadline=deadline.moved_earlier(-ABORT_GRACE_SECONDS),
+            deadline=deadline.extended_by(ABORT_GRACE_SECONDS),
             clock=target.clock,
         )
         self._heartbeat.on_renewal_attempt = self._report_lease_duration

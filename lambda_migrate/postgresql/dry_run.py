@@ -204,7 +204,7 @@ class PostgreSQLDryRun(DatabaseSession):
 
     def roll_back(self) -> tuple[AdvancedSequence, ...]:
         """See `DryRunSession.roll_back`."""
-        deadline = self._deadline.moved_earlier(-_CLOSE_SECONDS)
+        deadline = self._deadline.extended_by(_CLOSE_SECONDS)
         try:
             self._roll_back(deadline)
             self._require_rolled_back(deadline)
@@ -231,7 +231,7 @@ class PostgreSQLDryRun(DatabaseSession):
         """See `DryRunSession.close`."""
         # Release the locks now; without a connection they are released already.
         with contextlib.suppress(PostgresError, ConnectionLost, MigrateError):
-            self._roll_back(self._deadline.moved_earlier(-_CLOSE_SECONDS))
+            self._roll_back(self._deadline.extended_by(_CLOSE_SECONDS))
         self._connection.close()
 
     # --- the transaction

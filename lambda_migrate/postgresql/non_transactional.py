@@ -720,7 +720,7 @@ class _NonTransactionalStatement:
 
     @property
     def _clean_up_deadline(self) -> Deadline:
-        return self._deadline.moved_earlier(-_CLEAN_UP_SECONDS)
+        return self._deadline.extended_by(_CLEAN_UP_SECONDS)
 
     def _retry_on_new_connection(self, operation: Callable[[], _T]) -> _T:
         """Run ``operation``, and repeat it on a new connection if this one breaks.

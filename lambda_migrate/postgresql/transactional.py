@@ -198,7 +198,7 @@ class ScriptRunner:
         if not self._is_outcome_unknown:
             return None
         try:
-            self._connection.reconnect(self._deadline.moved_earlier(-_READ_AFTER_DEADLINE_SECONDS))
+            self._connection.reconnect(self._deadline.extended_by(_READ_AFTER_DEADLINE_SECONDS))
             return read_duration_if_committed()
         except (ConnectionLost, DatabaseUnavailable):
             return None

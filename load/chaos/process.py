@@ -149,7 +149,7 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
     while True:
         try:
             down = Operations(manifest, target).down(
-                Deadline(ends, target.clock).moved_earlier(2.0), to=job["target_version"]
+                Deadline(ends, target.clock).before(2.0), to=job["target_version"]
             )
         except MigrateError as error:
             if error.retryable and time.monotonic() < ends - 4.0:
