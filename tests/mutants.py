@@ -47,11 +47,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "alembic": (
         "tests/integration/sources/test_alembic_transactions.py",
-        *("-k", "stale or however or set_local or without_rights"),
+        *("-k", "stale or however or set_local or without_rights or commit_settings"),
     ),
     "alembic, env.py": (
         "tests/integration/sources/test_alembic_environments.py",
-        *("-k", "may_choose or without_revisions or try_again or env_py_catches or lost_conn"),
+        "-k",
+        "may_choose or without_revisions or try_again or env_py_catches or lost_conn"
+        " or be_chosen or names_of or command_line",
     ),
     "alembic, partial": (
         "tests/integration/sources/test_alembic_partial_commits.py",
