@@ -76,7 +76,7 @@ def _measure(workspace: Workspace, names: Sequence[str], *, quick: bool) -> dict
 
 def _print_section(section: Section) -> None:
     for limit in section.limits:
-        print(f"  {limit.outcome:12} {limit.measured} of {limit.allowed}: {limit.what}")
+        print(f"  {limit.outcome:12} {limit.measured} of {limit.allowed}: {limit.metric}")
         if limit.note:
             print(f"  {'':12} {limit.note}")
     for table in section.tables:

@@ -78,7 +78,7 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
         environment = {
             **own.environment,
             "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{tls_port}",
-            "AWS_CA_BUNDLE": str(authority.only),
+            "AWS_CA_BUNDLE": str(authority.own_bundle),
         }
         for base, imports in _BASELINES.items():
             for what, code in _OVER_TLS.items():

@@ -74,11 +74,11 @@ def write_page(
     """Write docs/reference/benchmarks.md, from the template beside this module."""
     texts = {}
     for name, section in sections.items():
-        notes = [f"- {limit.what}: {limit.note}\n" for limit in section.limits if limit.note]
+        notes = [f"- {limit.metric}: {limit.note}\n" for limit in section.limits if limit.note]
         text = "".join(map(markdown_table, section.tables)) + "".join(notes)
         texts[name.replace("-", "_")] = text.strip()
     limits = [limit for section in sections.values() for limit in section.limits]
-    rows = [(each.what, each.measured, each.allowed, each.outcome) for each in limits]
+    rows = [(each.metric, each.measured, each.allowed, each.outcome) for each in limits]
     texts["limits"] = markdown_table(Table(("", "measured", "at most", ""), rows)).strip()
     page = docs / "reference" / "benchmarks.md"
     template = Path(__file__).with_name("benchmarks.md")

@@ -36,7 +36,7 @@ def format_spread(values: Sequence[float]) -> str:
 class Limit:
     """A limit, and what was measured."""
 
-    what: str  # what is measured
+    metric: str
     limit: float  # the most that the median may be
     values: Sequence[float]  # of several runs; empty where it could not be measured
     unit: str = ""  # of all of these

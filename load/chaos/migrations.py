@@ -15,7 +15,7 @@ CODE_VERSIONS = ("old", "new", "fixed", "probe")
 """Code versions: ``probe`` is the newest one with one more migration, which is never applied before
 the end."""
 
-ALONE = "_alone"  # ends the name of the database that a tool migrates alone
+REFERENCE_DATABASE_SUFFIX = "_alone"  # ends the name of the database that a tool migrates alone
 
 _BASE_MIGRATION = (
     "CREATE TABLE effects (version int NOT NULL)",

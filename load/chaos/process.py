@@ -28,7 +28,7 @@ from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_manifest, make_target
-from load.chaos.migrations import ALONE
+from load.chaos.migrations import REFERENCE_DATABASE_SUFFIX
 
 EmitEvent = Callable[[dict[str, Any]], None]
 
@@ -176,7 +176,7 @@ def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
 def _migrate_alone(_job: dict[str, Any], _emit: EmitEvent) -> None:
     """Migrate another database with the tool alone."""
     del os.environ["LAMBDA_MIGRATE_SOURCE"]
-    os.environ["DATABASE_URL"] += ALONE
+    os.environ["DATABASE_URL"] += REFERENCE_DATABASE_SUFFIX
     os.chdir(os.environ["LAMBDA_TASK_ROOT"])
     sys.path.insert(0, os.environ["LAMBDA_TASK_ROOT"])
     importlib.import_module("app").handler({}, None)

@@ -24,7 +24,12 @@ from lambda_migrate.local.runtime.fork_client import ForkedProcess
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.evidence import ChaosEvidence, ColdStartResult, Observation, ProcessRecord
-from load.chaos.migrations import ALONE, make_id, make_variables, write_migrations
+from load.chaos.migrations import (
+    REFERENCE_DATABASE_SUFFIX,
+    make_id,
+    make_variables,
+    write_migrations,
+)
 from load.chaos.relay import PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Fault, Schedule
 from load.chaos.state_reader import SECRETS, TABLE, StateReader
@@ -389,7 +394,7 @@ class ChaosRun:
         if self.schedule.source == "sql":
             return []
         server, read = self.worker.server, self.state.read_schema
-        name = self.state.name + ALONE
+        name = self.state.name + REFERENCE_DATABASE_SUFFIX
         await asyncio.to_thread(server.create_database, name)
         try:
             await self._run_process("tool alone", "migrate alone", code_version="probe")

@@ -23,8 +23,8 @@ class CertificateAuthority(NamedTuple):
     """A certificate authority made for one run, and the bundles that name it."""
 
     server_context: ssl.SSLContext  # of a server on this machine
-    only: Path  # a bundle with this authority alone
-    among_all: Path  # one with all the authorities that botocore ships, and this one
+    own_bundle: Path  # a bundle with this authority alone
+    full_bundle: Path  # one with all the authorities that botocore ships, and this one
 
 
 @contextmanager
@@ -34,10 +34,10 @@ def make_certificate_authority() -> Iterator[CertificateAuthority]:
     authority.issue_cert(HOST, "localhost").configure_cert(context)
     own = authority.cert_pem.bytes()
     with tempfile.TemporaryDirectory(prefix="lm-bench-") as directory:
-        only, among_all = Path(directory, "only.pem"), Path(directory, "all.pem")
-        only.write_bytes(own)
-        among_all.write_bytes((Path(botocore.__file__).parent / "cacert.pem").read_bytes() + own)
-        yield CertificateAuthority(context, only, among_all)
+        own_bundle, full_bundle = Path(directory, "only.pem"), Path(directory, "all.pem")
+        own_bundle.write_bytes(own)
+        full_bundle.write_bytes((Path(botocore.__file__).parent / "cacert.pem").read_bytes() + own)
+        yield CertificateAuthority(context, own_bundle, full_bundle)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ class ColdStartProfiler:
             url = f"postgresql://127.0.0.1:{database_port}/{database}?sslmode=disable"
             common = self.workspace.environment(database)
             yield {name: value for name, value in common.items() if name != "DATABASE_URL"} | {
-                "AWS_CA_BUNDLE": str(self.authority.among_all),
+                "AWS_CA_BUNDLE": str(self.authority.full_bundle),
                 "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{lease_port}",
                 "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{secret_port}",
                 "LAMBDA_MIGRATE_DATABASE_SECRET": _SECRET_NAME,

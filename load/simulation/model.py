@@ -50,11 +50,11 @@ _PAUSE_BETWEEN_TRIES = 0.2
 class SimulatedStart:
     """What became of one cold start."""
 
-    arrived: float  # first read
+    arrived_at: float  # first read
     calls: int = 0  # requests, those refused included
-    waited: bool = False  # for another environment's migrations
-    held: bool = False  # the lease
-    served: float | None = None  # None: it gave up, or lost the lease
+    has_waited: bool = False  # for another environment's migrations
+    has_held_lease: bool = False
+    served_at: float | None = None  # None: it gave up, or lost the lease
 
 
 @dataclass
@@ -147,7 +147,7 @@ class _Simulation:
         failures = 0
         state = LeaseState()
         is_confirming = True  # the first read is strongly consistent, and so is the last one
-        yield self._environment.timeout(start.arrived)
+        yield self._environment.timeout(start.arrived_at)
         while True:
             read = partial(self._table.read, is_consistent=is_confirming)
             response = yield from self._request(start, read)
@@ -169,12 +169,12 @@ class _Simulation:
                 state, failures = answer or LeaseState(), 0
                 step = self._decide(state, owner, watch)
             if isinstance(step, Serve):
-                start.served = self._now
+                start.served_at = self._now
                 return
             # Wait, also after a lost bid: an immediate retry would meet the same item.
             began = self._now if began is None else began
-            start.waited = True
-            remaining = start.arrived + _WAIT_SECONDS - self._now
+            start.has_waited = True
+            remaining = start.arrived_at + _WAIT_SECONDS - self._now
             if remaining <= 0:
                 return
             waited = self._now - began
@@ -203,7 +203,7 @@ class _Simulation:
 
     def _migrate(self, start: SimulatedStart, holder: _Holder) -> Events:
         """Apply what is left, then record it."""
-        start.held = True
+        start.has_held_lease = True
         self._environment.process(self._renew_regularly(start, holder))
         yield self._environment.timeout(_CONNECT_SECONDS)
         # It publishes the first migration immediately, the others with the heartbeat.
@@ -221,7 +221,7 @@ class _Simulation:
         if self._record.committed is None:
             self._record.committed = self._now
         yield from self._release(start, holder.lease)
-        start.served = self._now
+        start.served_at = self._now
 
     def _renew_regularly(self, start: SimulatedStart, holder: _Holder) -> Events:
         pause = self._table.lease_seconds / RENEWALS_PER_LEASE
@@ -296,20 +296,20 @@ def find_waiters(run: Deployment) -> list[SimulatedStart]:
     return [
         start
         for start in run.starts
-        if start.waited and not start.held and start.served is not None
-        if start.arrived < committed
+        if start.has_waited and not start.has_held_lease and start.served_at is not None
+        if start.arrived_at < committed
     ]
 
 
 def summarize(runs: Sequence[Deployment]) -> SimulationResult:
     """The result of several runs of one scenario; costs are those of one run."""
     seen = [(run, start) for run in runs for start in find_waiters(run)]
-    delays = [(start.served or 0.0) - (run.committed or 0.0) for run, start in seen] or [nan]
+    delays = [(start.served_at or 0.0) - (run.committed or 0.0) for run, start in seen] or [nan]
     calls = [float(start.calls) for _, start in seen] or [nan]
     represented, count = runs[0].scenario.represented, len(runs)
     read_units = sum(run.partition.read_units for run in runs)
     write_units = sum(run.partition.write_units for run in runs)
-    unserved = sum(start.served is None for run in runs for start in run.starts)
+    unserved = sum(start.served_at is None for run in runs for start in run.starts)
     return SimulationResult(
         waiting=round(len(seen) * represented / count),
         not_served=round(unserved * represented / count),

@@ -25,10 +25,10 @@ from load.staging import database, verdicts
 from load.staging.generated_orders import GeneratedOrdersPackage
 from load.staging.verdicts import Limits, StepResult
 from load.storm.__main__ import run_on_testbed
-from load.storm.evidence import Evidence
+from load.storm.evidence import StormData
 from load.storm.host import TABLE, Testbed, open_testbed
 from load.storm.scenarios import Scenario, Wave, make_scenario
-from load.storm.verdicts import Verdict, judge
+from load.storm.verdicts import Verdict, make_verdict
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"  # with the alarms
 _SERVICE, _NAMESPACE = "orders", "Orders"  # dimension and namespace of all metrics
@@ -90,7 +90,7 @@ class Validation:
     limits: Limits
     testbed: Testbed
     out: Path
-    storms: dict[str, Evidence] = field(default_factory=dict)
+    storms: dict[str, StormData] = field(default_factory=dict)
     _facts: dict[str, Any] = field(default_factory=dict)
     _is_pointless: bool = False  # a step has made those after it meaningless
 
@@ -149,7 +149,7 @@ class Validation:
         rows = sum(copy.rows for copy in self._copies)
         self._facts["tables"] = {copy.table: copy.rows for copy in self._copies}
         return [
-            judge("there is data", rows > 0, f"{rows:,} rows in {len(self._copies)} tables"),
+            make_verdict("there is data", rows > 0, f"{rows:,} rows in {len(self._copies)} tables"),
             self._check_count("orders without a customer", _COUNT_ORPHANS),
         ]
 
@@ -159,7 +159,7 @@ class Validation:
         self._facts["pending"] = [migration.name for migration in pending]
         irreversible = [migration.name for migration in pending if migration.down is None]
         found = ", ".join(irreversible) or f"{len(pending)} of {len(pending)}"
-        return [judge("each has a down script", bool(pending) and not irreversible, found)]
+        return [make_verdict("each has a down script", bool(pending) and not irreversible, found)]
 
     def _dry_run(self) -> list[Verdict]:
         result = self._make_operations(2).dry_run(Deadline.after(_OPERATION_SECONDS))
@@ -183,10 +183,10 @@ class Validation:
         )
         evidence, results = self._run_storm(scenario)
         if evidence.rolled_back is not None:
-            results.insert(0, judge("rollback", True, f"{evidence.rolled_back:.2f} s"))
+            results.insert(0, make_verdict("rollback", True, f"{evidence.rolled_back:.2f} s"))
         return results
 
-    def _run_storm(self, scenario: Scenario) -> tuple[Evidence, list[Verdict]]:
+    def _run_storm(self, scenario: Scenario) -> tuple[StormData, list[Verdict]]:
         """Run a storm on the database that stays."""
         began = time.monotonic()
         evidence = run_on_testbed(
@@ -211,7 +211,9 @@ class Validation:
         found = database.find_schema_differences(self._schema_before, schema)
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         same = f"the same {len(schema)} lines of pg_dump --schema-only"
-        verdict = judge("the schema is as before", not found, "; ".join(found[:3]) + more or same)
+        verdict = make_verdict(
+            "the schema is as before", not found, "; ".join(found[:3]) + more or same
+        )
         return [*self._check_rows(), verdict]
 
     def _check_rows(self) -> list[Verdict]:
@@ -223,14 +225,14 @@ class Validation:
         query = "SELECT count(*) FROM orders WHERE id = ANY (:ids)"
         [[count]] = self._query(query, ids=confirmed)
         return [
-            judge("existing rows", not changed, "; ".join(changed) or kept),
+            make_verdict("existing rows", not changed, "; ".join(changed) or kept),
             verdicts.verdict_of_orders(len(confirmed), int(count)),
             self._check_count("orders without a customer", _COUNT_ORPHANS),
         ]
 
     def _check_count(self, what: str, query: str) -> Verdict:
         [[count]] = self._query(query)
-        return judge(what, count == 0, f"{count:,}")
+        return make_verdict(what, count == 0, f"{count:,}")
 
     def _check_alarms(self) -> list[Verdict]:
         """Which alarms the release reaches, by the metrics that all of its functions wrote."""
@@ -247,4 +249,4 @@ class Validation:
         metrics = {metric.name for metric in cloudwatch.metrics()}
         found = ", ".join(sorted(reached)) or f"none of {len(alarms)}, by {len(metrics)} metrics"
         is_fine = bool(metrics) and not reached
-        return [judge("alarms triggered by this release", is_fine, found)]
+        return [make_verdict("alarms triggered by this release", is_fine, found)]

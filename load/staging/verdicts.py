@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from lambda_migrate.local.demo.results import is_served
 from load import charts
 from load.bench.report import describe_machine
-from load.storm.evidence import Evidence
-from load.storm.verdicts import Verdict, judge
+from load.storm.evidence import StormData
+from load.storm.verdicts import Verdict, make_verdict
 from load.storm.verdicts import verdicts as storm_verdicts
 
 CLIENTS = ("write", "read")  # kinds of requests that the old version's clients send
@@ -62,7 +62,7 @@ def decide(steps: Sequence[StepResult]) -> Decision:
     texts: dict[str, list[str]] = {"passed": [], "failed": [], "not measured": []}
     for step in steps:
         for one in step.verdicts:
-            texts[one.state].append(f"{step.name}: {one.what}: {one.found}")
+            texts[one.state].append(f"{step.name}: {one.name}: {one.measured}")
     if not texts["failed"] and not texts["passed"]:
         texts["failed"].append("nothing was measured")
     return Decision(tuple(texts["failed"]), tuple(texts["not measured"]))
@@ -85,7 +85,7 @@ def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator
         return
     executed = [one for one in migrations if one["outcome"] == "ran"]
     if executed:
-        yield judge(what, True, f"{len(executed)} of {len(migrations)}")
+        yield make_verdict(what, True, f"{len(executed)} of {len(migrations)}")
     for one in migrations:
         if one["outcome"] != "ran":
             yield Verdict(f"{one['name']} runs on this data", "not measured", one["reason"])
@@ -100,40 +100,40 @@ def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator
     found = f"{seconds:.2f} s: {lock}" if blocking else lock
     limit = f"(limit {limits.longest_lock:g} s)"
     is_within = seconds <= limits.longest_lock
-    yield judge("longest lock that blocks writes", is_within, f"{found} {limit}")
+    yield make_verdict("longest lock that blocks writes", is_within, f"{found} {limit}")
 
 
 # -- storms ---------------------------------------------------------------------------------------
 
 
-def verdicts_of_storm(evidence: Evidence, limits: Limits) -> Iterator[Verdict]:
+def verdicts_of_storm(evidence: StormData, limits: Limits) -> Iterator[Verdict]:
     """What a storm must show, within the limits."""
     failed = [one.result for one in evidence.observed if not is_served(one.result)]
     kinds = "; ".join(sorted({one.error_type or one.status for one in failed}))
     found = f"{len(failed)} of {len(evidence.observed)} (limit {limits.failed_requests})"
     is_within = bool(evidence.observed) and len(failed) <= limits.failed_requests
-    yield judge("requests that failed", is_within, f"{found}; {kinds}" if kinds else found)
+    yield make_verdict("requests that failed", is_within, f"{found}; {kinds}" if kinds else found)
     times = [one.result.duration_seconds for one in evidence.observed if one.kind in CLIENTS]
     what = "slowest request of a client"
     if times:
         limit = f"(limit {limits.slowest_request:g} s)"
         found = f"{max(times):.2f} s of {len(times)} requests {limit}"
-        yield judge(what, max(times) <= limits.slowest_request, found)
+        yield make_verdict(what, max(times) <= limits.slowest_request, found)
     else:
         yield Verdict(what, "not measured", "no client sent any")
     waited = max((check.waited for check in evidence.first_checks), default=float("inf"))
     found = f"{waited:.2f} s (limit {limits.longest_wait:g} s)"
-    yield judge("longest wait of a cold start", waited <= limits.longest_wait, found)
+    yield make_verdict("longest wait of a cold start", waited <= limits.longest_wait, found)
     # For this one there is a limit.
-    yield from (one for one in storm_verdicts(evidence) if one.what != "no invocation failed")
+    yield from (one for one in storm_verdicts(evidence) if one.name != "no invocation failed")
     lines, cold = len(evidence.first_checks), len(evidence.cold)
-    yield judge("each cold start logged its line", lines == cold, f"{lines} of {cold}")
+    yield make_verdict("each cold start logged its line", lines == cold, f"{lines} of {cold}")
 
 
 def verdict_of_orders(confirmed: int, found: int) -> Verdict:
     """Whether there are orders that were confirmed to clients, and each is in the database."""
     is_held = found == confirmed > 0
-    return judge("orders confirmed to clients", is_held, f"{found} of {confirmed} are there")
+    return make_verdict("orders confirmed to clients", is_held, f"{found} of {confirmed} are there")
 
 
 _STATES = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
@@ -141,7 +141,7 @@ _STATES = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
 
 def write_report(
     steps: Sequence[StepResult],
-    storms: Mapping[str, Evidence],
+    storms: Mapping[str, StormData],
     limits: Limits,
     out: Path,
     *,
@@ -170,9 +170,9 @@ def write_report(
 
 def format_step(step: StepResult) -> str:
     """A step as text: its time, then one line for each verdict."""
-    widest = max((len(one.what) for one in step.verdicts), default=0)
+    widest = max((len(one.name) for one in step.verdicts), default=0)
     lines = [
-        f"          {_STATES[one.state]}  {one.what:<{widest}}  {one.found}"
+        f"          {_STATES[one.state]}  {one.name:<{widest}}  {one.measured}"
         for one in step.verdicts
     ]
     return "\n".join([f"{step.seconds:6.1f} s  {step.name}", *lines])
@@ -196,11 +196,11 @@ def _format_report(
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def _client_requests(storm: Evidence) -> list[Any]:
+def _client_requests(storm: StormData) -> list[Any]:
     return [one for one in storm.observed if one.kind in CLIENTS]
 
 
-def _draw_traffic(storms: Mapping[str, Evidence], path: Path) -> None:
+def _draw_traffic(storms: Mapping[str, StormData], path: Path) -> None:
     """How long clients waited while the schema changed: a dot for each request, over time."""
     with charts.draw(path, 10, 2.8 * len(storms)) as figure:
         panels = figure.subplots(len(storms), squeeze=False)[:, 0]
@@ -209,7 +209,7 @@ def _draw_traffic(storms: Mapping[str, Evidence], path: Path) -> None:
             axes.set(xlabel=f"seconds of the {name}", ylabel="seconds of each request")
 
 
-def _draw_storm(axes: Axes, storm: Evidence) -> None:
+def _draw_storm(axes: Axes, storm: StormData) -> None:
     requests = _client_requests(storm)
     since = min(one.result.started for one in requests)
     until = max(one.result.ended for one in requests)

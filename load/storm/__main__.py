@@ -20,8 +20,8 @@ from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
-from load.storm.evidence import Evidence, gather_evidence
-from load.storm.host import Host, Testbed, open_testbed
+from load.storm.evidence import StormData, collect_storm_data
+from load.storm.host import StormFunction, Testbed, open_testbed
 from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_scenario, package_of
 from load.storm.verdicts import verdicts, write_report
 
@@ -88,27 +88,27 @@ def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
         write_report(evidence, results, out / scenario.name)
         for one in results:
             state = "FAILED" if one.state == "failed" else one.state
-            print(f"  {state:<12}  {one.what}: {one.found}")
+            print(f"  {state:<12}  {one.name}: {one.measured}")
         failed += sum(one.state == "failed" for one in results)
     print(f"{len(scenarios)} storms; {out}/*/report.md")
     print(f"FAILED: {failed} verdicts" if failed else "All passed.")
     return 1 if failed else 0
 
 
-def run_on_testbed(testbed: Testbed, out: Path) -> Evidence:
+def run_on_testbed(testbed: Testbed, out: Path) -> StormData:
     """Run the storm of a testbed, with Locust's reports in ``out``."""
     began = time.monotonic()
-    scenario, host = testbed.scenario, Host(testbed)
-    host.prepare()
+    scenario, function = testbed.scenario, StormFunction(testbed)
+    function.prepare()
     out.mkdir(parents=True, exist_ok=True)
     log = out / "locust.log"
-    with InvokeApi([cast(LocalFunction, host)]) as api, log.open("w") as output:
+    with InvokeApi([cast(LocalFunction, function)]) as api, log.open("w") as output:
         command = [
             *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless"),
             *("--csv", str(out / "locust"), "--html", str(out / "locust.html"), "--only-summary"),
             *("--exit-code-on-error", "0", "--loglevel", "WARNING", "--stop-timeout", "5"),
             *("--storm", scenario.shape, "-n", str(scenario.environments), "--local"),
-            *("--function", host.name),
+            *("--function", function.name),
             *("--clients", str(scenario.clients), "--warm", str(scenario.warm)),
         ]
         done = subprocess.run(
@@ -122,7 +122,7 @@ def run_on_testbed(testbed: Testbed, out: Path) -> Evidence:
         )
     if done.returncode != 0:
         raise ProcessError(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
-    return gather_evidence(host, locust=out / "locust", seconds=time.monotonic() - began)
+    return collect_storm_data(function, locust=out / "locust", seconds=time.monotonic() - began)
 
 
 if __name__ == "__main__":

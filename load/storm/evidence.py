@@ -16,7 +16,7 @@ from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX
 from lambda_migrate.local.demo.servers import read_migrations
 from lambda_migrate.local.demo.timeline import Interval
 from load.bench.tools import VERSION_TABLES
-from load.storm.host import Host, ObservedInvocation
+from load.storm.host import ObservedInvocation, StormFunction
 from load.storm.scenarios import TOOL_PROCESS, CountingPackage, Orders, Scenario
 
 _COMMITTED = "SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM "
@@ -34,7 +34,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class StormData:
     """Everything that was seen of one storm. Times are monotonic seconds of one clock."""
 
     scenario: Scenario
@@ -110,17 +110,15 @@ def max_overlap(intervals: Sequence[tuple[float, float]]) -> int:
     return max(itertools.accumulate(step for _, step in moments), default=0)
 
 
-def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
+def collect_storm_data(function: StormFunction, *, locust: Path, seconds: float) -> StormData:
     """Read everything while the servers and environments of a storm are still there.
 
     ``locust`` is the prefix of Locust's files; the seconds include the start of the servers.
     """
-    testbed = host.testbed
+    testbed = function.testbed
     package, server, scenario = testbed.package, testbed.server, testbed.scenario
     clock_offset = testbed.clock_offset
-    logs = {
-        name: function.logs(view.environment_id) for name, function, view in testbed.environments()
-    }
+    logs = {name: local.logs(view.environment_id) for name, local, view in testbed.environments()}
     counting = package if isinstance(package, CountingPackage) else None
     orders = package if isinstance(package, Orders) else None
     version_table, _ = VERSION_TABLES[package.source]
@@ -132,9 +130,9 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
     if scenario.kind != "failing" and intervals:
         [[at]] = server.execute(_COMMITTED + version_table, database=package.database)
         committed = None if at is None else float(at) - clock_offset
-    return Evidence(
+    return StormData(
         scenario=scenario,
-        observed=host.observed,
+        observed=function.observed,
         checks={
             name: list(read_checks(name, own, clock_offset=clock_offset))
             for name, own in logs.items()
@@ -143,17 +141,17 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
         records=counting.records(server, scenario.versions[-1]) if counting else {},
         rollback_effects=orders.rollback_effects(server) if orders and scenario.rollback else {},
         attempts=counting.attempts(server) if counting else None,
-        intervals=[*intervals, *host.rollback_times.intervals],
+        intervals=[*intervals, *function.rollback_times.intervals],
         committed=committed,
         sessions=read_sessions(log, clock_offset=clock_offset),
         other_connections=sum(not name.startswith(_OWN_CONNECTIONS) for name in connections),
         tool_processes=sum(own.count(TOOL_PROCESS) for own in logs.values()),
-        killed=host.killed,
+        killed=function.killed,
         requests_by_environment=testbed.requests_by_environment(),
         rates=testbed.dynamodb.rates(),
         locust=read_statistics(locust),
-        rolled_back=host.rolled_back,
-        errors=host.errors,
+        rolled_back=function.rolled_back,
+        errors=function.errors,
         seconds=seconds,
     )
 

@@ -1,8 +1,8 @@
 """What a storm runs on: servers, and the local Lambda behind its Invoke API.
 
 Locust is in another process: in its own gevent would schedule everything, which hides races. What
-it invokes is one function, `Host.name`; the event's ``kind`` says what to do: ``cold`` starts an
-environment and invokes it, the others invoke one that is free.
+it invokes is one function, `StormFunction.name`; the event's ``kind`` says what to do: ``cold``
+starts an environment and invokes it, the others invoke one that is free.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class _WaveState:
 
 
 @dataclass(slots=True)
-class Host:
+class StormFunction:
     """A function for `InvokeApi`, in whose loop every method but `prepare` runs."""
 
     testbed: Testbed

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lambda_migrate.local.demo.checks import Distribution, SchemaCheck
 from load.bench.report import describe_machine
-from load.storm.evidence import Evidence
+from load.storm.evidence import StormData
 from load.storm.host import failure_of
 
 READ_UNITS, WRITE_UNITS = 3000, 1000  # what one DynamoDB partition sustains a second
@@ -28,17 +28,17 @@ _MAX_LOST_SHARE = 0.01  # of requests that a sender gives up before a busy engin
 class Verdict:
     """One thing that must hold, and what was measured."""
 
-    what: str
+    name: str
     state: Literal["passed", "failed", "not measured"]
-    found: str
+    measured: str
 
 
-def judge(what: str, is_held: bool, found: str) -> Verdict:
+def make_verdict(name: str, is_held: bool, measured: str) -> Verdict:
     """A verdict on what was measured."""
-    return Verdict(what, "passed" if is_held else "failed", found)
+    return Verdict(name, "passed" if is_held else "failed", measured)
 
 
-def verdicts(evidence: Evidence) -> list[Verdict]:
+def verdicts(evidence: StormData) -> list[Verdict]:
     """All of them for this storm."""
     must_fail = evidence.scenario.kind == "failing"
     results = [_every_cold_start_took_place(evidence)]
@@ -55,40 +55,45 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
     if evidence.scenario.rollback:
         what = "each down script took effect once"
         results.append(_each_took_effect_once(evidence.rollback_effects, what))
-    return [*results, *(judge("nothing else went wrong", False, each) for each in evidence.errors)]
+    return [
+        *results,
+        *(make_verdict("nothing else went wrong", False, each) for each in evidence.errors),
+    ]
 
 
-def _every_cold_start_took_place(evidence: Evidence) -> Verdict:
+def _every_cold_start_took_place(evidence: StormData) -> Verdict:
     wanted, started = evidence.scenario.environments, len(evidence.cold)
     fresh = sum(one.result.cold for one in evidence.cold)
     found = f"{started} of {wanted}, {fresh} in an environment of its own"
-    return judge("every cold start took place", started == fresh == wanted, found)
+    return make_verdict("every cold start took place", started == fresh == wanted, found)
 
 
-def _count_failures(evidence: Evidence) -> tuple[Counter[str], str]:
+def _count_failures(evidence: StormData) -> tuple[Counter[str], str]:
     kinds = Counter(failure_of(one.result) or "served" for one in evidence.observed)
     return kinds, ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
-def _none_failed(evidence: Evidence) -> Verdict:
+def _none_failed(evidence: StormData) -> Verdict:
     kinds, found = _count_failures(evidence)
     kills = int(evidence.scenario.kills)
     is_held = set(kinds) - {"crashed"} == {"served"} and kinds["crashed"] == kills
     what = "no invocation failed" + " but that of the killed holder" * kills
-    return judge(what, is_held, found)
+    return make_verdict(what, is_held, found)
 
 
-def _failures_are_the_migrations(evidence: Evidence) -> Iterator[Verdict]:
+def _failures_are_the_migrations(evidence: StormData) -> Iterator[Verdict]:
     kinds, found = _count_failures(evidence)
     is_same = set(kinds) == {"MigrationFailed"}
-    yield judge("every invocation failed because of the migration", is_same, found)
+    yield make_verdict("every invocation failed because of the migration", is_same, found)
     causes = {check.cause for checks in evidence.checks.values() for check in checks}
     found = ", ".join(sorted(cause or "none" for cause in causes))
-    yield judge("all failures have the same cause", len(causes) == 1 and "" not in causes, found)
+    yield make_verdict(
+        "all failures have the same cause", len(causes) == 1 and "" not in causes, found
+    )
     yield _one_try_in_each_pause(evidence)
 
 
-def _one_try_in_each_pause(evidence: Evidence) -> Verdict:
+def _one_try_in_each_pause(evidence: StormData) -> Verdict:
     """The pause doubles with each failure; the sequence in the database counts every attempt."""
     first = float((evidence.scenario.settings or {})["LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS"])
     ends = sorted(check.ended for check in evidence.migrators)
@@ -97,24 +102,24 @@ def _one_try_in_each_pause(evidence: Evidence) -> Verdict:
     found = f"{evidence.attempts} attempts, {len(ends)} in the logs"
     found += "".join(f", {gap:.1f} s later" for gap in gaps)
     is_held = evidence.attempts == len(ends) and len(ends) >= 1 and not early
-    return judge("at most one attempt in each pause", is_held, found)
+    return make_verdict("at most one attempt in each pause", is_held, found)
 
 
 def _each_took_effect_once(effects: Mapping[str, int], what: str) -> Verdict:
     others = [f"; {name} {times} times" for name, times in effects.items() if times != 1]
     found = f"{len(effects) - len(others)} of {len(effects)}{''.join(others)}"
-    return judge(what, bool(effects) and not others, f"{found}, counted in the database")
+    return make_verdict(what, bool(effects) and not others, f"{found}, counted in the database")
 
 
-def _one_connection(evidence: Evidence) -> Verdict:
+def _one_connection(evidence: StormData) -> Verdict:
     most = evidence.max_sessions
     found = f"{most} at most of {len(evidence.sessions)} in all, in the server's log"
     # A takeover connects, and then ends the statement that a killed holder has left.
     is_held = 1 <= most <= 1 + evidence.scenario.kills
-    return judge("one PostgreSQL connection of the library at a time", is_held, found)
+    return make_verdict("one PostgreSQL connection of the library at a time", is_held, found)
 
 
-def _only_holders_migrate(evidence: Evidence) -> Iterator[Verdict]:
+def _only_holders_migrate(evidence: StormData) -> Iterator[Verdict]:
     """What waits neither connects nor loads a tool; the example's own handler connects."""
     scenario = evidence.scenario
     if scenario.kind == "orders":
@@ -125,14 +130,16 @@ def _only_holders_migrate(evidence: Evidence) -> Iterator[Verdict]:
     found = f"{connected} with connections, {holders} with the lease"
     found += f"; {evidence.other_connections} connections of others"
     is_held = connected <= holders and not evidence.other_connections
-    yield judge("only holders connect to PostgreSQL", is_held, found)
+    yield make_verdict("only holders connect to PostgreSQL", is_held, found)
     if scenario.kind in ("alembic", "django"):
         payloads = [one.result.payload for one in evidence.observed]
         imported = sum(isinstance(each, dict) and each.get("imported") != [] for each in payloads)
         found = f"{evidence.tool_processes} processes loaded it, {holders} had the lease"
         found += f"; imported in {imported} of {len(payloads)} invocations"
         is_held = evidence.tool_processes == 1 + scenario.kills and not imported
-        yield judge(f"one child process loads {scenario.kind} for each holder", is_held, found)
+        yield make_verdict(
+            f"one child process loads {scenario.kind} for each holder", is_held, found
+        )
 
 
 def peak_of(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
@@ -148,15 +155,15 @@ def peak_of(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
     return busiest({"GetItem"}), busiest({"UpdateItem", "PutItem"})
 
 
-def _below_partition_limits(evidence: Evidence) -> Verdict:
+def _below_partition_limits(evidence: StormData) -> Verdict:
     what = "below the limits of one DynamoDB partition"
     reads, writes = peak_of(evidence.rates)
     found = f"at most {reads} reads (of {READ_UNITS}), {writes} writes (of {WRITE_UNITS}) a second"
     # As if all reads were consistent.
-    return judge(what, 0 < reads < READ_UNITS and writes < WRITE_UNITS, found)
+    return make_verdict(what, 0 < reads < READ_UNITS and writes < WRITE_UNITS, found)
 
 
-def _calls_match(evidence: Evidence) -> Verdict:
+def _calls_match(evidence: StormData) -> Verdict:
     """The library's own count of its calls against the engine's, by environment.
 
     The holder's is left out: a renewal that is under way when the line is written may be missing.
@@ -170,10 +177,10 @@ def _calls_match(evidence: Evidence) -> Verdict:
     if any(lost):
         found += f"; {sum(map(bool, lost))} environments differ, by {min(lost)} to {max(lost)}"
     is_held = min(lost, default=0) >= 0 and sum(lost) <= _MAX_LOST_SHARE * sum(logged.values())
-    return judge(what, is_held and bool(counted), found)
+    return make_verdict(what, is_held and bool(counted), found)
 
 
-def _one_call_where_current(evidence: Evidence) -> Iterator[Verdict]:
+def _one_call_where_current(evidence: StormData) -> Iterator[Verdict]:
     """The fast path: an environment that finds the schema current while none migrates."""
     calls = [
         check.lease_calls
@@ -184,10 +191,12 @@ def _one_call_where_current(evidence: Evidence) -> Iterator[Verdict]:
     ]
     if calls:
         found = f"{calls.count(1)} of {len(calls)}"
-        yield judge("one DynamoDB call where the schema is current", set(calls) == {1}, found)
+        yield make_verdict(
+            "one DynamoDB call where the schema is current", set(calls) == {1}, found
+        )
 
 
-def _overlaps_migration(check: SchemaCheck, evidence: Evidence) -> bool:
+def _overlaps_migration(check: SchemaCheck, evidence: StormData) -> bool:
     """Whether a migration ran, or had just ended, at some moment of the check."""
     began = check.ended - check.seconds
     return any(
@@ -196,7 +205,7 @@ def _overlaps_migration(check: SchemaCheck, evidence: Evidence) -> bool:
     )
 
 
-def _locust_counted_the_same(evidence: Evidence) -> Verdict:
+def _locust_counted_the_same(evidence: StormData) -> Verdict:
     # Clients are stopped in the middle of a request: Locust may have dropped their last answers.
     # A warm invocation is cold where the environment was killed.
     expected = {}
@@ -207,13 +216,13 @@ def _locust_counted_the_same(evidence: Evidence) -> Verdict:
             expected[kind] = (len(failures), sum(map(bool, failures)))
     found = ", ".join(f"{kind} {count}" for kind, (count, _) in expected.items())
     is_held = all(evidence.locust.get(kind) == counts for kind, counts in expected.items())
-    return judge("Locust counted the same", is_held and bool(expected), found)
+    return make_verdict("Locust counted the same", is_held and bool(expected), found)
 
 
 _KINDS = ("cold", "warm", "write", "read")
 
 
-def write_report(evidence: Evidence, results: Sequence[Verdict], out: Path) -> None:
+def write_report(evidence: StormData, results: Sequence[Verdict], out: Path) -> None:
     """Write ``report.json`` and ``report.md`` into ``out``, beside Locust's own.
 
     Figures are seconds unless their key says otherwise.
@@ -240,7 +249,7 @@ def write_report(evidence: Evidence, results: Sequence[Verdict], out: Path) -> N
     (out / "report.json").write_text(text + "\n")
     lines = [
         f"# {evidence.scenario.name}\n",
-        *(f"- {one.state}: {one.what}: {one.found}" for one in results),
+        *(f"- {one.state}: {one.name}: {one.measured}" for one in results),
         "\n| | median | p99 | worst |\n|---|---|---|---|",
         *(
             f"| {name.replace('_', ' ')} | {one.median:.3f} | {one.p99:.3f} | {one.worst:.3f} |"
@@ -250,12 +259,12 @@ def write_report(evidence: Evidence, results: Sequence[Verdict], out: Path) -> N
     (out / "report.md").write_text("\n".join(lines) + "\n")
 
 
-def _count_invocations(evidence: Evidence, kind: str) -> dict[str, Any]:
+def _count_invocations(evidence: StormData, kind: str) -> dict[str, Any]:
     failures = [failure_of(one.result) for one in evidence.observed if one.kind == kind]
     return {"count": len(failures), "failures": dict(Counter(filter(None, failures)))}
 
 
-def _distributions(evidence: Evidence) -> dict[str, Distribution]:
+def _distributions(evidence: StormData) -> dict[str, Distribution]:
     values: dict[str, Sequence[float]] = {
         f"{kind}_invocations": [
             one.result.duration_seconds for one in evidence.observed if one.kind == kind

@@ -11,7 +11,7 @@ import pytest
 
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from load.storm.host import Host, failure_of, open_testbed
+from load.storm.host import StormFunction, failure_of, open_testbed
 from load.storm.scenarios import CountingPackage, make_scenario
 from load.storm.verdicts import verdicts, write_report
 from tests.integration.load.small_storm import run_storm, verdicts_by_name
@@ -59,7 +59,7 @@ def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
     )
     found = verdicts_by_name(run_storm(scenario, package, tmp_path))
     assert found["each migration took effect once"].state == "failed"
-    assert "0004_effect 2 times" in found["each migration took effect once"].found
+    assert "0004_effect 2 times" in found["each migration took effect once"].measured
     assert found["one PostgreSQL connection of the library at a time"].state == "failed"
     assert found["no invocation failed"].state == "passed"
 
@@ -68,7 +68,7 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     scenario = make_scenario("together", 3)
     evidence = run_storm(scenario, CountingPackage(slow_seconds=SLOW_SECONDS), tmp_path)
     found = verdicts(evidence)
-    assert {one.what for one in found if one.state != "passed"} == set()
+    assert {one.name for one in found if one.state != "passed"} == set()
     folder = tmp_path / "out" / scenario.name
     folder.mkdir(parents=True)
     write_report(evidence, found, folder)
@@ -101,26 +101,28 @@ def test_failing_handler_is_found(tmp_path: Path) -> None:
     package = CountingPackage(handler=RAISES, slow_seconds=SLOW_SECONDS)
     found = verdicts_by_name(run_storm(scenario, package, tmp_path))
     assert found["no invocation failed"].state == "failed"
-    assert "3 ValueError" in found["no invocation failed"].found
+    assert "3 ValueError" in found["no invocation failed"].measured
     assert found["each migration took effect once"].state == "passed"
-    assert found["each migration took effect once"].found.startswith("12 of 12")
+    assert found["each migration took effect once"].measured.startswith("12 of 12")
     assert found["one DynamoDB call where the schema is current"].state == "passed", "of wave 2"
 
 
-def test_host_counts_failures_and_makes_no_more_cold_starts_than_planned(tmp_path: Path) -> None:
+def test_storm_function_counts_failures_and_makes_no_more_cold_starts_than_planned(
+    tmp_path: Path,
+) -> None:
     async def invoke() -> list[InvocationResult]:
         results = [
-            await asyncio.wrap_future(host.submit({"kind": kind, "user": 7}))
+            await asyncio.wrap_future(storm_function.submit({"kind": kind, "user": 7}))
             for kind in ("cold", "warm")
         ]
         with pytest.raises(ConnectionError, match="all cold starts were made"):
-            await asyncio.wrap_future(host.submit({"kind": "cold", "user": 8}))
+            await asyncio.wrap_future(storm_function.submit({"kind": "cold", "user": 8}))
         return results
 
     package = CountingPackage(fails=True)
     with open_testbed(make_scenario("ramp", 1), package, tmp_path, api=LocalDynamoDB()) as testbed:
-        host = Host(testbed)
+        storm_function = StormFunction(testbed)
         results = asyncio.run(invoke())
     assert [failure_of(one) for one in results] == ["MigrationFailed", "MigrationFailed"]
     assert [one.cold for one in results] == [True, False]
-    assert [one.kind for one in host.observed] == ["cold", "warm"]
+    assert [one.kind for one in storm_function.observed] == ["cold", "warm"]

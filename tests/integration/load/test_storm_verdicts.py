@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.local.demo.checks import SchemaCheck
 from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.runtime.environment import InvocationResult
-from load.storm.evidence import Evidence, Session, max_overlap, read_sessions
+from load.storm.evidence import Session, StormData, max_overlap, read_sessions
 from load.storm.host import ObservedInvocation
 from load.storm.scenarios import make_scenario
 from load.storm.verdicts import peak_of, verdicts
@@ -27,7 +27,7 @@ def observed(result: InvocationResult = SERVED, kind: str = "cold") -> ObservedI
     return ObservedInvocation(kind, 1, result)
 
 
-GOOD = Evidence(
+GOOD = StormData(
     scenario=make_scenario("together", 2),
     observed=[observed(), observed(replace(SERVED, environment_id="env0002"))],
     checks={"v1 env0001": [CHECK], "v1 env0002": [HOLDER]},
@@ -41,8 +41,8 @@ GOOD = Evidence(
 )
 
 
-def failed(evidence: Evidence) -> list[str]:
-    return [one.what for one in verdicts(evidence) if one.state == "failed"]
+def failed(evidence: StormData) -> list[str]:
+    return [one.name for one in verdicts(evidence) if one.state == "failed"]
 
 
 def test_a_good_storm_passes() -> None:
@@ -103,13 +103,13 @@ def test_current_schema_needs_one_call() -> None:
     for calls, state in ((1, "passed"), (2, "failed")):
         check = replace(CHECK, outcome="UP_TO_DATE", waited=0.0, lease_calls=calls)
         evidence = replace(GOOD, checks={"v1 env0001": [check]}, requests_by_environment={})
-        assert {one.what: one.state for one in verdicts(evidence)}[law] == state
+        assert {one.name: one.state for one in verdicts(evidence)}[law] == state
         # Who began while something was migrated may have tried for the lease, and that is well.
         beside = replace(evidence, intervals=[Interval("0001_effect", 9.0, 10.5)])
-        assert law not in [one.what for one in verdicts(beside)]
+        assert law not in [one.name for one in verdicts(beside)]
         before = replace(evidence, intervals=[Interval("0001_effect", 5.0, 6.5)])
-        assert {one.what: one.state for one in verdicts(before)}[law] == state
-    assert law not in [one.what for one in verdicts(GOOD)]
+        assert {one.name: one.state for one in verdicts(before)}[law] == state
+    assert law not in [one.name for one in verdicts(GOOD)]
 
 
 FREE = replace(SERVED, payload={"imported": []})
@@ -158,7 +158,7 @@ def test_storm_of_another_tool_and_one_with_a_killed_holder_pass() -> None:
     ],
 )
 def test_each_breach_of_another_tool_fails_its_verdict(
-    evidence: Evidence, change: Mapping[str, Any], what: str
+    evidence: StormData, change: Mapping[str, Any], what: str
 ) -> None:
     assert what in failed(replace(evidence, **change))
 

@@ -90,7 +90,9 @@ def test_a_fixed_interval_is_late_by_half_of_itself(interval: float) -> None:
     run = simulate(replace(CALM, migration_seconds=10.0), fixed(interval), seed=1)
     assert run.committed is not None
     delays = [
-        start.served - run.committed for start in find_waiters(run) if start.served is not None
+        start.served_at - run.committed
+        for start in find_waiters(run)
+        if start.served_at is not None
     ]
     assert sum(delays) / len(delays) == pytest.approx(interval / 2, rel=0.1)
     assert max(delays) <= interval + 0.05
@@ -121,18 +123,20 @@ def test_one_seed_is_one_history() -> None:
 def test_one_environment_holds_the_lease_and_all_serve_after_the_commit() -> None:
     run = simulate(CALM, LIBRARY, seed=1)
     assert run.committed is not None
-    assert sum(start.held for start in run.starts) == len(run.acquired) == 1
-    assert all(start.served is not None and start.served > run.committed for start in run.starts)
+    assert sum(start.has_held_lease for start in run.starts) == len(run.acquired) == 1
+    assert all(
+        start.served_at is not None and start.served_at > run.committed for start in run.starts
+    )
 
 
 def test_late_start_reads_once_and_serves() -> None:
     ramp = replace(CALM, environments=2_000, is_ramp=True, migration_seconds=3.0)
     run = simulate(ramp, LIBRARY, seed=1)
     assert run.committed is not None
-    late = [start for start in run.starts if start.arrived > run.committed + 1.0]
+    late = [start for start in run.starts if start.arrived_at > run.committed + 1.0]
     assert len(late) > 500
     assert {start.calls for start in late} == {1}
-    assert not any(start.waited for start in late)
+    assert not any(start.has_waited for start in late)
 
 
 def test_waiter_uses_two_consistent_reads_and_cheap_polls() -> None:
@@ -151,7 +155,7 @@ def test_live_holder_keeps_its_lease() -> None:
 
 def test_the_partition_serves_no_more_than_its_limit() -> None:
     run = simulate(SERVES_LITTLE, LIBRARY, seed=1)
-    ended = max(start.served or 0.0 for start in run.starts)
+    ended = max(start.served_at or 0.0 for start in run.starts)
     seconds = run.partition.read_units / 100 + run.partition.write_units / 33
     assert run.partition.throttled > 0
     assert seconds <= ended + 1.5
@@ -161,7 +165,7 @@ def test_stale_reads_delay_and_mislead_but_never_serve_too_early() -> None:
     run = simulate(replace(CALM, stale_seconds=0.5), LIBRARY, seed=1)
     assert run.committed is not None
     waited = find_waiters(run)
-    assert min(start.served or 0.0 for start in waited) >= run.committed
+    assert min(start.served_at or 0.0 for start in waited) >= run.committed
     assert summarize([run]).delay_median > run_simulations(CALM).delay_median
 
 

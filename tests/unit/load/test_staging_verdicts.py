@@ -23,7 +23,7 @@ from load.staging.verdicts import (
     verdicts_of_storm,
     write_report,
 )
-from load.storm.evidence import Evidence
+from load.storm.evidence import StormData
 from load.storm.verdicts import Verdict
 from tests.integration.load.test_storm_verdicts import CRASHED, GOOD, observed
 
@@ -65,8 +65,8 @@ def test_reason_names_step_verdict_and_finding() -> None:
 WITH_CLIENT = replace(GOOD, observed=[*GOOD.observed, observed(kind="write")])
 
 
-def failed(evidence: Evidence, limits: Limits = LIMITS) -> list[str]:
-    return [one.what for one in verdicts_of_storm(evidence, limits) if one.state == "failed"]
+def failed(evidence: StormData, limits: Limits = LIMITS) -> list[str]:
+    return [one.name for one in verdicts_of_storm(evidence, limits) if one.state == "failed"]
 
 
 def test_good_storm_passes() -> None:
@@ -116,7 +116,7 @@ def ran(name: str, seconds: float, *locks: RelationLock) -> DryRunStep:
 
 def judged(*steps: DryRunStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
     found = verdicts_of_dry_run(build_dry_run_document(DryRunResult(steps, error)), LIMITS)
-    return {one.what: one for one in found}
+    return {one.name: one for one in found}
 
 
 LONGEST = "longest lock that blocks writes"
@@ -125,14 +125,15 @@ LONGEST = "longest lock that blocks writes"
 def test_blocking_lock_lasts_until_the_commit() -> None:
     slow = [ran("0001_add", 0.2, EXCLUSIVE), ran("0002_fill", 30.0, SHARED)]
     assert judged(*slow)[LONGEST].state == "passed"
-    assert "0001_add, ACCESS EXCLUSIVE on public.orders" in judged(*slow)[LONGEST].found
+    assert "0001_add, ACCESS EXCLUSIVE on public.orders" in judged(*slow)[LONGEST].measured
     slow.append(ran("0003_alter", 1.1, SHARED, EXCLUSIVE))
     assert judged(*slow)[LONGEST].state == "failed"
 
 
 def test_lock_of_a_new_table_blocks_nothing() -> None:
     assert (
-        judged(ran("1", 9.0, replace(EXCLUSIVE, is_new=True)))[LONGEST].found == "none (limit 1 s)"
+        judged(ran("1", 9.0, replace(EXCLUSIVE, is_new=True)))[LONGEST].measured
+        == "none (limit 1 s)"
     )
 
 
@@ -140,7 +141,7 @@ def test_migration_without_a_dry_run_is_not_measured() -> None:
     outside = DryRunStep(2, "0002_index", SKIPPED, "it runs outside a transaction")
     found = judged(ran("0001_add", 0.1), outside)
     assert found["0002_index runs on this data"].state == "not measured"
-    assert found["each pending migration runs on this data"].found == "1 of 2"
+    assert found["each pending migration runs on this data"].measured == "1 of 2"
 
 
 def test_failing_migration_is_named() -> None:
@@ -148,8 +149,8 @@ def test_failing_migration_is_named() -> None:
     error = MigrationFailed("out of range", migration="0002_fill")
     [found] = judged(broken, error=error).values()
     assert found.state == "failed"
-    assert "0002_fill" in found.found
-    assert "out of range" in found.found
+    assert "0002_fill" in found.measured
+    assert "out of range" in found.measured
 
 
 # -- the report -----------------------------------------------------------------------------------
