@@ -204,6 +204,7 @@ class DynamoDBRelay:
         """The engine does not check signatures, so that a request may have changed."""
         prefix = request.headers["x-amz-target"].rpartition(".")[0]
         headers = {**request.headers, "x-amz-target": f"{prefix}.{request.operation}"}
+        headers["connection"] = "close"  # none meets a connection that the engine has just closed
         del headers["content-length"]
         body = json.dumps(request.arguments).encode()
         send = partial(_POOL.request, "POST", self._engine, body=body, headers=headers)
