@@ -279,6 +279,14 @@ MUTANTS = (
         ("django",),
     ),
     Mutant(
+        "a migration of a backend without transactions counts as one transaction",
+        "lambda_migrate/sources/django_child/steps.py",
+        "            if not self._connection.in_atomic_block:\n"
+        "                raise _NoTransactionError\n",
+        "",
+        ("django",),
+    ),
+    Mutant(
         "a squash is rolled back before what depends on it",
         "lambda_migrate/sources/django_child/plan.py",
         "                if not any(child.key in remaining for child in "

@@ -38,6 +38,10 @@ class StopBeforeStep(BaseException):
     """The parent has decided to stop; no ``except Exception`` of a project may catch it."""
 
 
+class _NoTransactionError(Exception):
+    """The schema editor of the project's database backend opens no transaction."""
+
+
 class StepRunner:
     """Runs the steps of a plan in place of Django's executor.
 
@@ -148,6 +152,8 @@ class StepRunner:
                 result = self._run_in_transaction(
                     migration, executor, run, state if migration.atomic else state.clone(), step
                 )
+            except _NoTransactionError:
+                result = self._run_in_parts(migration, run, state, step, executor)
             except Exception as error:
                 if (
                     migration.atomic
@@ -186,6 +192,8 @@ class StepRunner:
         row = self._plan.find_row(step.id)._replace(state=step.state)
 
         def begin() -> None:
+            if not self._connection.in_atomic_block:
+                raise _NoTransactionError
             self._statements.begin_step_in_transaction(self._connection, row)
 
         with self._replace_methods(migration, executor, step, begin):

@@ -355,6 +355,41 @@ def test_a_commit_inside_a_migration_is_not_lost_from_sight(make_project: MakePr
     assert project.mirror()["shop.0003_commit"] == "applied"
 
 
+def test_a_backend_without_transactions_continues_after_a_kill(make_project: MakeProject) -> None:
+    """As that of django-pg-zero-downtime-migrations, which commits each statement by itself."""
+    waiting = migration(
+        "migrations.RunSQL('CREATE TABLE one (id int)'),"
+        "migrations.RunSQL('SELECT pg_advisory_xact_lock_shared(8)')",
+        after="0002_status",
+    )
+    project = make_project({"0003_wait": waiting})
+    project.write("mysite/backend/__init__.py", "")
+    project.write(
+        "mysite/backend/base.py",
+        "from django.db.backends.postgresql import base\n"
+        "class Editor(base.DatabaseWrapper.SchemaEditorClass):\n"
+        "    def __init__(self, connection, collect_sql=False, atomic=True):\n"
+        "        super().__init__(connection, collect_sql, atomic=False)\n"
+        "class DatabaseWrapper(base.DatabaseWrapper):\n"
+        "    SchemaEditorClass = Editor\n",
+    )
+    settings = project.root / "mysite/settings.py"
+    settings.write_text(settings.read_text() + "DATABASES['default']['ENGINE'] = 'mysite.backend'")
+    with project.session() as session:
+        session.run("SELECT pg_advisory_lock(8)")
+        child = Child(project, identity=project.take_over())
+        child.run_until("shop.0003_wait")
+        child.answer(True)
+        until(blocked(project, "SELECT pg_advisory_xact"))
+        child.kill()
+    until(no_other_session(project))
+
+    assert migrate(project, token=2)["event"] == "done"
+
+    assert project.applied()[-1] == "0003_wait"
+    assert set(project.mirror().values()) == {"applied"}
+
+
 def test_settings_and_alter_table_in_one_string_are_fenced(make_project: MakeProject) -> None:
     """Outside a transaction it is no read, although it begins like a setting."""
     several = migration(
