@@ -57,11 +57,9 @@ class FinalState:
     history: list[tuple[int, str]] = field(default_factory=list)
     """Versions and their state; of a tool, what its own table lists."""
     mirror: list[tuple[int, str]] = field(default_factory=list)  # the same in the mirror
-    differences: list[str] = field(default_factory=list)
-    """Between this database and one that the tool alone migrated."""
+    differences: list[str] = field(default_factory=list)  # to what the tool alone makes
     children: list[str] = field(default_factory=list)  # processes that still run
-    indexes: dict[str, bool] = field(default_factory=dict)
-    """All indexes of migrations, and whether they are valid."""
+    indexes: dict[str, bool] = field(default_factory=dict)  # and whether they are valid
     connections: list[str] = field(default_factory=list)  # of lambda-migrate, still open
     leftover_connections: list[str] = field(default_factory=list)
     """The same one lease after the last environment had ended."""
@@ -91,8 +89,7 @@ class ChaosEvidence:
     cold_starts: list[ColdStartResult] = field(default_factory=list)
     repairs: list[RequiredRepair] = field(default_factory=list)
     state: FinalState = field(default_factory=FinalState)
-    fault_counts: dict[str, int] = field(default_factory=dict)
-    """How often a fault of each kind took effect."""
+    fault_counts: dict[str, int] = field(default_factory=dict)  # of those that took effect
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,10 @@ class ChaosRun:
         await self._sleep_until(fault.at)
         kind, seconds = fault.kind, fault.seconds
         postgresql, dynamodb = self._postgresql, self._dynamodb
+
+        def signal_owner(owner: str | None) -> bool:
+            return self._signal_process(fault, self._find_process(owner))
+
         if kind == "postgresql-restart":
             self._record_fault(kind)
             await asyncio.to_thread(self.worker.server.restart, "immediate")
@@ -277,9 +281,9 @@ class ChaosRun:
         elif kind in ("kill", "freeze"):
             await self._signal_target(fault)
         elif kind.endswith("at-commit"):
-            postgresql.on_next_commit.append(lambda: self._signal_owner(fault, dynamodb.owner))
+            postgresql.on_next_commit.append(lambda: signal_owner(dynamodb.owner))
         elif kind.endswith("at-write"):
-            dynamodb.on_next_write.append(partial(self._signal_owner, fault))
+            dynamodb.on_next_write.append(signal_owner)
         elif kind == "postgresql-refused":
             self._begin_outage(postgresql.refuse(seconds))
         elif kind in ("postgresql-silent", "postgresql-stuck"):
@@ -312,10 +316,6 @@ class ChaosRun:
             if self._signal_process(fault, holder if is_holder else f"environment {fault.target}"):
                 return
             await asyncio.sleep(0.03)
-
-    def _signal_owner(self, fault: Fault, owner: str | None) -> None:
-        """Signal the process of this owner immediately."""
-        self._signal_process(fault, self._find_process(owner))
 
     def _signal_process(self, fault: Fault, name: str) -> bool:
         """Kill or freeze a process; False if it does not run."""

@@ -105,11 +105,7 @@ class Worker:
         *,
         before_final_state: Callable[[StateReader, Path], None] = lambda _state, _log: None,
     ) -> ChaosEvidence:
-        """Run a schedule.
-
-        Before the final state is read, tests do something wrong to it, or to a log, which must be
-        found.
-        """
+        """Run a schedule; before the final state is read, tests do something wrong to it."""
         name = f"round_{schedule.seed}_{next(_run_numbers)}"
         folder = self.folder / name
         folder.mkdir()

@@ -154,10 +154,7 @@ class ColdStartProfiler:
 
 @contextmanager
 def limit_cpu(share: float) -> Iterator[Sequence[str]]:
-    """A command prefix that gives a process a share of one processor, by the kernel's quota.
-
-    Without root, or control groups, it raises an OSError.
-    """
+    """A command prefix that gives a process a share of one processor; an OSError without root."""
     period = 20_000
     quota = max(1_000, round(share * period))
     version_1 = Path("/sys/fs/cgroup/cpu")

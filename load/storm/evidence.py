@@ -51,10 +51,9 @@ class StormData:
     tool_processes: int = 0  # that have loaded Alembic's environment or Django's settings
     killed: str = ""  # the environment that was killed while it migrated
     requests_by_environment: Mapping[str, int] = field(default_factory=dict)  # to DynamoDB
+    # Requests to DynamoDB by tenth of a second since the epoch.
     rates: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    """Requests to DynamoDB by tenth of a second since the epoch."""
-    locust: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Requests and failures by name, as Locust counted them."""
+    locust: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # requests, failures
     rolled_back: float | None = None  # seconds that the rollback took
     errors: Sequence[str] = ()  # what else went wrong
     seconds: float = 0.0  # that the storm took, with the start of the servers
