@@ -129,7 +129,6 @@ def _defer_manifest(
     """
     if settings.ready_when is not None:
         return settings.ready_when
-    from lambda_migrate.migrations.digest import DeferredManifest
 
     def load() -> Manifest:
         from lambda_migrate.wiring import make_manifest

@@ -48,8 +48,9 @@ _RESOLUTIONS = {
 def _show_repaired(
     document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> list[Text]:
-    if "stamped" in document:
-        text = f"recorded environment {document['stamped']!r} in {document['database']}"
+    if "recorded_environment" in document:
+        recorded = document["recorded_environment"]
+        text = f"recorded environment {recorded!r} in {document['database']}"
     else:
         text = _RESOLUTIONS[document["as"]].format(name=document["repaired"])
     return [Text(text, style="green")]

@@ -198,7 +198,7 @@ def _record_environment(context: CommandContext) -> CommandResult:
     if not context.prompter.confirm(question):
         return _make_declined_result(context)
     context.operations.record_environment(context.deadline)
-    return CommandResult({**context.location, "stamped": environment})
+    return CommandResult({**context.location, "recorded_environment": environment})
 
 
 def _make_declined_result(context: CommandContext) -> CommandResult:

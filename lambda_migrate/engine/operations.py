@@ -227,8 +227,8 @@ class Operations:
         if not (plan.pending or plan.in_doubt):
             return DryRunResult()
         check_flags(self.target, deadline, version=0, operation="the dry run", advice="; lift it")
-        stamped = inspection.fence.environment if inspection.fence is not None else ""
-        if not confirm(DryRunPlan(plan, manifest, stamped or self.target.environment)):
+        recorded = inspection.fence.environment if inspection.fence is not None else ""
+        if not confirm(DryRunPlan(plan, manifest, recorded or self.target.environment)):
             return None
         if isinstance(manifest, RevisionManifest):
             return self._run_revision_dry_run(deadline, manifest, plan)

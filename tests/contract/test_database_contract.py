@@ -347,29 +347,31 @@ def test_without_terminating_holders_the_takeover_succeeds_once_the_older_holder
 # --- environment
 
 
-def stamp(bench: DatabaseBench, right: LeaseGrant) -> None:
+def record_environment(bench: DatabaseBench, right: LeaseGrant) -> None:
     with bench.database.take_over(right, soon()) as session:
         session.record_environment()
 
 
-def test_a_takeover_alone_stamps_nothing_and_neither_does_a_migration(bench: DatabaseBench) -> None:
+def test_a_takeover_records_no_environment_and_neither_does_a_migration(
+    bench: DatabaseBench,
+) -> None:
     with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
         apply(session, FIRST)
-    assert stamped_environment(bench) == ""
-    stamp(bench, grant(2, environment="production"))
-    assert stamped_environment(bench) == "production"
+    assert read_recorded_environment(bench) == ""
+    record_environment(bench, grant(2, environment="production"))
+    assert read_recorded_environment(bench) == "production"
 
 
-def test_a_holder_that_was_overtaken_stamps_nothing(bench: DatabaseBench) -> None:
+def test_a_holder_that_was_overtaken_records_no_environment(bench: DatabaseBench) -> None:
     with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
-        stamp(bench, grant(2))
+        record_environment(bench, grant(2))
         with pytest.raises(LeaseLost):
             session.record_environment()
-    assert stamped_environment(bench) == ""
+    assert read_recorded_environment(bench) == ""
 
 
 @pytest.mark.parametrize(
-    ("stamped", "mine", "restamp", "is_let_in"),
+    ("recorded", "mine", "replaces", "is_let_in"),
     [
         ("", "", False, True),
         ("", "staging", False, True),
@@ -380,18 +382,18 @@ def test_a_holder_that_was_overtaken_stamps_nothing(bench: DatabaseBench) -> Non
     ],
 )
 def test_a_function_of_another_environment_is_rejected(
-    bench: DatabaseBench, stamped: str, mine: str, restamp: bool, is_let_in: bool
+    bench: DatabaseBench, recorded: str, mine: str, replaces: bool, is_let_in: bool
 ) -> None:
-    stamp(bench, grant(1, environment=stamped))
-    mine_now = grant(2, environment=mine, replaces_environment=restamp)
+    record_environment(bench, grant(1, environment=recorded))
+    mine_now = grant(2, environment=mine, replaces_environment=replaces)
     if is_let_in:
         bench.database.take_over(mine_now, soon()).close()
         return
-    with pytest.raises(ConfigurationError, match=f"environment '{stamped}'"):
+    with pytest.raises(ConfigurationError, match=f"environment '{recorded}'"):
         bench.database.take_over(mine_now, soon())
 
 
-def test_a_rejected_environment_changes_neither_stamp_nor_holder(
+def test_a_rejected_environment_changes_neither_the_recorded_one_nor_the_holder(
     bench: DatabaseBench,
 ) -> None:
     with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
@@ -402,9 +404,9 @@ def test_a_rejected_environment_changes_neither_stamp_nor_holder(
     bench.database.take_over(grant(2, environment="staging"), soon()).close()
 
 
-def test_a_new_stamp_rejects_the_old_environment(bench: DatabaseBench) -> None:
-    stamp(bench, grant(1, environment="staging"))
-    stamp(bench, grant(2, environment="production", replaces_environment=True))
+def test_a_new_recorded_environment_rejects_the_old_one(bench: DatabaseBench) -> None:
+    record_environment(bench, grant(1, environment="staging"))
+    record_environment(bench, grant(2, environment="production", replaces_environment=True))
     with pytest.raises(ConfigurationError, match="'production'"):
         bench.database.take_over(grant(3, environment="staging"), soon())
 
@@ -637,7 +639,7 @@ def test_the_fingerprint_is_stable_and_contains_no_secret(bench: DatabaseBench) 
 # --- a dry run
 
 
-def stamped_environment(bench: DatabaseBench) -> str:
+def read_recorded_environment(bench: DatabaseBench) -> str:
     fence = bench.database.inspect(soon()).fence
     return fence.environment if fence is not None else ""
 
@@ -679,9 +681,9 @@ def test_a_dry_run_neither_raises_the_fence_nor_stamps_the_database(bench: Datab
     with begin_dry_run(bench, 9, environment="staging") as dry_run:
         dry_run.run_migration(FIRST, soon())
         dry_run.roll_back()
-    assert stamped_environment(bench) == ""
-    stamp(bench, grant(2, environment="production"))
-    assert stamped_environment(bench) == "production"
+    assert read_recorded_environment(bench) == ""
+    record_environment(bench, grant(2, environment="production"))
+    assert read_recorded_environment(bench) == "production"
 
 
 def test_a_failure_in_a_dry_run_is_reported_as_by_apply_and_the_dry_run_can_continue(
@@ -784,7 +786,7 @@ def test_a_superseded_dry_run_does_not_start_again(bench: DatabaseBench) -> None
 
 
 def test_a_dry_run_in_the_database_of_another_environment_is_rejected(bench: DatabaseBench) -> None:
-    stamp(bench, grant(1, environment="production"))
+    record_environment(bench, grant(1, environment="production"))
     with pytest.raises(ConfigurationError, match="'production'"):
         begin_dry_run(bench, 2, environment="staging")
 

@@ -179,7 +179,10 @@ def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) ->
     assert sandbox.effects() == {1: 1, 2: 1}
     code, document = vpc.run_json("repair", "3", "--as", "pending", "--force", "--yes")
     assert (code, document["repaired"]) == (0, "0003_three")
-    assert vpc.run_json("repair", "--environment", "staging", "--yes")[1]["stamped"] == "staging"
+    assert (
+        vpc.run_json("repair", "--environment", "staging", "--yes")[1]["recorded_environment"]
+        == "staging"
+    )
     assert vpc.run("up")[0] == 2  # its settings name no environment, or another
     assert vpc.run_json("lease", "show")[1]["owner"] is None
     code, document = vpc.run_json("lease", "release", "--yes")

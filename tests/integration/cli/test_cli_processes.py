@@ -201,7 +201,10 @@ def test_baseline_repair_and_lease_on_the_real_thing(bench: Bench) -> None:
     assert bench.answer("repair", "1", "--as", "pending", "--yes")[0] == 2
     assert bench.answer("repair", "1", "--as", "pending", "--force", "--yes")[0] == 0
     assert bench.answer("repair", "1", "--as", "applied", "--yes")[0] == 0
-    assert bench.answer("repair", "--environment", "test", "--yes")[1]["stamped"] == "test"
+    assert (
+        bench.answer("repair", "--environment", "test", "--yes")[1]["recorded_environment"]
+        == "test"
+    )
     assert bench.run("up", "--environment", "production")[0] == 2
     assert bench.answer("lease", "show")[1]["owner"] is None
     assert bench.answer("lease", "release")[1]["released"] is False

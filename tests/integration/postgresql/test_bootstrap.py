@@ -192,7 +192,7 @@ def test_storing_another_environment_needs_an_explicit_option(bench: Bench) -> N
 
 
 def test_of_two_first_runs_at_once_the_second_environment_is_refused(bench: Bench) -> None:
-    """The stamp is compared where it is set, not only where it was read."""
+    """The recorded environment is compared where it is set, not only where it was read."""
     bench.apply()
     with bench.connect() as slow:
         slow.run("BEGIN; UPDATE lambda_migrate.fence SET environment = 'staging'")

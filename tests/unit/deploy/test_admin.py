@@ -98,7 +98,10 @@ def test_every_command_returns_the_json_of_the_command_line(bench: AdminBench) -
     ]
     repaired = bench.run("repair", version=3, force=True, yes=True, **{"as": "pending"})
     assert repaired["document"]["repaired"] == "0003_index"
-    assert bench.run("repair", environment="staging", yes=True)["document"]["stamped"] == "staging"
+    assert (
+        bench.run("repair", environment="staging", yes=True)["document"]["recorded_environment"]
+        == "staging"
+    )
     assert bench.database.environment == "staging"
     assert bench.run("lease show")["document"]["owner"] is None
     assert bench.run("lease release", yes=True)["document"]["released"] is False

@@ -145,7 +145,7 @@ def test_it_runs_nothing_unless_confirmed(fakes: Fakes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stamped", "named", "is_production"),
+    ("recorded", "named", "is_production"),
     [
         ("", "", False),
         ("staging", "staging", False),
@@ -155,10 +155,10 @@ def test_it_runs_nothing_unless_confirmed(fakes: Fakes) -> None:
         ("Live", "Live", True),
     ],
 )
-def test_production_is_recognized_by_its_stamp_or_by_its_name(
-    fakes: Fakes, stamped: str, named: str, is_production: bool
+def test_production_is_recognized_by_its_recorded_environment_or_by_its_name(
+    fakes: Fakes, recorded: str, named: str, is_production: bool
 ) -> None:
-    fakes.environment, fakes.database.environment = named, stamped
+    fakes.environment, fakes.database.environment = named, recorded
     questions = RecordedQuestions(answer=False)
     fakes.operations(V3).dry_run(fakes.deadline(), confirm=questions)
     assert [each.is_production for each in questions.plans] == [is_production]

@@ -586,7 +586,7 @@ def test_a_command_without_a_pending_migration_stamps_the_database(fakes: Fakes)
     assert fakes.database.environment == "production"
 
 
-def test_a_copied_database_can_be_stamped_with_its_new_environment(fakes: Fakes) -> None:
+def test_a_copied_database_can_be_given_its_new_environment(fakes: Fakes) -> None:
     fakes.environment = "production"
     fakes.migrated(V1)
     fakes.environment = "staging"
