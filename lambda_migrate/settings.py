@@ -17,7 +17,7 @@ from lambda_migrate.postgresql.address import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.settings_arguments import (
@@ -452,12 +452,15 @@ class Settings:
         Raises:
             ConfigurationError: With every fault, each naming its variable and what to write.
         """
-        faults = _find_unknown_names(environ, arguments)
+        variables = {name for name in environ if name.startswith(PREFIX)}
+        faults = _find_unknown_names(variables, arguments)
         given = {name: value for name, value in arguments.items() if value is not None}
         values: dict[str, Any] = {}
         for name, setting in _DECLARATIONS.items():
+            if name == "database_url" or not (name in given or PREFIX + name.upper() in variables):
+                continue
             source, value = _find_value(name, environ, given)
-            if source and name != "database_url":
+            if source:
                 _read_into(values, name, source, value, setting.setting_type.read, faults)
         _read_database_url(values, environ, given, faults)
         settings = cls(**values)
@@ -471,7 +474,7 @@ class Settings:
         Raises:
             ConfigurationError: With every unknown name and unusable value.
         """
-        faults = _find_unknown_names({}, arguments)
+        faults = _find_unknown_names((), arguments)
         for name, value in arguments.items():
             if value is not None and name in _DECLARATIONS:
                 read = _DECLARATIONS[name].setting_type.read
@@ -710,19 +713,21 @@ def _label(name: str) -> str:
     return f"{PREFIX}{name.upper()} (argument {name})"
 
 
-def _find_unknown_names(environ: Mapping[str, str], arguments: Mapping[str, object]) -> list[str]:
-    variables = [
-        name
-        for name in environ
-        if name.startswith(PREFIX)
-        and not name.startswith(_PREFIXES_OF_OTHER_VARIABLES)
-        and name.removeprefix(PREFIX).lower() not in _DECLARATIONS
-    ]
-    known = [PREFIX + name.upper() for name in _DECLARATIONS]
-    faults = [_describe_unknown_name("variable", name, known) for name in sorted(variables)]
-    others = [name for name in arguments if name not in _DECLARATIONS]
-    return faults + [
-        _describe_unknown_name("argument", name, list(_DECLARATIONS)) for name in others
+def _find_unknown_names(variables: Iterable[str], arguments: Iterable[str]) -> list[str]:
+    return [
+        *(
+            _describe_unknown_name(
+                "variable", name, [PREFIX + known.upper() for known in _DECLARATIONS]
+            )
+            for name in sorted(variables)
+            if not name.startswith(_PREFIXES_OF_OTHER_VARIABLES)
+            and name.removeprefix(PREFIX).lower() not in _DECLARATIONS
+        ),
+        *(
+            _describe_unknown_name("argument", name, list(_DECLARATIONS))
+            for name in arguments
+            if name not in _DECLARATIONS
+        ),
     ]
 
 
