@@ -157,7 +157,7 @@ class FenceQueries:
         """The error of a step that needs a direct connection and does not have one."""
         return ChildError(
             "it runs statements outside a transaction, and a pooler (PgBouncer, RDS Proxy) is "
-            f"between this process and PostgreSQL: set {self._where} to the database's own "
+            f"between this process and PostgreSQL: let {self._where} connect to the database's own "
             "endpoint, at least for one `lambda-migrate up`"
         )
 

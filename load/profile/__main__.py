@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import memray
-
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.bench.processes import read_figures
 from load.bench.report import describe_other_work, describe_setup, fill_page
@@ -83,6 +81,8 @@ def _measure_phases(
 
 def _count_allocations(profiler: ColdStartProfiler, kind: str, report: Path) -> dict[str, int]:
     """What memray counts in one start."""
+    import memray  # of the extra `bench`; the page is tested without it
+
     recording = report / f"{kind.replace(' ', '-').replace(',', '')}.memray.bin"
     command = ("-m", "memray", "run", "-qfo", str(recording), *MEASURED, "run")
     profiler.start(kind, command)

@@ -156,7 +156,9 @@ def test_wait_outlasts_a_server_that_starts_later(tmp_path: Path, bench: Bench) 
     assert waiting.stdout is not None
     assert waiting.stdout.readline().startswith("waiting: ")
     with LocalPostgreSQL(tcp_port=port):
-        assert waiting.communicate(timeout=60)[0].startswith(f"127.0.0.1:{port}/postgres answers")
+        assert waiting.communicate(timeout=60)[0].startswith(
+            f"127.0.0.1:{port}/postgres responded after"
+        )
     assert waiting.returncode == 0
 
 

@@ -126,7 +126,7 @@ def test_alembic_commits_in_parts_behind_a_pooler_but_not_outside_a_transaction(
     failed = project.run(driver=driver)
 
     assert (failed["event"], failed["id"]) == ("failed", "a2"), failed
-    assert "let env.py name the database's own endpoint" in failed["message"]
+    assert "let env.py connect to the database's own endpoint" in failed["message"]
     assert project.query("SELECT id FROM t") == [[1]]
     assert project.mirror() == [("a1", "applied", 1)]
     assert project.query("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
@@ -177,7 +177,7 @@ def test_django_commits_nothing_of_what_needs_a_direct_connection(
     failed = migrate(project)
 
     assert (failed["event"], failed["id"]) == ("failed", "shop.0003_index"), failed
-    assert "let DATABASES name the database's own endpoint" in failed["message"]
+    assert "let DATABASES connect to the database's own endpoint" in failed["message"]
     assert not failed["is_partly_committed"]
     assert project.query("SELECT count(*) FROM shop_customer") == [[0]]
     assert project.applied() == ["0001_initial", "0002_status"]
