@@ -55,9 +55,10 @@ test-unit: .venv/installed-dev .engines/installed
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals; and the
-# property-based tests with all their examples.
+# property-based tests with all their examples. Three workers for two cores: a third of the time they
+# wait for leases and deadlines.
 test-real: .venv/installed-dev .engines/installed .sam/installed .tools/installed
-	$(BIN)/python -m pytest tests examples -m "not quick or hypothesis" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests examples -m "not quick or hypothesis" -n 3 --dist loadgroup
 
 # The lease's contract and the concurrent tests on Amazon's own DynamoDB Local (needs Java).
 test-dynamodb-local: .venv/installed-dev .engines/installed

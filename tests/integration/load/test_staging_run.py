@@ -18,15 +18,22 @@ from load.staging.verdicts import Decision, StepResult, decide
 UNTIL = date(2026, 2, 2)
 
 
+TOTALS, BACKFILL = "0005_totals_and_points", "0006_backfill_totals"
+
+
 def validate_changed(
-    tmp_path: Path, old: str, new: str, *, file: str = "0005_totals_and_points", last: str = ""
+    tmp_path: Path, *changes: tuple[str, str, str], last: str = ""
 ) -> tuple[list[StepResult], Decision]:
-    """Validate the example with another text in a migration, as far as the step ``last``."""
+    """Validate the example with other texts in migrations, as far as the step ``last``.
+
+    A change is the name of a migration, a text in it, and what replaces it.
+    """
     folder = tmp_path / "orders"
     shutil.copytree(find_example().directory, folder)
-    path = folder / "migrations" / f"{file}.sql"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    for name, old, new in changes:
+        path = folder / "migrations" / f"{name}.sql"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
     generated = GeneratedOrders(500, 1, UNTIL)
     package = GeneratedOrdersPackage(Example(folder), generated=generated)
     with open_validation(package, tmp_path / "out", environments=3, clients=2) as validation:
@@ -40,7 +47,7 @@ DROP_TOTAL = "ALTER TABLE orders DROP COLUMN total_cents;"
 
 def test_long_lock_is_no_go(tmp_path: Path) -> None:
     slow = f"{ADD_TOTAL}\nSELECT pg_sleep(1.5);"
-    _, decision = validate_changed(tmp_path, ADD_TOTAL, slow, last="dry run")
+    _, decision = validate_changed(tmp_path, (TOTALS, ADD_TOTAL, slow), last="dry run")
     [reason] = decision.reasons
     assert reason.startswith("dry run: longest lock that blocks writes: 1.5")
     assert "0005_totals_and_points, ACCESS EXCLUSIVE on public." in reason
@@ -48,7 +55,7 @@ def test_long_lock_is_no_go(tmp_path: Path) -> None:
 
 def test_failing_migration_is_no_go_before_the_deployment(tmp_path: Path) -> None:
     failing = f"{ADD_TOTAL}\nALTER TABLE orders ALTER COLUMN item TYPE int USING item::int;"
-    steps, decision = validate_changed(tmp_path, ADD_TOTAL, failing)
+    steps, decision = validate_changed(tmp_path, (TOTALS, ADD_TOTAL, failing))
     [reason] = decision.reasons
     assert reason.startswith("dry run: each pending migration runs on this data: ")
     assert "0005_totals_and_points" in reason
@@ -57,32 +64,27 @@ def test_failing_migration_is_no_go_before_the_deployment(tmp_path: Path) -> Non
     assert sum("not run" in one for one in decision.not_measured) == 5
 
 
-def test_lost_data_and_wrong_values_are_no_go(tmp_path: Path) -> None:
+def test_lost_data_wrong_values_and_an_incomplete_rollback_are_no_go(tmp_path: Path) -> None:
     losing = "DELETE FROM orders WHERE id <= 7;\nSELECT pg_sleep(3);"
+    wrong = f"{losing}\nUPDATE customers SET points = 1 WHERE id BETWEEN 2 AND 4;"
     _, decision = validate_changed(
         tmp_path,
-        "SELECT pg_sleep(3);",
-        f"{losing}\nUPDATE customers SET points = 1 WHERE id BETWEEN 2 AND 4;",
-        file="0006_backfill_totals",
-        last="check the data",
+        (BACKFILL, "SELECT pg_sleep(3);", wrong),
+        (TOTALS, DROP_TOTAL, ""),
+        last="check the data again",
     )
-    rows, points = decision.reasons
-    assert rows.startswith(
-        "check the data: existing rows: 7 of 500 rows of orders are lost or changed, such as "
-    )
+    rows, points, rows_afterwards, schema = decision.reasons
+    lost = "existing rows: 7 of 500 rows of orders are lost or changed, such as "
+    assert rows.startswith(f"check the data: {lost}")
     assert points == "check the data: customers without their one point: 3"
-
-
-def test_incomplete_rollback_is_no_go(tmp_path: Path) -> None:
-    _, decision = validate_changed(tmp_path, DROP_TOTAL, "", last="check the data again")
-    [reason] = decision.reasons
-    assert reason == "check the data again: the schema is as before: +    total_cents bigint,"
+    assert rows_afterwards.startswith(f"check the data again: {lost}")
+    assert schema == "check the data again: the schema is as before: +    total_cents bigint,"
 
 
 def test_missing_down_script_is_no_go(tmp_path: Path) -> None:
     file = "0007_placed_orders"
     down = "-- migrate:down transaction:false\nDROP INDEX CONCURRENTLY placed_orders;"
-    _, decision = validate_changed(tmp_path, down, "", file=file, last="plan")
+    _, decision = validate_changed(tmp_path, (file, down, ""), last="plan")
     assert decision.reasons == (f"plan: each has a down script: {file}",)
 
 
