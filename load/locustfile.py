@@ -120,7 +120,7 @@ class _StormUser(User):
         """Invoke the function once; returns the kind of its failure, or "", and the payload.
 
         It is counted under ``name``, or as a cold or a warm one by Lambda's own report. The local
-        Lambda is told the ``kind`` (``cold``, ``warm``, ``write`` or ``read``) and more.
+        Lambda gets the ``kind`` (``cold``, ``warm``, ``write`` or ``read``) and more.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
