@@ -18,6 +18,8 @@ _MAX_NOTICES = 20
 
 _MAX_LENGTH = 500
 
+_MAX_KEPT = 50  # as psycopg2 keeps; without a limit pg8000's list would grow
+
 
 class NoticeForwarder:
     """Sends what PostgreSQL reports while a step runs.
@@ -58,14 +60,16 @@ class NoticeForwarder:
 
 
 class _NoticeList(list[Any]):
-    """Stands for a driver's list, which stays empty."""
+    """Stands for a driver's list, which SQLAlchemy and migrations may read and clear."""
 
     def __init__(self, send: Callable[[str, str], None]) -> None:
         super().__init__()
         self._send = send
 
     def append(self, notice: Any) -> None:
-        """Send a notice: a text of psycopg2, or the fields of pg8000."""
+        """Keep and send a notice: a text of psycopg2, or the fields of pg8000."""
+        super().append(notice)
+        del self[:-_MAX_KEPT]
         if isinstance(notice, dict):
             fields = {each: bytes(text).decode(errors="replace") for each, text in notice.items()}
             self._send(fields.get(b"V", ""), fields.get(b"M", ""))

@@ -62,6 +62,22 @@ def test_each_revision_is_one_transaction_with_its_version_row(
     assert project.mirror() == [("a1", "applied", 1), ("a2", "applied", 1), ("a3", "applied", 1)]
 
 
+READ_NOTICES = """
+connection = op.get_bind().connection
+connection.cursor().execute("DO $$ BEGIN RAISE NOTICE 'mind the gap'; END $$")
+if "mind the gap" not in str(connection.driver_connection.notices):
+    raise ValueError("the notice is lost")
+"""
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "pg8000"])
+def test_a_revision_can_read_the_notices_of_its_driver(
+    project: AlembicProject, driver: str
+) -> None:
+    project.add(revision("a1", READ_NOTICES))
+    assert project.run(driver=driver) == {"event": "done", "applied": ["a1"]}
+
+
 @pytest.mark.parametrize("driver", ["psycopg2", "asyncpg"])
 def test_a_stale_token_commits_nothing_more(project: AlembicProject, driver: str) -> None:
     use_driver(project, driver)
