@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate._version import __version__
 from lambda_migrate.decorator import migrate_on_cold_start, service_unavailable
 
 if TYPE_CHECKING:
     from lambda_migrate import errors
+    from lambda_migrate._version import __version__
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.flags import Flags, FlagSource
     from lambda_migrate.engine.target import Policy, Target
@@ -67,6 +67,7 @@ _MODULES = {
     "Script": "lambda_migrate.migrations.migration",
     "Settings": "lambda_migrate.settings",
     "Target": "lambda_migrate.engine.target",
+    "__version__": "lambda_migrate._version",
     "read_manifest": "lambda_migrate.migrations.source",
 }
 """Public names that are imported on first use, and the module that defines each."""

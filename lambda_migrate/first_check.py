@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 from lambda_migrate.check_events import CheckFinished, has_default_format, write_check_finished
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.lease.first_read import FirstRead, make_owner
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
+from lambda_migrate.manifest_digest import EMPTY_DIGEST, read_digest
 from lambda_migrate.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self, Unpack
 
     from lambda_migrate.engine.target import Target
     from lambda_migrate.migrations import Manifest
+    from lambda_migrate.migrations.deferred import DeferredManifest
     from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.observers import Observer
     from lambda_migrate.settings_arguments import SettingsArguments
@@ -40,7 +39,7 @@ class FirstCheck:
     Attributes:
         settings: The settings.
         clock: The target's.
-        manifest: The migrations that this code ships, or what other tools must have applied.
+        digest: Of the migrations that this code ships, or of what other tools must have applied.
 
     Raises:
         ManifestError: The migration files cannot be used.
@@ -49,9 +48,10 @@ class FirstCheck:
     def __init__(self, settings: Settings, observer: Observer | None) -> None:
         self.settings = settings
         self.clock = SYSTEM_CLOCK
-        self.manifest = _defer_manifest(settings, os.environ)
         self._observer = observer
         self._first_read: FirstRead | None = None
+        self._manifest: Manifest | DeferredManifest | Requirements | None = None
+        self.digest = self._read_digest()
 
     @classmethod
     def from_settings(
@@ -63,7 +63,40 @@ class FirstCheck:
         loaded.require_configured(table=is_on_lambda, database=True)
         return cls(loaded, observer)
 
-    def find_ready(self) -> bool:
+    def _read_digest(self) -> str:
+        settings = self.settings
+        if settings.ready_when is not None:
+            self._manifest = settings.ready_when
+            return settings.ready_when.digest
+        if settings.source != "sql":
+            from lambda_migrate.wiring import read_tool_digest
+
+            return read_tool_digest(settings, os.environ)
+        root = os.environ.get("LAMBDA_TASK_ROOT")
+        digest = read_digest(settings.directory, relative_to=root)
+        if digest in (None, EMPTY_DIGEST):
+            from lambda_migrate.wiring import make_manifest
+
+            self._manifest = make_manifest(settings, os.environ)
+            return self._manifest.digest
+        return digest
+
+    @property
+    def manifest(self) -> Manifest | DeferredManifest | Requirements:
+        """The migrations that this code ships, or what other tools must have applied.
+
+        The files of a plain directory are parsed when a migration has to run.
+        """
+        if self._manifest is None:
+            from lambda_migrate.migrations.deferred import DeferredManifest
+            from lambda_migrate.wiring import make_manifest
+
+            self._manifest = DeferredManifest(
+                self.digest, lambda: make_manifest(self.settings, os.environ)
+            )
+        return self._manifest
+
+    def check_ready(self) -> bool:
         """Whether the item marks the manifest ready, beyond doubt; then the check has ended.
 
         Without a table, and with mode ``off``, nothing is read. After False nothing is read again.
@@ -72,7 +105,7 @@ class FirstCheck:
         if self._first_read is not None or not settings.table or settings.mode == "off":
             return False
         first_read = FirstRead(os.environ, settings.table, settings.target, clock=self.clock)
-        if not first_read.is_ready(self.manifest.digest, settings.lease_address):
+        if not first_read.is_ready(self.digest, settings.database_fingerprint):
             self._first_read = first_read
             return False
         first_read.client.close()
@@ -82,7 +115,7 @@ class FirstCheck:
     def _report_ready(self, first_read: FirstRead) -> None:
         event = CheckFinished(
             target=self.settings.target,
-            digest=self.manifest.digest,
+            digest=self.digest,
             outcome="UP_TO_DATE",
             seconds=self.clock.monotonic() - first_read.started,
             waited_seconds=0.0,
@@ -115,29 +148,3 @@ class FirstCheck:
             self.settings, observer=self._get_observer(), clock=self.clock, first_read=first_read
         )
         return target, first_read
-
-
-def _defer_manifest(
-    settings: Settings, environ: Mapping[str, str]
-) -> Manifest | DeferredManifest | Requirements:
-    """The manifest; its files are parsed later if they are a plain directory.
-
-    Without files, what other tools must have applied.
-
-    Raises:
-        ManifestError: The migration files cannot be used.
-    """
-    if settings.ready_when is not None:
-        return settings.ready_when
-
-    def load() -> Manifest:
-        from lambda_migrate.wiring import make_manifest
-
-        return make_manifest(settings, environ)
-
-    if settings.source != "sql":
-        from lambda_migrate.wiring import read_tool_digest
-
-        return DeferredManifest(read_tool_digest(settings, environ), load)
-    digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
-    return load() if digest in (None, EMPTY_DIGEST) else DeferredManifest(digest, load)

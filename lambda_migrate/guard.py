@@ -175,7 +175,7 @@ class ColdStartGuard:
         """Run the check; return whether the result holds for later invocations."""
         is_managed = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == MANAGED_INSTANCES
         if self._runner is None and self._first_check is not None:
-            if not is_managed and self._first_check.find_ready():
+            if not is_managed and self._first_check.check_ready():
                 return True
             from lambda_migrate.runner import MigrationRunner
 

@@ -66,7 +66,7 @@ def _open_file(runner: MigrationRunner) -> int | None:
         parts = (environment, target.name, target.database.fingerprint, runner.digest)
         name = sha256("\0".join(parts).encode()).hexdigest()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(os.path.join(gettempdir(), f"lambda-migrate-{name}"), flags, 0o600)  # noqa: PTH118 - as in `digest`
+        return os.open(os.path.join(gettempdir(), f"lambda-migrate-{name}"), flags, 0o600)  # noqa: PTH118 - as in `manifest_digest`
     except (OSError, IndexError):  # /tmp cannot be written, or /proc is hidden or another one
         return None
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.target import Target
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.migrations.digest import DeferredManifest
+    from lambda_migrate.migrations.deferred import DeferredManifest
     from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.observers import Observer
     from lambda_migrate.settings_arguments import SettingsArguments
@@ -133,7 +133,7 @@ class MigrationRunner:
             return Outcome.UP_TO_DATE
         target, first_read = self._target, None
         if isinstance(target, FirstCheck):
-            if target.find_ready():
+            if target.check_ready():
                 self._is_ready = True
                 return Outcome.UP_TO_DATE
             target, first_read = target.load_target()

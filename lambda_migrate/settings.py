@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.postgresql.address import (
+from lambda_migrate.database_address import (
     DEFAULT_SCHEMA,
     LIBPQ_VARIABLES,
     DatabaseAddress,
@@ -513,7 +513,7 @@ class Settings:
         return self.database_secret if address is None else address.fingerprint
 
     @property
-    def database_fingerprint(self) -> str:
+    def fingerprint_without_schema(self) -> str:
         """What tells the database from others: the address, and whether another tool migrates it.
 
         The item may be shared with functions whose database lambda-migrate migrates.
@@ -521,9 +521,9 @@ class Settings:
         return self.address_fingerprint + ("" if self.ready_when is None else "#ready_when")
 
     @property
-    def lease_address(self) -> str:
+    def database_fingerprint(self) -> str:
         """`Database.fingerprint` of the database, which need not be created for it."""
-        return add_schema(self.database_fingerprint, self.schema)
+        return add_schema(self.fingerprint_without_schema, self.schema)
 
     def require_configured(self, *, table: bool = False, database: bool = False) -> Settings:
         """Return self if the given settings are set.

@@ -124,7 +124,7 @@ NOT_QUICK = (
     "tests/unit/lease/test_dynamodb.py::test_every_call_is_retryable_while",
     "tests/unit/migrations/test_sql.py::test_nothing_quoted_commented_or_bracketed",
     "tests/unit/lease/test_codec.py::test_a_state_is_read_as_it_was_written",
-    "tests/unit/migrations/test_digest.py::test_what_both_ways_read_has_one_digest",
+    "tests/unit/test_manifest_digest.py::test_what_both_ways_read_has_one_digest",
     "tests/unit/entrypoints/test_decorator.py::test_service_unavailable_fails_every_other",
     "tests/unit/deploy/test_truncate.py::test_long_lists_are_cut_and_counted",
     "tests/unit/sources/test_alembic_files.py::test_locations_are_those",  # imports Alembic

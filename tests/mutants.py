@@ -122,9 +122,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *_NEWEST,
     ),
     "appconfig": ("tests/unit/entrypoints/test_appconfig.py",),
-    "timeouts": ("tests/unit/test_timeouts.py",),
+    "clock": ("tests/unit/test_clock.py",),
     "credentials": ("tests/unit/postgresql/test_credentials.py",),
-    "settings": ("tests/unit/test_settings.py", "tests/unit/postgresql/test_address.py"),
+    "settings": ("tests/unit/test_settings.py", "tests/unit/test_database_address.py"),
     "logins": ("tests/integration/connection/test_login.py",),
     "decorator": ("tests/unit/entrypoints/test_decorator.py",),
     "handler kinds": ("tests/unit/entrypoints/test_handler_kinds.py",),
@@ -1393,36 +1393,36 @@ MUTANTS = (
     Mutant(
         "how much an address has confirmed is ignored",
         "lambda_migrate/lease/first_read.py",
-        "split_digests(ready[: confirmed * SHORT_DIGEST_BYTES])",
+        "split_digests(ready[: confirmed_count * SHORT_DIGEST_BYTES])",
         "split_digests(ready)",
         ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "older manifests count for an address that has not confirmed all",
         "lambda_migrate/lease/first_read.py",
-        "is_whole = 0 < confirmed == len(ready) // SHORT_DIGEST_BYTES",
+        "is_whole = 0 < confirmed_count == len(ready) // SHORT_DIGEST_BYTES",
         "is_whole = True",
         ("lease", "engine"),
     ),
     Mutant(
         "the first read takes a negative count of confirmed manifests",
         "lambda_migrate/lease/first_read.py",
-        "return count.isdecimal() and is_listed(",
-        "return is_listed(",
+        "return count.isdecimal() and is_confirmed(",
+        "return is_confirmed(",
         ("lease",),
     ),
     Mutant(
         "the first read trusts an item of another layout",
         "lambda_migrate/lease/first_read.py",
-        'if item["format"]["N"] != str(FORMAT_VERSION):',
+        'if item["format"]["N"] != str(ITEM_LAYOUT):',
         "if False:",
         ("lease",),
     ),
     Mutant(
         "a start looks for its database without the schema's name",
         "lambda_migrate/settings.py",
-        "return add_schema(self.database_fingerprint, self.schema)",
-        "return self.database_fingerprint",
+        "return add_schema(self.fingerprint_without_schema, self.schema)",
+        "return self.fingerprint_without_schema",
         ("lease",),
     ),
     Mutant(
@@ -1983,10 +1983,10 @@ MUTANTS = (
     # --- AWS: what it takes, what it refuses, what is reported (I4, I6)
     Mutant(
         "the resolution of a name has no bound",
-        "lambda_migrate/timeouts.py",
+        "lambda_migrate/clock.py",
         "return run_with_timeout(seconds, resolve)",
         "return resolve()",
-        ("timeouts",),
+        ("clock",),
     ),
     Mutant(
         "a call of boto3's has no bound",
@@ -2256,7 +2256,7 @@ MUTANTS = (
     # --- no migrations, and other tools' histories
     Mutant(
         "adopting: a manifest without migrations is served",
-        "lambda_migrate/migrations/digest.py",
+        "lambda_migrate/manifest_digest.py",
         "if digest == EMPTY_DIGEST and not allow_empty:",
         "if False:",
         ("engine",),
@@ -2264,8 +2264,8 @@ MUTANTS = (
     Mutant(
         "adopting: the digest of no migrations is looked up in the lease table",
         "lambda_migrate/first_check.py",
-        "load() if digest in (None, EMPTY_DIGEST)",
-        "load() if digest is None",
+        "if digest in (None, EMPTY_DIGEST):",
+        "if digest is None:",
         ("wiring",),
     ),
     Mutant(

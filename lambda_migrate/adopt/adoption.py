@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lambda_migrate.adopt.convert import ConvertedFile
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.digest import is_migration_name
+from lambda_migrate.manifest_digest import is_migration_name
 from lambda_migrate.migrations.version import Version, parse_version_or_name
 
 __all__ = ["RECORD_FILENAME", "AdoptedFile", "Adoption"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, ManifestError
-from lambda_migrate.migrations.digest import (
+from lambda_migrate.manifest_digest import (
     find_version,
     is_repeatable_name,
     normalise_text,

@@ -18,8 +18,8 @@ from lambda_migrate.postgresql.sql_fragments import quote_identifier
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from lambda_migrate.database_address import DatabaseAddress
     from lambda_migrate.migrations.baseline import ToolHistory
-    from lambda_migrate.postgresql.address import DatabaseAddress
 
 __all__ = ["dump_schema"]
 

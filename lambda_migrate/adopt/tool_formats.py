@@ -21,7 +21,7 @@ from lambda_migrate.adopt.checksums import (
 )
 from lambda_migrate.adopt.files import SourceFiles, SourceMigration, SourceScript, read_script
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.digest import format_components, parse_components
+from lambda_migrate.manifest_digest import format_components, parse_components
 
 __all__ = ["TOOL_FORMATS", "ToolFormat"]
 

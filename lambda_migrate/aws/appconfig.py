@@ -31,11 +31,10 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 
 from lambda_migrate.aws_errors import describe_sdk_error, explain_refusal
-from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.clock import SYSTEM_CLOCK, CallTimeout, run_with_timeout
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, NAMES, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.migrations.version import parse_version
-from lambda_migrate.timeouts import CallTimeout, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.digest import find_version
+from lambda_migrate.manifest_digest import find_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from lambda_migrate.commands.documents import build_version
 from lambda_migrate.commands.registry import Option
 from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.digest import find_version
+from lambda_migrate.manifest_digest import find_version
 from lambda_migrate.migrations.version import parse_version
 
 

@@ -150,7 +150,7 @@ def check_schema(deadline: Deadline) -> HookResult:
         MigrateError: The schema cannot be checked.
     """
     from lambda_migrate.engine.status import make_plan_with_revision_graph
-    from lambda_migrate.migrations.digest import require_migrations
+    from lambda_migrate.manifest_digest import require_migrations
 
     runner = _make_runner()
     policy = runner.target.policy

@@ -16,12 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.clock import CALL_TIMEOUT_SECONDS, SYSTEM_CLOCK
 from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
 from lambda_migrate.lease.dynamodb import DynamoDBItemClient
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
-from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,7 +14,7 @@ from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError, Migration
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
 from lambda_migrate.lease.first_read import make_owner
 from lambda_migrate.lease.record import LeaseState
-from lambda_migrate.migrations.digest import require_migrations
+from lambda_migrate.manifest_digest import require_migrations
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lambda_migrate.events import CheckFailed
     from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.migrations.digest import DeferredManifest
+    from lambda_migrate.migrations.deferred import DeferredManifest
     from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.outcome import Outcome
 

@@ -15,7 +15,7 @@ from lambda_migrate.lease.decision import (
     decide,
 )
 from lambda_migrate.lease.record import LeaseState
-from lambda_migrate.migrations.digest import DeferredManifest
+from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.ready_when import NO_FILES, Requirements
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
+from lambda_migrate.clock import CALL_TIMEOUT_SECONDS, CallTimeout, run_with_timeout
 from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -24,7 +25,6 @@ from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
-from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS, CallTimeout, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

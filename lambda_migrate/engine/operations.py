@@ -40,9 +40,9 @@ from lambda_migrate.lease.first_read import make_owner
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.lease.waiter import describe_holder
+from lambda_migrate.manifest_digest import require_migrations
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.baseline import choose_baseline, require_no_tool_history
-from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.history import find_row, is_versioned
 from lambda_migrate.migrations.plan import Plan
 from lambda_migrate.migrations.repeatable import find_satisfied_digests

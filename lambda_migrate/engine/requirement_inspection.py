@@ -26,7 +26,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.lease.progress import Failure
 from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import MAX_READY_DIGESTS, SHORT_DIGEST_BYTES, split_digests
-from lambda_migrate.migrations.digest import EMPTY_DIGEST
+from lambda_migrate.manifest_digest import EMPTY_DIGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,6 +12,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from lambda_migrate.clock import (
+    CALL_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    CallTimeout,
+    run_with_timeout,
+)
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb_call import (
     ServerClock,
@@ -20,13 +27,6 @@ from lambda_migrate.lease.dynamodb_errors import (
     EXPIRED_CREDENTIALS_CODES,
     RequestDetails,
     translate_error,
-)
-from lambda_migrate.timeouts import (
-    CALL_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    READ_TIMEOUT_SECONDS,
-    CallTimeout,
-    run_with_timeout,
 )
 
 if TYPE_CHECKING:

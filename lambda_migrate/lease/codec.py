@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.first_read import FORMAT_VERSION, SHORT_DIGEST_BYTES, decode_base64
+from lambda_migrate.lease.first_read import ITEM_LAYOUT, SHORT_DIGEST_BYTES, decode_base64
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.progress import Failure, Progress
 
 __all__ = [
-    "FORMAT_VERSION",
+    "ITEM_LAYOUT",
     "decode",
     "encode_databases",
     "encode_failure",
@@ -59,13 +59,13 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
         return LeaseState()
     reader = _AttributeReader(item, f"item {target!r}")
     layout = reader.number("format")
-    if layout != FORMAT_VERSION:
+    if layout != ITEM_LAYOUT:
         raise ConfigurationError(
             f"the lease table's item {target!r} has layout {layout}, and this version of "
-            f"lambda-migrate reads {FORMAT_VERSION} only; nothing was changed. "
+            f"lambda-migrate reads {ITEM_LAYOUT} only; nothing was changed. "
             + (
                 "Deploy the newer library to every function of this target"
-                if layout > FORMAT_VERSION
+                if layout > ITEM_LAYOUT
                 else "Stop the functions that write the older layout, then delete the item: the "
                 "next cold start creates a new one from PostgreSQL's history"
             )

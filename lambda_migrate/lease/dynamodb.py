@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import LeaseLost
 from lambda_migrate.lease.codec import (
-    FORMAT_VERSION,
+    ITEM_LAYOUT,
     decode,
     encode_databases,
     encode_failure,
@@ -222,7 +222,7 @@ class DynamoDBLeaseTable(DynamoDBItemClient):
                     **term,
                     ":one": _encode_number(1),
                     ":owner": {"S": owner},
-                    ":format": _encode_number(FORMAT_VERSION),
+                    ":format": _encode_number(ITEM_LAYOUT),
                 },
                 names={"#format": "format"},
             )

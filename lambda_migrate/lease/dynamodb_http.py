@@ -12,7 +12,7 @@ import json
 import socket
 from typing import TYPE_CHECKING
 
-from lambda_migrate.timeouts import connect_tcp
+from lambda_migrate.clock import connect_tcp
 
 if TYPE_CHECKING:
     import ssl

@@ -13,8 +13,6 @@ import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from lambda_migrate._version import __version__
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -283,7 +281,7 @@ def build_request(
         ),
         "Accept-Encoding": "identity",
         "Content-Length": str(len(content)),
-        "User-Agent": f"lambda-migrate/{__version__}",
+        "User-Agent": "lambda-migrate",
     }
     lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("ascii") + content

@@ -29,9 +29,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
+from lambda_migrate.clock import (
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    SYSTEM_CLOCK,
+    Deadline,
+)
 from lambda_migrate.lease.dynamodb_request import build_request, resolve_config
-from lambda_migrate.timeouts import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     import ssl
@@ -159,7 +163,7 @@ class FastClient:
             request = build_request(config, operation, body, wall_ms=self._clock.wall_ms())
             response = self._send(config.endpoint, tls_context, request)
             self._has_responded = True
-            self._note_date(response.headers.get("date", ""))
+            self._record_date(response.headers.get("date", ""))
             return parse(response, target)
         except RetryLater as error:
             raise _unavailable(f"DynamoDB, table {table!r}: {error}") from None
@@ -174,7 +178,7 @@ class FastClient:
             raise _unavailable(problem)
         return None
 
-    def _note_date(self, date: str) -> None:
+    def _record_date(self, date: str) -> None:
         self._last_date = date, self._clock.monotonic()
         if self._server_clock is not None:
             self._server_clock.update(*self._last_date)

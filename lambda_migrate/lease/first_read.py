@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock
 
 __all__ = [
-    "FORMAT_VERSION",
+    "ITEM_LAYOUT",
     "SHORT_DIGEST_BYTES",
     "FirstRead",
     "decode_base64",
-    "is_listed",
+    "is_confirmed",
     "is_marked_ready",
     "is_owner_of",
     "join_digests",
@@ -30,7 +30,7 @@ __all__ = [
     "split_digests",
 ]
 
-FORMAT_VERSION = 2
+ITEM_LAYOUT = 2
 """The layout of the item that this version of the library reads and writes; see `codec`."""
 
 SHORT_DIGEST_BYTES = 8
@@ -82,7 +82,7 @@ def is_marked_ready(item: Mapping[str, Any], digest: str, address: str) -> bool:
         address: See `Database.fingerprint`.
     """
     try:
-        if item["format"]["N"] != str(FORMAT_VERSION):
+        if item["format"]["N"] != str(ITEM_LAYOUT):
             return False
         for record in item["databases"]["M"].values():
             check = record["M"]["addresses"]["M"].get(address)
@@ -90,7 +90,7 @@ def is_marked_ready(item: Mapping[str, Any], digest: str, address: str) -> bool:
                 count = check["M"]["confirmed"]["N"]
                 ready = _decode_digests(record["M"]["ready"]["B"])
                 older = _decode_digests(record["M"]["older"]["B"])
-                return count.isdecimal() and is_listed(digest, ready, older, int(count))
+                return count.isdecimal() and is_confirmed(digest, ready, older, int(count))
     except (KeyError, TypeError, ValueError, AttributeError):
         pass  # the codec reports what is wrong
     return False
@@ -103,12 +103,12 @@ def _decode_digests(text: str) -> bytes:
     return digests
 
 
-def is_listed(digest: str, ready: bytes, older: bytes, confirmed: int) -> bool:
+def is_confirmed(digest: str, ready: bytes, older: bytes, confirmed_count: int) -> bool:
     """Whether a digest is among the confirmed ones of a record; see `DatabaseRecord`."""
     short = join_digests([digest])
-    if short in split_digests(ready[: confirmed * SHORT_DIGEST_BYTES]):
+    if short in split_digests(ready[: confirmed_count * SHORT_DIGEST_BYTES]):
         return True
-    is_whole = 0 < confirmed == len(ready) // SHORT_DIGEST_BYTES
+    is_whole = 0 < confirmed_count == len(ready) // SHORT_DIGEST_BYTES
     return is_whole and short in split_digests(older)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from lambda_migrate.clock import CALL_TIMEOUT_SECONDS
 from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrateError
 from lambda_migrate.lease.record import CLOCK_SKEW_MS
-from lambda_migrate.timeouts import CALL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.lease.first_read import (
     SHORT_DIGEST_BYTES,
-    is_listed,
+    is_confirmed,
     join_digests,
     split_digests,
 )
@@ -71,7 +71,7 @@ class DatabaseRecord(NamedTuple):
     def is_ready(self, digest: str, address: str) -> bool:
         """Whether a check has confirmed that the database at ``address`` satisfies ``digest``."""
         confirmed = self.addresses[address][0]
-        return is_listed(digest, self.ready_digests, self.older_digests, confirmed)
+        return is_confirmed(digest, self.ready_digests, self.older_digests, confirmed)
 
 
 class LeaseState(NamedTuple):

@@ -1,15 +1,15 @@
 """What to apply: migration files, their manifest, and the plan against a history.
 
 A *migration* is one versioned change with an up and, perhaps, a down script (`migration`). `source`
-reads them from a directory, a package or a zip into a *manifest* (`manifest`), and its *digest*
-names exactly these files (`digest`). `plan` compares a manifest with a database's history
-(`history`): what is pending, applied, ahead or diverged; `repeatable` does so for repeatable
-migrations. `rollback` and `baseline` choose what a rollback undoes and what a baseline records.
-`revisions` are those of Alembic and Django, which name their parents; `ready_when` and
-`requirement_check` say what a function waits for if another tool migrates. `sql` parses scripts.
-The package reads files and decides; it uses no database.
+reads them from a directory, a package or a zip into a *manifest* (`manifest`), which its digest
+names (`manifest_digest`). `plan` compares a manifest with a database's history (`history`): what is
+pending, applied, ahead or diverged; `repeatable` does so for repeatable migrations. `rollback` and
+`baseline` choose what a rollback reverses and what a baseline records. `revisions` are those of
+Alembic and Django, which name their parents; `ready_when` and `requirement_check` decide what a
+function waits for if another tool migrates. `sql` parses scripts. The package reads files and
+decides; it uses no database.
 
-Modules are imported when a name is first used: the cold start's fast path needs only `digest`.
+Modules are imported when a name is first used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
     from lambda_migrate.migrations.history import HistoryRow, RowState
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration, Script
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.source import parse_migration, read_manifest
 
 __all__ = [
-    "EMPTY_DIGEST",
     "Divergence",
     "HistoryRow",
     "Manifest",
@@ -33,14 +31,12 @@ __all__ = [
     "Plan",
     "RowState",
     "Script",
-    "chain_digest",
     "make_plan",
     "parse_migration",
     "read_manifest",
 ]
 
 _MODULES = {
-    "digest": ("EMPTY_DIGEST", "chain_digest"),
     "source": ("parse_migration", "read_manifest"),
     "manifest": ("Manifest",),
     "migration": ("Migration", "Script"),

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations.digest import (
+from lambda_migrate.manifest_digest import (
     EMPTY_DIGEST,
     add_repeatables,
     chain_digest,

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, add_repeatables, chain_digest
+from lambda_migrate.manifest_digest import EMPTY_DIGEST, add_repeatables, chain_digest
 from lambda_migrate.migrations.history import RowState, is_versioned
 from lambda_migrate.migrations.migration import Migration, Script
 from lambda_migrate.migrations.version import RepeatableVersion

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
+from lambda_migrate.manifest_digest import EMPTY_DIGEST, chain_digest
 from lambda_migrate.migrations.history import HistoryRow, RowState
 from lambda_migrate.migrations.manifest import Manifest
 from lambda_migrate.migrations.migration import Migration, Script

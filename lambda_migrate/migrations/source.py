@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError, escape_text
-from lambda_migrate.migrations.digest import (
+from lambda_migrate.manifest_digest import (
     EMPTY_DIGEST,
     HOOK_NAMES,
     MAX_BYTES,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lambda_migrate.migrations.digest import (
+from lambda_migrate.manifest_digest import (
     format_components,
     is_repeatable_name,
     parse_components,

@@ -84,7 +84,7 @@ Non-transactional migrations (`non_transactional`, `catalog_state`; invariant 1)
 
 Modules
     `ports` defines what the engine uses; `database` and `session` implement it. `connection`,
-    `driver`, `tls`, `address` and `credentials` connect. `queries`, `dry_run_queries`,
+    `driver`, `tls` and `credentials` connect. `queries`, `dry_run_queries`,
     `catalog_queries` and `sql_fragments` hold the SQL. `dry_run` runs migrations in a
     transaction that is never committed; `other_tools` reads the history tables of other tools.
 """

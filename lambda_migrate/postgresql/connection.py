@@ -20,13 +20,12 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lambda_migrate.clock import SYSTEM_CLOCK, Clock, Deadline
-from lambda_migrate.timeouts import connect_tcp
+from lambda_migrate.clock import SYSTEM_CLOCK, Clock, Deadline, connect_tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lambda_migrate.postgresql.address import DatabaseAddress
+    from lambda_migrate.database_address import DatabaseAddress
     from lambda_migrate.postgresql.driver import Driver
 
 

@@ -6,8 +6,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import system_random
+from lambda_migrate.database_address import DEFAULT_SCHEMA, add_schema
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.postgresql.address import DEFAULT_SCHEMA, add_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

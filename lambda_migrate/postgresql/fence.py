@@ -30,7 +30,7 @@ from lambda_migrate.postgresql.ports import (
     is_behind_last_completion,
     require_environment,
 )
-from lambda_migrate.postgresql.queries import LAYOUT, SchemaProbe
+from lambda_migrate.postgresql.queries import TABLE_LAYOUT, SchemaProbe
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
 if TYPE_CHECKING:
@@ -800,13 +800,13 @@ def read_fence_row(row: list[Any]) -> FenceRow:
 
 
 def _require_layout(layout: int | str | None) -> None:
-    if str(layout) == str(LAYOUT):
+    if str(layout) == str(TABLE_LAYOUT):
         return
     known = "an unknown layout" if layout is None else f"layout {layout}"
-    is_newer = str(layout).isdecimal() and int(str(layout)) > LAYOUT
+    is_newer = str(layout).isdecimal() and int(str(layout)) > TABLE_LAYOUT
     raise ConfigurationError(
         f"the database's lambda-migrate tables have {known}, and this version of the library "
-        f"supports layout {LAYOUT} only; nothing was changed. "
+        f"supports layout {TABLE_LAYOUT} only; nothing was changed. "
         + (
             "Deploy the newer library"
             if is_newer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lambda_migrate.postgresql.address import DatabaseAddress
+    from lambda_migrate.database_address import DatabaseAddress
 
 __all__ = ["PassfileIgnored", "find_password"]
 

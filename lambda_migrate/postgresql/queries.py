@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
 __all__ = [
-    "LAYOUT",
+    "TABLE_LAYOUT",
     "Queries",
     "SchemaProbe",
     "ScriptProgress",
@@ -48,7 +48,7 @@ __all__ = [
     "system_id_expression",
 ]
 
-LAYOUT = 2
+TABLE_LAYOUT = 2
 """The layout of the lambda-migrate tables that this version reads and writes."""
 
 _HISTORY_COLUMNS = (
@@ -179,7 +179,7 @@ class Queries:
                 THEN (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
                       JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
                       WHERE d.adrelid = to_regclass({fence}) AND a.attname = 'layout')
-                ELSE (SELECT {quote_literal(str(LAYOUT))} FROM pg_attribute
+                ELSE (SELECT {quote_literal(str(TABLE_LAYOUT))} FROM pg_attribute
                       WHERE attrelid = to_regclass({history}) AND attnum > 0 AND NOT attisdropped
                       HAVING string_agg(attname::text, ' ' ORDER BY attname)
                           = {quote_literal(" ".join(sorted(_HISTORY_COLUMNS)))})
@@ -215,7 +215,7 @@ class Queries:
             {schema}
             CREATE TABLE IF NOT EXISTS {self._fence} (
                 singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-                layout       integer NOT NULL DEFAULT {LAYOUT},
+                layout       integer NOT NULL DEFAULT {TABLE_LAYOUT},
                 token        bigint NOT NULL DEFAULT 0,
                 owner        pg_catalog.text NOT NULL DEFAULT '',
                 target       pg_catalog.text NOT NULL DEFAULT '',

@@ -13,7 +13,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from lambda_migrate.postgresql.address import DEFAULT_SCHEMA
+from lambda_migrate.database_address import DEFAULT_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,12 +6,12 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.postgresql.address import SYSTEM_ROOT_CERTIFICATES
+from lambda_migrate.database_address import SYSTEM_ROOT_CERTIFICATES
 
 if TYPE_CHECKING:
     import socket
 
-    from lambda_migrate.postgresql.address import DatabaseAddress
+    from lambda_migrate.database_address import DatabaseAddress
 
 __all__ = ["RootCertificateMissing", "make_tls_context", "server_offers_tls"]
 

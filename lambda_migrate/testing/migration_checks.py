@@ -21,8 +21,8 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.errors import MigrateError
+from lambda_migrate.manifest_digest import find_version
 from lambda_migrate.migrations import Manifest
-from lambda_migrate.migrations.digest import find_version
 from lambda_migrate.migrations.sql.lint import check_migration
 from lambda_migrate.migrations.version import parse_version
 from lambda_migrate.postgresql.connection import PostgresError

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import null_observer
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_manifest, make_target

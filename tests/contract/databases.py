@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from lambda_migrate.clock import Deadline
+from lambda_migrate.database_address import DatabaseAddress, parse_url
 from lambda_migrate.errors import MigrateError, MigrationFailed
+from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script
-from lambda_migrate.migrations.digest import compute_checksum
-from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase

@@ -16,12 +16,12 @@ from typing import Any
 from uuid import uuid4
 
 from lambda_migrate.clock import Clock
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.migrations import Manifest, Migration
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase

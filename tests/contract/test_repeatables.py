@@ -12,9 +12,9 @@ from lambda_migrate.engine import rollback
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrationFailed, NotReady
+from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import Manifest, Migration, RowState, Script
 from lambda_migrate.migrations import repeatable as repeatable_migrations
-from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import Database

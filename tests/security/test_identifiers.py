@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
+from lambda_migrate.database_address import DEFAULT_SCHEMA
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.migrations import Migration, RowState
-from lambda_migrate.postgresql.address import DEFAULT_SCHEMA
 from lambda_migrate.postgresql.connection import Connection, PostgresError
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.sql_fragments import (

@@ -25,8 +25,8 @@ from lambda_migrate.lease.record import (
     DatabaseRecord,
     LeaseState,
 )
+from lambda_migrate.manifest_digest import read_digest
 from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
-from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.postgresql.ports import LeaseGrant

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.errors import ManifestError
+from lambda_migrate.manifest_digest import read_digest
 from lambda_migrate.migrations import read_manifest
-from lambda_migrate.migrations.digest import read_digest
 
 from .hostile import OBEYED, obeyed
 

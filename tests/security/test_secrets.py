@@ -11,12 +11,12 @@ import pytest
 
 from lambda_migrate.cli.invocation import CommandInvocation, CommonOptions
 from lambda_migrate.clock import Deadline
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import (
     ConnectFailed,
     PostgresError,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
 from lambda_migrate.settings import Settings, describe_settings
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.ready_when import parse_ready_when
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.settings import Settings, describe_settings
 from lambda_migrate.settings_arguments import SettingsArguments
 

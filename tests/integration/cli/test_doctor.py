@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer
-from lambda_migrate.postgresql.address import parse_url
 from tests.sandbox import COUNTERS, Sandbox
 
 FILES = {"0001_counters": COUNTERS}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import DatabaseAddress
 
 PASSWORD = "päss wörd/@:%"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lambda_migrate.database_address import DatabaseAddress, parse_url
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 from lambda_migrate.postgresql.connection import (
     ConnectFailed,
     Connection,

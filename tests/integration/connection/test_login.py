@@ -11,8 +11,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed
 from lambda_migrate.postgresql.credentials import (
     Credentials,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.postgresql.address import SSLMODES, DatabaseAddress
+from lambda_migrate.database_address import SSLMODES, DatabaseAddress
 from lambda_migrate.postgresql.connection import (
     ConnectFailed,
     Connection,

@@ -12,7 +12,8 @@ from pathlib import Path
 from lambda_migrate.clock import Deadline
 from lambda_migrate.lease.record import join_digests
 from lambda_migrate.local.runtime.function import InvocationResult, LocalFunction
-from lambda_migrate.migrations import EMPTY_DIGEST, read_manifest
+from lambda_migrate.manifest_digest import EMPTY_DIGEST
+from lambda_migrate.migrations import read_manifest
 from tests.sandbox import COUNTERS, HANDLER, Sandbox, effect, ends, until
 
 INDEX = """

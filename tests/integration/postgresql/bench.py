@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambda_migrate.clock import Deadline
+from lambda_migrate.database_address import DatabaseAddress
+from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import HistoryRow, Migration, Script
-from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.migrations.version import Version
-from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import Connection, connect
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import LeaseGrant

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import parse_url
 
 from .bench import MAJORS, NEWEST, Bench, ServerURL
 from .dry_runs import SHOP

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from lambda_migrate.postgresql.address import DatabaseAddress
+from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.postgresql.connection import connect
 
 

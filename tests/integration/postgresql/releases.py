@@ -20,10 +20,10 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import Connection, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.ports import LeaseGrant
 

@@ -9,8 +9,8 @@ import pytest
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.errors import LeaseLost, ManifestError, MigrationFailed
+from lambda_migrate.manifest_digest import read_digest
 from lambda_migrate.migrations import Manifest, make_plan, read_manifest
-from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.testing import InMemoryLeaseTable
 
 from .bench import Bench, Running, soon, until

@@ -17,8 +17,8 @@ from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import RepairRequired
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import Manifest, Migration, Script
-from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 from lambda_migrate.runner import MigrationRunner
 

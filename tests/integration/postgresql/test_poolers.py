@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.clock import Deadline
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -24,7 +25,6 @@ from lambda_migrate.errors import (
 from lambda_migrate.local.runtime.process import read_state
 from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, connect
 from lambda_migrate.postgresql.ports import LeaseGrant
 
@@ -255,7 +255,7 @@ _HOLDER = """
 import os, signal, sys
 from lambda_migrate.clock import Deadline
 from lambda_migrate.migrations import Migration, Script
-from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.ports import LeaseGrant
 from lambda_migrate.postgresql.fence import FencedConnection

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import Migration
-from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 
 from .bench import Bench, migration, soon

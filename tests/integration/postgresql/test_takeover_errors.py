@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.clock import Deadline
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import PostgresError, connect
 from lambda_migrate.postgresql.fence import translate_server_error
 from lambda_migrate.postgresql.ports import LeaseGrant

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lambda_migrate.clock import Deadline
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import (
     DatabaseUnavailable,
     LeaseLost,
@@ -16,7 +17,6 @@ from lambda_migrate.errors import (
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.migrations import Migration, RowState, Script
 from lambda_migrate.migrations.version import RepeatableVersion
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.testing import FakeClock
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.sources.protocol import ChildRequest
 from tests.contract.sources import AlembicService, DjangoService
 from tests.integration.sources.alembic_project import ENV, AlembicProject, revision

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.postgresql.address import parse_url
 from tests.sandbox import Sandbox
 from tests.unit.docs.pages import DOCS, code_blocks
 

@@ -13,10 +13,10 @@ import pytest
 
 from lambda_migrate.adopt.dump import dump_schema
 from lambda_migrate.cli import main
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.testing import InMemoryDatabase
 
 Call = Callable[..., tuple[int, dict[str, Any]]]

@@ -25,8 +25,8 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
-from lambda_migrate.migrations.digest import compute_checksum
 
 LOCATION = {
     "target": "default",

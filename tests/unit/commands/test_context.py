@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.context import CommandContext
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import lambda_migrate
 from lambda_migrate import check_events, errors, events
 from lambda_migrate.aws import telemetry
 from lambda_migrate.commands.errors import get_exit_code
+from lambda_migrate.conninfo import IGNORED_PARAMETERS
+from lambda_migrate.database_address import LIBPQ_VARIABLES
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import CheckFailed, CheckFinished, Event
 from lambda_migrate.lease import codec
-from lambda_migrate.postgresql.address import LIBPQ_VARIABLES
-from lambda_migrate.postgresql.conninfo import IGNORED_PARAMETERS
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 from tests.unit.docs.pages import DOCS, ROOT, rows, section

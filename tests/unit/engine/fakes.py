@@ -15,8 +15,8 @@ from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 from lambda_migrate.lease.store import Lease
-from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
-from lambda_migrate.migrations.digest import compute_checksum
+from lambda_migrate.manifest_digest import EMPTY_DIGEST, compute_checksum
+from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import (
     FakeClock,

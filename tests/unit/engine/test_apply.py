@@ -25,15 +25,8 @@ from lambda_migrate.events import (
     MigrationStarted,
 )
 from lambda_migrate.lease.record import LeaseState
-from lambda_migrate.migrations import (
-    EMPTY_DIGEST,
-    HistoryRow,
-    Manifest,
-    Migration,
-    RowState,
-    Script,
-    make_plan,
-)
+from lambda_migrate.manifest_digest import EMPTY_DIGEST
+from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script, make_plan
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.outcome import Outcome

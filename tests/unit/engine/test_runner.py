@@ -30,8 +30,9 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
+from lambda_migrate.manifest_digest import EMPTY_DIGEST
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest
+from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import StaleFencingToken
 from lambda_migrate.runner import MigrationRunner

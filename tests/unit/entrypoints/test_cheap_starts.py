@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.lease.codec import FORMAT_VERSION, encode_databases
+from lambda_migrate.lease.codec import ITEM_LAYOUT, encode_databases
 from lambda_migrate.lease.record import DatabaseRecord, join_digests
 from lambda_migrate.migrations import read_manifest
 
@@ -137,7 +137,7 @@ def ready(folder: Path) -> dict[str, Any]:
     databases = json.loads(json.dumps(encode_databases({"d": record}), default=base64))
     return {
         "target": {"S": "default"},
-        "format": {"N": str(FORMAT_VERSION)},
+        "format": {"N": str(ITEM_LAYOUT)},
         "fence": {"N": "3"},
         "databases": databases,
     }
@@ -145,7 +145,7 @@ def ready(folder: Path) -> dict[str, Any]:
 
 HELD = {
     "target": {"S": "default"},
-    "format": {"N": str(FORMAT_VERSION)},
+    "format": {"N": str(ITEM_LAYOUT)},
     "fence": {"N": "3"},
     "owner": {"S": "another/1/x"},
     "lease_ms": {"N": "20000"},
@@ -227,7 +227,7 @@ def test_libpqs_variables_name_the_same_database_and_load_nothing_more(
         migrations, serve([ready(migrations)]), **{"LAMBDA_MIGRATE_DATABASE_URL": "", **variables}
     )
     assert read_output(done, "loaded") == read_output(by_url, "loaded")
-    assert "lambda_migrate.postgresql.conninfo" not in read_output(done, "loaded")
+    assert "lambda_migrate.conninfo" not in read_output(done, "loaded")
 
 
 def test_nothing_of_the_credentials_is_written(migrations: Path, serve: Any) -> None:

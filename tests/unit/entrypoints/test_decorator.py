@@ -74,7 +74,7 @@ class UnreadCheck:
         self.runner.arguments = settings  # type: ignore[attr-defined]  # for the test to read
         self.clock = self.runner.clock
 
-    def find_ready(self) -> bool:
+    def check_ready(self) -> bool:
         return False
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import (
-    FORMAT_VERSION,
+    ITEM_LAYOUT,
     decode,
     encode_databases,
     encode_failure,
@@ -72,7 +72,7 @@ def encode(state: LeaseState) -> dict[str, Any]:
     """An item as the table's writes leave it."""
     item: dict[str, Any] = {
         "target": {"S": "orders"},
-        "format": {"N": str(FORMAT_VERSION)},
+        "format": {"N": str(ITEM_LAYOUT)},
         "fence": {"N": str(state.fence)},
         "lease_until": {"N": str(state.lease_until_ms)},
         "lease_ms": {"N": str(state.lease_ms)},
@@ -210,7 +210,7 @@ def test_another_layout_is_refused_with_the_next_step(layout: str, advice: str) 
         decode(FULL | {"format": {"N": layout}}, target="orders")
     message = str(caught.value)
     assert (
-        f"has layout {layout}, and this version of lambda-migrate reads {FORMAT_VERSION} only"
+        f"has layout {layout}, and this version of lambda-migrate reads {ITEM_LAYOUT} only"
         in message
     )
     assert "nothing was changed" in message

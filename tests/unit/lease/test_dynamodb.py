@@ -17,7 +17,12 @@ from botocore.exceptions import ClientError
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
 
-from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
+from lambda_migrate.clock import (
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    SYSTEM_CLOCK,
+    Deadline,
+)
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.boto3_item import make_client
 from lambda_migrate.lease.decision import Acquire, decide
@@ -29,7 +34,6 @@ from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.testing import FakeClock
-from lambda_migrate.timeouts import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from tests.contract.leases import TableByOwnClock
 
 TABLE = "leases"

@@ -14,7 +14,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.lease.codec import decode, encode_databases
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.first_read import FORMAT_VERSION, FirstRead, is_marked_ready
+from lambda_migrate.lease.first_read import ITEM_LAYOUT, FirstRead, is_marked_ready
 from lambda_migrate.lease.record import DatabaseRecord, join_digests
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_database
@@ -41,7 +41,7 @@ def to_item(databases: dict[str, DatabaseRecord]) -> dict[str, Any]:
     text = json.dumps(encode_databases(databases), default=lambda raw: b64encode(raw).decode())
     return {
         "target": {"S": "shop"},
-        "format": {"N": str(FORMAT_VERSION)},
+        "format": {"N": str(ITEM_LAYOUT)},
         "fence": {"N": "3"},
         "databases": json.loads(text),
     }
@@ -112,7 +112,7 @@ def test_a_count_that_is_no_count_marks_nothing_ready(count: str) -> None:
 )
 def test_it_looks_for_the_address_that_the_database_has(arguments: dict[str, Any]) -> None:
     settings = Settings.load({}, **arguments)
-    assert settings.lease_address == make_database(settings).fingerprint
+    assert settings.database_fingerprint == make_database(settings).fingerprint
 
 
 def test_what_was_read_first_is_not_read_again() -> None:

@@ -28,7 +28,7 @@ from lambda_migrate.lease.record import (
     join_digests,
     split_digests,
 )
-from lambda_migrate.migrations import EMPTY_DIGEST
+from lambda_migrate.manifest_digest import EMPTY_DIGEST
 from lambda_migrate.postgresql.ports import FenceRow, is_behind_last_completion
 from tests.unit.engine.fakes import item_size
 

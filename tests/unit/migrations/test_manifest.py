@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script, chain_digest
+from lambda_migrate.manifest_digest import EMPTY_DIGEST, chain_digest
+from lambda_migrate.migrations import Manifest, Migration, Script
 
 
 def migration(version: int, text: str = "select 1", *, path: str = "") -> Migration:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lambda_migrate.migrations import EMPTY_DIGEST, HistoryRow, RowState
+from lambda_migrate.manifest_digest import EMPTY_DIGEST
+from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.revisions import (
     MirrorRow,
     Revision,

@@ -16,14 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations import (
-    EMPTY_DIGEST,
-    Manifest,
-    Migration,
-    Script,
-    parse_migration,
-    read_manifest,
-)
+from lambda_migrate.manifest_digest import EMPTY_DIGEST
+from lambda_migrate.migrations import Manifest, Migration, Script, parse_migration, read_manifest
 from lambda_migrate.migrations.version import parse_version
 
 FIXTURES = Path(__file__).parent / "fixtures"

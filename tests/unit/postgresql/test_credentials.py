@@ -22,8 +22,8 @@ from botocore.exceptions import (
 )
 from moto import mock_aws
 
+from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed
 from lambda_migrate.postgresql.credentials import (
     IamCredentials,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.database_address import parse_url
 from lambda_migrate.postgresql.passfile import PassfileIgnored, find_password
 
 

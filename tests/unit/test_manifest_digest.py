@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations import EMPTY_DIGEST, read_manifest
-from lambda_migrate.migrations.digest import read_digest
+from lambda_migrate.manifest_digest import EMPTY_DIGEST, read_digest
+from lambda_migrate.migrations import read_manifest
 
 UP = "-- migrate:up\nSELECT 1;\n"
 
@@ -132,5 +132,5 @@ def test_a_file_that_is_too_large_is_not_even_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path, **{"0001_a": UP})
-    monkeypatch.setattr("lambda_migrate.migrations.digest.MAX_BYTES", len(UP) - 1)
+    monkeypatch.setattr("lambda_migrate.manifest_digest.MAX_BYTES", len(UP) - 1)
     assert read_digest(str(folder)) is None

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.database_address import SSLMODES, DatabaseAddress, parse_url
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.postgresql.address import SSLMODES, DatabaseAddress, parse_url
 
 PASSWORD = "hunter2"
 

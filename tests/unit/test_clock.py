@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.clock import Deadline
-from lambda_migrate.postgresql.address import DatabaseAddress
+from lambda_migrate.clock import CallTimeout, Deadline, connect_tcp, run_with_timeout
+from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.timeouts import CallTimeout, connect_tcp, run_with_timeout
 
 PATIENCE = 20.0
 
@@ -62,7 +61,7 @@ def test_the_error_of_a_slow_resolver_names_the_time_limit(slow_resolver: thread
 
 def test_an_address_needs_no_thread_and_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "lambda_migrate.timeouts.run_with_timeout", lambda *_: pytest.fail("a thread was started")
+        "lambda_migrate.clock.run_with_timeout", lambda *_: pytest.fail("a thread was started")
     )
     with socket.create_server(("127.0.0.1", 0)) as server:
         for host in ("127.0.0.1", b"127.0.0.1"):

@@ -233,8 +233,8 @@ def _parse_text(url: str, faults: list[str]) -> dict[str, str]:
     scheme, separator, rest = url.removeprefix("jdbc:").partition("://")
     if separator and scheme.partition("+")[0] in _SCHEMES and url.isprintable():
         return _parse_parts(rest, faults)
+    from lambda_migrate.conninfo import describe_unknown_form, parse_keywords
     from lambda_migrate.errors import ConfigurationError
-    from lambda_migrate.postgresql.conninfo import describe_unknown_form, parse_keywords
 
     if not url.isprintable():
         raise ConfigurationError(
@@ -293,7 +293,7 @@ def add_parameter(fields: dict[str, str], key: str, value: str, faults: list[str
     elif key in SUPPORTED_PARAMETERS:
         fields[key] = value
     else:
-        from lambda_migrate.postgresql.conninfo import translate_parameter
+        from lambda_migrate.conninfo import translate_parameter
 
         fields |= translate_parameter(fields, key, value, faults)
 

@@ -1,6 +1,7 @@
 """Connection strings other than a plain libpq URL: keywords, and other clients' parameters.
 
-Loaded only for such a string; `address` reads the others. No fault repeats user, password or host.
+Loaded only for such a string; `database_address` reads the others. No fault repeats user, password
+or host.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lambda_migrate.postgresql.address import SSLMODES, SUPPORTED_PARAMETERS, add_parameter
+from lambda_migrate.database_address import SSLMODES, SUPPORTED_PARAMETERS, add_parameter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
