@@ -307,7 +307,7 @@ class _Doctor:
         began = self._context.clock.monotonic()
         tool, database = self._settings.source, self._context.target.database
         history = database.inspect(self._context.deadline).history
-        described = database.describe(history, self._context.deadline)
+        described = database.add_revision_graph(history, self._context.deadline)
         graph = described.revision_graph if isinstance(described, RevisionHistory) else None
         key, address = (graph and graph.server) or (report.server, "")
         if key != report.server:

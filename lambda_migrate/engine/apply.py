@@ -163,7 +163,7 @@ class _ApplyLoop:
         plan = make_plan_for(self._lease_session, history, self._manifest)
         if plan.needs_revision_graph:
             command = ToolCommand(to=self._manifest.last_revision)
-            history = self._fenced_session.describe(command=command)
+            history = self._fenced_session.add_revision_graph(command=command)
             plan = make_plan_for(self._lease_session, history, self._manifest)
         require_no_divergence(plan)
         return plan, history

@@ -135,7 +135,7 @@ class LeaseSession:
             NotReady: The deadline passed; nothing is recorded.
         """
         try:
-            with self._renew_lease(), self._take_over() as database:
+            with self._renew_lease(), self._open_fenced_session() as database:
                 self._set_abort(database.abort)
                 yield database
         except LeaseLost:
@@ -362,11 +362,11 @@ class LeaseSession:
                 "DynamoDB did not respond before the invocation's end; the lease expires by itself"
             ) from None
 
-    def _take_over(self) -> FencedSession:
+    def _open_fenced_session(self) -> FencedSession:
         # Nothing but the lease table knows that an older holder is dead.
         terminate_holders = self.target.has_lease_table
         return self._open_with_higher_fence(
-            lambda grant: self.target.database.take_over(
+            lambda grant: self.target.database.open_session(
                 grant, self.deadline, terminate_holders=terminate_holders
             )
         )

@@ -40,7 +40,7 @@ def plan_revision_rollback(
     Changes nothing.
     """
     history = target.database.inspect(deadline).history
-    described = target.database.describe(history, deadline, command=command)
+    described = target.database.add_revision_graph(history, deadline, command=command)
     assert isinstance(described, RevisionHistory)  # noqa: S101 - another tool's
     rows = _choose_rows(described)
     return rows, described.without({str(row.version) for row in rows})
@@ -72,7 +72,7 @@ def roll_back_revisions(
     """
     target, deadline = lease_session.target, lease_session.deadline
     fenced_session.read_history()
-    history = fenced_session.describe(command=command)
+    history = fenced_session.add_revision_graph(command=command)
     chosen = [row.version for row in _choose_rows(history)]
     if not isinstance(history, RevisionHistory) or chosen != [row.version for row in rows]:
         return False
@@ -115,7 +115,7 @@ def run_revision_dry_run(
     """
     began = lease_session.target.clock.monotonic()
     before = list(fenced_session.read_history())
-    fenced_session.describe(command=ToolCommand("dry-run", manifest.last_revision))
+    fenced_session.add_revision_graph(command=ToolCommand("dry-run", manifest.last_revision))
     steps: list[DryRunStep] = []
     error: MigrateError | None = None
     for migration in plan.pending:

@@ -92,7 +92,7 @@ def make_plan_with_revision_graph(
     plan = manifest.make_plan(history, allow_out_of_order=out_of_order)
     if plan.needs_revision_graph:
         command = ToolCommand(to=manifest.last_revision)
-        history = target.database.describe(history, deadline, command=command)
+        history = target.database.add_revision_graph(history, deadline, command=command)
         plan = manifest.make_plan(history, allow_out_of_order=out_of_order)
     return plan, history
 

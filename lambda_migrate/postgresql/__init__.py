@@ -52,7 +52,7 @@ A stale holder
     terminated, because it has the advisory lock. In each case it gets `LeaseLost`, and nothing more
     of it is committed::
 
-                          take_over                     transaction: token and owner match
+                        open_session                    transaction: token and owner match
         [not connected] -------------> [holder] <----------------------------------------+
                |                        |  ^  |                                          |
                | token not higher       |  |  +------------------------------------------+

@@ -105,14 +105,14 @@ class PostgreSQLDatabase:
         """See `Database.read_history`."""
         return list(self.inspect(deadline).history)
 
-    def describe(
+    def add_revision_graph(
         self,
         history: Sequence[HistoryRow],
         deadline: Deadline,  # noqa: ARG002
         *,
         command: ToolCommand | None = None,  # noqa: ARG002
     ) -> Sequence[HistoryRow]:
-        """See `Database.describe`; this library knows its own files."""
+        """See `Database.add_revision_graph`; this library knows its own files."""
         return history
 
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
@@ -172,10 +172,10 @@ class PostgreSQLDatabase:
         finally:
             connection.close()
 
-    def take_over(
+    def open_session(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> PostgreSQLSession:
-        """See `Database.take_over`."""
+        """See `Database.open_session`."""
         from lambda_migrate.postgresql.session import PostgreSQLSession
 
         connection = self._make_fenced_connection(grant)

@@ -169,10 +169,11 @@ class FencedConnection:
         """
         self._terminate_holders = terminate_holders
         self._retry_until_deadline(
-            lambda: self._take_over(deadline, terminate_holders=terminate_holders), deadline
+            lambda: self._connect_and_take_fence(deadline, terminate_holders=terminate_holders),
+            deadline,
         )
 
-    def _take_over(self, deadline: Deadline, *, terminate_holders: bool) -> None:
+    def _connect_and_take_fence(self, deadline: Deadline, *, terminate_holders: bool) -> None:
         self._open_session(deadline)
         probe = self._bootstrap(deadline)
         self._take_fence(probe, deadline, terminate_holders=terminate_holders)

@@ -235,7 +235,7 @@ class FencedSession(DatabaseSession, Protocol):
     def read_history(self) -> Sequence[HistoryRow]:
         """Read every row, in the order of versions."""
 
-    def describe(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:
+    def add_revision_graph(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:
         """The history read last, with the graph that another tool loads; see `revisions`.
 
         That tool then waits to run its steps: see `apply` and `roll_back`.
@@ -392,7 +392,7 @@ class Database(Protocol):
     def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
         """The history of `inspect`; empty if there is none."""
 
-    def describe(
+    def add_revision_graph(
         self,
         history: Sequence[HistoryRow],
         deadline: Deadline,
@@ -409,7 +409,7 @@ class Database(Protocol):
             command: What to plan; None: everything that is pending.
         """
 
-    def take_over(
+    def open_session(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> FencedSession:
         """Connect, create missing tables, and make ``grant`` the only one that can commit.

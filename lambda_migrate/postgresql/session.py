@@ -80,8 +80,8 @@ class PostgreSQLSession(DatabaseSession):
         found: list[ToolHistory] = self._run_bookkeeping(lambda: read_tool_histories(run))
         return found
 
-    def describe(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:  # noqa: ARG002
-        """See `FencedSession.describe`; this library knows its own files."""
+    def add_revision_graph(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:  # noqa: ARG002
+        """See `FencedSession.add_revision_graph`; this library knows its own files."""
         return self.read_history()
 
     def record_manifest(self, manifest: Manifest) -> None:

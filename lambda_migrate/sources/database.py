@@ -96,14 +96,14 @@ class ToolDatabase:
         """See `Database.read_history`."""
         return self.inspect(deadline).history
 
-    def describe(
+    def add_revision_graph(
         self,
         history: Sequence[HistoryRow],
         deadline: Deadline,
         *,
         command: ToolCommand | None = None,
     ) -> RevisionHistory:
-        """See `Database.describe`."""
+        """See `Database.add_revision_graph`."""
         from lambda_migrate.migrations.revisions import RevisionHistory
         from lambda_migrate.sources.session import read_revision_graph
 
@@ -133,13 +133,13 @@ class ToolDatabase:
             }
         )
 
-    def take_over(
+    def open_session(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> ToolSession:
-        """See `Database.take_over`."""
+        """See `Database.open_session`."""
         from lambda_migrate.sources.session import ToolSession
 
-        session = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
+        session = self._database.open_session(grant, deadline, terminate_holders=terminate_holders)
         return ToolSession(
             cast("RevisionSession", session),
             self,

@@ -376,8 +376,8 @@ class ToolSession(DatabaseSession):
                 raise self._session.make_lease_lost_error() from None
             raise
 
-    def describe(self, *, command: ToolCommand | None = None) -> RevisionHistory:
-        """See `FencedSession.describe`; the tool waits before its first step."""
+    def add_revision_graph(self, *, command: ToolCommand | None = None) -> RevisionHistory:
+        """See `FencedSession.add_revision_graph`; the tool waits before its first step."""
         self._command = command or ToolCommand()
         return self._start()
 
@@ -437,7 +437,7 @@ class ToolSession(DatabaseSession):
         return milliseconds
 
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
-        """See `FencedSession.roll_back`; `describe` has chosen the rows."""
+        """See `FencedSession.roll_back`; `add_revision_graph` has chosen the rows."""
         return self._run_step(str(row.version), deadline)
 
     def _run_step(self, revision_id: str, deadline: Deadline) -> int:

@@ -152,10 +152,10 @@ class InMemoryDatabase:
         """See `Database.read_history`."""
         return list(self.inspect(deadline).history)
 
-    def take_over(
+    def open_session(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> InMemorySession:
-        """See `Database.take_over`."""
+        """See `Database.open_session`."""
         with self._guard:
             self._connect(deadline)
             self._check_environment(grant)
@@ -191,14 +191,14 @@ class InMemoryDatabase:
             dry_run.begin(deadline)
             return dry_run
 
-    def describe(
+    def add_revision_graph(
         self,
         history: Sequence[HistoryRow],
         deadline: Deadline,  # noqa: ARG002
         *,
         command: ToolCommand | None = None,  # noqa: ARG002
     ) -> Sequence[HistoryRow]:
-        """See `Database.describe`."""
+        """See `Database.add_revision_graph`."""
         return history
 
     def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
@@ -272,7 +272,7 @@ class InMemoryDatabase:
 
 
 class InMemorySession(DatabaseSession):
-    """`FencedSession` of an `InMemoryDatabase`; its `take_over` makes them.
+    """`FencedSession` of an `InMemoryDatabase`; its `open_session` makes them.
 
     Args:
         database: What is held.
@@ -308,8 +308,8 @@ class InMemorySession(DatabaseSession):
         with self._require_fence() as database:
             return database._sorted_rows()
 
-    def describe(self, *, command: ToolCommand | None = None) -> list[HistoryRow]:  # noqa: ARG002
-        """See `FencedSession.describe`."""
+    def add_revision_graph(self, *, command: ToolCommand | None = None) -> list[HistoryRow]:  # noqa: ARG002
+        """See `FencedSession.add_revision_graph`."""
         return self.read_history()
 
     def record_manifest(self, manifest: Manifest) -> None:

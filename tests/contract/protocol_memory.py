@@ -154,21 +154,21 @@ class SteppedDatabase:
     def read_history(self, deadline: Deadline) -> Sequence[HistoryRow]:
         return self.inspect(deadline).history
 
-    def describe(
+    def add_revision_graph(
         self,
         history: Sequence[HistoryRow],
         deadline: Deadline,
         *,
         command: ToolCommand | None = None,
     ) -> Sequence[HistoryRow]:
-        return self._database.describe(history, deadline, command=command)
+        return self._database.add_revision_graph(history, deadline, command=command)
 
-    def take_over(
+    def open_session(
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> FencedSession:
         if self.instance.turn("take over") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
             raise DatabaseUnavailable("as planned: no answer")
-        session = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
+        session = self._database.open_session(grant, deadline, terminate_holders=terminate_holders)
         self.instance.opens_a_connection()
         return SteppedSession(self, session)
 
@@ -211,8 +211,8 @@ class SteppedSession(DatabaseSession):
         self._lose(fault)
         return history
 
-    def describe(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:
-        return self._session.describe(command=command)
+    def add_revision_graph(self, *, command: ToolCommand | None = None) -> Sequence[HistoryRow]:
+        return self._session.add_revision_graph(command=command)
 
     def resolve_revision(self, revision_id: str, *, is_applied: bool) -> str:
         return self._session.resolve_revision(revision_id, is_applied=is_applied)

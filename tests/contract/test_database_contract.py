@@ -40,8 +40,8 @@ from tests.contract.databases import (
 DIGEST = {m.version: MANIFEST.digest_at(m.version) for m in MANIFEST}
 
 
-def take_over(bench: DatabaseBench, fence: int = 1, owner: str = "") -> FencedSession:
-    return bench.database.take_over(grant(fence, owner), soon())
+def open_session(bench: DatabaseBench, fence: int = 1, owner: str = "") -> FencedSession:
+    return bench.database.open_session(grant(fence, owner), soon())
 
 
 def apply(session: FencedSession, *migrations: Migration) -> None:
@@ -61,14 +61,14 @@ def test_a_new_database_has_no_history(bench: DatabaseBench) -> None:
 
 
 def test_a_first_holder_finds_no_history(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         assert session.read_history() == []
 
 
 def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
     bench: DatabaseBench,
 ) -> None:
-    with take_over(bench, 7) as session:
+    with open_session(bench, 7) as session:
         took_ms = session.apply(FIRST, DIGEST[1], soon())
         (row,) = session.read_history()
     assert row == HistoryRow(
@@ -94,7 +94,7 @@ def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
 
 def test_versions_of_any_length_and_form_are_stored_and_ordered(bench: DatabaseBench) -> None:
     ordered = [parse_version(v) for v in ("0", "1.2", "1.10", "9", "20240101000000000001")]
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         for version in reversed(ordered):
             session.apply(replace(FIRST, version=version), "digest", soon())
         assert [row.version for row in session.read_history()] == ordered
@@ -103,19 +103,19 @@ def test_versions_of_any_length_and_form_are_stored_and_ordered(bench: DatabaseB
 
 
 def test_the_history_is_the_same_with_and_without_the_fence(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST, SECOND)
         assert session.read_history() == bench.database.read_history(soon())
 
 
 def test_the_history_is_in_the_order_of_versions(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, THIRD, FIRST, SECOND)
     assert versions(bench) == [1, 2, 3]
 
 
 def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, *MANIFEST)
         assert make_plan(MANIFEST, session.read_history()).is_current
     assert bench.effects() == ["0001_a", "0002_b", "0003_c"]
@@ -125,7 +125,7 @@ def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
 
 
 def test_a_migration_takes_effect_at_most_once(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST)
         with pytest.raises(MigrationFailed) as caught:
             apply(session, FIRST)
@@ -137,7 +137,7 @@ def test_a_migration_takes_effect_at_most_once(bench: DatabaseBench) -> None:
 def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
     def migrate(fence: int) -> str:
         try:
-            with bench.database.take_over(grant(fence), soon()) as session:
+            with bench.database.open_session(grant(fence), soon()) as session:
                 if not session.read_history():
                     apply(session, FIRST)
         except (StaleFencingToken, NotReady, MigrationFailed) as error:
@@ -156,7 +156,7 @@ def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
 def test_a_failed_migration_is_rolled_back_and_earlier_ones_stay(
     bench: DatabaseBench,
 ) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST)
         with pytest.raises(MigrationFailed) as caught:
             apply(session, bench.breaking(SECOND, "22012"))
@@ -166,7 +166,7 @@ def test_a_failed_migration_is_rolled_back_and_earlier_ones_stay(
 
 
 def test_a_holder_can_continue_after_a_failure(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         broken = bench.breaking(FIRST, "P0001")
         with pytest.raises(MigrationFailed):
             apply(session, broken)
@@ -177,7 +177,7 @@ def test_a_holder_can_continue_after_a_failure(bench: DatabaseBench) -> None:
 
 def test_a_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
     script = f"{FIRST.up.sql}; COMMIT; SELECT 1"
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         with pytest.raises(MigrationFailed, match="0001_a"):
             apply(session, replace(FIRST, up=Script(script)))
         assert session.read_history() == []
@@ -185,7 +185,7 @@ def test_a_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBenc
 
 
 def test_nothing_starts_after_the_deadline(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         with pytest.raises(MigrationFailed, match="deadline"):
             session.apply(FIRST, DIGEST[1], over())
         assert session.read_history() == []
@@ -199,31 +199,31 @@ def test_nothing_starts_after_the_deadline(bench: DatabaseBench) -> None:
 def test_a_fence_that_is_not_higher_is_stale_and_the_error_names_the_recorded_one(
     bench: DatabaseBench, offered: int
 ) -> None:
-    take_over(bench, 7).close()
+    open_session(bench, 7).close()
     with pytest.raises(StaleFencingToken) as caught:
-        take_over(bench, offered, owner="late")
+        open_session(bench, offered, owner="late")
     assert caught.value.current_token == 7
 
 
 def test_the_fence_outlives_the_holder_and_only_grows(bench: DatabaseBench) -> None:
     for fence in (1, 2, 10):
-        take_over(bench, fence).close()
+        open_session(bench, fence).close()
         with pytest.raises(StaleFencingToken) as caught:
-            take_over(bench, fence, owner="late")
+            open_session(bench, fence, owner="late")
         assert caught.value.current_token == fence
 
 
 def test_a_stale_fence_does_not_affect_the_holder(bench: DatabaseBench) -> None:
-    with take_over(bench, 7) as session:
+    with open_session(bench, 7) as session:
         with pytest.raises(StaleFencingToken):
-            take_over(bench, 6)
+            open_session(bench, 6)
         apply(session, FIRST)
     assert bench.effects() == ["0001_a"]
 
 
 def test_the_same_holder_can_connect_again(bench: DatabaseBench) -> None:
-    take_over(bench, 7).close()
-    with take_over(bench, 7) as again:
+    open_session(bench, 7).close()
+    with open_session(bench, 7) as again:
         apply(again, FIRST)
     assert versions(bench) == [1]
 
@@ -255,9 +255,9 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_superseded_holder_cannot_write(
     bench: DatabaseBench, call: Callable[[FencedSession], object]
 ) -> None:
-    with take_over(bench, 1) as older:
+    with open_session(bench, 1) as older:
         apply(older, FIRST)
-        with take_over(bench, 2):
+        with open_session(bench, 2):
             before = bench.database.read_history(soon())
             with pytest.raises(LeaseLost):
                 call(older)
@@ -266,8 +266,8 @@ def test_a_superseded_holder_cannot_write(
 
 
 def test_a_holder_stays_superseded_after_its_successor_has_left(bench: DatabaseBench) -> None:
-    with take_over(bench, 1) as older:
-        take_over(bench, 2).close()
+    with open_session(bench, 1) as older:
+        open_session(bench, 2).close()
         with pytest.raises(LeaseLost):
             apply(older, FIRST)
         with pytest.raises(LeaseLost):
@@ -279,9 +279,11 @@ def test_a_successor_applies_the_migration_that_the_superseded_holder_could_not_
     bench: DatabaseBench,
 ) -> None:
     successors: list[FencedSession] = []
-    with take_over(bench, 1) as older:
+    with open_session(bench, 1) as older:
         ended = bench.in_the_middle(
-            lambda slow: apply(older, slow), FIRST, lambda: successors.append(take_over(bench, 2))
+            lambda slow: apply(older, slow),
+            FIRST,
+            lambda: successors.append(open_session(bench, 2)),
         )
     assert isinstance(ended, LeaseLost)
     assert bench.effects() == []
@@ -296,7 +298,7 @@ def test_a_successor_applies_the_migration_that_the_superseded_holder_could_not_
 
 
 def test_abort_ends_the_running_script_without_a_commit(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         ended = bench.in_the_middle(lambda slow: apply(session, slow), FIRST, session.abort)
     assert isinstance(ended, LeaseLost)
     assert bench.effects() == []
@@ -307,7 +309,7 @@ def test_abort_ends_the_running_script_without_a_commit(bench: DatabaseBench) ->
 def test_nothing_runs_after_an_abort(
     bench: DatabaseBench, call: Callable[[FencedSession], object]
 ) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST)
         session.abort()
         session.abort()
@@ -317,7 +319,7 @@ def test_nothing_runs_after_an_abort(
 
 
 def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
-    session = take_over(bench)
+    session = open_session(bench)
     session.close()
     session.close()
 
@@ -328,9 +330,9 @@ def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
 def test_without_terminating_holders_a_connected_older_holder_is_an_error(
     bench: DatabaseBench,
 ) -> None:
-    with take_over(bench, 1) as older:
+    with open_session(bench, 1) as older:
         with pytest.raises(LeaseHeld):
-            bench.database.take_over(grant(2), soon(), terminate_holders=False)
+            bench.database.open_session(grant(2), soon(), terminate_holders=False)
         apply(older, FIRST)
     assert bench.effects() == ["0001_a"]
 
@@ -338,8 +340,8 @@ def test_without_terminating_holders_a_connected_older_holder_is_an_error(
 def test_without_terminating_holders_the_takeover_succeeds_once_the_older_holder_has_left(
     bench: DatabaseBench,
 ) -> None:
-    take_over(bench, 1).close()
-    with bench.database.take_over(grant(2), soon(), terminate_holders=False) as session:
+    open_session(bench, 1).close()
+    with bench.database.open_session(grant(2), soon(), terminate_holders=False) as session:
         apply(session, FIRST)
     assert bench.effects() == ["0001_a"]
 
@@ -348,14 +350,14 @@ def test_without_terminating_holders_the_takeover_succeeds_once_the_older_holder
 
 
 def record_environment(bench: DatabaseBench, right: LeaseGrant) -> None:
-    with bench.database.take_over(right, soon()) as session:
+    with bench.database.open_session(right, soon()) as session:
         session.record_environment()
 
 
 def test_a_takeover_records_no_environment_and_neither_does_a_migration(
     bench: DatabaseBench,
 ) -> None:
-    with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
+    with bench.database.open_session(grant(1, environment="staging"), soon()) as session:
         apply(session, FIRST)
     assert read_recorded_environment(bench) == ""
     record_environment(bench, grant(2, environment="production"))
@@ -363,7 +365,7 @@ def test_a_takeover_records_no_environment_and_neither_does_a_migration(
 
 
 def test_a_holder_that_was_overtaken_records_no_environment(bench: DatabaseBench) -> None:
-    with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
+    with bench.database.open_session(grant(1, environment="staging"), soon()) as session:
         record_environment(bench, grant(2))
         with pytest.raises(LeaseLost):
             session.record_environment()
@@ -387,35 +389,35 @@ def test_a_function_of_another_environment_is_rejected(
     record_environment(bench, grant(1, environment=recorded))
     mine_now = grant(2, environment=mine, replaces_environment=replaces)
     if is_let_in:
-        bench.database.take_over(mine_now, soon()).close()
+        bench.database.open_session(mine_now, soon()).close()
         return
     with pytest.raises(ConfigurationError, match=f"environment '{recorded}'"):
-        bench.database.take_over(mine_now, soon())
+        bench.database.open_session(mine_now, soon())
 
 
 def test_a_rejected_environment_changes_neither_the_recorded_one_nor_the_holder(
     bench: DatabaseBench,
 ) -> None:
-    with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
+    with bench.database.open_session(grant(1, environment="staging"), soon()) as session:
         session.record_environment()
         with pytest.raises(ConfigurationError):
-            bench.database.take_over(grant(2, environment="production"), soon())
+            bench.database.open_session(grant(2, environment="production"), soon())
         apply(session, FIRST)
-    bench.database.take_over(grant(2, environment="staging"), soon()).close()
+    bench.database.open_session(grant(2, environment="staging"), soon()).close()
 
 
 def test_a_new_recorded_environment_rejects_the_old_one(bench: DatabaseBench) -> None:
     record_environment(bench, grant(1, environment="staging"))
     record_environment(bench, grant(2, environment="production", replaces_environment=True))
     with pytest.raises(ConfigurationError, match="'production'"):
-        bench.database.take_over(grant(3, environment="staging"), soon())
+        bench.database.open_session(grant(3, environment="staging"), soon())
 
 
 # --- revert
 
 
 def test_a_rollback_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST, SECOND)
         session.roll_back(session.read_history()[-1], soon())
         assert [row.version for row in session.read_history()] == [1]
@@ -423,9 +425,9 @@ def test_a_rollback_undoes_the_effects_and_removes_the_row(bench: DatabaseBench)
 
 
 def test_a_rollback_runs_the_recorded_down_script(bench: DatabaseBench) -> None:
-    with take_over(bench, 1) as session:
+    with open_session(bench, 1) as session:
         apply(session, FIRST)
-    with take_over(bench, 2) as other_code:
+    with open_session(bench, 2) as other_code:
         (row,) = other_code.read_history()
         assert row.down == FIRST.down
         other_code.roll_back(row, soon())
@@ -433,7 +435,7 @@ def test_a_rollback_runs_the_recorded_down_script(bench: DatabaseBench) -> None:
 
 
 def test_a_rolled_back_migration_can_be_applied_again(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST)
         session.roll_back(session.read_history()[0], soon())
         assert bench.effects() == []
@@ -442,7 +444,7 @@ def test_a_rolled_back_migration_can_be_applied_again(bench: DatabaseBench) -> N
 
 def test_a_migration_without_a_down_script_cannot_be_rolled_back(bench: DatabaseBench) -> None:
     for_good = migration(1, "for_good", down=None)
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         session.apply(for_good, "digest", soon())
         with pytest.raises(MigrationFailed, match="without a down script"):
             session.roll_back(session.read_history()[0], soon())
@@ -452,7 +454,7 @@ def test_a_migration_without_a_down_script_cannot_be_rolled_back(bench: Database
 
 def test_a_down_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
     bad = migration(1, "bad", down="DELETE FROM effects; COMMIT")
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         session.apply(bad, "digest", soon())
         with pytest.raises(MigrationFailed, match="0001_bad"):
             session.roll_back(session.read_history()[0], soon())
@@ -465,7 +467,7 @@ def test_a_down_script_that_would_end_its_transaction_is_rejected(bench: Databas
 
 def test_a_database_without_other_tools_has_no_other_history(bench: DatabaseBench) -> None:
     assert bench.database.read_tool_histories(soon()) == []
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST)
         assert session.read_tool_histories() == []
 
@@ -479,7 +481,7 @@ def test_other_histories_are_not_read_after_the_deadline(bench: DatabaseBench) -
 
 
 def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench) -> None:
-    with take_over(bench, 4) as session:
+    with open_session(bench, 4) as session:
         session.record_applied([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
         rows = session.read_history()
         assert make_plan(MANIFEST, rows).pending == (THIRD,)
@@ -493,11 +495,11 @@ def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench
 def test_recording_an_applied_version_updates_its_digest_and_keeps_its_owner(
     bench: DatabaseBench,
 ) -> None:
-    with take_over(bench, 1) as session:
+    with open_session(bench, 1) as session:
         apply(session, FIRST)
         (before,) = session.read_history()
     edited = replace(FIRST, name="0001_edited", checksum="e" * 64, down=Script("SELECT 2", line=9))
-    with take_over(bench, 2) as session:
+    with open_session(bench, 2) as session:
         session.record_applied([(edited, "d" * 64)], baseline=True)
         (after,) = session.read_history()
     assert after == replace(
@@ -506,7 +508,7 @@ def test_recording_an_applied_version_updates_its_digest_and_keeps_its_owner(
 
 
 def test_recording_resolves_a_row_in_doubt(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         bench.leave_in_doubt(session, INDEX, took_effect=True)
         session.record_applied([(INDEX, "digest")], baseline=False)
         (row,) = session.read_history()
@@ -515,7 +517,7 @@ def test_recording_resolves_a_row_in_doubt(bench: DatabaseBench) -> None:
 
 
 def test_forgetting_makes_a_migration_pending_without_undoing_it(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST, SECOND)
         session.delete_rows([2, 99])
         assert make_plan(MANIFEST, session.read_history()).pending == (SECOND, THIRD)
@@ -523,7 +525,7 @@ def test_forgetting_makes_a_migration_pending_without_undoing_it(bench: Database
 
 
 def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST)
         session.record_applied([], baseline=True)
         session.delete_rows([])
@@ -540,7 +542,7 @@ def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) 
 def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
     bench: DatabaseBench, rolling_back: bool, took_effect: bool, is_applied: bool
 ) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         row = bench.leave_in_doubt(
             session, INDEX, took_effect=took_effect, rolling_back=rolling_back
         )
@@ -554,7 +556,7 @@ def test_a_row_that_cannot_be_resolved_stays_in_doubt_and_the_error_names_repair
     bench: DatabaseBench,
 ) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL")
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         row = bench.leave_in_doubt(session, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair"):
             session.resolve_in_doubt(row, soon())
@@ -563,7 +565,7 @@ def test_a_row_that_cannot_be_resolved_stays_in_doubt_and_the_error_names_repair
 
 def test_a_row_in_doubt_of_an_idempotent_script_is_pending_again(bench: DatabaseBench) -> None:
     up = Script("ALTER DATABASE nowhere RESET ALL", transactional=False, idempotent=True)
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         one = replace(migration(3, "opaque", up=up.sql), up=up)
         row = bench.leave_in_doubt(session, one, took_effect=None)
         session.resolve_in_doubt(row, soon())
@@ -575,7 +577,7 @@ def test_no_statement_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool
 ) -> None:
     """It is resolved first: what took effect is not done again, what did not is done once."""
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         bench.leave_in_doubt(session, INDEX, took_effect=took_effect)
         if took_effect:
             with pytest.raises(MigrationFailed, match="in the history"):
@@ -590,7 +592,7 @@ def test_no_statement_starts_while_its_row_is_in_doubt(
 def test_no_rollback_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool, rolling_back: bool
 ) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         row = bench.leave_in_doubt(
             session, INDEX, took_effect=took_effect, rolling_back=rolling_back
         )
@@ -600,7 +602,7 @@ def test_no_rollback_starts_while_its_row_is_in_doubt(
 
 def test_no_rollback_starts_while_its_row_cannot_be_resolved(bench: DatabaseBench) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL", down="SELECT 1 / 0")
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         row = bench.leave_in_doubt(session, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair 3 --as"):
             session.roll_back(row, soon())
@@ -612,16 +614,16 @@ def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) ->
     raising = "DO $$BEGIN COMMIT; RAISE 'as planned'; END$$"
     up = Script(raising, transactional=False)
     broken = bench.breaking(replace(migration(3, "batches"), up=up), "P0001")
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         with pytest.raises(RepairRequired, match="part of it may be committed"):
             session.apply(replace(broken, up=up), "digest", soon())
         assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
 def test_a_successor_resolves_the_rows_of_a_dead_holder(bench: DatabaseBench) -> None:
-    with take_over(bench, 1) as dead:
+    with open_session(bench, 1) as dead:
         bench.leave_in_doubt(dead, INDEX, took_effect=False)
-    with take_over(bench, 2) as successor:
+    with open_session(bench, 2) as successor:
         (row,) = successor.read_history()
         successor.resolve_in_doubt(row, soon())
         successor.apply(INDEX, "digest", soon())
@@ -668,7 +670,7 @@ def test_a_closed_dry_run_leaves_nothing_either(
 
 
 def test_a_dry_run_reads_the_history(bench: DatabaseBench) -> None:
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         apply(session, FIRST)
     with begin_dry_run(bench, 2) as dry_run:
         assert dry_run.read_history() == bench.database.read_history(soon())
@@ -677,7 +679,7 @@ def test_a_dry_run_reads_the_history(bench: DatabaseBench) -> None:
 
 
 def test_a_dry_run_neither_raises_the_fence_nor_stamps_the_database(bench: DatabaseBench) -> None:
-    bench.database.take_over(grant(1), soon()).close()
+    bench.database.open_session(grant(1), soon()).close()
     with begin_dry_run(bench, 9, environment="staging") as dry_run:
         dry_run.run_migration(FIRST, soon())
         dry_run.roll_back()
@@ -696,7 +698,7 @@ def test_a_failure_in_a_dry_run_is_reported_as_by_apply_and_the_dry_run_can_cont
             dry_run.run_migration(broken, soon())
         dry_run.run_migration(THIRD, soon())
         dry_run.roll_back()
-    with take_over(bench) as session, pytest.raises(MigrationFailed) as applied:
+    with open_session(bench) as session, pytest.raises(MigrationFailed) as applied:
         apply(session, broken)
     assert str(in_dry_run.value) == str(applied.value)
     assert in_dry_run.value.sqlstate == applied.value.sqlstate == "22012"
@@ -728,14 +730,14 @@ def test_a_dry_run_rejects_a_script_that_would_end_its_transaction(
 def test_a_dry_run_skips_what_runs_outside_a_transaction(bench: DatabaseBench) -> None:
     with begin_dry_run(bench) as dry_run, pytest.raises(MigrationFailed, match="non-transactional"):
         dry_run.run_migration(INDEX, soon())
-    with take_over(bench) as session:
+    with open_session(bench) as session:
         session.apply(INDEX, "digest", soon())
 
 
 def test_a_dry_run_is_refused_while_a_holder_is_connected_and_does_not_end_it(
     bench: DatabaseBench,
 ) -> None:
-    with take_over(bench, 1) as session:
+    with open_session(bench, 1) as session:
         with pytest.raises(LeaseHeld):
             begin_dry_run(bench, 2)
         apply(session, FIRST)
@@ -746,21 +748,21 @@ def test_a_dry_run_is_refused_while_a_holder_is_connected_and_does_not_end_it(
 def test_a_connected_dry_run_refuses_other_dry_runs_and_migrations_without_terminating(
     bench: DatabaseBench,
 ) -> None:
-    take_over(bench, 1).close()
+    open_session(bench, 1).close()
     with begin_dry_run(bench, 2) as dry_run:
         with pytest.raises(LeaseHeld):
             begin_dry_run(bench, 3)
         with pytest.raises(LeaseHeld):
-            bench.database.take_over(grant(3), soon(), terminate_holders=False)
+            bench.database.open_session(grant(3), soon(), terminate_holders=False)
         dry_run.run_migration(FIRST, soon())
-    take_over(bench, 3).close()
+    open_session(bench, 3).close()
 
 
 def test_a_successor_ends_a_dry_run(bench: DatabaseBench) -> None:
-    take_over(bench, 1).close()
+    open_session(bench, 1).close()
     with begin_dry_run(bench, 2) as dry_run:
         dry_run.run_migration(FIRST, soon())
-        with take_over(bench, 3) as session:
+        with open_session(bench, 3) as session:
             with pytest.raises(LeaseLost):
                 dry_run.run_migration(SECOND, soon())
             apply(session, THIRD)
@@ -771,7 +773,7 @@ def test_a_successor_ends_a_dry_run(bench: DatabaseBench) -> None:
 def test_a_dry_run_under_a_fence_that_is_not_higher_is_stale(
     bench: DatabaseBench, offered: int
 ) -> None:
-    take_over(bench, 7).close()
+    open_session(bench, 7).close()
     with pytest.raises(StaleFencingToken) as caught:
         bench.database.begin_dry_run(grant(offered, owner="late"), soon())
     assert caught.value.current_token == 7
@@ -780,7 +782,7 @@ def test_a_dry_run_under_a_fence_that_is_not_higher_is_stale(
 def test_a_superseded_dry_run_does_not_start_again(bench: DatabaseBench) -> None:
     with begin_dry_run(bench) as dry_run:
         dry_run.roll_back()
-        take_over(bench, 2).close()
+        open_session(bench, 2).close()
         with pytest.raises(LeaseLost):
             dry_run.begin(soon())
 

@@ -55,12 +55,12 @@ def test_fixed_random_repeats_its_values() -> None:
 def test_a_database_that_is_down_is_unavailable_to_all(
     database: InMemoryDatabase, deadline: Deadline
 ) -> None:
-    with database.take_over(grant(1), deadline) as session:
+    with database.open_session(grant(1), deadline) as session:
         database.is_down = True
         with pytest.raises(DatabaseUnavailable):
             session.read_history()
         with pytest.raises(DatabaseUnavailable):
-            database.take_over(grant(2), deadline)
+            database.open_session(grant(2), deadline)
         with pytest.raises(DatabaseUnavailable):
             database.read_history(deadline)
         database.is_down = False
@@ -71,7 +71,7 @@ def test_no_connection_is_made_after_the_deadline(
     database: InMemoryDatabase, clock: FakeClock
 ) -> None:
     with pytest.raises(DatabaseUnavailable):
-        database.take_over(grant(1), Deadline.after(0, clock))
+        database.open_session(grant(1), Deadline.after(0, clock))
     assert (database.connections, database.token) == (0, 0)
 
 
@@ -79,7 +79,7 @@ def test_a_script_takes_as_long_as_its_hook_advances_the_clock(
     database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
 ) -> None:
     database.on_script = lambda version: clock.advance(version * 1.5)
-    with database.take_over(grant(1), deadline) as session:
+    with database.open_session(grant(1), deadline) as session:
         assert session.apply(SECOND, "digest", deadline) == 3_000
         assert session.read_history()[0].duration_ms == 3_000
 
@@ -88,7 +88,7 @@ def test_a_script_that_outlasts_the_deadline_commits_nothing(
     database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
 ) -> None:
     database.on_script = lambda _version: clock.advance(61)
-    with database.take_over(grant(1), deadline) as session:
+    with database.open_session(grant(1), deadline) as session:
         with pytest.raises(MigrationFailed, match="deadline"):
             session.apply(FIRST, "digest", deadline)
         assert session.read_history() == []
@@ -100,7 +100,7 @@ def test_a_planned_failure_stays_until_it_is_removed(
 ) -> None:
     failure = MigrationFailed("as planned", migration=FIRST.name)
     database.fail_on(1, failure)
-    with database.take_over(grant(1), deadline) as session:
+    with database.open_session(grant(1), deadline) as session:
         for _ in range(2):
             with pytest.raises(MigrationFailed, match="as planned"):
                 session.apply(FIRST, "digest", deadline)
@@ -113,7 +113,7 @@ def test_a_planned_failure_stays_until_it_is_removed(
 def test_a_planned_failure_fails_the_down_script_too(
     database: InMemoryDatabase, deadline: Deadline
 ) -> None:
-    with database.take_over(grant(1), deadline) as session:
+    with database.open_session(grant(1), deadline) as session:
         session.apply(FIRST, "digest", deadline)
         database.fail_on(1, MigrationFailed("as planned"))
         with pytest.raises(MigrationFailed):
@@ -123,7 +123,7 @@ def test_a_planned_failure_fails_the_down_script_too(
 
 
 def test_a_resolved_row_keeps_its_kind(database: InMemoryDatabase, deadline: Deadline) -> None:
-    with database.take_over(grant(1), deadline) as session:
+    with database.open_session(grant(1), deadline) as session:
         database.leave_in_doubt(FIRST, "digest", took_effect=True)
         database.leave_in_doubt(SECOND, "digest", took_effect=True, rolling_back=True)
         for row in session.read_history():
@@ -137,7 +137,7 @@ def test_scripts_are_rejected_as_by_postgresql(
 ) -> None:
     unclosed = migration(1, "unclosed", up="SELECT 'a")
     with (
-        database.take_over(grant(1), deadline) as session,
+        database.open_session(grant(1), deadline) as session,
         pytest.raises(MigrationFailed, match="never closed"),
     ):
         session.apply(unclosed, "digest", deadline)

@@ -99,7 +99,7 @@ def tables_of(bench: PostgreSQLBench) -> list[list[object]]:
 def test_an_item_of_another_layout_is_rejected_and_unchanged(
     fresh_database: PostgreSQLBench, tables: DynamoDBTables, layout: int, act: Act
 ) -> None:
-    with fresh_database.database.take_over(grant(1), soon()) as session:
+    with fresh_database.database.open_session(grant(1), soon()) as session:
         session.apply(FIRST, "digest", soon())
     name = f"layout-{uuid4().hex}"
     tables.put(name, **ITEMS[layout])
@@ -117,7 +117,7 @@ def test_an_item_of_another_layout_is_rejected_and_unchanged(
 def test_a_schema_of_another_layout_is_rejected_and_unchanged(
     fresh_database: PostgreSQLBench, layout: int, act: Act
 ) -> None:
-    with fresh_database.database.take_over(grant(1), soon()) as session:
+    with fresh_database.database.open_session(grant(1), soon()) as session:
         session.apply(FIRST, "digest", soon())
     fresh_database.run(LAYOUT_1 if layout == 1 else LAYOUT_3)
     rows = tables_of(fresh_database)
@@ -130,7 +130,7 @@ def test_a_schema_of_another_layout_is_rejected_and_unchanged(
 
 
 ON_DAMAGED_TABLES: dict[str, Callable[[Database], object]] = {
-    "a takeover": lambda database: database.take_over(grant(9), soon()),
+    "a takeover": lambda database: database.open_session(grant(9), soon()),
     "a dry run": lambda database: database.begin_dry_run(grant(9), soon()),
     "a look": lambda database: database.inspect(soon()),
 }
@@ -168,7 +168,7 @@ def test_nothing_is_created_in_a_schema_of_another_layout_with_a_table_missing_o
     damage: str,
     act: Callable[[Database], object],
 ) -> None:
-    with fresh_database.database.take_over(grant(1), soon()) as session:
+    with fresh_database.database.open_session(grant(1), soon()) as session:
         session.apply(FIRST, "digest", soon())
     fresh_database.run(LAYOUT_1 if layout == 1 else LAYOUT_3 + ";" + TABLES_OF_3)
     fresh_database.run(damage)
@@ -182,7 +182,7 @@ def test_a_require_function_reports_a_schema_of_another_layout(
     fresh_database: PostgreSQLBench,
 ) -> None:
     """A function that may migrate records it as a failure, so that no function waits in vain."""
-    with fresh_database.database.take_over(grant(1), soon()):
+    with fresh_database.database.open_session(grant(1), soon()):
         pass
     fresh_database.run(LAYOUT_3)
     target = Target("orders", InMemoryLeaseTable(), fresh_database.database)

@@ -27,9 +27,9 @@ def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLBench) ->
 def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLBench) -> None:
     database = fresh_database.database
     other = PostgreSQLDatabase(database.fingerprint, database.connect, schema='my "other" schema')
-    with database.take_over(grant(5), soon()) as session:
+    with database.open_session(grant(5), soon()) as session:
         session.apply(FIRST, "digest", soon())
-    with other.take_over(grant(6), soon()) as session:
+    with other.open_session(grant(6), soon()) as session:
         assert session.read_history() == []
 
 

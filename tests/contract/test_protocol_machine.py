@@ -2,7 +2,7 @@
 
 The rules give turns to instances of the real runner, on fakes and on the real engines, and let
 calls be lost, repeated and late, holders freeze and die, leases run out, be granted twice and be
-deleted, and rollbacks begin in the midst of it. What must take_over is what
+deleted, and rollbacks begin in the midst of it. What must hold is what
 docs/explanation/how-it-works.md promises: see `protocol` for I1 to I4 and I6 to I8, which are
 looked at with every call. I5 is tried at the end of each example, from wherever its rules have left
 all: a process that starts then succeeds, and those that thaw later spoil nothing.

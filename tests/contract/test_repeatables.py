@@ -285,11 +285,11 @@ def test_a_holder_whose_fence_is_taken_over_applies_nothing(
 ) -> None:
     service.start(release(1, a="1"))
     version = RepeatableVersion.of_row("R__a", 1, 50)
-    with service.database.take_over(grant(50), soon()) as session:
+    with service.database.open_session(grant(50), soon()) as session:
         error = bench.in_the_middle(
             lambda one: session.apply(one, "digest", soon()),
             replace(repeatable("a", "2"), version=version),
-            lambda: service.database.take_over(grant(51), soon()).close(),
+            lambda: service.database.open_session(grant(51), soon()).close(),
         )
     assert isinstance(error, LeaseLost)
     assert service.has(a="1")

@@ -38,7 +38,7 @@ def test_every_fake_is_what_it_stands_for() -> None:
     observer: Observer = RecordingObserver()
     store: LeaseStore = InMemoryLeaseTable(clock=clock)
     database: Database = fake_database
-    held: FencedSession = fake_database.take_over(
+    held: FencedSession = fake_database.open_session(
         LeaseGrant("t", 1, "me"), Deadline.after(1, clock)
     )
     flags: FlagSource = InMemoryFlags()

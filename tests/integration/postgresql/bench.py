@@ -130,7 +130,7 @@ class Bench(ServerURL):
     ) -> Iterator[PostgreSQLSession]:
         """A holder under a fence of its own."""
         right = LeaseGrant(**{"target": "shop", "fence": fence, "owner": owner, **(grant or {})})
-        with self.database(**changes).take_over(
+        with self.database(**changes).open_session(
             right, deadline or soon(), terminate_holders=terminate_holders
         ) as session:
             yield session

@@ -118,7 +118,9 @@ class Application:
 
 def release(pooled: Bench, number: int) -> None:
     """One, through the pooler."""
-    session = pooled.database().take_over(LeaseGrant("shop", number, f"release {number}"), soon())
+    session = pooled.database().open_session(
+        LeaseGrant("shop", number, f"release {number}"), soon()
+    )
     with session:
         one = migration(f"CREATE TABLE IF NOT EXISTS t{number % 50} (id int)", number)
         session.apply(one, "digest", soon())

@@ -23,7 +23,7 @@ def test_twenty_that_start_at_once_make_one_schema_without_an_error(each_bench: 
         barrier.wait()
         grant = LeaseGrant(target="shop", fence=fence, owner=f"o{fence}")
         try:
-            session = each_bench.database().take_over(grant, soon())
+            session = each_bench.database().open_session(grant, soon())
         except StaleFencingToken:
             return "stale"
         session.close()

@@ -153,4 +153,4 @@ def test_an_unreachable_server_is_not_ready_and_a_missing_database_is_a_setting(
     with pytest.raises(error):
         database.read_history(soon(0.3))
     with pytest.raises(error):
-        database.take_over(LeaseGrant("shop", 1, "me"), soon(0.3))
+        database.open_session(LeaseGrant("shop", 1, "me"), soon(0.3))

@@ -138,14 +138,14 @@ def test_a_holder_that_finds_the_code_satisfied_starts_no_child(bench: Bench) ->
     database = ToolDatabase(bench.database(mirror_scope="alembic"), project)
     assert manifest.make_plan(database.read_history(soon())).is_current
     assert (database.tool, database.fingerprint) == ("alembic", bench.address.fingerprint)
-    with database.take_over(LeaseGrant("shop", 2, "another"), soon()) as holder:
+    with database.open_session(LeaseGrant("shop", 2, "another"), soon()) as holder:
         history = holder.read_history()
         assert manifest.make_plan(history).is_current
         holder.record_environment()
         with pytest.raises(ConfigurationError, match="b2 is not in doubt"):
             holder.resolve_revision("b2", is_applied=True)
         with pytest.raises(ConfigurationError, match="cannot start a process for alembic"):
-            holder.describe()
+            holder.add_revision_graph()
     with pytest.raises(ConfigurationError, match="cannot start a process for alembic"):
         project.read_modules(soon())
 

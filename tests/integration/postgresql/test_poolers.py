@@ -269,7 +269,7 @@ def frozen(self, *arguments, **named):
 FencedConnection.run_non_transactional = frozen
 database = PostgreSQLDatabase(
     "here", lambda name, s: connect(parse_url(url), application_name=name, timeout=s))
-session = database.take_over(LeaseGrant("shop", 1, "frozen"), Deadline.after(60))
+session = database.open_session(LeaseGrant("shop", 1, "frozen"), Deadline.after(60))
 non_transactional = "CONCURRENTLY" in sql
 one = Migration(1, "0001_m", Script(sql, transactional=not non_transactional), None, "c")
 session.apply(one, "d", Deadline.after(60))

@@ -184,7 +184,7 @@ def test_no_dry_run_starts_while_the_lease_is_held(fakes: Fakes) -> None:
 
 
 def test_a_holder_without_a_lease_is_not_ended_for_a_dry_run(fakes: Fakes) -> None:
-    with fakes.database.take_over(LeaseGrant("orders", 1, "frozen"), fakes.deadline()) as frozen:
+    with fakes.database.open_session(LeaseGrant("orders", 1, "frozen"), fakes.deadline()) as frozen:
         InMemoryLeaseTable.acquire(fakes.table, "frozen")
         fakes.clock.advance(3600)
         with pytest.raises(LeaseHeld):

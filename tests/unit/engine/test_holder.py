@@ -323,15 +323,15 @@ def session(fakes: Fakes, **policy: float) -> LeaseSession:
 
 def test_a_lease_lost_while_connecting_starts_nothing(fakes: Fakes) -> None:
     held = session(fakes)
-    take_over = fakes.database.take_over
+    open_session = fakes.database.open_session
 
     def slowly(*arguments: object, **options: object) -> object:
-        answer = take_over(*arguments, **options)  # type: ignore[arg-type]  # passed on as it came
+        answer = open_session(*arguments, **options)  # type: ignore[arg-type]  # passed on as it came
         fakes.clock.advance(3600)
         fakes.held_by("successor")
         return answer
 
-    fakes.database.take_over = slowly  # type: ignore[assignment,method-assign]  # a slow connection
+    fakes.database.open_session = slowly  # type: ignore[assignment,method-assign]  # a slow connection
     with pytest.raises(LeaseLost), held.open_database():
         pytest.fail("the block must not begin")
 

@@ -382,7 +382,7 @@ def test_a_token_that_keeps_rising_above_the_lease_tables_is_a_configuration_err
     def outrun(grant: object, *_: object, **__: object) -> None:
         raise StaleFencingToken(grant.fence + 10)  # type: ignore[attr-defined]  # it is a Grant
 
-    monkeypatch.setattr(fakes.database, "take_over", outrun)
+    monkeypatch.setattr(fakes.database, "open_session", outrun)
     with pytest.raises(ConfigurationError, match="keeps rising above the lease table's"):
         fakes.runner(V1).ensure(fakes.deadline())
     assert fakes.table.state.owner is None

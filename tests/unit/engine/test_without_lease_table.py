@@ -29,7 +29,7 @@ def another_process(fakes: Fakes) -> Fakes:
 def hold_fence(fakes: Fakes) -> InMemorySession:
     """Another process migrates: its connection holds the fence."""
     grant = LeaseGrant("orders", 7, "other")
-    return fakes.database.take_over(grant, fakes.deadline(), terminate_holders=False)
+    return fakes.database.open_session(grant, fakes.deadline(), terminate_holders=False)
 
 
 def test_pending_migrations_are_applied(fakes: Fakes) -> None:
