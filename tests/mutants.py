@@ -490,7 +490,7 @@ MUTANTS = (
     Mutant(
         "a requirement that is not applied yet fails every start",
         "lambda_migrate/lease/decision.py",
-        "return Wait(state) if failure.is_wait else Refuse(failure)",
+        "return Wait(state) if failure.is_unmet_requirement else Refuse(failure)",
         "return Refuse(failure)",
         ("ready when",),
     ),
@@ -1436,7 +1436,7 @@ MUTANTS = (
         "an address keeps what it has confirmed although the history diverged",
         "lambda_migrate/lease/readiness.py",
         "                _count_still_confirmed(\n"
-        "                    known_record.dropped_count + count, matching_count, dropped_count\n"
+        "                    known_record.unlisted_count + count, matching_count, unlisted_count\n"
         "                )\n",
         "                count\n",
         ("lease",),

@@ -214,7 +214,7 @@ def build_lease_rows(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str
         done = f"{progress['done']} of {progress['total']} done"
         rows.append(("progress", f"applying {progress['migration']} for {began}, {done}"))
     if lease["failure"] is not None:
-        label = "waiting" if lease["failure"]["is_wait"] else "failure"
+        label = "waiting" if lease["failure"]["is_unmet_requirement"] else "failure"
         rows.append((label, _render_failure(lease["failure"], now_ms=now_ms)))
     return rows
 

@@ -150,7 +150,7 @@ def _build_database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
     return {
         "identity": identity,
         "versions_ready": _count_non_empty(
-            record.dropped_count + len(split_digests(record.ready_digests))
+            record.unlisted_count + len(split_digests(record.ready_digests))
         ),
         "addresses": [
             {
@@ -166,7 +166,7 @@ def _build_database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
 
 
 def _count_confirmed_digests(record: DatabaseRecord, confirmed_count: int) -> int:
-    return _count_non_empty(record.dropped_count + confirmed_count) if confirmed_count else 0
+    return _count_non_empty(record.unlisted_count + confirmed_count) if confirmed_count else 0
 
 
 def _count_non_empty(manifests: int) -> int:
@@ -195,7 +195,7 @@ def _build_failure(failure: Failure) -> dict[str, Any]:
         "retry_at": format_iso(failure.retry_at_ms),
         "retry_at_ms": failure.retry_at_ms,
         "available_ms": failure.available_ms,
-        "is_wait": failure.is_wait,
+        "is_unmet_requirement": failure.is_unmet_requirement,
     }
 
 

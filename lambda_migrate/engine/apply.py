@@ -346,9 +346,9 @@ def record_completion(
         at_ms=target.store.now_ms(),
         manifest_digest=manifest_digest,
         digests_before_migration=digests_before_migration,
-        unverified_identity=fenced_session.identity
+        distrusted_identity=fenced_session.identity
         if is_resync
-        else fenced_session.unverified_identity,
+        else fenced_session.distrusted_identity,
         is_new_or_copied_database=fenced_session.is_new_or_copied_database,
     )
     applied = {str(row.version) for row in history}

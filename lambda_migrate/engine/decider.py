@@ -173,7 +173,7 @@ class Decider:
         """What other tools have not applied yet, by the newest reading; "" if that is unknown."""
         address = self._target.database.fingerprint
         failure = self._state.find_failure(self._manifest.digest, address)
-        return failure.cause if failure is not None and failure.is_wait else ""
+        return failure.cause if failure is not None and failure.is_unmet_requirement else ""
 
     @property
     def refusal_reason(self) -> str:
@@ -224,7 +224,7 @@ class Decider:
 
     def _count_migrations(self) -> int:
         """The manifest's length, where the decision depends on it: files are read for it."""
-        is_short = not any(each.dropped_count for each in self._state.databases.values())
+        is_short = not any(each.unlisted_count for each in self._state.databases.values())
         address = self._target.database.fingerprint
         is_ready = self._state.is_ready(self._manifest.digest, address)
         return 0 if self._may_migrate or is_short or is_ready else len(self.manifest)

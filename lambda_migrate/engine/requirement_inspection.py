@@ -85,7 +85,7 @@ class _RequirementInspector:
             inspection = self._read_tables()
             _require_no_failure(inspection)
         except DatabaseUnavailable as error:
-            return self._publish_wait(str(error))
+            return self._publish_unmet_requirement(str(error))
         except (ConfigurationError, MigrationFailed) as error:
             pause_ms = round(self._target.policy.failure_pause_seconds * 1000)
             self._lease_session.store_failure(self._make_failure(str(error), pause_ms))
@@ -94,7 +94,7 @@ class _RequirementInspector:
             self._lease_session.release()
             raise
         if inspection.unmet:
-            return self._publish_wait("; ".join(map(_describe, inspection.unmet)))
+            return self._publish_unmet_requirement("; ".join(map(_describe, inspection.unmet)))
         return ReadinessInspection(self._publish(inspection))
 
     def resync(self) -> None:
@@ -148,22 +148,24 @@ class _RequirementInspector:
         )
         return record_check(databases, check)
 
-    def _publish_wait(self, reason: str) -> ReadinessInspection:
+    def _publish_unmet_requirement(self, reason: str) -> ReadinessInspection:
         """Make all others wait for a pause that grows with each inspection."""
-        before = self._find_wait()
+        before = self._find_unmet_requirement()
         exponent = 0 if before is None else min(max(before.attempts, 0), 30)
         pause_ms = min(_MAX_PAUSE_MS, round(_FIRST_PAUSE_MS * _PAUSE_GROWTH**exponent))
-        failure = self._make_failure(reason, pause_ms, is_wait=True)
+        failure = self._make_failure(reason, pause_ms, is_unmet_requirement=True)
         self._lease_session.store_failure(failure)
         state = self._lease.state.with_failure(failure).without_lease()
         return ReadinessInspection(state, reason, may_become_ready=True)
 
-    def _find_wait(self) -> Failure | None:
+    def _find_unmet_requirement(self) -> Failure | None:
         failure = self._lease.state.find_failure(self._ready_when.digest, self._address)
-        return failure if failure is not None and failure.is_wait else None
+        return failure if failure is not None and failure.is_unmet_requirement else None
 
-    def _make_failure(self, cause: str, pause_ms: int, *, is_wait: bool = False) -> Failure:
-        before = self._find_wait() if is_wait else None
+    def _make_failure(
+        self, cause: str, pause_ms: int, *, is_unmet_requirement: bool = False
+    ) -> Failure:
+        before = self._find_unmet_requirement() if is_unmet_requirement else None
         now_ms = self._target.store.now_ms()
         return Failure(
             digest=self._ready_when.digest,
@@ -175,7 +177,7 @@ class _RequirementInspector:
             at_ms=now_ms,
             retry_at_ms=now_ms + pause_ms,
             address=self._address,
-            is_wait=is_wait,
+            is_unmet_requirement=is_unmet_requirement,
         )
 
 

@@ -8,12 +8,14 @@ Layout, version 2 (partition key ``target``):
 ``owner``      S     present while the lease is held
 ``lease_until``  N   milliseconds since the epoch, present with ``owner``
 ``lease_ms``   N     length of the holder's lease, present with ``owner``
-``databases``  M     identity -> {``ready`` B, ``older`` B, ``dropped`` N, ``fence`` N, ``owner`` S,
-                     ``at`` N, ``addresses`` M: address -> {``confirmed`` N, ``fence`` N}}
+``databases``  M     identity -> {``ready`` B, ``older`` B, ``unlisted`` N, ``fence`` N,
+                     ``owner`` S, ``at`` N,
+                     ``addresses`` M: address -> {``confirmed`` N, ``fence`` N}}
 ``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N}
 ``failure``    M     {``digest`` S, ``migration`` S, ``version`` S, ``sqlstate`` S, ``cause`` S,
-                     ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?,
-                     ``address`` S?, ``wait`` BOOL?}: the last failure
+                     ``attempts`` N, ``at`` N, ``retry_at`` N, ``available_ms`` N?,
+                     ``is_process_killed`` BOOL?, ``address`` S?,
+                     ``is_unmet_requirement`` BOOL?}: the last failure
 ``failures``   L     other failures, each as ``failure``, the last one first
 =============  ====  =========================================================================
 """
@@ -92,7 +94,7 @@ def _encode_database(record: DatabaseRecord) -> AttributeValue:
         "M": {
             "ready": {"B": record.ready_digests},
             "older": {"B": record.older_digests},
-            "dropped": _encode_number(record.dropped_count),
+            "unlisted": _encode_number(record.unlisted_count),
             "fence": _encode_number(record.fence),
             "owner": {"S": record.owner},
             "at": _encode_number(record.at_ms),
@@ -141,8 +143,8 @@ def encode_failure(failure: Failure) -> AttributeValue:
         fields["is_process_killed"] = {"BOOL": True}
     if failure.address:
         fields["address"] = {"S": failure.address}
-    if failure.is_wait:
-        fields["is_wait"] = {"BOOL": True}
+    if failure.is_unmet_requirement:
+        fields["is_unmet_requirement"] = {"BOOL": True}
     return {"M": fields}
 
 
@@ -160,7 +162,7 @@ def _decode_database(reader: _AttributeReader) -> DatabaseRecord:
     return DatabaseRecord(
         ready_digests=reader.short_digests("ready"),
         older_digests=reader.short_digests("older"),
-        dropped_count=max(0, reader.number("dropped")),
+        unlisted_count=max(0, reader.number("unlisted")),
         addresses={
             address: (max(0, check.number("confirmed")), check.number("fence"))
             for address, check in reader.map_entries("addresses")
@@ -204,7 +206,7 @@ def _decode_failure(reader: _AttributeReader) -> Failure:
         available_ms=(reader.number("available_ms") if "available_ms" in reader.fields else None),
         is_process_killed="is_process_killed" in reader.fields,
         address=reader.optional_text("address") or "",
-        is_wait="is_wait" in reader.fields,
+        is_unmet_requirement="is_unmet_requirement" in reader.fields,
     )
 
 

@@ -151,7 +151,7 @@ def decide(
         return Serve(is_schema_checked=False)
     failure = state.find_failure(digest, address)
     if failure is not None and _is_retry_too_early(failure, now_ms, remaining_ms):
-        return Wait(state) if failure.is_wait else Refuse(failure)
+        return Wait(state) if failure.is_unmet_requirement else Refuse(failure)
     is_held = state.owner is not None and state.owner != owner
     if has_lost_acquisition or (is_held and not is_expired and not is_lease_expired(state, now_ms)):
         return Wait(state)

@@ -45,8 +45,8 @@ class Failure(NamedTuple):
         is_process_killed: Whether its holders were killed, so that they reported no error.
         address: The database address that the failure applies to if no migration is to blame:
             other addresses may have another password, role or network. "": all addresses.
-        is_wait: Whether nothing failed: another tool had not applied yet what is required. Others
-            wait, and one of them inspects the database again after the pause.
+        is_unmet_requirement: Whether nothing failed: another tool had not applied yet what is
+            required. Others wait, and one of them inspects the database again after the pause.
     """
 
     digest: str
@@ -60,7 +60,7 @@ class Failure(NamedTuple):
     available_ms: int | None = None
     is_process_killed: bool = False
     address: str = ""
-    is_wait: bool = False
+    is_unmet_requirement: bool = False
 
     def applies_to(self, digest: str, address: str) -> bool:
         """Whether it is a failure of this manifest at this address."""

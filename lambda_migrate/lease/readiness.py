@@ -66,7 +66,7 @@ class CheckedDatabase:
         digests_before_migration: What `digests` was when the check began; the schema still
             satisfies these.
         is_fence_raised: Whether the token was written to the database; False for an inspection.
-        unverified_identity: The identity whose record in the item may no longer be true, or "".
+        distrusted_identity: The identity whose record in the item may no longer be true, or "".
         is_new_or_copied_database: The database had no fence before, or is a copy in another cluster
             or of another number: only its own address can have led to one that the item knows.
     """
@@ -80,7 +80,7 @@ class CheckedDatabase:
     manifest_digest: str = ""
     digests_before_migration: Sequence[str] = ()
     is_fence_raised: bool = True
-    unverified_identity: str = ""
+    distrusted_identity: str = ""
     is_new_or_copied_database: bool = False
 
 
@@ -89,11 +89,11 @@ def record_check(
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
     if check.is_fence_raised:
-        databases = _reset_unverified_records(
+        databases = _reset_distrusted_records(
             databases,
             check.identity,
             check.address,
-            unverified_identity=check.unverified_identity,
+            distrusted_identity=check.distrusted_identity,
             is_new_or_copied_database=check.is_new_or_copied_database,
         )
     known_record = databases.get(check.identity, DatabaseRecord())
@@ -167,7 +167,7 @@ def remove_ready_digests(
         digests: What it satisfies even after the rollback, the shortest first.
         is_new_or_copied_database: See `CheckedDatabase`.
     """
-    databases = _reset_unverified_records(
+    databases = _reset_distrusted_records(
         databases, identity, address, is_new_or_copied_database=is_new_or_copied_database
     )
     known_record = databases.get(identity, DatabaseRecord())
@@ -179,12 +179,12 @@ def remove_ready_digests(
     return {**others, identity: known_record._replace(older_digests=b"".join(older))}
 
 
-def _reset_unverified_records(
+def _reset_distrusted_records(
     databases: Mapping[str, DatabaseRecord],
     identity: str,
     address: str,
     *,
-    unverified_identity: str = "",
+    distrusted_identity: str = "",
     is_new_or_copied_database: bool,
 ) -> dict[str, DatabaseRecord]:
     """Empty the records that may no longer be true, so that each of their addresses checks again.
@@ -194,15 +194,15 @@ def _reset_unverified_records(
     """
     is_new = identity not in databases
 
-    def is_unverified(other: str, record: DatabaseRecord) -> bool:
+    def is_distrusted(other: str, record: DatabaseRecord) -> bool:
         may_be_it = is_new and (not is_new_or_copied_database or address in record.addresses)
-        return may_be_it or other == unverified_identity
+        return may_be_it or other == distrusted_identity
 
     return {
         other: record._replace(
             ready_digests=b"", older_digests=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
         )
-        if is_unverified(other, record)
+        if is_distrusted(other, record)
         else record
         for other, record in databases.items()
     }
@@ -215,11 +215,11 @@ def _remove_address(record: DatabaseRecord, address: str) -> DatabaseRecord:
 def _set_ready_digests(known_record: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
     """The record with ``digests`` as ``ready_digests``; addresses keep what agrees with them."""
     shorts = split_digests(join_digests(digests))
-    dropped_count = max(0, len(shorts) - MAX_READY_DIGESTS)
+    unlisted_count = max(0, len(shorts) - MAX_READY_DIGESTS)
     matching_count = 0
     for before, now in zip(
         split_digests(known_record.ready_digests),
-        shorts[known_record.dropped_count :],
+        shorts[known_record.unlisted_count :],
         strict=False,
     ):
         if before != now:
@@ -227,14 +227,14 @@ def _set_ready_digests(known_record: DatabaseRecord, digests: Sequence[str]) -> 
         matching_count += 1
     if matching_count:
         # A digest stands for all below it; without one nothing is known.
-        matching_count += known_record.dropped_count
+        matching_count += known_record.unlisted_count
     return known_record._replace(
-        ready_digests=b"".join(shorts[dropped_count:]),
-        dropped_count=dropped_count,
+        ready_digests=b"".join(shorts[unlisted_count:]),
+        unlisted_count=unlisted_count,
         addresses={
             address: (
                 _count_still_confirmed(
-                    known_record.dropped_count + count, matching_count, dropped_count
+                    known_record.unlisted_count + count, matching_count, unlisted_count
                 )
                 if count
                 else 0,
@@ -245,9 +245,9 @@ def _set_ready_digests(known_record: DatabaseRecord, digests: Sequence[str]) -> 
     )
 
 
-def _count_still_confirmed(confirmed_count: int, matching_count: int, dropped_count: int) -> int:
+def _count_still_confirmed(confirmed_count: int, matching_count: int, unlisted_count: int) -> int:
     """How many of the listed digests an address has still confirmed."""
-    return max(0, min(confirmed_count, matching_count) - dropped_count)
+    return max(0, min(confirmed_count, matching_count) - unlisted_count)
 
 
 def _merge_older_digests(
@@ -300,7 +300,7 @@ def _shorten(record: DatabaseRecord) -> DatabaseRecord:
         older_digests=record.older_digests[
             : _MAX_OLDER_DIGESTS_OF_OTHER_DATABASES * SHORT_DIGEST_BYTES
         ],
-        dropped_count=record.dropped_count + surplus,
+        unlisted_count=record.unlisted_count + surplus,
         addresses={a: (max(0, n - surplus), fence) for a, (n, fence) in addresses.items()},
     )
 

@@ -51,7 +51,7 @@ class DatabaseRecord(NamedTuple):
             shortest first.
         older_digests: Short digests of others that it satisfies, too old for ``ready_digests`` or
             from before a repair; the one confirmed last comes first.
-        dropped_count: How many manifests shorter than the first in ``ready_digests`` are not
+        unlisted_count: How many manifests shorter than the first in ``ready_digests`` are not
             listed.
         addresses: Address -> how many of ``ready_digests`` a check through it has confirmed, and
             the fencing token of that check.
@@ -62,7 +62,7 @@ class DatabaseRecord(NamedTuple):
 
     ready_digests: bytes = b""
     older_digests: bytes = b""
-    dropped_count: int = 0
+    unlisted_count: int = 0
     addresses: Mapping[str, tuple[int, int]] = _EMPTY
     fence: int = 0
     owner: str = ""
@@ -149,7 +149,7 @@ class LeaseState(NamedTuple):
         if record is None:
             return self.fence_of_latest_check > 0
         checked_at = record.addresses[address][1]
-        return self.fence_of_latest_check > checked_at or manifest_length < record.dropped_count
+        return self.fence_of_latest_check > checked_at or manifest_length < record.unlisted_count
 
     @property
     def completions_by_database(self) -> dict[str, tuple[int, str]]:

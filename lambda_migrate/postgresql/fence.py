@@ -143,8 +143,8 @@ class FencedConnection:
         """See `FencedSession.identity`."""
         self.environment = ""
         """The environment that was recorded in the database before the takeover."""
-        self.unverified_identity = ""
-        """See `FencedSession.unverified_identity`."""
+        self.distrusted_identity = ""
+        """See `FencedSession.distrusted_identity`."""
         self.is_new_or_copied_database = False
         """See `FencedSession.is_new_or_copied_database`."""
         self.is_direct_connection = False
@@ -697,7 +697,7 @@ class FencedConnection:
             return str(uuid4())
         if is_behind_last_completion(row, self.grant.completions_by_database):
             # Either restored in place, or a copy of the whole cluster: which one is unknown.
-            self.unverified_identity = row.identity
+            self.distrusted_identity = row.identity
             return str(uuid4())
         return row.identity
 

@@ -229,7 +229,7 @@ class FencedSession(DatabaseSession, Protocol):
         """Whether the database had no fence before the takeover, or is recognized as a copy."""
 
     @property
-    def unverified_identity(self) -> str:
+    def distrusted_identity(self) -> str:
         """The identity whose record in the lease table may be outdated, or ""."""
 
     def read_history(self) -> Sequence[HistoryRow]:

@@ -56,9 +56,9 @@ class PostgreSQLSession(DatabaseSession):
         return self._connection.is_new_or_copied_database
 
     @property
-    def unverified_identity(self) -> str:
-        """See `FencedSession.unverified_identity`."""
-        return self._connection.unverified_identity
+    def distrusted_identity(self) -> str:
+        """See `FencedSession.distrusted_identity`."""
+        return self._connection.distrusted_identity
 
     def read_history(self) -> Sequence[HistoryRow]:
         """See `FencedSession.read_history`.

@@ -339,9 +339,9 @@ class ToolSession(DatabaseSession):
         return self._session.is_new_or_copied_database
 
     @property
-    def unverified_identity(self) -> str:
-        """See `FencedSession.unverified_identity`."""
-        return self._session.unverified_identity
+    def distrusted_identity(self) -> str:
+        """See `FencedSession.distrusted_identity`."""
+        return self._session.distrusted_identity
 
     def read_history(self) -> RevisionHistory:
         """See `FencedSession.read_history`; a child that has run its steps ends first."""

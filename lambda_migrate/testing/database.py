@@ -164,12 +164,12 @@ class InMemoryDatabase:
             if self._open and not terminate_holders:
                 raise LeaseHeld("another process is migrating this database")
             self._open.clear()
-            unverified_identity = (
+            distrusted_identity = (
                 self.identity
                 if is_behind_last_completion(self._fence_row(), grant.completions_by_database)
                 else ""
             )
-            if unverified_identity:
+            if distrusted_identity:
                 self.identity = str(uuid4())
             is_new_or_copied_database = (self.token, self._owner) == (0, "")
             self.token, self._owner = grant.fence, grant.owner
@@ -177,7 +177,7 @@ class InMemoryDatabase:
                 self,
                 grant,
                 deadline,
-                unverified_identity=unverified_identity,
+                distrusted_identity=distrusted_identity,
                 is_new_or_copied_database=is_new_or_copied_database,
             )
             self._open.add(held)
@@ -278,7 +278,7 @@ class InMemorySession(DatabaseSession):
         database: What is held.
         grant: The holder's right.
         deadline: For what has no deadline of its own.
-        unverified_identity: See `FencedSession.unverified_identity`.
+        distrusted_identity: See `FencedSession.distrusted_identity`.
         is_new_or_copied_database: See `FencedSession.is_new_or_copied_database`.
     """
 
@@ -288,11 +288,11 @@ class InMemorySession(DatabaseSession):
         grant: LeaseGrant,
         deadline: Deadline,
         *,
-        unverified_identity: str = "",
+        distrusted_identity: str = "",
         is_new_or_copied_database: bool = False,
     ) -> None:
         self.grant = grant
-        self.unverified_identity = unverified_identity
+        self.distrusted_identity = distrusted_identity
         self.is_new_or_copied_database = is_new_or_copied_database
         self._database = database
         self._deadline = deadline

@@ -19,7 +19,7 @@ DATABASES = {
     "2a1f0a2e": DatabaseRecord(
         ready_digests=join_digests(["a" * 64, "b" * 64]),
         older_digests=join_digests(["c" * 64]),
-        dropped_count=7,
+        unlisted_count=7,
         addresses={ADDRESS: (2, 5), "größer:5432/orders": (1, 3)},
         fence=5,
         owner="orders/1/ab",

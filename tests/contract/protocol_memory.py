@@ -198,8 +198,8 @@ class SteppedSession(DatabaseSession):
         return self._session.identity
 
     @property
-    def unverified_identity(self) -> str:
-        return self._session.unverified_identity
+    def distrusted_identity(self) -> str:
+        return self._session.distrusted_identity
 
     @property
     def is_new_or_copied_database(self) -> bool:

@@ -96,7 +96,7 @@ PLANTED = {
     str(number): DatabaseRecord(
         ready_digests=join_digests(f"{digest:064x}" for digest in range(3_000)),
         older_digests=join_digests(f"{digest:064x}" for digest in range(3_000)),
-        dropped_count=FAR,
+        unlisted_count=FAR,
         addresses={f"{number} {n}": (FAR, FAR) for n in range(50)},
         fence=FAR,
         at_ms=FAR,

@@ -236,8 +236,8 @@ CHECKED_ELSEWHERE = READY._replace(addresses={ELSEWHERE: (2, 7)}, fence=7)
         (with_record(FREE, READY._replace(fence=9, addresses={HERE: (1, 9)})), 3, False),
         (with_record(EXPIRED, CHECKED_ELSEWHERE), 3, True),
         (with_record(HELD, CHECKED_ELSEWHERE), 3, False),
-        (with_record(FREE, OLDER_READY._replace(dropped_count=40)), 39, True),
-        (with_record(FREE, OLDER_READY._replace(dropped_count=40)), 40, False),
+        (with_record(FREE, OLDER_READY._replace(unlisted_count=40)), 39, True),
+        (with_record(FREE, OLDER_READY._replace(unlisted_count=40)), 40, False),
     ],
     ids=[
         "nothing was ever checked",

@@ -105,7 +105,7 @@ def test_an_old_manifest_that_was_served_stays_ready_however_many_come_after(
 def test_the_newest_are_listed_and_the_others_are_counted() -> None:
     record = records_after(check(300))[ONE]
     assert len(record.ready_digests) == MAX_READY_DIGESTS * SHORT_DIGEST_BYTES
-    assert (record.dropped_count, record.addresses[HERE]) == (101, (MAX_READY_DIGESTS, 1))
+    assert (record.unlisted_count, record.addresses[HERE]) == (101, (MAX_READY_DIGESTS, 1))
     assert ready({ONE: record}, HERE) == list(range(101, 301))
 
 
@@ -252,7 +252,7 @@ def test_a_distrusted_record_is_emptied_for_every_address() -> None:
     databases = records_after(
         check(3),
         check(3, 2, address=TUNNEL),
-        check(1, 3, identity=TWO, unverified_identity=ONE),
+        check(1, 3, identity=TWO, distrusted_identity=ONE),
     )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
     assert databases[ONE].fence == 2, "else it would not be known that a copy is behind"
@@ -260,7 +260,7 @@ def test_a_distrusted_record_is_emptied_for_every_address() -> None:
 
 def test_after_a_resync_other_addresses_check_again() -> None:
     databases = records_after(
-        check(3), check(3, 2, address=TUNNEL), check(2, 3, unverified_identity=ONE)
+        check(3), check(3, 2, address=TUNNEL), check(2, 3, distrusted_identity=ONE)
     )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1, 2], [])
 
@@ -458,7 +458,7 @@ class ReadinessMachine(RuleBasedStateMachine):
                 at_ms=self.fence,
                 manifest_digest=served,
                 digests_before_migration=before,
-                unverified_identity=distrusted,
+                distrusted_identity=distrusted,
             ),
         )
 
