@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.deferred import DeferredManifest
-    from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.migrations.requirements import Requirements
     from lambda_migrate.observers import Observer
     from lambda_migrate.settings_arguments import SettingsArguments
 

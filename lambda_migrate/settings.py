@@ -19,7 +19,7 @@ from lambda_migrate.database_address import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.migrations.requirements import Requirements
     from lambda_migrate.settings_arguments import (
         Init,
         Mode,
@@ -155,10 +155,10 @@ def _read_placeholders(value: object) -> str | Mapping[str, str]:
 
 
 def _read_ready_when(value: object) -> Requirements:
-    from lambda_migrate.migrations.ready_when import parse_ready_when
+    from lambda_migrate.migrations.requirements import parse_requirements
 
     try:
-        return parse_ready_when(_read_text(value))
+        return parse_requirements(_read_text(value))
     except ValueError as error:
         raise _InvalidValue(str(error)) from None
 

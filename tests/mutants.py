@@ -134,8 +134,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "repeatables": ("tests/contract/test_repeatables.py",),
     "hooks of migrations": (f"{_POSTGRESQL}/test_hooks.py", *_NEWEST),
     "ready when": (
-        "tests/unit/engine/test_ready_when.py",
-        "tests/unit/migrations/test_ready_when.py",
+        "tests/unit/engine/test_requirement_inspection.py",
+        "tests/unit/migrations/test_requirements.py",
     ),
     "placeholders": ("tests/unit/migrations/test_placeholders.py",),
     "placeholders, real": (f"{_POSTGRESQL}/test_placeholders.py",),
@@ -518,7 +518,7 @@ MUTANTS = (
     Mutant(
         "a function that waits for another tool migrates if its mode says so",
         "lambda_migrate/engine/decider.py",
-        'if self._target.policy.mode == "require" or self.ready_when is not None:',
+        'if self._target.policy.mode == "require" or self.requirements is not None:',
         'if self._target.policy.mode == "require":',
         ("ready when",),
     ),

@@ -73,7 +73,7 @@ class CommandContext:
         from lambda_migrate.wiring import make_manifest
 
         if self.settings.ready_when is not None:
-            from lambda_migrate.migrations.ready_when import NO_FILES
+            from lambda_migrate.migrations.requirements import NO_FILES
 
             raise ConfigurationError(NO_FILES)
         return make_manifest(self.settings, self._environ)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lambda_migrate.commands.context import CommandContext
-    from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.migrations.requirements import Requirements
     from lambda_migrate.postgresql.connection_check import ConnectionReport
     from lambda_migrate.postgresql.ports import Database, DatabaseInspection
 
@@ -326,12 +326,12 @@ class _Doctor:
             milliseconds=self._elapsed_ms(began),
         )
 
-    def _check_requirements(self, database: Database, ready_when: Requirements) -> Finding:
-        inspection = database.inspect_requirements(ready_when.requirements, self._context.deadline)
+    def _check_requirements(self, database: Database, requirements: Requirements) -> Finding:
+        inspection = database.inspect_requirements(requirements.entries, self._context.deadline)
         if inspection.unmet:
             result = "; ".join(f"{each.requirement}: {each.reason}" for each in inspection.unmet)
             return Finding("schema", "warning", result, "migrate with that tool; functions wait")
-        return Finding("schema", "ok", f"{ready_when} applied")
+        return Finding("schema", "ok", f"{requirements} applied")
 
     def _find_problems(self, inspection: DatabaseInspection) -> tuple[list[str], list[str]]:
         """The names of the migrations that contradict the files, and of those in doubt."""

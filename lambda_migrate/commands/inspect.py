@@ -32,9 +32,9 @@ def status(context: CommandContext, *, exit_code: bool = False) -> CommandResult
         context: The target.
         exit_code: Exit with 3 if migrations are pending or diverged.
     """
-    ready_when = context.settings.ready_when
-    if ready_when is not None:
-        return show_requirements(context, ready_when, exit_code=exit_code)
+    requirements = context.settings.ready_when
+    if requirements is not None:
+        return show_requirements(context, requirements, exit_code=exit_code)
     current_status = context.operations.status(context.deadline)
     document = build_status_document(
         current_status, context.manifest, context.location, has_table=context.has_table
@@ -115,9 +115,9 @@ def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:
         context: The target.
         resync: Correct the lease table from the history first.
     """
-    ready_when = context.settings.ready_when
-    if ready_when is not None:
-        return verify_requirements(context, ready_when, resync=resync)
+    requirements = context.settings.ready_when
+    if requirements is not None:
+        return verify_requirements(context, requirements, resync=resync)
     if resync:
         context.settings.require_configured(table=True)
         context.operations.resync(context.deadline)

@@ -14,20 +14,20 @@ from lambda_migrate.engine.requirement_inspection import (
 
 if TYPE_CHECKING:
     from lambda_migrate.commands.context import CommandContext
-    from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.migrations.requirements import Requirements
 
 __all__ = ["show_requirements", "verify_requirements"]
 
 
 def show_requirements(
-    context: CommandContext, ready_when: Requirements, *, exit_code: bool
+    context: CommandContext, requirements: Requirements, *, exit_code: bool
 ) -> CommandResult:
     """Show what other tools have applied of what is required, and the lease holder."""
-    status = read_requirements_status(context.target, ready_when, context.deadline)
+    status = read_requirements_status(context.target, requirements, context.deadline)
     is_current = not status.inspection.unmet
     document: dict[str, Any] = {
         **context.location,
-        "digest": ready_when.digest,
+        "digest": requirements.digest,
         "is_current": is_current,
         "is_marked_ready": status.is_marked_ready if context.has_table else None,
         "requirements": [
@@ -44,15 +44,15 @@ def show_requirements(
 
 
 def verify_requirements(
-    context: CommandContext, ready_when: Requirements, *, resync: bool
+    context: CommandContext, requirements: Requirements, *, resync: bool
 ) -> CommandResult:
     """Compare the tools' tables and the lease table; correct the lease table first if asked."""
     if resync:
         context.settings.require_configured(table=True)
         resync_requirements(
-            context.target, ready_when, context.deadline, request_id=context.request_id
+            context.target, requirements, context.deadline, request_id=context.request_id
         )
-    status = read_requirements_status(context.target, ready_when, context.deadline)
+    status = read_requirements_status(context.target, requirements, context.deadline)
     problems = list(find_requirement_problems(status))
     unmet = len(status.inspection.unmet)
     document = {

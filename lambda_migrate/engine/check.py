@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.first_read import FirstRead
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.deferred import DeferredManifest
-    from lambda_migrate.migrations.ready_when import Requirements
+    from lambda_migrate.migrations.requirements import Requirements
     from lambda_migrate.outcome import Outcome
 
 __all__ = ["DEFAULT_DEADLINE_SECONDS", "Check"]

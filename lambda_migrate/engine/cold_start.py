@@ -97,7 +97,7 @@ class ColdStart:
                 raise _make_refusal(
                     decision,
                     self._target.store.now_ms(),
-                    has_files=self._decider.ready_when is None,
+                    has_files=self._decider.requirements is None,
                 )
             if isinstance(decision, BlockByFlags):
                 raise self._make_flag_error()
@@ -141,7 +141,7 @@ class ColdStart:
         except LeaseStoreUnavailable as error:
             return self._serve_if_database_current(error)
         except NotReady as error:
-            if self._decider.ready_when is not None:
+            if self._decider.requirements is not None:
                 seconds = self._check.waited_seconds + clock.monotonic() - began
                 raise NotReady(
                     f"waited {seconds:.1f} s: {self._describe_unmet_requirements()}",
@@ -162,7 +162,7 @@ class ColdStart:
         return (
             self._decider.wait_reason
             or self._inspection_problem
-            or f"whether {self._decider.ready_when} is applied was not checked yet"
+            or f"whether {self._decider.requirements} is applied was not checked yet"
         )
 
     def _new_waiter(self) -> Waiter:
@@ -231,7 +231,7 @@ class ColdStart:
                 f"{self._target.policy.safety_margin_seconds:g} s are reserved): give the function "
                 "a longer timeout, or lower LAMBDA_MIGRATE_SAFETY_MARGIN_SECONDS"
             )
-        if self._decider.ready_when is None:
+        if self._decider.requirements is None:
             _ = self._decider.manifest  # report unusable files before other instances wait
         try:
             return self._target.store.acquire(
@@ -361,10 +361,10 @@ class ColdStart:
 
     def _run_inspection(self, lease: Lease) -> ReadinessInspection:
         target, decider, deadline = self._target, self._decider, self._deadline
-        if decider.ready_when is not None:
+        if decider.requirements is not None:
             from lambda_migrate.engine.requirement_inspection import inspect_requirements
 
-            return inspect_requirements(target, lease, decider.ready_when, deadline)
+            return inspect_requirements(target, lease, decider.requirements, deadline)
         from lambda_migrate.engine.inspection import inspect_database
 
         return inspect_database(target, lease, decider.manifest, deadline)

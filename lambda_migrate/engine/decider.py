@@ -16,7 +16,7 @@ from lambda_migrate.lease.decision import (
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations.deferred import DeferredManifest
-from lambda_migrate.migrations.ready_when import NO_FILES, Requirements
+from lambda_migrate.migrations.requirements import NO_FILES, Requirements
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
@@ -72,7 +72,7 @@ class Decider:
         self._needs_confirmation = False
 
     @property
-    def ready_when(self) -> Requirements | None:
+    def requirements(self) -> Requirements | None:
         """What other tools must have applied; None if lambda-migrate applies migrations itself."""
         return self._manifest if isinstance(self._manifest, Requirements) else None
 
@@ -129,7 +129,7 @@ class Decider:
         decision = self._decide_from_state(has_lost_acquisition=has_lost_acquisition)
         if self._target.has_lease_table or isinstance(decision, Serve | Refuse):
             return decision
-        if self.ready_when is not None:
+        if self.requirements is not None:
             self._is_database_current = self.is_database_current()
             return self._decide_from_state(has_lost_acquisition=has_lost_acquisition)
         from lambda_migrate.postgresql.ports import require_environment
@@ -163,9 +163,9 @@ class Decider:
     def is_database_current(self) -> bool:
         """Whether PostgreSQL itself shows, read-only, that the database satisfies the manifest."""
         database = self._target.database
-        if self.ready_when is not None:
-            requirements = self.ready_when.requirements
-            return not database.inspect_requirements(requirements, self._deadline).unmet
+        if self.requirements is not None:
+            entries = self.requirements.entries
+            return not database.inspect_requirements(entries, self._deadline).unmet
         return self._is_current(database.inspect(self._deadline))
 
     @property
@@ -202,18 +202,18 @@ class Decider:
             is_expired=self._lease_watch.has_expired(state, target.clock.monotonic()),
             is_database_current=self._is_database_current,
             fence_at_inspection=self.fence_at_inspection,
-            waits_for_other_tool=self.ready_when is not None,
+            waits_for_other_tool=self.requirements is not None,
             has_lost_acquisition=has_lost_acquisition,
         )
 
     @property
     def _may_migrate(self) -> bool:
         by_flag = self._flags is None or self._flags.mode != "require"
-        return by_flag and self._target.policy.mode != "require" and self.ready_when is None
+        return by_flag and self._target.policy.mode != "require" and self.requirements is None
 
     def _permission(self) -> Permission:
         """What the settings and the flags allow; files are read only if a version is held back."""
-        if self._target.policy.mode == "require" or self.ready_when is not None:
+        if self._target.policy.mode == "require" or self.requirements is not None:
             return Permission("require")
         if self._flags is None:
             return Permission()

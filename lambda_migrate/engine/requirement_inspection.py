@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.lease.store import Lease
-    from lambda_migrate.migrations.ready_when import Requirements
     from lambda_migrate.migrations.requirement_check import RequirementInspection, RequirementStatus
+    from lambda_migrate.migrations.requirements import Requirements
 
 __all__ = [
     "RequirementsStatus",
@@ -53,7 +53,7 @@ _MAX_PAUSE_MS = 10_000
 
 
 def inspect_requirements(
-    target: Target, lease: Lease, ready_when: Requirements, deadline: Deadline
+    target: Target, lease: Lease, requirements: Requirements, deadline: Deadline
 ) -> ReadinessInspection:
     """Inspect the database, publish the result, and release the lease.
 
@@ -64,18 +64,18 @@ def inspect_requirements(
             address, with a pause.
         MigrationFailed: A tool failed to apply what is required; recorded in the same way.
     """
-    return _RequirementInspector(target, lease, ready_when, deadline).run()
+    return _RequirementInspector(target, lease, requirements, deadline).run()
 
 
 class _RequirementInspector:
     """One inspection under one lease."""
 
     def __init__(
-        self, target: Target, lease: Lease, ready_when: Requirements, deadline: Deadline
+        self, target: Target, lease: Lease, requirements: Requirements, deadline: Deadline
     ) -> None:
         self._target = target
         self._lease = lease
-        self._ready_when = ready_when
+        self._requirements = requirements
         self._deadline = deadline
         self._lease_session = LeaseSession(target, lease, deadline)
         self._address = target.database.fingerprint
@@ -108,7 +108,7 @@ class _RequirementInspector:
 
     def _read_tables(self) -> RequirementInspection:
         return self._target.database.inspect_requirements(
-            self._ready_when.requirements, self._deadline
+            self._requirements.entries, self._deadline
         )
 
     def _publish(
@@ -121,7 +121,7 @@ class _RequirementInspector:
             drop_other_digests: Do not keep what was ready before for other requirements.
         """
         databases = self._record(inspection, drop_other_digests=drop_other_digests)
-        digest, state = self._ready_when.digest, self._lease.state
+        digest, state = self._requirements.digest, self._lease.state
         failures = [f for f in state.failures if not f.applies_to(digest, self._address)]
         self._lease_session.store_completion(databases, failures)
         return state.with_failures(failures)._replace(databases=databases).without_lease()
@@ -135,7 +135,7 @@ class _RequirementInspector:
         if identity in databases and not drop_other_digests:
             shorts = split_digests(databases[identity].ready_digests)
             digests = [short.hex() for short in shorts[: MAX_READY_DIGESTS - 1]]
-        digest = self._ready_when.digest
+        digest = self._requirements.digest
         digests = [each for each in digests if each != digest[: 2 * SHORT_DIGEST_BYTES]]
         check = CheckedDatabase(
             identity=identity,
@@ -159,7 +159,7 @@ class _RequirementInspector:
         return ReadinessInspection(state, reason, may_become_ready=True)
 
     def _find_unmet_requirement(self) -> Failure | None:
-        failure = self._lease.state.find_failure(self._ready_when.digest, self._address)
+        failure = self._lease.state.find_failure(self._requirements.digest, self._address)
         return failure if failure is not None and failure.is_unmet_requirement else None
 
     def _make_failure(
@@ -168,7 +168,7 @@ class _RequirementInspector:
         before = self._find_unmet_requirement() if is_unmet_requirement else None
         now_ms = self._target.store.now_ms()
         return Failure(
-            digest=self._ready_when.digest,
+            digest=self._requirements.digest,
             migration="",
             version="",
             sqlstate="",
@@ -217,12 +217,12 @@ class RequirementsStatus:
 
 
 def read_requirements_status(
-    target: Target, ready_when: Requirements, deadline: Deadline
+    target: Target, requirements: Requirements, deadline: Deadline
 ) -> RequirementsStatus:
     """Read the tools' tables and the item; change nothing."""
-    inspection = target.database.inspect_requirements(ready_when.requirements, deadline)
+    inspection = target.database.inspect_requirements(requirements.entries, deadline)
     lease = target.store.read(consistent=True)
-    is_marked_ready = lease.is_ready(ready_when.digest, target.database.fingerprint)
+    is_marked_ready = lease.is_ready(requirements.digest, target.database.fingerprint)
     return RequirementsStatus(inspection, lease, is_marked_ready)
 
 
@@ -237,7 +237,7 @@ def find_requirement_problems(status: RequirementsStatus) -> Iterator[str]:
 
 
 def resync_requirements(
-    target: Target, ready_when: Requirements, deadline: Deadline, *, request_id: str = ""
+    target: Target, requirements: Requirements, deadline: Deadline, *, request_id: str = ""
 ) -> None:
     """Correct the item from the tools' tables.
 
@@ -247,4 +247,4 @@ def resync_requirements(
         LeaseHeld: Another process holds the lease.
     """
     lease = acquire_lease(target, request_id)
-    _RequirementInspector(target, lease, ready_when, deadline).resync()
+    _RequirementInspector(target, lease, requirements, deadline).resync()

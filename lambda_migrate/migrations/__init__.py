@@ -5,7 +5,7 @@ reads them from a directory, a package or a zip into a *manifest* (`manifest`), 
 names (`manifest_digest`). `plan` compares a manifest with a database's history (`history`): what is
 pending, applied, ahead or diverged; `repeatable` does so for repeatable migrations. `rollback` and
 `baseline` choose what a rollback reverses and what a baseline records. `revisions` are those of
-Alembic and Django, which name their parents; `ready_when` and `requirement_check` decide what a
+Alembic and Django, which name their parents; `requirements` and `requirement_check` decide what a
 function waits for if another tool migrates. `sql` parses scripts. The package reads files and
 decides; it uses no database.
 

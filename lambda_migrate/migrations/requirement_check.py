@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
-    from lambda_migrate.migrations.ready_when import Requirement
+    from lambda_migrate.migrations.requirements import Requirement
 
 __all__ = ["RequirementInspection", "RequirementStatus", "check_requirement"]
 

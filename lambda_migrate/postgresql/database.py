@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.baseline import ToolHistory
-    from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.requirement_check import RequirementInspection
+    from lambda_migrate.migrations.requirements import Requirement
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection

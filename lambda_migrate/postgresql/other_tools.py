@@ -27,7 +27,7 @@ from lambda_migrate.postgresql.sql_fragments import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from lambda_migrate.migrations.ready_when import Requirement
+    from lambda_migrate.migrations.requirements import Requirement
 
     RunQuery = Callable[[str], list[list[Any]]]
     """Sends one message; returns its rows."""

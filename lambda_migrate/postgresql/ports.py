@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration
     from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
-    from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.requirement_check import RequirementInspection
+    from lambda_migrate.migrations.requirements import Requirement
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.baseline import ToolHistory
-    from lambda_migrate.migrations.ready_when import Requirement
     from lambda_migrate.migrations.requirement_check import RequirementInspection
+    from lambda_migrate.migrations.requirements import Requirement
     from lambda_migrate.migrations.revisions import RevisionHistory
     from lambda_migrate.postgresql.database import PostgreSQLDatabase
     from lambda_migrate.postgresql.mirror import RevisionSession

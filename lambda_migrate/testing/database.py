@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Manifest, Migration, Script
     from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
-    from lambda_migrate.migrations.ready_when import Requirement
+    from lambda_migrate.migrations.requirements import Requirement
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
     from lambda_migrate.postgresql.ports import LeaseGrant, ToolCommand

@@ -13,8 +13,8 @@ from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
 from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
-from lambda_migrate.migrations.ready_when import Requirement
 from lambda_migrate.migrations.requirement_check import RequirementInspection
+from lambda_migrate.migrations.requirements import Requirement
 from lambda_migrate.migrations.version import Version
 from lambda_migrate.postgresql.ports import (
     Database,

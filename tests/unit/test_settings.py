@@ -11,7 +11,7 @@ import pytest
 
 from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.ready_when import parse_ready_when
+from lambda_migrate.migrations.requirements import parse_requirements
 from lambda_migrate.settings import Settings, describe_settings
 from lambda_migrate.settings_arguments import SettingsArguments
 
@@ -33,7 +33,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "django_try_atomic": ("no", False),
     "allow_empty": ("on", True),
     "mode": ("require", "require"),
-    "ready_when": ("prisma:1_add, rails:7", parse_ready_when("prisma:1_add,rails:7")),
+    "ready_when": ("prisma:1_add, rails:7", parse_requirements("prisma:1_add,rails:7")),
     "lease_seconds": ("30.5", 30.5),
     "wait_seconds": ("0", 0.0),
     "safety_margin_seconds": ("1", 1.0),

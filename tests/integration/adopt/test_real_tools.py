@@ -208,7 +208,7 @@ def list_applied(project: Project, tool: RealTool) -> list[bool]:
     )
     assert settings.ready_when is not None
     inspection = make_database(settings).inspect_requirements(
-        settings.ready_when.requirements, Deadline.after(10)
+        settings.ready_when.entries, Deadline.after(10)
     )
     return [each.is_applied for each in inspection.statuses]
 

@@ -8,8 +8,8 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory
-from lambda_migrate.migrations.ready_when import parse_ready_when
 from lambda_migrate.migrations.requirement_check import RequirementInspection
+from lambda_migrate.migrations.requirements import parse_requirements
 from lambda_migrate.migrations.version import DottedVersion, Version
 from lambda_migrate.postgresql.other_tools import TOOLS, read_tool_histories
 
@@ -324,7 +324,7 @@ def grant(bench: Bench, schema: str) -> None:
 
 
 def inspect(bench: Bench, text: str) -> RequirementInspection:
-    return bench.database().inspect_requirements(parse_ready_when(text).requirements, soon())
+    return bench.database().inspect_requirements(parse_requirements(text).entries, soon())
 
 
 @pytest.mark.parametrize("name", MADE)

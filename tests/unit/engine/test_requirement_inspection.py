@@ -11,21 +11,21 @@ from lambda_migrate.engine.requirement_inspection import (
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, MigrationFailed, NotReady
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
-from lambda_migrate.migrations.ready_when import parse_ready_when
+from lambda_migrate.migrations.requirements import parse_requirements
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.fakes import Fakes, manifest, raises
 
-ADD_STATUS = parse_ready_when("prisma:20260101_add_status")
-ADD_TOTAL = parse_ready_when("prisma:20260202_add_total")
+ADD_STATUS = parse_requirements("prisma:20260101_add_status")
+ADD_TOTAL = parse_requirements("prisma:20260202_add_total")
 
 
 def start(fakes: Fakes, required: str = "", *, seconds: float = 60, **policy: object) -> Outcome:
     """One cold start of an instance of its own."""
-    ready_when = parse_ready_when(required) if required else ADD_STATUS
+    requirements = parse_requirements(required) if required else ADD_STATUS
     target = fakes.target(mode="require", **policy)
-    return MigrationRunner(ready_when, target).ensure(fakes.deadline(seconds))
+    return MigrationRunner(requirements, target).ensure(fakes.deadline(seconds))
 
 
 def apply(fakes: Fakes, *names: str, tool: str = "prisma", state: str = "applied") -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
-from lambda_migrate.migrations.ready_when import Requirement, parse_ready_when
 from lambda_migrate.migrations.requirement_check import check_requirement
+from lambda_migrate.migrations.requirements import Requirement, parse_requirements
 from lambda_migrate.migrations.version import DottedVersion, Version
 from lambda_migrate.postgresql.other_tools import TOOLS
 
 
 def requirement(text: str) -> Requirement:
-    [parsed] = parse_ready_when(text).requirements
+    [parsed] = parse_requirements(text).entries
     return parsed
 
 
@@ -48,7 +48,7 @@ def test_a_requirement_names_a_tool_perhaps_a_table_and_a_version(
 )
 def test_a_requirement_that_cannot_be_used_is_refused(text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        parse_ready_when(text)
+        parse_requirements(text)
 
 
 def test_every_tool_whose_history_is_read_can_be_required() -> None:
@@ -59,10 +59,10 @@ def test_every_tool_whose_history_is_read_can_be_required() -> None:
 
 
 def test_the_digest_names_the_requirements_in_any_order() -> None:
-    digest = parse_ready_when("prisma:a, django:b.c").digest
-    assert digest == parse_ready_when("django:b.c,prisma:a,prisma:a").digest
+    digest = parse_requirements("prisma:a, django:b.c").digest
+    assert digest == parse_requirements("django:b.c,prisma:a,prisma:a").digest
     others = ("prisma:a", "prisma:b, django:b.c", "prisma@x:a, django:b.c")
-    assert digest not in {parse_ready_when(other).digest for other in others}
+    assert digest not in {parse_requirements(other).digest for other in others}
 
 
 def entry(

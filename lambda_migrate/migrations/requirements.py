@@ -19,7 +19,7 @@ __all__ = [
     "NO_FILES",
     "Requirement",
     "Requirements",
-    "parse_ready_when",
+    "parse_requirements",
 ]
 
 NO_FILES = (
@@ -100,19 +100,19 @@ class Requirements:
     """The requirements of one code version; all of them have to be satisfied.
 
     Attributes:
-        requirements: In the order of the setting.
+        entries: In the order of the setting.
         digest: Names them, as a manifest's digest names its migrations: 64 hexadecimal digits.
     """
 
-    __slots__ = ("digest", "requirements")
+    __slots__ = ("digest", "entries")
 
     def __init__(self, requirements: Sequence[Requirement]) -> None:
-        self.requirements = tuple(requirements)
+        self.entries = tuple(requirements)
         texts = "\n".join(sorted(set(map(str, requirements))))
         self.digest = sha256(f"lambda-migrate ready_when v1\n{texts}".encode()).hexdigest()
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.requirements))
+        return ", ".join(map(str, self.entries))
 
     def __repr__(self) -> str:
         return f"Requirements({self})"
@@ -124,7 +124,7 @@ class Requirements:
         return hash(self.digest)
 
 
-def parse_ready_when(text: str) -> Requirements:
+def parse_requirements(text: str) -> Requirements:
     """Read the setting: requirements, with commas between them.
 
     Raises:
