@@ -901,7 +901,7 @@ MUTANTS = (
     Mutant(
         "statements that have run may be changed in the file",
         "lambda_migrate/postgresql/non_transactional.py",
-        "if [step.script.sql.split() for step in steps[:completed]] != finished:",
+        "if [each.script.sql.split() for each in statements[:completed]] != finished:",
         "if False:",
         ("several statements",),
     ),

@@ -23,7 +23,7 @@ from lambda_migrate.migrations.source import MARKER_LIKE, REFUSED_IN_NAME, parse
 from lambda_migrate.migrations.sql.lint import (
     check_migration,
     is_transaction_control,
-    list_steps,
+    list_statements,
     remove_transaction_block,
     requires_no_transaction,
 )
@@ -185,7 +185,7 @@ def _convert_script(
     runs_as_written = (
         remove_transaction_block(sql) != sql
         if transactional
-        else len(list_steps(sql)) < len(statements)
+        else len(list_statements(sql)) < len(statements)
     )
     controls = [each for each in statements if is_transaction_control(each)]
     if controls and not runs_as_written:

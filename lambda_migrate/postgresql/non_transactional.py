@@ -37,7 +37,7 @@ from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import (
     can_run_in_transaction,
     is_session_setting,
-    list_steps,
+    list_statements,
 )
 from lambda_migrate.migrations.sql.tokens import TokenCursor, split_statements
 from lambda_migrate.postgresql import catalog_queries
@@ -93,8 +93,10 @@ def apply_non_transactional(
     path = migration.path or migration.name
     require_runnable_migration(migration)
     if _has_several_statements(migration.up):
-        steps = _split_steps(migration.up)
-        run = _StepsRunner(connection, steps, migration.version, migration.name, path, deadline)
+        statements = _split_statements(migration.up)
+        run = _StatementsRunner(
+            connection, statements, migration.version, migration.name, path, deadline
+        )
         return run.apply(migration, digest)
     statement = _NonTransactionalStatement(
         connection,
@@ -130,9 +132,9 @@ def roll_back_non_transactional(
     path = f"{row.name} (stored down script)"
     require_runnable_script(script, name=row.name, path=path)
     if _has_several_statements(script):
-        steps = _split_steps(script)
-        run = _StepsRunner(
-            connection, steps, row.version, row.name, path, deadline, is_rollback=True
+        statements = _split_statements(script)
+        run = _StatementsRunner(
+            connection, statements, row.version, row.name, path, deadline, is_rollback=True
         )
         return run.roll_back()
     statement = _NonTransactionalStatement(
@@ -167,9 +169,9 @@ def resolve_in_doubt(
     if file is not None and not is_rollback and file[0].checksum == row.checksum:
         script, path = file[0].up, file[0].path or row.name  # the row does not know its line
     if _has_several_statements(script):
-        steps = _split_steps(script)
-        run = _StepsRunner(
-            connection, steps, row.version, row.name, path, deadline, is_rollback=is_rollback
+        statements = _split_statements(script)
+        run = _StatementsRunner(
+            connection, statements, row.version, row.name, path, deadline, is_rollback=is_rollback
         )
         run.resume(row, file)
         return
@@ -212,7 +214,7 @@ def _require_script(script: Script | None, *, name: str) -> Script:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _ScriptStatement:
     """One of several statements of a script.
 
     Attributes:
@@ -228,11 +230,11 @@ def _has_several_statements(script: Script) -> bool:
     return len(split_statements(script.sql)) > 1
 
 
-def _split_steps(script: Script) -> list[_Step]:
-    """At least one step; a SET is a step only if no other statement follows it."""
-    steps: list[_Step] = []
+def _split_statements(script: Script) -> list[_ScriptStatement]:
+    """At least one; a SET is in the list only if no other statement follows it."""
+    found: list[_ScriptStatement] = []
     settings: list[str] = []
-    statements = list_steps(script.sql)
+    statements = list_statements(script.sql)
     for statement in statements:
         if is_session_setting(statement) and statement is not statements[-1]:
             settings.append(statement.text)
@@ -244,8 +246,8 @@ def _split_steps(script: Script) -> list[_Step]:
             transactional=can_run_in_transaction(statement),
             idempotent=script.idempotent,
         )
-        steps.append(_Step(one, tuple(settings)))
-    return steps
+        found.append(_ScriptStatement(one, tuple(settings)))
+    return found
 
 
 def _make_local_search_path(settings: tuple[str, ...]) -> str:
@@ -263,13 +265,13 @@ def _make_local_search_path(settings: tuple[str, ...]) -> str:
     return ""
 
 
-class _StepsRunner:
+class _StatementsRunner:
     """Runs a script of several statements from any of them on."""
 
     def __init__(
         self,
         connection: FencedConnection,
-        steps: list[_Step],
+        statements: list[_ScriptStatement],
         version: Version,
         name: str,
         path: str,
@@ -279,7 +281,7 @@ class _StepsRunner:
     ) -> None:
         self._connection = connection
         self._queries = connection.queries
-        self._steps = steps
+        self._statements = statements
         self._version = version
         self._name = name
         self._path = path
@@ -312,9 +314,9 @@ class _StepsRunner:
         """
         completed = row.completed_statements
         if not row.is_between_statements:
-            took_effect = self._statement(completed, row.object_ids).clean_up()
+            took_effect = self._make_statement(completed, row.object_ids).clean_up()
             if took_effect is None:
-                raise self._statement(completed).repair_required(
+                raise self._make_statement(completed).repair_required(
                     "it was interrupted, and lambda-migrate cannot determine whether this "
                     "statement took effect"
                 )
@@ -330,22 +332,22 @@ class _StepsRunner:
     def _continue_by_file(self, migration: Migration, digest: str, *, completed: int) -> None:
         """Take the statements that remain from a corrected file."""
         require_runnable_migration(migration)
-        steps = [] if migration.up.transactional else _split_steps(migration.up)
-        finished = [step.script.sql.split() for step in self._steps[:completed]]
-        if [step.script.sql.split() for step in steps[:completed]] != finished:
+        statements = [] if migration.up.transactional else _split_statements(migration.up)
+        finished = [each.script.sql.split() for each in self._statements[:completed]]
+        if [each.script.sql.split() for each in statements[:completed]] != finished:
             raise MigrationFailed(
                 f"its first {completed} statements are committed, but were changed in the file: "
                 "restore them, and edit only the statements after them",
                 migration=self._name,
             )
         self._write(self._queries.replace_started(migration, digest))
-        self._steps = steps
+        self._statements = statements
         self._path = migration.path or migration.name
 
     def _run_from(self, first: int) -> int:
-        for position in range(first, len(self._steps)):
+        for position in range(first, len(self._statements)):
             try:
-                if self._steps[position].script.transactional:
+                if self._statements[position].script.transactional:
                     self._run_in_transaction(position)
                 else:
                     self._run_outside_transaction(position)
@@ -359,7 +361,8 @@ class _StepsRunner:
 
     def _add_committed_statements(self, failure: MigrationFailed, count: int) -> None:
         failure.detail = (
-            f"{failure.detail or failure.summary}\n  statement {count + 1} of {len(self._steps)}: "
+            f"{failure.detail or failure.summary}\n"
+            f"  statement {count + 1} of {len(self._statements)}: "
             "those before it are committed, and the next run continues with it"
         )
         failure.args = (failure.detail,)
@@ -367,7 +370,7 @@ class _StepsRunner:
 
     def _run_in_transaction(self, position: int) -> None:
         """Commit the statement together with the number of statements that are complete."""
-        step, after = self._steps[position], ScriptProgress(position + 1)
+        statement, after = self._statements[position], ScriptProgress(position + 1)
 
         def read_duration_if_committed() -> int | None:
             rows = self._connection.read(self._queries.read_row(self._version), self._deadline)
@@ -375,10 +378,10 @@ class _StepsRunner:
 
         runner = ScriptRunner(
             self._connection,
-            CombinedScript(ScriptPart(step.script, self._path), placeholders={}),
+            CombinedScript(ScriptPart(statement.script, self._path), placeholders={}),
             name=self._name,
             deadline=self._deadline,
-            settings=step.settings,
+            settings=statement.settings,
         )
         write = self._queries.record_progress_in_script(
             self._version, after, is_rollback=self._is_rollback
@@ -394,7 +397,7 @@ class _StepsRunner:
 
     def _run_outside_transaction(self, position: int) -> None:
         """Announce the statement by the intent row, run it, and record it."""
-        statement = self._statement(position)
+        statement = self._make_statement(position)
         before, after = ScriptProgress(position), ScriptProgress(position + 1)
         try:
             object_ids = statement.check_before_start()
@@ -415,24 +418,24 @@ class _StepsRunner:
         return self._queries.delete_rows([self._version]) + " RETURNING 0"
 
     def _write(self, writes: str) -> list[Any]:
-        return self._statement(0).write(writes)
+        return self._make_statement(0).write(writes)
 
-    def _statement(
+    def _make_statement(
         self, position: int, object_ids: tuple[int, ...] | None = None
     ) -> _NonTransactionalStatement:
-        step = self._steps[position]
+        statement = self._statements[position]
         return _NonTransactionalStatement(
             self._connection,
-            step.script,
+            statement.script,
             name=self._name,
             path=self._path,
             deadline=self._deadline,
             version=self._version,
             is_rollback=self._is_rollback,
             object_ids=object_ids,
-            settings=step.settings,
-            location=f"statement {position + 1} of {len(self._steps)}, line {step.script.line}"
-            + " (those before it are committed)" * (position > 0),
+            settings=statement.settings,
+            location=f"statement {position + 1} of {len(self._statements)}, "
+            f"line {statement.script.line}" + " (those before it are committed)" * (position > 0),
         )
 
 

@@ -30,7 +30,7 @@ __all__ = [
     "find_transaction_control",
     "is_session_setting",
     "is_transaction_control",
-    "list_steps",
+    "list_statements",
     "remove_transaction_block",
     "requires_no_transaction",
 ]
@@ -88,7 +88,7 @@ _TRANSACTIONAL_KINDS = (
 )
 
 
-def list_steps(sql: str) -> list[Statement]:
+def list_statements(sql: str) -> list[Statement]:
     """The statements of a ``transaction:false`` script, without a COMMIT that has no BEGIN.
 
     Scripts of tools with a transaction of their own end it that way before what cannot run in one.
@@ -174,7 +174,7 @@ _DEFAULT_MODES = (
 
 def _check_script(script: Script) -> Iterator[tuple[int | str, str]]:
     sql = remove_transaction_block(script.sql) if script.transactional else script.sql
-    statements = split_statements(sql) if script.transactional else list_steps(sql)
+    statements = split_statements(sql) if script.transactional else list_statements(sql)
     if (unclosed := find_unclosed(sql)) and not any(_has_copy_data(sql, s) for s in statements):
         what, at = unclosed
         line = script.line + sql.count("\n", 0, at)

@@ -16,7 +16,7 @@ from lambda_migrate.migrations.sql.lint import (
     check_migration,
     check_script,
     find_script_warnings,
-    list_steps,
+    list_statements,
     remove_transaction_block,
 )
 from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split_statements
@@ -452,7 +452,7 @@ def test_other_settings_are_let_through(sql: str) -> None:
 def test_a_commit_without_a_begin_means_nothing_outside_a_transaction() -> None:
     sql = "alter table t add c int;\nCOMMIT;\ncreate index concurrently i on t (c); end work"
     assert faults_of(sql, transactional=False) == []
-    assert [each.keywords[0] for each in list_steps(sql)] == ["ALTER", "CREATE"]
+    assert [each.keywords[0] for each in list_statements(sql)] == ["ALTER", "CREATE"]
     assert len(faults_of(f"begin; {sql}", transactional=False)) == 3
     assert "contains no statement" in faults_of("commit;", transactional=False)[0]
 
