@@ -204,15 +204,15 @@ MUTANTS = (
     Mutant(
         "a concurrent build that was interrupted in Django is not looked up",
         "lambda_migrate/sources/django_child/statements.py",
-        "outcome = resolve_in_doubt(message.text, run, version) if is_known else None",
+        "outcome = resolve_in_doubt(call.text, run, version) if is_known else None",
         "outcome = False",
         ("django",),
     ),
     Mutant(
         "rows that an interrupted Django migration has committed are written again",
         "lambda_migrate/sources/django_child/statements.py",
-        "message.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):\n            self.req",
-        "message.kind is DjangoRerunKind.CONTROL:\n            self.req",
+        "call.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):\n            self.req",
+        "call.kind is DjangoRerunKind.CONTROL:\n            self.req",
         ("django",),
     ),
     Mutant(
@@ -404,8 +404,8 @@ MUTANTS = (
     Mutant(
         "a transaction of Alembic is not fenced",
         "lambda_migrate/sources/alembic_child/fence.py",
-        "            self._compare(self._query(connection, self.queries.check()))\n",
-        "            self._query(connection, self.queries.check())\n",
+        "            self._compare(self._query(connection, self.queries.share_fence()))\n",
+        "            self._query(connection, self.queries.share_fence())\n",
         ("alembic",),
     ),
     Mutant(
@@ -439,7 +439,7 @@ MUTANTS = (
     Mutant(
         "a concurrent build of a revision is not in doubt while it runs",
         "lambda_migrate/sources/alembic_child/statements.py",
-        "            self._write_log(connection, session, UNKNOWN + entry)\n",
+        "            self._write_log(connection, session, IN_DOUBT + entry)\n",
         "            self._write_log(connection, session)\n",
         ("alembic, partial",),
     ),

@@ -227,9 +227,9 @@ class _Attempt:
     def _skip_in_doubt(self, row: HistoryRow) -> None:
         self.steps.append(DryRunStep(row.version, row.name, SKIPPED, _IN_DOUBT_REASON))
         if row.up is not None:
-            self._note_skipped(row.name, row.up)
+            self._record_skipped(row.name, row.up)
 
-    def _note_skipped(self, name: str, script: Script) -> None:
+    def _record_skipped(self, name: str, script: Script) -> None:
         self._skipped_scripts[name] = script
         if any(build.kind == "other" for build in map(classify, split_statements(script.sql))):
             self._unknown_effects.append(name)
@@ -239,7 +239,7 @@ class _Attempt:
         if self.error is not None:
             return step
         if not migration.up.transactional:
-            self._note_skipped(migration.name, migration.up)
+            self._record_skipped(migration.name, migration.up)
             return replace(step, outcome=SKIPPED, reason=_OUTSIDE_TRANSACTION_REASON)
         began = self._lease_session.target.clock.monotonic()
         try:

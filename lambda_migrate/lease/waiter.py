@@ -69,10 +69,10 @@ class Waiter:
             NotReady: The deadline has passed.
             LeaseStoreUnavailable: The store did not respond at the end.
         """
-        self._note_store_response(state)
+        self._record_store_response(state)
         self._error_count = error_count
         while isinstance(decision := self._sleep_and_read(), Wait):
-            self._note_store_response(decision.state)
+            self._record_store_response(decision.state)
         return decision
 
     def _sleep_and_read(self) -> Decision:
@@ -102,7 +102,7 @@ class Waiter:
         self._on_wait(self._state, self._waited_seconds, delay)
         self._clock.sleep(delay)
 
-    def _note_store_response(self, state: LeaseState) -> None:
+    def _record_store_response(self, state: LeaseState) -> None:
         self._state = state
         self._error_count = 0
         self._last_answer = self._clock.monotonic()

@@ -29,8 +29,8 @@ __all__ = [
     "IN_DOUBT",
     "TRANSACTION",
     "DjangoRerunKind",
-    "classify_message",
-    "hash_message",
+    "classify_django_statements",
+    "hash_statements",
 ]
 
 IN_DOUBT = "?"
@@ -46,27 +46,27 @@ class DjangoRerunKind(Enum):
 
     READ = "read"
     """Only reads."""
-    SETTING = "setting"
+    SESSION = "session"
     """Changes the session or savepoints; it is always repeated."""
-    DEFINITION = "definition"
+    SCHEMA = "schema"
     """Defines objects, in a transaction; a rerun skips it once it is committed."""
     ROWS = "rows"
     """Changes rows, or calls a function of which nothing is known."""
-    OUTSIDE = "outside"
+    NON_TRANSACTIONAL = "non-transactional"
     """PostgreSQL runs it in no transaction, or it may commit by itself."""
     CONTROL = "control"
     """Begins or ends a transaction."""
 
 
-def classify_message(sql: str) -> DjangoRerunKind:
+def classify_django_statements(sql: str) -> DjangoRerunKind:
     """The strongest kind of its statements; see `DjangoRerunKind`."""
     order = list(DjangoRerunKind)
     kinds = [_classify(statement) for statement in split_statements(sql)]
     return max(kinds, key=order.index, default=DjangoRerunKind.READ)
 
 
-def hash_message(sql: str, params: object = None) -> str:
-    """The entry of a message in the log."""
+def hash_statements(sql: str, params: object = None) -> str:
+    """The entry in the log of what one call sends."""
     return sha256(f"{sql}\0{params!r}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -76,16 +76,16 @@ def _classify(statement: Statement) -> DjangoRerunKind:
     if find_transaction_control(cursor):
         return DjangoRerunKind.CONTROL
     if first in _SESSION_COMMANDS or is_temporary(statement):
-        return DjangoRerunKind.SETTING
+        return DjangoRerunKind.SESSION
     info = classify(statement)
-    if info.kind in _OUTSIDE_KINDS:
+    if info.kind in _NON_TRANSACTIONAL_KINDS:
         is_inside = can_run_in_transaction(statement)
-        return DjangoRerunKind.DEFINITION if is_inside else DjangoRerunKind.OUTSIDE
+        return DjangoRerunKind.SCHEMA if is_inside else DjangoRerunKind.NON_TRANSACTIONAL
     if first == "CALL" or (first == "DO" and _ENDS_TRANSACTION.search(statement.text)):
-        return DjangoRerunKind.OUTSIDE
+        return DjangoRerunKind.NON_TRANSACTIONAL
     if first in ("SELECT", "WITH", "VALUES", "TABLE", "SHOW"):
         return DjangoRerunKind.READ if _only_reads(statement) else DjangoRerunKind.ROWS
-    return DjangoRerunKind.DEFINITION if first in _DEFINITIONS else DjangoRerunKind.ROWS
+    return DjangoRerunKind.SCHEMA if first in _SCHEMA else DjangoRerunKind.ROWS
 
 
 def _only_reads(statement: Statement) -> bool:
@@ -102,11 +102,11 @@ _SESSION_COMMANDS = (
     *("SET", "RESET", "SAVEPOINT", "RELEASE", "ROLLBACK", "LOCK", "LISTEN", "UNLISTEN"),
     *("DEALLOCATE", "CLOSE", "FETCH", "DECLARE"),
 )
-_DEFINITIONS = (
+_SCHEMA = (
     *("ALTER", "COMMENT", "CREATE", "DROP", "GRANT", "REASSIGN", "REVOKE", "SECURITY"),
     *("IMPORT", "ANALYZE", "REFRESH"),
 )
-_OUTSIDE_KINDS = (
+_NON_TRANSACTIONAL_KINDS = (
     *("create-index", "drop-index", "reindex", "attach-partition", "detach-partition"),
     *("create-object", "drop-object", "idempotent"),
 )

@@ -71,7 +71,7 @@ class FenceQueries:
 
     # --- the fence
 
-    def check(self, *, statement_timeout: bool = True) -> str:
+    def share_fence(self, *, statement_timeout: bool = True) -> str:
         """Share the fence row, and set the limits of this transaction; one row for `compare`.
 
         It must be the first statement of a transaction, and precede each statement outside one. A
@@ -94,7 +94,7 @@ class FenceQueries:
         return f"SELECT {', '.join(columns)} FROM {self._fence} FOR SHARE"
 
     def compare(self, row: Sequence[Any] | None) -> None:
-        """Compare the first row of `check` with the request.
+        """Compare the first row of `share_fence` with the request.
 
         Raises:
             ChildError: It is another holder's (``stale_fence``), or there is no row, or it belongs

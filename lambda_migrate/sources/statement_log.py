@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.sql.tokens import Statement
 
 __all__ = [
-    "UNKNOWN",
+    "IN_DOUBT",
     "LogMismatch",
     "RerunKind",
     "StatementLog",
@@ -33,7 +33,7 @@ __all__ = [
     "is_temporary",
 ]
 
-UNKNOWN = "?"
+IN_DOUBT = "?"
 """An entry for statements that may be committed and are not in the log. As the prefix of an entry:
 its statement may have taken effect or not."""
 
@@ -137,11 +137,13 @@ class StatementLog:
         Raises:
             LogMismatch: It committed rows, or something unknown.
         """
-        if UNKNOWN in entries:
+        if IN_DOUBT in entries:
             raise LogMismatch("it committed statements that were not recorded")
-        if any(each.removeprefix(UNKNOWN).startswith(_ROWS) for each in entries):
+        if any(each.removeprefix(IN_DOUBT).startswith(_ROWS) for each in entries):
             raise LogMismatch("it committed changes of rows, which cannot be repeated or skipped")
-        return cls(committed=[each for each in entries if each[0] != UNKNOWN], _expected=[*entries])
+        return cls(
+            committed=[each for each in entries if each[0] != IN_DOUBT], _expected=[*entries]
+        )
 
     def match(self, entry: str) -> str:
         """Decide about the next statement: ``run``, ``skip``, or ``look-up`` if it is in doubt.
@@ -151,7 +153,7 @@ class StatementLog:
         """
         if not self._expected:
             return "run"
-        for action, known in (("skip", entry), ("look-up", UNKNOWN + entry)):
+        for action, known in (("skip", entry), ("look-up", IN_DOUBT + entry)):
             if known in self._expected:
                 del self._expected[: self._expected.index(known) + 1]
                 return action
@@ -163,11 +165,11 @@ class StatementLog:
         Raises:
             LogMismatch: A statement in doubt was not repeated.
         """
-        if any(each.startswith(UNKNOWN) for each in self._expected):
+        if any(each.startswith(IN_DOUBT) for each in self._expected):
             raise LogMismatch("it does not repeat the statement at which it was interrupted")
         self._expected.clear()
 
-    def note_control(self, sql: str) -> None:
+    def record_savepoint(self, sql: str) -> None:
         """Follow savepoints: what is rolled back to one is not committed."""
         words = sql.strip().rstrip(";").split()
         upper = [word.upper() for word in words[:3]]
@@ -177,12 +179,12 @@ class StatementLog:
         elif upper[:2] == ["ROLLBACK", "TO"]:
             del self.pending[self._savepoints.get(name, 0) :]
 
-    def note_commit(self) -> None:
+    def record_commit(self) -> None:
         """The open transaction was committed."""
         self.committed += self.pending
         self.pending.clear()
 
-    def note_rollback(self) -> None:
+    def record_rollback(self) -> None:
         """The open transaction was rolled back."""
         self.pending.clear()
 

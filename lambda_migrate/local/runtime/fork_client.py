@@ -96,7 +96,7 @@ class ForkedProcess:
                 return
         callback()
 
-    def note_end(self, status: int) -> None:
+    def record_end(self, status: int) -> None:
         """Record the end that the fork server reported."""
         with self._lock:
             self._status = status
@@ -248,7 +248,7 @@ class ForkServer:
         if "ended" in message:
             with self._lock:
                 child = self._children[int(message["ended"])]
-            child.note_end(int(message["status"]))
+            child.record_end(int(message["status"]))
             return
         with self._lock:
             forked = self._requests.pop(int(message["forked"]))
@@ -269,4 +269,4 @@ class ForkServer:
             forked.set_exception(ProcessError("the fork server is gone"))
         for child in children:
             child.signal_group(signal.SIGKILL)
-            child.note_end(-signal.SIGKILL)
+            child.record_end(-signal.SIGKILL)

@@ -100,7 +100,7 @@ class Fence:
         if session.is_fenced and not again:
             return True
         if self.is_fenced:
-            self._compare(self._query(connection, self.queries.check()))
+            self._compare(self._query(connection, self.queries.share_fence()))
         elif self.is_dry_run:
             self._forbid_commit(connection)
         else:
@@ -139,7 +139,7 @@ class Fence:
     def _is_before_steps(self) -> bool:
         return self.step is None and not self.applied
 
-    def note_setting(self, connection: Connection, sql: str, parameters: Any) -> None:
+    def record_setting(self, connection: Connection, sql: str, parameters: Any) -> None:
         """Keep SET LOCAL of env.py, in a dry run SET too, to repeat it in later transactions."""
         if not self._is_before_steps:
             return
@@ -187,7 +187,7 @@ class Fence:
         self.require_direct_connection(connection)
         left = max(1, round(self._request.seconds_left * 1000))
         query(connection, _LIMIT_SESSION.format(left=left))
-        self._compare(query(connection, self.queries.check(statement_timeout=False)))
+        self._compare(query(connection, self.queries.share_fence(statement_timeout=False)))
 
     def require_direct_connection(self, connection: Connection) -> None:
         """Refuse a pooler, which would hand the session on; take the advisory lock without one."""
@@ -204,7 +204,7 @@ class Fence:
     def write(self, connection: Connection, sql: str) -> None:
         """Write a row of the mirror; it is not written under another fence."""
         if self._query(connection, sql) is None:
-            self._compare(query(connection, self.queries.check()))
+            self._compare(query(connection, self.queries.share_fence()))
             raise self.fail("the fence row changed while it was compared", kind="stale_fence")
 
     def record_error(self, error: ChildError) -> ChildError:

@@ -28,7 +28,7 @@ from lambda_migrate.sources.alembic_child.connections import (
 )
 from lambda_migrate.sources.catalog_lookup import resolve_in_doubt
 from lambda_migrate.sources.statement_log import (
-    UNKNOWN,
+    IN_DOUBT,
     LogMismatch,
     RerunKind,
     StatementLog,
@@ -77,7 +77,7 @@ class StatementListener:
     def __init__(self, request: ChildRequest, fence: Fence) -> None:
         self._request = request
         self._fence = fence
-        fence.on_idle = self._note_lost_transaction
+        fence.on_idle = self._record_lost_transaction
 
     def listen(self, notices: NoticeForwarder) -> None:
         """Begin to listen, on every connection also for notices."""
@@ -116,7 +116,7 @@ class StatementListener:
     def _on_rollback(self, connection: Connection) -> None:
         session = find_session(connection)
         if session is not None and session.log is not None:
-            session.log.note_rollback()
+            session.log.record_rollback()
             session.has_marker = False
 
     def _before_execute(
@@ -134,7 +134,7 @@ class StatementListener:
         is_atomic = self._fence.enter_transaction(connection)
         current = self._fence.step
         if current is None or not current.is_running:
-            self._fence.note_setting(connection, sql, parameters)
+            self._fence.record_setting(connection, sql, parameters)
             if not is_atomic and classify_statements(sql) is not RerunKind.READ:
                 self._fence.protect_session(connection)
             return sql, parameters
@@ -151,7 +151,7 @@ class StatementListener:
             session.in_doubt = ""
             self._write_log(connection, session)
         elif session.has_marker and read_status(connection) == IDLE:
-            session.log.note_commit()  # a text that ends the transaction
+            session.log.record_commit()  # a text that ends the transaction
             session.has_marker = False
             self._write_log(connection, session)
 
@@ -243,7 +243,7 @@ class StatementListener:
         elif end == "MIXED":
             self._fence.protect_session(connection)
         if session.log is not None:
-            session.log.note_control(sql)
+            session.log.record_savepoint(sql)
         if is_atomic and _SET_ROLE.match(sql):
             self._open_log(session, current)
             self._mark_log(connection, session)  # now, as the other role may not write it
@@ -270,7 +270,7 @@ class StatementListener:
             session.atomic_in_doubt = all(
                 classify(each).is_atomic for each in split_statements(sql)
             )
-            self._write_log(connection, session, UNKNOWN + entry)
+            self._write_log(connection, session, IN_DOUBT + entry)
         return False
 
     def _calls_writing_function(self, connection: Connection, sql: str) -> bool:
@@ -289,7 +289,7 @@ class StatementListener:
         """Once in a transaction: if a driver commits it, the log says that it is incomplete."""
         if not session.has_marker:
             session.has_marker = True
-            self._write_log(connection, session, UNKNOWN, is_commit=False)
+            self._write_log(connection, session, IN_DOUBT, is_commit=False)
 
     def _log_commit(self, connection: Connection) -> None:
         """Write what the transaction did, just before it is committed."""
@@ -297,23 +297,23 @@ class StatementListener:
         if current is None or not current.is_running or session.log is None:
             return
         if session.log.pending or session.has_marker:
-            session.log.note_commit()
+            session.log.record_commit()
             self._write_log(connection, session)
             current.has_committed = True
         session.has_marker = False
 
-    def _note_lost_transaction(self, connection: Connection, session: Session) -> None:
+    def _record_lost_transaction(self, connection: Connection, session: Session) -> None:
         """A transaction was ended behind SQLAlchemy's back: find out how."""
         if not session.has_marker or session.log is None:
             return
         session.has_marker = False
         row = query(connection, self._fence.queries.read_statements(session.log_id))
-        if row and UNKNOWN in (row[0] or ()):
-            session.log.note_commit()
+        if row and IN_DOUBT in (row[0] or ()):
+            session.log.record_commit()
             if self._fence.step is not None:
                 self._fence.step.has_committed = True
         else:
-            session.log.note_rollback()
+            session.log.record_rollback()
         if not is_autocommit(connection):
             connection.dialect.do_rollback(connection.connection)
 

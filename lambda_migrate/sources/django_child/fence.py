@@ -82,7 +82,7 @@ class Fence:
             ChildError: It is another holder's; everything was rolled back.
         """
         try:
-            rows = self.run(connection, self.queries.check())
+            rows = self.run(connection, self.queries.share_fence())
             self.queries.compare(rows[0] if rows else None)
         except ChildError as error:
             self.fail(connection, error)

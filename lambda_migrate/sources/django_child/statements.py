@@ -17,8 +17,8 @@ from lambda_migrate.sources.django_statements import (
     IN_DOUBT,
     TRANSACTION,
     DjangoRerunKind,
-    classify_message,
-    hash_message,
+    classify_django_statements,
+    hash_statements,
 )
 from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
 
@@ -36,7 +36,7 @@ COMMITTED_BY_ITSELF = "it had committed a part of its work (a COMMIT in the migr
 
 
 @dataclass(frozen=True)
-class _Message:
+class _SQLCall:
     """What the project sends to PostgreSQL in one call."""
 
     kind: DjangoRerunKind
@@ -101,10 +101,10 @@ class StatementWrapper:
         )
         if step is not None and step.is_recorded:
             step = None
-        message = _Message(
-            kind=classify_message(text),
+        call = _SQLCall(
+            kind=classify_django_statements(text),
             text=text,
-            entry=hash_message(text, params),
+            entry=hash_statements(text, params),
             execute=partial(execute, sql, params, many, context),
         )
         is_idle = raw.info.transaction_status == IDLE
@@ -113,88 +113,90 @@ class StatementWrapper:
         if (
             is_idle
             and raw.autocommit
-            and message.kind in (DjangoRerunKind.OUTSIDE, DjangoRerunKind.CONTROL)
+            and call.kind in (DjangoRerunKind.NON_TRANSACTIONAL, DjangoRerunKind.CONTROL)
         ):
-            return self._run_outside(connection, message, step)
+            return self._run_outside_transaction(connection, call, step)
         with self._fence.own_transaction(connection):
-            return self._run_inside(connection, message, step)
+            return self._run_inside(connection, call, step)
 
-    def _run_inside(self, connection: Any, message: _Message, step: CurrentStep | None) -> Any:
+    def _run_inside(self, connection: Any, call: _SQLCall, step: CurrentStep | None) -> Any:
         """Run a statement in a transaction that has shared the fence, and log it there."""
-        is_logged = message.kind not in (DjangoRerunKind.READ, DjangoRerunKind.SETTING)
+        is_logged = call.kind not in (DjangoRerunKind.READ, DjangoRerunKind.SESSION)
         if step is None or not step.commits_in_parts or not is_logged:
-            return message.execute()
-        if message.kind is DjangoRerunKind.CONTROL:
-            return self._run_control(connection, message, step)
-        if self._is_done(message, step):
+            return call.execute()
+        if call.kind is DjangoRerunKind.CONTROL:
+            return self._run_control(connection, call, step)
+        if self._is_done(call, step):
             return None
-        result = message.execute()
-        self._fence.run(connection, self._fence.queries.append_statement(step.id, message.entry))
+        result = call.execute()
+        self._fence.run(connection, self._fence.queries.append_statement(step.id, call.entry))
         return result
 
-    def _run_control(self, connection: Any, message: _Message, step: CurrentStep) -> Any:
+    def _run_control(self, connection: Any, call: _SQLCall, step: CurrentStep) -> Any:
         """Run a COMMIT and the like, which may commit a part of the migration."""
-        if self._is_done(message, step):
+        if self._is_done(call, step):
             return None
-        doubt = IN_DOUBT + message.entry
+        doubt = IN_DOUBT + call.entry
         self._fence.run(connection, self._fence.queries.append_statement(step.id, doubt))
-        result = message.execute()
-        self._confirm(connection, step, message, doubt)
+        result = call.execute()
+        self._confirm(connection, step, call, doubt)
         return result
 
-    def _run_outside(self, connection: Any, message: _Message, step: CurrentStep | None) -> Any:
+    def _run_outside_transaction(
+        self, connection: Any, call: _SQLCall, step: CurrentStep | None
+    ) -> Any:
         """Run a statement outside a transaction, the fence checked before and after it."""
-        doubt = IN_DOUBT + message.entry
+        doubt = IN_DOUBT + call.entry
         run = partial(self._fence.run, connection)
         version = connection.pg_version
-        is_known = message.kind is DjangoRerunKind.OUTSIDE
+        is_known = call.kind is DjangoRerunKind.NON_TRANSACTIONAL
         with self._fence.own_transaction(connection):
             self._fence.require_direct_connection(connection)
         if step is not None:
             if step.earlier_log[step.followed_count :] == [doubt]:
                 step.followed_count += 1
-                outcome = resolve_in_doubt(message.text, run, version) if is_known else None
+                outcome = resolve_in_doubt(call.text, run, version) if is_known else None
                 if outcome is None:
-                    self.require_repair(step, f"this may have taken effect: {message.excerpt}")
+                    self.require_repair(step, f"this may have taken effect: {call.excerpt}")
                 self._fence.write(
                     connection,
                     self._fence.queries.append_statement(
-                        step.id, message.entry if outcome else "", replaces=doubt
+                        step.id, call.entry if outcome else "", replaces=doubt
                     ),
                 )
                 if outcome:
                     return None
-            elif self._is_done(message, step):
+            elif self._is_done(call, step):
                 return None
-            if is_known and (conflict := find_conflict(message.text, run, version)):
+            if is_known and (conflict := find_conflict(call.text, run, version)):
                 self._fence.fail(connection, ChildError(conflict))
         with self._fence.own_transaction(connection):
             if step is not None:
                 self._fence.run(connection, self._fence.queries.append_statement(step.id, doubt))
         with self._fence.limit_statement(connection):
             try:
-                result = message.execute()
+                result = call.execute()
             except Error as error:
                 # PostgreSQL makes several statements in one message one transaction.
-                is_refused = find_sqlstate(error) == ACTIVE_TRANSACTION and message.is_several
-                is_undone = is_refused or self._is_undone(message, run, version)
+                is_refused = find_sqlstate(error) == ACTIVE_TRANSACTION and call.is_several
+                is_undone = is_refused or self._is_undone(call, run, version)
                 if step is not None and is_known and is_undone:
                     self._fence.write(
                         connection,
                         self._fence.queries.append_statement(step.id, "", replaces=doubt),
                     )
                 raise
-        self._confirm(connection, step, message, doubt)
+        self._confirm(connection, step, call, doubt)
         return result
 
-    def _is_undone(self, message: _Message, run: Callable[[str], Any], version: int) -> bool:
+    def _is_undone(self, call: _SQLCall, run: Callable[[str], Any], version: int) -> bool:
         try:
-            return resolve_in_doubt(message.text, run, version) is False
+            return resolve_in_doubt(call.text, run, version) is False
         except Error:
             return False  # the next run looks again
 
     def _confirm(
-        self, connection: Any, step: CurrentStep | None, message: _Message, doubt: str
+        self, connection: Any, step: CurrentStep | None, call: _SQLCall, doubt: str
     ) -> None:
         """Check the fence again, and log the statement as committed."""
         if connection.connection.info.transaction_status == IN_TRANSACTION:
@@ -203,25 +205,25 @@ class StatementWrapper:
             if step is not None:
                 self._fence.run(
                     connection,
-                    self._fence.queries.append_statement(step.id, message.entry, replaces=doubt),
+                    self._fence.queries.append_statement(step.id, call.entry, replaces=doubt),
                 )
 
-    def _is_done(self, message: _Message, step: CurrentStep) -> bool:
+    def _is_done(self, call: _SQLCall, step: CurrentStep) -> bool:
         """Whether an interrupted run has committed this statement; follow its log."""
         remaining = step.earlier_log[step.followed_count :]
         if not remaining:
             return False
         step.followed_count += 1
-        if remaining[0] != message.entry:
+        if remaining[0] != call.entry:
             self.require_repair(
                 step,
                 f"statement {step.followed_count} differs from what it had committed: "
-                f"{message.excerpt}",
+                f"{call.excerpt}",
             )
-        if message.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):
+        if call.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):
             self.require_repair(
                 step,
-                f"this is committed and can be neither skipped nor repeated: {message.excerpt}",
+                f"this is committed and can be neither skipped nor repeated: {call.excerpt}",
             )
         return True
 

@@ -82,7 +82,7 @@ def test_a_child_compares_the_fence_that_it_shares(bench: Bench) -> None:
     with bench.holder(mirror_scope="alembic") as session:
         queries = make_queries(identity=session.identity)
         with bench.connect() as child:
-            row = child.run(f"BEGIN; {queries.check()}")[-1]
+            row = child.run(f"BEGIN; {queries.share_fence()}")[-1]
             queries.compare(row)
             [[timeout]] = child.run("SHOW statement_timeout")
             assert 0 < int(timeout.removesuffix("ms").removesuffix("s")) <= 60_000

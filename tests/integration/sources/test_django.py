@@ -15,7 +15,7 @@ import pytest
 
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.sources import django_files
-from lambda_migrate.sources.django_statements import DjangoRerunKind, classify_message
+from lambda_migrate.sources.django_statements import DjangoRerunKind, classify_django_statements
 from tests.integration.sources.django_projects import (
     INITIAL,
     STATUS,
@@ -90,25 +90,23 @@ def no_other_session(project: DjangoProject) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize(
-    ("message", "kind"),
+    ("sql", "kind"),
     [
         ('SELECT COUNT(*) FROM "shop_order" WHERE "id" IN (%s)', DjangoRerunKind.READ),
         ("SELECT lock_everything()", DjangoRerunKind.ROWS),
-        ("SET CONSTRAINTS a IMMEDIATE; ALTER TABLE b ADD c int", DjangoRerunKind.DEFINITION),
-        ('SAVEPOINT "s1"', DjangoRerunKind.SETTING),
-        ("ROLLBACK TO SAVEPOINT s1", DjangoRerunKind.SETTING),
+        ("SET CONSTRAINTS a IMMEDIATE; ALTER TABLE b ADD c int", DjangoRerunKind.SCHEMA),
+        ('SAVEPOINT "s1"', DjangoRerunKind.SESSION),
+        ("ROLLBACK TO SAVEPOINT s1", DjangoRerunKind.SESSION),
         ("CREATE TABLE a (id int); INSERT INTO a VALUES (1)", DjangoRerunKind.ROWS),
-        ("DROP INDEX CONCURRENTLY IF EXISTS a", DjangoRerunKind.OUTSIDE),
-        ("ALTER TYPE a ADD VALUE 'b'", DjangoRerunKind.DEFINITION),
-        ("DO $$ BEGIN UPDATE a SET b = 1; COMMIT; END $$", DjangoRerunKind.OUTSIDE),
+        ("DROP INDEX CONCURRENTLY IF EXISTS a", DjangoRerunKind.NON_TRANSACTIONAL),
+        ("ALTER TYPE a ADD VALUE 'b'", DjangoRerunKind.SCHEMA),
+        ("DO $$ BEGIN UPDATE a SET b = 1; COMMIT; END $$", DjangoRerunKind.NON_TRANSACTIONAL),
         ("DO $$ BEGIN UPDATE a SET b = 1; END $$", DjangoRerunKind.ROWS),
         ("COMMIT; ALTER TYPE a ADD VALUE 'b'; BEGIN", DjangoRerunKind.CONTROL),
     ],
 )
-def test_a_message_is_of_the_strongest_kind_of_its_statements(
-    message: str, kind: DjangoRerunKind
-) -> None:
-    assert classify_message(message) is kind
+def test_sql_is_of_the_strongest_kind_of_its_statements(sql: str, kind: DjangoRerunKind) -> None:
+    assert classify_django_statements(sql) is kind
 
 
 def test_all_migrations_and_permissions_are_there_before_it_is_done(

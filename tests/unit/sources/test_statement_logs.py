@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lambda_migrate.sources.django_statements import DjangoRerunKind, classify_message, hash_message
+from lambda_migrate.sources.django_statements import (
+    DjangoRerunKind,
+    classify_django_statements,
+    hash_statements,
+)
 from lambda_migrate.sources.statement_log import (
-    UNKNOWN,
+    IN_DOUBT,
     LogMismatch,
     RerunKind,
     StatementLog,
@@ -25,15 +29,15 @@ def test_a_rerun_skips_what_is_committed_and_looks_up_what_is_in_doubt() -> None
     first = StatementLog.resume(())
     assert first.match(TABLE) == "run"
     first.pending.append(TABLE)
-    first.note_commit()
-    rerun = StatementLog.resume([*first.committed, UNKNOWN + INDEX])
+    first.record_commit()
+    rerun = StatementLog.resume([*first.committed, IN_DOUBT + INDEX])
     assert [rerun.match(TABLE), rerun.match(INDEX)] == ["skip", "look-up"]
     rerun.require_complete()
     assert rerun.match(TABLE) == "run"
 
 
 def test_rows_and_unknown_statements_are_never_repeated() -> None:
-    for entries in ([TABLE, ROWS], [UNKNOWN + ROWS], [TABLE, UNKNOWN]):
+    for entries in ([TABLE, ROWS], [IN_DOUBT + ROWS], [TABLE, IN_DOUBT]):
         with pytest.raises(LogMismatch):
             StatementLog.resume(entries)
 
@@ -42,18 +46,18 @@ def test_another_statement_than_the_committed_one_is_a_mismatch() -> None:
     with pytest.raises(LogMismatch, match="not among those"):
         StatementLog.resume([TABLE]).match(INDEX)
     with pytest.raises(LogMismatch, match="does not repeat"):
-        StatementLog.resume([TABLE, UNKNOWN + INDEX]).require_complete()
+        StatementLog.resume([TABLE, IN_DOUBT + INDEX]).require_complete()
 
 
 def test_what_is_rolled_back_is_forgotten_also_to_a_savepoint() -> None:
     log = StatementLog.resume(())
     log.pending.append(TABLE)
-    log.note_control("SAVEPOINT s")
+    log.record_savepoint("SAVEPOINT s")
     log.pending.append(INDEX)
-    log.note_control("ROLLBACK TO SAVEPOINT s;")
+    log.record_savepoint("ROLLBACK TO SAVEPOINT s;")
     assert log.pending == [TABLE]
-    log.note_rollback()
-    log.note_commit()
+    log.record_rollback()
+    log.record_commit()
     assert log.committed == []
 
 
@@ -99,22 +103,22 @@ def test_functions_that_may_write_are_named() -> None:
         ("SELECT max(x) FROM t", DjangoRerunKind.READ),
         ("SELECT fill_rows()", DjangoRerunKind.ROWS),
         ("WITH x AS (INSERT INTO t VALUES (1) RETURNING 1) SELECT 1", DjangoRerunKind.ROWS),
-        ("SET lock_timeout = 1", DjangoRerunKind.SETTING),
-        ("SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE t ADD x int", DjangoRerunKind.DEFINITION),
-        ("CREATE INDEX i ON t (x)", DjangoRerunKind.DEFINITION),
-        ("CREATE INDEX CONCURRENTLY i ON t (x)", DjangoRerunKind.OUTSIDE),
-        ("CALL p()", DjangoRerunKind.OUTSIDE),
-        ("DO $$ BEGIN COMMIT; END $$", DjangoRerunKind.OUTSIDE),
+        ("SET lock_timeout = 1", DjangoRerunKind.SESSION),
+        ("SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE t ADD x int", DjangoRerunKind.SCHEMA),
+        ("CREATE INDEX i ON t (x)", DjangoRerunKind.SCHEMA),
+        ("CREATE INDEX CONCURRENTLY i ON t (x)", DjangoRerunKind.NON_TRANSACTIONAL),
+        ("CALL p()", DjangoRerunKind.NON_TRANSACTIONAL),
+        ("DO $$ BEGIN COMMIT; END $$", DjangoRerunKind.NON_TRANSACTIONAL),
         ("DO $$ BEGIN PERFORM 1; END $$", DjangoRerunKind.ROWS),
         ("COMMIT", DjangoRerunKind.CONTROL),
         ("", DjangoRerunKind.READ),
     ],
 )
-def test_a_message_of_django_has_the_strongest_kind_of_its_statements(
+def test_sql_of_django_has_the_strongest_kind_of_its_statements(
     sql: str, kind: DjangoRerunKind
 ) -> None:
-    assert classify_message(sql) is kind
+    assert classify_django_statements(sql) is kind
 
 
-def test_parameters_are_part_of_a_messages_hash() -> None:
-    assert len({hash_message("SELECT %s", [each]) for each in (1, 2, "1")}) == 3
+def test_parameters_are_part_of_the_hash() -> None:
+    assert len({hash_statements("SELECT %s", [each]) for each in (1, 2, "1")}) == 3
