@@ -2129,14 +2129,14 @@ MUTANTS = (
     ),
     Mutant(
         "an edited file is adopted as what was applied",
-        "lambda_migrate/adopt/check.py",
+        "lambda_migrate/adopt/adoptable.py",
         "if source.checksums and entry.checksum not in source.checksums:",
         "if False:",
         ("adopt, real",),
     ),
     Mutant(
         "an applied version without a file is adopted",
-        "lambda_migrate/adopt/check.py",
+        "lambda_migrate/adopt/adoptable.py",
         "        *_find_missing(history, versions),\n",
         "",
         ("adopt",),

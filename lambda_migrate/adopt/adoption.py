@@ -36,7 +36,7 @@ class AdoptedFile:
         filename: The new file.
         version: Its version, as the history has it; for a repeatable migration its name.
         key: What the tool's history table has for it.
-        source: The tool's file.
+        source_path: The tool's file.
         checksum: What the tool stores for it; "" if it stores none.
         sha256: Of the new file, as it was written.
         changes: See `ConvertedFile.changes`.
@@ -46,7 +46,7 @@ class AdoptedFile:
     filename: str
     version: str
     key: str
-    source: str
+    source_path: str
     checksum: str
     sha256: str
     changes: tuple[str, ...] = ()
@@ -55,12 +55,12 @@ class AdoptedFile:
     @classmethod
     def from_converted(cls, converted: ConvertedFile) -> AdoptedFile:
         """The record of a converted file."""
-        source = converted.source
+        source = converted.source_migration
         return cls(
             filename=converted.filename,
             version=str(converted.parse().version),
             key=source.key,
-            source=source.path,
+            source_path=source.path,
             checksum=source.checksums[0] if source.checksums else "",
             sha256=sha256(converted.content).hexdigest(),
             changes=converted.changes,
@@ -74,7 +74,7 @@ class Adoption:
 
     Attributes:
         tool: The tool.
-        source: Its folder.
+        source_folder: The tool's folder of migrations.
         files: Every migration, in the tool's order.
         skipped: Files that were not taken over: path -> why.
         is_new_folder: Whether the folder did not exist before.
@@ -82,7 +82,7 @@ class Adoption:
     """
 
     tool: str
-    source: str
+    source_folder: str
     files: tuple[AdoptedFile, ...]
     skipped: Mapping[str, str]
     is_new_folder: bool = False

@@ -19,7 +19,7 @@ from lambda_migrate.manifest_digest import (
     normalise_text,
     parse_components,
 )
-from lambda_migrate.migrations.source import MARKER_LIKE, REFUSED_IN_NAME, parse_migration
+from lambda_migrate.migrations.source import FORBIDDEN_IN_NAME, POSSIBLE_MARKER, parse_migration
 from lambda_migrate.migrations.sql.lint import (
     check_migration,
     is_transaction_control,
@@ -44,14 +44,14 @@ class ConvertedFile:
     """A migration file of this library that another tool's migration became.
 
     Attributes:
-        source: The other tool's migration.
+        source_migration: The other tool's migration.
         filename: ``0003_add_status.sql``.
         content: What it contains.
         changes: What differs from the other tool's scripts and name, one sentence each.
         faults: What must be edited before it can run on a new database, one sentence each.
     """
 
-    source: SourceMigration
+    source_migration: SourceMigration
     filename: str
     content: bytes
     changes: tuple[str, ...] = ()
@@ -107,12 +107,13 @@ def _convert(source: SourceMigration, filename: str) -> ConvertedFile:
 
 def _add_faults(converted: ConvertedFile, tool_table: str, placeholder: str) -> ConvertedFile:
     """Parse the result, as a start would."""
+    path = converted.source_migration.path
     try:
         migration = converted.parse()
     except ManifestError as error:
         raise ConfigurationError(
-            [f"{converted.source.path}: {fault.partition(': ')[2]}" for fault in error.faults],
-            heading=f"{converted.source.path} cannot be converted:",
+            [f"{path}: {fault.partition(': ')[2]}" for fault in error.faults],
+            heading=f"{path} cannot be converted:",
         ) from error
     faults = [
         *check_migration(migration),
@@ -151,7 +152,7 @@ def _choose_filenames(migrations: Sequence[SourceMigration]) -> Iterator[str]:
     """
     last: tuple[int, ...] = (-1,)
     for source in migrations:
-        usable = REFUSED_IN_NAME.sub("_", source.name)
+        usable = FORBIDDEN_IN_NAME.sub("_", source.name)
         usable = "".join(each if each.isprintable() else "_" for each in usable)
         name = usable.strip() or "migration"
         if is_repeatable_name(name):
@@ -175,8 +176,8 @@ def _convert_script(
 ) -> tuple[str, list[str]]:
     """The script under its marker, and what was changed."""
     sql, changes = script.sql, list[str]()
-    if MARKER_LIKE.search(normalise_text(sql)):
-        sql = MARKER_LIKE.sub(lambda match: match[0].replace("--", "-- was:", 1), sql)
+    if POSSIBLE_MARKER.search(normalise_text(sql)):
+        sql = POSSIBLE_MARKER.sub(lambda match: match[0].replace("--", "-- was:", 1), sql)
         changes.append("a comment that looks like a marker begins with `was:`")
     statements = split_statements(sql)
     transactional, reason = _choose_transaction(script, statements)

@@ -10,7 +10,7 @@ from pathlib import Path
 from lambda_migrate.adopt.tool_formats import TOOL_FORMATS, ToolFormat
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.baseline import ToolHistory
-from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE, TOOLS_IN_PLACE
+from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE, SOURCE_TOOLS
 
 __all__ = ["DetectedTool", "detect_tool", "find_formats", "find_formats_of"]
 
@@ -167,8 +167,8 @@ def _describe_missing_files(
 ) -> str:
     [first, *_] = histories
     described = " and ".join(map(str, histories))
-    if first.tool in TOOLS_IN_PLACE:
-        return f"{described}, and {_advise_in_place(first.tool)}"
+    if first.tool in SOURCE_TOOLS:
+        return f"{described}, and {_advise_source_setting(first.tool)}"
     if not tool_formats:
         return (
             f"{described}, and its files were not found here: name their folder with --files; or "
@@ -185,9 +185,9 @@ def _describe_missing_files(
 
 def _describe_missing_history(tool_formats: Sequence[tuple[ToolFormat, Path]], tool: str) -> str:
     known = {each.tool.lower(): each.tool for each in TOOL_FORMATS}
-    in_place = {each.lower(): each for each in TOOLS_IN_PLACE}
-    if tool.lower() in in_place:
-        return _advise_in_place(in_place[tool.lower()])
+    source_tools = {each.lower(): each for each in SOURCE_TOOLS}
+    if tool.lower() in source_tools:
+        return _advise_source_setting(source_tools[tool.lower()])
     if tool and tool.lower() not in known:
         return (
             f"--from {tool}: `adopt` does not support a tool of this name, and this database has "
@@ -204,7 +204,7 @@ def _describe_missing_history(tool_formats: Sequence[tuple[ToolFormat, Path]], t
     )
 
 
-def _advise_in_place(tool: str) -> str:
+def _advise_source_setting(tool: str) -> str:
     return (
         f"{tool} migrations run in place: set LAMBDA_MIGRATE_SOURCE={tool.lower()} instead of "
         "adopting them"

@@ -26,7 +26,7 @@ __all__ = ["dump_schema"]
 _NAME = "0001_baseline"
 
 # Commands of psql, and settings that would switch off the time limits of an invocation.
-_LEFT_OUT = re.compile(r"^(?:\\|SET \w*_timeout =).*\n", re.MULTILINE)
+_UNWANTED_LINES = re.compile(r"^(?:\\|SET \w*_timeout =).*\n", re.MULTILINE)
 
 
 def dump_schema(
@@ -64,7 +64,7 @@ def dump_schema(
             for each in tables
         ),
     ]
-    sql = _LEFT_OUT.sub("", _run(command, _make_environment(address), timeout=timeout))
+    sql = _UNWANTED_LINES.sub("", _run(command, _make_environment(address), timeout=timeout))
     sql = _remove_owned_sequences(sql, tables)
     return SourceMigration(
         key="\n".join(_list_applied(history)), name=_NAME, path="pg_dump", up=SourceScript(sql)

@@ -29,7 +29,7 @@ def _show_adoption(
     written = format_count(len(document["written"]), "file")
     marked = format_count(len(document["marked_as_applied"]), "migration")
     write, mark = ("would write", "mark") if is_dry_run else ("wrote", "marked")
-    source = f"{document['tool']} ({document['source']})"
+    source = f"{document['tool']} ({document['source_folder']})"
     text = f"{write} {written} from {source}, {mark} {marked} as applied"
     shown: list[RenderableType] = [Text(escape_text(text), style="green")]
     pending = [

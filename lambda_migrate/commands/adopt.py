@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lambda_migrate.adopt.adoptable import replace_with_dump, require_adoptable
 from lambda_migrate.adopt.adoption import RECORD_FILENAME, AdoptedFile, Adoption
-from lambda_migrate.adopt.check import replace_with_dump, require_adoptable
 from lambda_migrate.adopt.convert import ConvertedFile, convert_migrations
 from lambda_migrate.adopt.detect import DetectedTool, detect_tool, find_formats, find_formats_of
 from lambda_migrate.adopt.dump import dump_schema
@@ -34,7 +34,7 @@ __all__ = ["adopt"]
 def adopt(
     context: CommandContext,
     *,
-    source: str = "",
+    from_tool: str = "",
     files: str = "",
     dry_run: bool = False,
     undo: bool = False,
@@ -44,7 +44,7 @@ def adopt(
 
     Args:
         context: The target.
-        source: The tool, or its table, if several are found.
+        from_tool: The tool, or its table, if several are found.
         files: The folder of its files, if several are found.
         dry_run: Show what would be done, and change nothing.
         undo: Remove what an earlier run wrote.
@@ -67,7 +67,7 @@ def adopt(
     folder = context.root / context.settings.directory
     if undo:
         return _undo(context, folder, dry_run=dry_run)
-    plan = _make_plan(context, folder, source=source, files=files)
+    plan = _make_plan(context, folder, from_tool=from_tool, files=files)
     synced = _make_synced_history(plan) if keep_theirs else None
     operations = context.make_operations(plan.manifest)
     preview = _preview(context, operations, plan)
@@ -94,7 +94,7 @@ def adopt(
             **context.location,
             "dry_run": dry_run,
             "tool": adoption.tool,
-            "source": adoption.source,
+            "source_folder": adoption.source_folder,
             "table": None if plan.history is None else plan.history.table,
             "written": list(written),
             "marked_as_applied": list(marked),
@@ -144,14 +144,16 @@ class _AdoptionPlan:
         )
 
 
-def _make_plan(context: CommandContext, folder: Path, *, source: str, files: str) -> _AdoptionPlan:
+def _make_plan(
+    context: CommandContext, folder: Path, *, from_tool: str, files: str
+) -> _AdoptionPlan:
     record = Adoption.read(folder)
     histories = [
         each
         for each in context.target.database.read_tool_histories(context.deadline)
         if each.is_in_use
     ]
-    detected = _detect(context, folder, record, histories, source=source, files=files)
+    detected = _detect(context, folder, record, histories, from_tool=from_tool, files=files)
     converted: tuple[ConvertedFile, ...] = ()
     if record is not None and (detected.tool_format.read is None or not detected.folder.is_dir()):
         adoption = record  # only the new files are here, as in a function; or a dump was made
@@ -198,10 +200,10 @@ def _detect(
     record: Adoption | None,
     histories: list[ToolHistory],
     *,
-    source: str,
+    from_tool: str,
     files: str,
 ) -> DetectedTool:
-    if record is not None and not (source or files):
+    if record is not None and not (from_tool or files):
         tool_format = next((each for each in TOOL_FORMATS if each.tool == record.tool), None)
         if tool_format is None:
             raise ConfigurationError(
@@ -211,7 +213,7 @@ def _detect(
         history = [each for each in histories if each.tool == record.tool]
         if len(history) < 2:
             return DetectedTool(
-                tool_format, context.root / record.source, history[0] if history else None
+                tool_format, context.root / record.source_folder, history[0] if history else None
             )
     if files:
         place = context.root / files
@@ -226,7 +228,7 @@ def _detect(
     else:
         is_own = record is not None and not record.uses_tool_files
         found = find_formats(context.root, except_folder=folder if is_own else None)
-    return detect_tool(found, histories, tool=source)
+    return detect_tool(found, histories, tool=from_tool)
 
 
 def _read_files(context: CommandContext, detected: DetectedTool) -> SourceFiles:
@@ -266,13 +268,13 @@ def _build_adoption(
     place = detected.folder.relative_to(context.root) if is_inside else detected.folder
     return Adoption(
         tool=detected.tool_format.tool,
-        source=place.as_posix(),
+        source_folder=place.as_posix(),
         files=tuple(map(AdoptedFile.from_converted, converted)),
         skipped=found.skipped,
         is_new_folder=not folder.exists(),
         uses_tool_files=detected.folder.resolve() == folder.resolve()
-        and all(each.source.verbatim is not None for each in converted)
-        and all(each.filename == each.source.path for each in converted),
+        and all(each.source_migration.verbatim is not None for each in converted)
+        and all(each.filename == each.source_migration.path for each in converted),
     )
 
 
@@ -349,7 +351,7 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
         )
     versions = set(record.versions.values())
     operations = context.make_operations(_build_manifest(folder, {}))
-    unmarked = operations.find_reversible(versions, context.deadline)
+    unmarked = operations.find_adopted_rows(versions, context.deadline)
     question = Question(
         command="adopt",
         text="undo it?",

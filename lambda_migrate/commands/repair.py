@@ -26,7 +26,7 @@ def baseline(
     context: CommandContext,
     version: Version | None = None,
     *,
-    source: str = "",
+    from_tool: str = "",
     ignore_other_history: bool = False,
 ) -> CommandResult:
     """Mark migrations as applied without running them; asks first.
@@ -35,10 +35,10 @@ def baseline(
         context: The target.
         version: The last migration that the database already has; None: those that another tool's
             history table lists as applied.
-        source: Which tool, or which table, if the database has several.
+        from_tool: Which tool, or which table, if the database has several.
         ignore_other_history: Mark up to ``version`` whatever such a table lists.
     """
-    options: dict[str, Any] = {"tool": source, "ignore_other_history": ignore_other_history}
+    options: dict[str, Any] = {"tool": from_tool, "ignore_other_history": ignore_other_history}
     operations = context.operations
     preview = operations.preview_baseline(version, context.deadline, **options)
     if preview.migrations and not context.prompter.confirm(_build_question(context, preview)):

@@ -523,7 +523,7 @@ class Operations:
             )
             return _record_baseline(lease_session, fenced_session, chosen, expected)
 
-    def find_reversible(
+    def find_adopted_rows(
         self, versions: Collection[Version], deadline: Deadline
     ) -> tuple[str, ...] | None:
         """Return the names that `undo_adoption` would remove from the history.

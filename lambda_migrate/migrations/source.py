@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     """A file's name, and its bytes or a sentence why it cannot be read."""
 
 __all__ = [
-    "MARKER_LIKE",
-    "REFUSED_IN_NAME",
+    "FORBIDDEN_IN_NAME",
+    "POSSIBLE_MARKER",
     "build_manifest",
     "parse_migration",
     "read_files",
@@ -61,10 +61,10 @@ _PACKAGE = "package:"
 _MISSING_SEPARATOR = re.compile(r"([0-9]+(?:\.[0-9]+)*)(.+\.sql)")
 _ALMOST_REPEATABLE = re.compile(r"[Rr]_+")
 _ALMOST_HOOK = re.compile(r"(?i)(before|after)[a-z]*(migrate|__)")
-REFUSED_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]""")  # no Windows file name, or shell syntax
+FORBIDDEN_IN_NAME = re.compile(r"""["$*/:;<>?\\`|]""")  # no Windows file name, or shell syntax
 _MARKER = re.compile(r"--[ \t]*migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
 # Every line that may be meant as a marker, in the spelling of dbmate or of another tool.
-MARKER_LIKE = re.compile(
+POSSIBLE_MARKER = re.compile(
     r"""^[^\S\n]*--+[^\S\n]*(?:
           migrate:\S
         | \+?migrate[^\S\n]*[:;=.][^\S\n]*(?:up|down)\b
@@ -267,7 +267,7 @@ def _check_name(filename: str) -> Iterator[str]:
         return
     elif not _is_version(version):
         yield "the version is too long: a number has at most 255 digits; shorten it"
-    if REFUSED_IN_NAME.search(filename) or not filename.isprintable():
+    if FORBIDDEN_IN_NAME.search(filename) or not filename.isprintable():
         yield (
             'the name contains invisible characters or one of " $ * : ; < > ? \\ ` |; '
             "rename it without them"
@@ -349,7 +349,7 @@ def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Scri
 
 def _parse_plain(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
     """The script of a repeatable migration or a hook: the whole file, unless it has a marker."""
-    if MARKER_LIKE.search(text) is None:
+    if POSSIBLE_MARKER.search(text) is None:
         return {"up": Script(text)}
     scripts = _parse_scripts(text, path=path, faults=faults)
     if "down" in scripts:
@@ -395,7 +395,7 @@ class _Marker:
 
 def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
     line, counted = 1, 0
-    for suspect in MARKER_LIKE.finditer(text):
+    for suspect in POSSIBLE_MARKER.finditer(text):
         line += text.count("\n", counted, suspect.start())
         counted = suspect.start()
         match = None if "\r" in suspect[0] else _MARKER.fullmatch(suspect[0])

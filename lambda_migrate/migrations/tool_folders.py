@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from importlib.abc import Traversable
 
-__all__ = ["ADOPTION_GUIDE", "TOOLS_IN_PLACE", "explain_missing_migrations", "guess_tool"]
+__all__ = ["ADOPTION_GUIDE", "SOURCE_TOOLS", "explain_missing_migrations", "guess_tool"]
 
 ADOPTION_GUIDE = '"Adopt an existing database" in the documentation'
 
-TOOLS_IN_PLACE = ("Alembic", "Django")
+SOURCE_TOOLS = ("Alembic", "Django")
 """Tools whose migrations run as they are: ``LAMBDA_MIGRATE_SOURCE`` names them in lower case."""
 
 _MAX_DEPTH = 2
@@ -101,7 +101,7 @@ def _describe_contents(paths: Sequence[str]) -> str:
 
 
 def _advice(paths: Sequence[str], *, tool: str, in_package: bool) -> str:
-    if tool in TOOLS_IN_PLACE:
+    if tool in SOURCE_TOOLS:
         return f"Run them in place with LAMBDA_MIGRATE_SOURCE={tool.lower()}."
     if tool:
         return f"Convert the files first: `lambda-migrate adopt`; see {ADOPTION_GUIDE}."

@@ -92,7 +92,7 @@ def _look_up(library: str, synced_table: SyncedTable) -> str:
         WHERE version =
             CASE WHEN history_version LIKE 'R%' THEN history_name ELSE history_version END;
     IF NOT FOUND THEN
-        tool_key := {synced_table.own_key};
+        tool_key := {synced_table.key_without_file};
         INSERT INTO {library}.synced_migration VALUES (history_version, tool_key);
     END IF;"""
 

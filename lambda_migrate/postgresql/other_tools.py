@@ -56,14 +56,14 @@ class SyncedTable:
         insert: SQL after ``INSERT INTO table``, with the variables ``tool_key``, ``tool_checksum``
             (NULL for a migration that the tool has no file of), ``history_name`` and
             ``history_duration`` (in milliseconds).
-        own_key: SQL for the key of a migration that the tool has no file of, from ``history_name``
-            and ``history_version``.
+        key_without_file: SQL for the key of a migration that the tool has no file of, from
+            ``history_name`` and ``history_version``.
         has_single_row: Whether it stores only the last version; ``tool_key`` is NULL without one.
         has_repeatables: Whether repeatable migrations have rows.
     """
 
     insert: str
-    own_key: str = "substring(history_name from '^V?([0-9]+)')"
+    key_without_file: str = "substring(history_name from '^V?([0-9]+)')"
     has_single_row: bool = False
     has_repeatables: bool = False
 
@@ -237,7 +237,7 @@ TOOLS = (
             " CASE WHEN history_name ~ '^[VR]' THEN history_name"
             " ELSE concat('V', tool_key, '__', regexp_replace(history_name, '^[0-9.]+_?', '')) END"
             " || '.sql', tool_checksum::int4, current_user, history_duration, true FROM {table}",
-            own_key="history_version",
+            key_without_file="history_version",
             has_repeatables=True,
         ),
     ),
@@ -254,7 +254,7 @@ TOOLS = (
         synced_table=SyncedTable(
             "(id, checksum, finished_at, migration_name, started_at, applied_steps_count) VALUES"
             " (gen_random_uuid()::text, coalesce(tool_checksum, ''), now(), tool_key, now(), 1)",
-            own_key="history_name",
+            key_without_file="history_name",
         ),
     ),
     Tool(
@@ -306,7 +306,7 @@ TOOLS = (
         synced_table=SyncedTable(
             "(name, batch, migration_time)"
             " SELECT tool_key, coalesce(max(batch), 0) + 1, now() FROM {table}",
-            own_key="history_name || '.js'",
+            key_without_file="history_name || '.js'",
         ),
     ),
     Tool(
@@ -323,7 +323,9 @@ TOOLS = (
         "id name run_on",
         key="name",
         order="id",
-        synced_table=SyncedTable("(name, run_on) VALUES (tool_key, now())", own_key="history_name"),
+        synced_table=SyncedTable(
+            "(name, run_on) VALUES (tool_key, now())", key_without_file="history_name"
+        ),
     ),
     Tool(
         "db-migrate",
@@ -351,7 +353,7 @@ TOOLS = (
         synced_table=SyncedTable(
             "(migration_hash, migration_id, applied_at_utc) VALUES"
             " (encode(sha256(tool_key::bytea), 'hex'), tool_key, now() AT TIME ZONE 'UTC')",
-            own_key="history_name",
+            key_without_file="history_name",
         ),
     ),
     Tool(
@@ -417,7 +419,7 @@ TOOLS = (
         checksum="hash",
         synced_table=SyncedTable(
             "(hash, created_at) VALUES (coalesce(tool_checksum, ''), tool_key::int8)",
-            own_key="(extract(epoch FROM clock_timestamp()) * 1000)::int8::text",
+            key_without_file="(extract(epoch FROM clock_timestamp()) * 1000)::int8::text",
         ),
     ),
 )

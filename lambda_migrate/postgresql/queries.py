@@ -535,7 +535,7 @@ class Queries:
             head + script + tail,
             start=len(head),
             end=len(head) + len(script),
-            statements_before=timeouts.count + 2 + len(settings),
+            statements_before=timeouts.statement_count + 2 + len(settings),
             settings_before=len(settings),
         )
 

@@ -142,7 +142,7 @@ class ServerTimeouts:
             self._local_settings = [*settings, ("transaction_timeout", 0), total]
 
     @property
-    def count(self) -> int:
+    def statement_count(self) -> int:
         """The number of statements in `set_local`."""
         return len(self._local_settings)
 

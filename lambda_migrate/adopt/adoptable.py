@@ -96,7 +96,10 @@ def _find_failed(history: ToolHistory, repair: str) -> Iterator[str]:
 def _find_changed(
     history: ToolHistory, tool_format: ToolFormat, files: Sequence[ConvertedFile]
 ) -> Iterator[str]:
-    sources = {tool_format.normalise_key(each.source.key): each.source for each in files}
+    sources = {
+        tool_format.normalise_key(each.source_migration.key): each.source_migration
+        for each in files
+    }
     for entry in history.entries:
         source = sources.get(tool_format.normalise_key(entry.key))
         if source is None or entry.state != APPLIED or not entry.checksum:
