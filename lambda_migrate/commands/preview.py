@@ -65,7 +65,7 @@ class PlanPreview:
         digest: The digest of the manifest.
         migrations: The pending migrations, in order.
         in_doubt: History rows that would be resolved first; see `Plan.interrupted`.
-        superseded: See `Plan.superseded`.
+        outdated_repeatables: See `Plan.outdated_repeatables`.
         divergences: Contradictions between files and history; with any, `up` applies nothing.
     """
 
@@ -73,7 +73,7 @@ class PlanPreview:
     migrations: tuple[PlannedMigration, ...]
     in_doubt: tuple[HistoryRow, ...]
     divergences: tuple[Divergence, ...]
-    superseded: tuple[str, ...]
+    outdated_repeatables: tuple[str, ...]
 
     @property
     def can_be_applied(self) -> bool:
@@ -90,7 +90,7 @@ def build_preview(plan: Plan, manifest: Manifest, placeholders: Mapping[str, str
         ),
         in_doubt=plan.interrupted,
         divergences=plan.divergences,
-        superseded=plan.superseded,
+        outdated_repeatables=plan.outdated_repeatables,
     )
 
 

@@ -50,7 +50,7 @@ class Plan:
         applied: Rows that match the manifest, in the order of versions.
         ahead: Rows above the manifest's last version, applied by newer code, and those of newer
             texts of repeatable migrations.
-        in_doubt: Rows of interrupted non-transactional migrations, to be settled first.
+        in_doubt: Rows of interrupted non-transactional migrations, to be resolved first.
         partly_applied: Rows of another tool's pending migrations of which a part is committed, and
             after which the tool continues.
         divergences: Contradictions; while there is one, nothing is applied.
@@ -66,7 +66,7 @@ class Plan:
     needs_revision_graph: bool = False
 
     @property
-    def superseded(self) -> tuple[str, ...]:
+    def outdated_repeatables(self) -> tuple[str, ...]:
         """Repeatable migrations whose text is not applied, because a newer one was."""
         return tuple(row.name for row in self.ahead if not is_versioned(row))
 

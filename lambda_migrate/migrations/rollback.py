@@ -41,7 +41,7 @@ def choose_rollback(
 
     Raises:
         ConfigurationError: See `require_one_choice`; or a version is not in the history, or a row
-            to roll back has no down script. A row in doubt is checked after it is settled; see
+            to roll back has no down script. A row in doubt is checked after it is resolved; see
             `require_down_scripts`.
     """
     require_one_choice(to=to, steps=steps, only=only)
