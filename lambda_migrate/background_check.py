@@ -138,7 +138,7 @@ class BackgroundCheck:
         """How long to wait.
 
         The request that started the check waits for its end: it ends before the request's deadline,
-        and what it does last, giving back the lease and logging, must not be frozen with it.
+        and what it does last, releasing the lease and logging, must not be frozen with it.
         """
         deadline = Deadline.from_context(context)
         if deadline is None:

@@ -80,7 +80,7 @@ def _vary_sizes() -> Iterator[Case]:
 
 
 def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
-    return replace(scenario, represented=max(1, scenario.environments // at_most))
+    return replace(scenario, environments_per_start=max(1, scenario.environments // at_most))
 
 
 # -- output ---------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ QUICK = (
     "tests/integration/postgresql/test_fence.py::test_an_idle_older",
     "tests/integration/postgresql/test_fence.py::test_an_older",
     "tests/integration/postgresql/test_fence.py::test_a_living_older",
-    "tests/integration/postgresql/test_fence.py::test_an_overtaken_holder_declares",
+    "tests/integration/postgresql/test_fence.py::test_a_superseded_holder_records",
     "tests/integration/postgresql/test_fence.py::test_our_own_abort",
     "tests/integration/postgresql/test_takeover_errors.py::test_a_grant",
 )

@@ -587,8 +587,8 @@ class InMemoryDryRun(DatabaseSession):
     def _require_open(self) -> None:
         """A successor ends a dry run, as it ends a holder."""
         database = self._database
-        overtaken = database.token > self.grant.fence
-        if self._is_lost or overtaken:
+        is_superseded = database.token > self.grant.fence
+        if self._is_lost or is_superseded:
             raise LeaseLost(
                 f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
                 "superseded; nothing of it was committed"

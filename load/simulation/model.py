@@ -79,8 +79,8 @@ class _Holder:
 def make_start_times(scenario: Scenario, rng: Random) -> list[float]:
     """When each simulated environment reads for the first time, in order."""
     times = []
-    for number in range(max(1, scenario.environments // scenario.represented)):
-        beyond = number * scenario.represented - RAMP_BURST if scenario.is_ramp else 0
+    for number in range(max(1, scenario.environments // scenario.environments_per_start)):
+        beyond = number * scenario.environments_per_start - RAMP_BURST if scenario.is_ramp else 0
         times.append(max(0, beyond) / RAMP_RATE + scenario.start_spread_seconds * rng.random())
     return sorted(times)
 
@@ -306,13 +306,13 @@ def summarize(runs: Sequence[Deployment]) -> SimulationResult:
     seen = [(run, start) for run in runs for start in find_waiters(run)]
     delays = [(start.served_at or 0.0) - (run.committed or 0.0) for run, start in seen] or [nan]
     calls = [float(start.calls) for _, start in seen] or [nan]
-    represented, count = runs[0].scenario.represented, len(runs)
+    environments_per_start, count = runs[0].scenario.environments_per_start, len(runs)
     read_units = sum(run.partition.read_units for run in runs)
     write_units = sum(run.partition.write_units for run in runs)
     unserved = sum(start.served_at is None for run in runs for start in run.starts)
     return SimulationResult(
-        waiting=round(len(seen) * represented / count),
-        not_served=round(unserved * represented / count),
+        waiting=round(len(seen) * environments_per_start / count),
+        not_served=round(unserved * environments_per_start / count),
         mean_acquisitions=sum(len(run.acquired) for run in runs) / count,
         delay_median=percentile(delays, 50),
         delay_p99=percentile(delays, 99),
@@ -320,8 +320,10 @@ def summarize(runs: Sequence[Deployment]) -> SimulationResult:
         calls_mean=sum(calls) / len(calls),
         read_units=read_units / sum(len(run.starts) for run in runs),
         peak_units=max(max(run.partition.requested_units_in.values()) for run in runs)
-        * represented,
+        * environments_per_start,
         throttled=sum(run.partition.throttled for run in runs)
         / sum(run.partition.requests for run in runs),
-        dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS) * represented / count,
+        dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS)
+        * environments_per_start
+        / count,
     )

@@ -46,7 +46,7 @@ class Scenario:
     stale_seconds: float = 0.02  # by how much a replica lags, exponentially distributed
     partition_read_units: float = 3_000.0  # that one partition serves in a second
     partition_write_units: float = 1_000.0
-    represented: int = 1  # environments that each simulated one stands for
+    environments_per_start: int = 1  # environments that each simulated one stands for
 
 
 class Partition:
@@ -86,14 +86,15 @@ class LeaseTable:
 
     def __init__(self, environment: Environment, scenario: Scenario, rng: Random) -> None:
         self.partition = Partition(
-            scenario.partition_read_units / scenario.represented,
-            scenario.partition_write_units / scenario.represented,
+            scenario.partition_read_units / scenario.environments_per_start,
+            scenario.partition_write_units / scenario.environments_per_start,
         )
         self._environment = environment
         self._clock = FakeClock(monotonic=0.0, wall_ms=EPOCH_MS)
         self._item = InMemoryLeaseTable(clock=self._clock)
         self.lease_seconds = self._item.lease_seconds
-        self._holder_units = WRITE_UNITS / scenario.represented  # it stands for itself alone
+        # The holder stands for itself alone.
+        self._holder_units = WRITE_UNITS / scenario.environments_per_start
         self._versions = [(-1.0, self._item.state)]
         self._stale_rate = 1 / scenario.stale_seconds if scenario.stale_seconds else 0.0
         self._rng = rng

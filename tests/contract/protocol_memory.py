@@ -240,7 +240,7 @@ class SteppedSession(DatabaseSession):
     def resolve_in_doubt(
         self, row: HistoryRow, deadline: Deadline, *, file: tuple[Migration, str] | None = None
     ) -> None:
-        fault = self._turn(f"settle {row.name}")
+        fault = self._turn(f"resolve {row.name}")
         self._session.resolve_in_doubt(row, deadline, file=file)
         self._lose(fault)
 

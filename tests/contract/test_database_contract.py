@@ -364,7 +364,7 @@ def test_a_takeover_records_no_environment_and_neither_does_a_migration(
     assert read_recorded_environment(bench) == "production"
 
 
-def test_a_holder_that_was_overtaken_records_no_environment(bench: DatabaseBench) -> None:
+def test_a_holder_that_was_superseded_records_no_environment(bench: DatabaseBench) -> None:
     with bench.database.open_session(grant(1, environment="staging"), soon()) as session:
         record_environment(bench, grant(2))
         with pytest.raises(LeaseLost):

@@ -253,7 +253,7 @@ Play = Callable[[World, int], bool]
 """One example, given the moment; False if the instance was done by then."""
 
 
-def frozen_and_overtaken(world: World, moment: int) -> bool:
+def frozen_and_superseded(world: World, moment: int) -> bool:
     """One is frozen, another takes the fence over, the first thaws, and the other goes on."""
     manifest = world.engine.manifests[NEWER]
     first = world.start(manifest)
@@ -347,7 +347,7 @@ def at_every_moment(play: Play, make_engine: Callable[[], Engine]) -> None:
 
 
 PLAYS: dict[str, Play] = {
-    "frozen and overtaken": frozen_and_overtaken,
+    "frozen and superseded": frozen_and_superseded,
     "killed": killed,
     **{f"rolled back through {place.value}": partial(rolled_back, place) for place in Place},
     **{fault.value: partial(meeting, fault) for fault in Fault if fault is not Fault.NONE},
@@ -361,7 +361,7 @@ def test_fakes_keep_the_promises_after_each_single_fault(play: Play) -> None:
 
 ON_REAL_ENGINES = {
     name: PLAYS[name]
-    for name in ("frozen and overtaken", Fault.ANSWER_LOST.value, Fault.TWICE.value)
+    for name in ("frozen and superseded", Fault.ANSWER_LOST.value, Fault.TWICE.value)
 }
 """What needs real locks, real sessions, and real conditions."""
 

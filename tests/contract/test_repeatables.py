@@ -328,7 +328,9 @@ RELEASES = [
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, len(RELEASES) - 1), max_size=12))
-def test_whatever_starts_when_the_newest_release_so_far_has_its_texts(starts: list[int]) -> None:
+def test_after_any_order_of_starts_the_newest_release_has_its_repeatables(
+    starts: list[int],
+) -> None:
     """Code that was never here, with as many versions as the newest, would count as newer."""
     service = Service(InMemoryDatabase())
     newest = RELEASES[0]

@@ -36,7 +36,7 @@ _WIDTH = 9.6  # inches, as all lengths below; 72 SVG units each
 _SERIES_HEIGHT = 0.7
 _LABEL_LINES = 6
 _LABELLED_ROWS = 24  # up to so many rows are labelled
-_GAP_WIDTH = 0.03  # of the time that is not folded away
+_GAP_WIDTH = 0.03  # of the time that is not left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def clip(rows: Iterable[Row], since: float, until: float = math.inf) -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One migration, drawn across all rows; or a time that is folded away."""
+    """One migration, drawn across all rows; or a time that is left out."""
 
     label: str
     start: float
@@ -226,7 +226,7 @@ def _style(axes: Axes) -> None:
 
 
 def _style_time_axis(axes: Axes, first: float, last: float, scale: _TimeScale) -> None:
-    """From 0 at ``first``, in round steps, without those that are folded away."""
+    """From 0 at ``first``, in round steps, without those that are left out."""
     start, end = scale.map(first), scale.map(last)
     power = 10.0 ** math.floor(math.log10((end - start) / 10))
     step = next(power * n for n in (1, 2, 5, 10) if (end - start) / (power * n) <= 10)

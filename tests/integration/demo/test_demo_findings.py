@@ -220,7 +220,7 @@ def test_the_phases_of_an_environment(
     assert build_spans(seen, checked, connected_at=4.0, until=9.0) == spans
 
 
-def test_the_time_in_which_this_machine_starts_a_version_is_folded_away() -> None:
+def test_the_time_in_which_this_machine_starts_a_version_is_left_out() -> None:
     rows = [
         Row("v1 env1", [Span("starting", 9, 10.2), Span("serving", 10.2, 60)], "version 1"),
         Row("v2 env1", [Span("starting", 20, 45), Span("waiting", 45, 50)], "version 2"),

@@ -1,4 +1,4 @@
-"""A holder that was overtaken commits nothing more, whatever it was doing."""
+"""A holder that was superseded commits nothing more, whatever it was doing."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
         assert not database.inspect(soon()).has_active_holder
 
 
-def _overtake(bench: Bench) -> None:
+def _supersede(bench: Bench) -> None:
     with bench.holder(2, "successor"):
         pass
 
 
-def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: Bench) -> None:
+def test_a_holder_superseded_between_two_migrations_commits_nothing_more(bench: Bench) -> None:
     with bench.holder() as session:
         session.apply(migration("CREATE TABLE a ()"), "d", soon())
-        _overtake(bench)
+        _supersede(bench)
         with pytest.raises(LeaseLost):
             session.apply(migration("CREATE TABLE b ()", 2), "d", soon())
     assert (bench.has("a"), bench.has("b"), bench.versions()) == (True, False, [1])
@@ -71,12 +71,12 @@ def _hide(session: PostgreSQLSession) -> None:
     session._connection.run("SELECT pg_advisory_unlock_all()", soon())
 
 
-def test_an_overtaken_holder_that_could_not_be_ended_commits_nothing(
+def test_a_superseded_holder_that_could_not_be_ended_commits_nothing(
     bench: Bench,
 ) -> None:
     with bench.holder() as session:
         _hide(session)
-        _overtake(bench)
+        _supersede(bench)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             session.apply(migration("CREATE TABLE b ()"), "d", soon())
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
@@ -106,16 +106,16 @@ def test_no_token_is_passed_while_a_transaction_under_it_is_open(
 _SLOW = "CREATE TABLE b (); SELECT pg_sleep(30) /* slow */"
 
 
-def test_a_holder_overtaken_inside_its_script_commits_nothing(each_bench: Bench) -> None:
+def test_a_holder_superseded_inside_its_script_commits_nothing(each_bench: Bench) -> None:
     with each_bench.holder() as session:
         slow = Running(lambda: session.apply(migration(_SLOW), "d", soon()))
         until(lambda: each_bench.is_running("slow"))
-        _overtake(each_bench)
+        _supersede(each_bench)
         assert isinstance(slow.outcome(), LeaseLost)
     assert (each_bench.has("b"), each_bench.versions()) == (False, [])
 
 
-def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
+def test_a_holder_superseded_before_its_transaction_begins_does_not_begin_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
@@ -125,7 +125,7 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
 
         def late(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             monkeypatch.undo()
-            _overtake(bench)
+            _supersede(bench)
             return run(sql, deadline, **more)
 
         monkeypatch.setattr(session._connection, "run", late)
@@ -135,7 +135,7 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
     assert bench.column("SELECT is_called FROM tries") == [False]
 
 
-def test_a_holder_overtaken_before_the_commit_of_a_write_of_its_own_commits_nothing(
+def test_a_holder_superseded_before_the_commit_of_a_write_of_its_own_commits_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench.holder() as session:
@@ -143,7 +143,7 @@ def test_a_holder_overtaken_before_the_commit_of_a_write_of_its_own_commits_noth
 
         def late(writes: str, deadline: Deadline) -> list[object]:
             monkeypatch.undo()
-            _overtake(bench)
+            _supersede(bench)
             return commit(writes, deadline)
 
         monkeypatch.setattr(session._connection, "commit", late)
@@ -160,7 +160,7 @@ def test_a_holder_without_a_fence_row_does_not_begin(bench: Bench) -> None:
     assert (bench.has("b"), bench.versions()) == (False, [])
 
 
-def test_a_holder_overtaken_inside_a_statement_without_transaction_goes_no_further(
+def test_a_holder_superseded_inside_a_statement_without_transaction_goes_no_further(
     bench: Bench,
 ) -> None:
     bench.execute("CREATE TABLE orders (id int)")
@@ -169,20 +169,20 @@ def test_a_holder_overtaken_inside_a_statement_without_transaction_goes_no_furth
         build = migration("CREATE INDEX CONCURRENTLY i ON orders (id)", non_transactional=True)
         slow = Running(lambda: session.apply(build, "d", soon()))
         until(lambda: bench.is_running("CREATE INDEX"))
-        _overtake(bench)
+        _supersede(bench)
         assert not bench.is_running("CREATE INDEX")
         assert isinstance(slow.outcome(), LeaseLost)
     assert bench.states() == {1: "started"}
     assert bench.is_valid("i") is not True
 
 
-def test_an_overtaken_holder_runs_no_non_transactional_statement(bench: Bench) -> None:
+def test_a_superseded_holder_runs_no_non_transactional_statement(bench: Bench) -> None:
     """Not even one whose session no successor found, and who is alone by now."""
     bench.execute("CREATE TABLE orders (id int)")
     with bench.holder() as session:
         _hide(session)
         session._connection.is_direct_connection = True
-        _overtake(bench)
+        _supersede(bench)
         until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             session._connection.run_non_transactional(
@@ -192,10 +192,10 @@ def test_an_overtaken_holder_runs_no_non_transactional_statement(bench: Bench) -
 
 
 @pytest.mark.parametrize("act", ["record", "forget"])
-def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
+def test_a_superseded_holder_records_nothing(bench: Bench, act: str) -> None:
     one = migration("SELECT 1")
     with bench.holder() as session:
-        _overtake(bench)
+        _supersede(bench)
         acts = {
             "record": lambda: session.record_applied([(one, "d")], baseline=True),
             "forget": lambda: session.delete_rows([1]),
@@ -356,7 +356,7 @@ def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
 
 
 @pytest.mark.parametrize("acts_as", ["the owner", "a role with grants"])
-def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
+def test_a_holder_that_only_a_set_role_lets_write_is_not_superseded_unnoticed(
     bench: Bench, acts_as: str
 ) -> None:
     """As with two users in turn: one login may not end the other's session, and both are NOINHERIT.
@@ -546,7 +546,7 @@ def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench
     assert (each_bench.has("b"), each_bench.versions()) == (False, [])
 
 
-def test_an_abort_of_a_statement_without_transaction_is_the_successors_to_settle(
+def test_an_abort_of_a_statement_without_transaction_is_the_successors_to_resolve(
     bench: Bench,
 ) -> None:
     with bench.holder() as session:

@@ -95,7 +95,7 @@ def test_a_down_script_may_not_control_its_transaction(bench: Bench) -> None:
     assert bench.versions() == [1]
 
 
-def test_recording_declares_without_running(bench: Bench) -> None:
+def test_recording_runs_nothing(bench: Bench) -> None:
     one, two = migration("CREATE TABLE t ()", down="DROP TABLE t"), migration("SELECT 1", 2)
     with bench.holder() as session:
         session.record_applied([(one, "d1"), (two, "d2")], baseline=True)

@@ -294,7 +294,7 @@ def test_a_failure_is_not_taken_for_success_by_its_result(
     assert orders.versions() == []
 
 
-# --- settling
+# --- resolving
 
 
 def test_a_half_built_index_is_dropped_and_built_again(each_bench: Bench) -> None:
@@ -307,7 +307,7 @@ def test_a_half_built_index_is_dropped_and_built_again(each_bench: Bench) -> Non
     assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
 
 
-SETTLE_CASES = [
+RESOLVE_CASES = [
     ("CREATE INDEX i ON orders (id)", BUILD, "applied"),
     ("SELECT 1", BUILD, None),
     ("SELECT 1", "DROP INDEX CONCURRENTLY i", "applied"),
@@ -333,8 +333,8 @@ SETTLE_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("before", "statement", "state"), SETTLE_CASES)
-def test_a_row_in_doubt_is_settled_by_the_catalog(
+@pytest.mark.parametrize(("before", "statement", "state"), RESOLVE_CASES)
+def test_a_row_in_doubt_is_resolved_by_the_catalog(
     orders: Bench, before: str, statement: str, state: str | None
 ) -> None:
     orders.execute(before)
@@ -392,7 +392,7 @@ def test_a_row_without_its_statement_is_refused(bench: Bench) -> None:
     ("before", "states"),
     [("CREATE INDEX i ON orders (id)", {1: "applied"}), ("SELECT 1", {})],
 )
-def test_an_interrupted_rollback_is_settled_both_ways(
+def test_an_interrupted_rollback_is_resolved_both_ways(
     orders: Bench, before: str, states: dict[int, str]
 ) -> None:
     down = "DROP INDEX CONCURRENTLY i"
@@ -655,7 +655,7 @@ def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_applying_over_a_row_in_doubt_settles_it_first(orders: Bench, is_there: bool) -> None:
+def test_applying_over_a_row_in_doubt_resolves_it_first(orders: Bench, is_there: bool) -> None:
     if is_there:
         orders.execute(BUILD.replace("CONCURRENTLY", ""))
     _interrupted(orders, non_transactional(BUILD))
@@ -670,7 +670,7 @@ def test_applying_over_a_row_in_doubt_settles_it_first(orders: Bench, is_there: 
 
 @pytest.mark.parametrize("outside_down", [True, False])
 @pytest.mark.parametrize("is_there", [True, False])
-def test_rolling_back_a_row_in_doubt_settles_it_first(
+def test_rolling_back_a_row_in_doubt_resolves_it_first(
     orders: Bench, is_there: bool, outside_down: bool
 ) -> None:
     down = "DROP INDEX CONCURRENTLY i" if outside_down else "DROP INDEX i"

@@ -311,7 +311,7 @@ def test_a_frozen_holders_running_statement_is_ended(bench: Bench, via: Via, way
 def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
     bench: Bench, via: Via, way: str
 ) -> None:
-    """Its successor takes over by any way, settles, and gives the schema back."""
+    """Its successor takes over by any way, resolves the doubt, and releases the schema."""
     bench.execute("CREATE TABLE t (id int)")
     build = "CREATE INDEX CONCURRENTLY i ON t (id)"
     with holder_process(_url(bench), build, freeze="before the statement") as frozen:

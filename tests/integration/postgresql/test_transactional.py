@@ -551,7 +551,7 @@ def test_a_rollback_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -
     assert (counting.versions(), _counter(counting)) == ([], 1)
 
 
-def test_a_declaration_in_doubt_is_made_once(bench: Bench) -> None:
+def test_recording_in_doubt_happens_once(bench: Bench) -> None:
     one = migration("SELECT 1")
     with (
         Proxy(bench.address, needle=one.checksum.encode(), deliver=True) as proxy,

@@ -202,7 +202,7 @@ def test_holders_killed_at_different_migrations_are_no_failure(fakes: Fakes) -> 
     assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_a_lease_given_back_between_two_kills_restarts_the_count(fakes: Fakes) -> None:
+def test_a_lease_released_between_two_kills_restarts_the_count(fakes: Fakes) -> None:
     for _ in range(2):
         is_killed(fakes, V2, at=2)
         is_killed(fakes, V2, at=2)
@@ -287,7 +287,7 @@ def test_a_late_duplicate_of_ones_own_acquisition_takes_nothing_after_the_releas
     assert fakes.table.state == state
 
 
-# --- what a person settles
+# --- what a person resolves
 
 
 def test_a_repair_ends_the_pause(fakes: Fakes) -> None:

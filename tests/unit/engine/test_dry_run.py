@@ -371,10 +371,10 @@ def test_it_stops_after_five_attempts(fakes: Fakes, sqlstate: str) -> None:
 
 
 def test_a_takeover_between_two_attempts_is_reported(fakes: Fakes) -> None:
-    def overtaken(_version: int) -> None:
+    def raise_token(_version: int) -> None:
         fakes.clock.at(0.05, lambda: setattr(fakes.database, "token", 99))
 
-    fakes.database.on_script = overtaken
+    fakes.database.on_script = raise_token
     fakes.database.fail_on(1, failure("55P03", of=1))
     found = dry_run(fakes)
     assert isinstance(found.error, LeaseLost)

@@ -54,7 +54,7 @@ def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, int], fault: 
         choose_rollback(HISTORY, **choice)
 
 
-def test_nothing_applied_has_nothing_to_take_back() -> None:
+def test_nothing_applied_has_nothing_to_roll_back() -> None:
     assert choose_rollback([], steps=3) == ()
     assert choose_rollback([], to=0) == ()
     with pytest.raises(ConfigurationError, match="applied versions: none"):
@@ -78,6 +78,6 @@ def test_a_row_without_a_down_script_below_the_goal_is_no_obstacle() -> None:
     assert [each.version for each in choose_rollback(history, to=1)] == [2]
 
 
-def test_a_rollback_that_was_interrupted_is_gone_on_with() -> None:
+def test_a_rollback_that_was_interrupted_is_continued() -> None:
     history = [row(1), row(2, state=RowState.ROLLING_BACK)]
     assert [each.version for each in choose_rollback(history, steps=1)] == [2]

@@ -257,7 +257,7 @@ def test_nothing_is_begun_when_no_time_is_left(fakes: Fakes, seconds: float) -> 
 # --- acquiring
 
 
-def test_the_first_instance_migrates_and_gives_the_lease_back(fakes: Fakes) -> None:
+def test_the_first_instance_migrates_and_releases_the_lease(fakes: Fakes) -> None:
     assert fakes.runner(V3).ensure(fakes.deadline(), request_id="r-1") is Outcome.MIGRATED
     assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
     assert fakes.table.log == ["read", "acquire", "renew", "store_completion"]
@@ -296,7 +296,7 @@ def test_what_failed_before_the_acquisition_is_not_tried_again_before_its_pause(
     assert (fakes.table.state.owner, fakes.table.state.failure) == (None, fails)
 
 
-def test_a_lease_that_cannot_be_given_back_at_once_is_no_reason_not_to_serve(
+def test_a_lease_that_cannot_be_released_at_once_is_no_reason_not_to_serve(
     fakes: Fakes,
 ) -> None:
     lease = fakes.held_by("slow", seconds=-5)
@@ -467,7 +467,7 @@ def test_a_lost_response_does_not_make_others_wait_until_the_lease_expires(
     assert fakes.ready(V2)
 
 
-def test_giving_back_ends_with_the_leases_trust_or_the_deadline(fakes: Fakes) -> None:
+def test_releasing_ends_with_the_leases_trust_or_the_deadline(fakes: Fakes) -> None:
     def go() -> None:
         fakes.table.is_down = True
         raise LeaseStoreUnavailable("gone")

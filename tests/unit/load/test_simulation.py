@@ -68,15 +68,15 @@ def test_a_hundred_thousand_waiters_leave_capacity_for_the_holder() -> None:
     many = Scenario(
         environments=100_000,
         migration_seconds=400.0,
-        represented=500,
+        environments_per_start=500,
     )
     run = simulate(many, LIBRARY, seed=1)
     late = [units for second, units in run.partition.requested_units_in.items() if second > 120]
-    assert sum(late) / len(late) * many.represented < 2 * 3_000
+    assert sum(late) / len(late) * many.environments_per_start < 2 * 3_000
 
 
 def test_ten_thousand_at_once_are_served_despite_throttling() -> None:
-    result = run_simulations(Scenario(environments=10_000, represented=10))
+    result = run_simulations(Scenario(environments=10_000, environments_per_start=10))
     assert result.throttled > 0.2
     assert result.not_served == 0
     assert result.delay_p99 < 10
@@ -169,10 +169,10 @@ def test_stale_reads_delay_and_mislead_but_never_serve_too_early() -> None:
     assert summarize([run]).delay_median > run_simulations(CALM).delay_median
 
 
-def test_scaled_simulation_gives_the_same_run_simulations() -> None:
+def test_a_scaled_simulation_gives_the_same_results() -> None:
     every = Scenario(environments=2_000, migration_seconds=1.0, partition_read_units=1_500.0)
     whole = run_simulations(every)
-    tenth = run_simulations(replace(every, represented=10), repetitions=4)
+    tenth = run_simulations(replace(every, environments_per_start=10), repetitions=4)
     assert tenth.calls_mean == pytest.approx(whole.calls_mean, rel=0.1)
     assert tenth.delay_median == pytest.approx(whole.delay_median, rel=0.15)
     assert tenth.peak_units == pytest.approx(whole.peak_units, rel=0.15)

@@ -139,7 +139,7 @@ def test_rows_of_several_groups_are_labelled_by_group() -> None:
     assert labels.count("20 environments") == 2
 
 
-def test_a_fold_takes_little_room_and_says_what_it_hides() -> None:
+def test_a_gap_takes_little_room_and_names_what_it_hides() -> None:
     rows = [Row("a", [Span("starting", 0, 40), Span("waiting", 40, 49)])]
     labels = texts(render(rows, gaps=[Interval("30 s of starting", 5, 35)]))
     assert "30 s of starting" in labels

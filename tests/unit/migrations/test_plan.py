@@ -96,7 +96,7 @@ def shape(plan: Plan) -> dict[str, list[Version] | list[tuple[str, Version]]]:
             {"applied": [2], "in_doubt": [1]},
             False,
         ),
-        # Doubt about newer code's migration is not this code's to settle.
+        # Doubt about newer code's migration is not this code's to resolve.
         (
             [1],
             [row(1), row(4, RowState.STARTED), row(3)],

@@ -208,7 +208,7 @@ def test_no_script_takes_more_than_a_pass(sql: str) -> None:
     assert len(split_statements(sql)) in (0, 1, 5_000)
 
 
-def test_a_word_longer_than_a_leap_does_not_open_a_string() -> None:
+def test_a_word_longer_than_one_match_does_not_open_a_string() -> None:
     sql = "select (" + "a " * 499 + "ee'x\\'); select 2"
     assert [each.keywords for each in split_statements(sql)] == [("SELECT",), ("SELECT",)]
 
