@@ -27,6 +27,6 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 def test_the_build_reads_the_version() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    [pattern] = re.findall(r"^pattern = '(.*)'$", project, re.M)
+    [pattern] = re.findall(r"^pattern = '(__version__.*)'$", project, re.M)
     versions = re.findall(pattern, (ROOT / "lambda_migrate/_version.py").read_text())
     assert versions == [__version__]
