@@ -12,7 +12,8 @@ from lambda_migrate.errors import ConfigurationError
 
 @add_local_command(
     "manifest",
-    "Write the file that lists the migration modules of a Django project, when it is built.",
+    "Write the file that lists a Django project's migration modules; run it when you build the "
+    "package.",
     common_options=("format", "timeout"),
     examples=("manifest",),
 )
@@ -33,6 +34,7 @@ def _write_manifest(invocation: CommandInvocation) -> int:
     invocation.terminal.show_result(
         {"path": settings.django_manifest, "modules": dict(sorted(modules.items()))},
         Text.assemble("wrote ", (settings.django_manifest, "bold"), f": {count}"),
-        "deploy it with the code, and write it again when INSTALLED_APPS changes",
+        "deploy it with the code, and write it again when INSTALLED_APPS or MIGRATION_MODULES "
+        "changes",
     )
     return EXIT_DONE

@@ -182,6 +182,7 @@ def add_target_command(name: str, *, has_show_all: bool = False) -> Callable[[Vi
     """
     command = COMMANDS[name]
     options = [each for each in command.options if not each.is_common]
+    own_names = {each.name for each in command.options}
     terminal_options = [_SHOW_ALL] * has_show_all + [_YES] * command.asks_to_confirm
 
     def add(view: View) -> View:
@@ -210,9 +211,14 @@ def add_target_command(name: str, *, has_show_all: bool = False) -> Callable[[Vi
                 name=name,
                 text=command.help,
                 usage=command.usage,
-                options=(*options, *terminal_options),
+                options=(*command.options, *terminal_options),
                 common_options=_choose_common(
-                    "function", "format", "env_file", "quiet", *command.settings, "timeout"
+                    "function",
+                    "format",
+                    "env_file",
+                    "quiet",
+                    *(each for each in command.settings if each not in own_names),
+                    "timeout",
                 ),
                 examples=command.examples,
                 exit_codes=tuple(codes),
@@ -265,6 +271,8 @@ def _choose_common(*names: str) -> tuple[Option, ...]:
 
 def _add_command(run: Callable[..., int], command_help: CommandHelp) -> None:
     name = command_help.name
+    own_options = [each for each in command_help.options if not each.is_common]
+    shown_names = {each.name for each in (*command_help.options, *command_help.common_options)}
 
     def act(**values: Any) -> int:
         before: typer.Context = values.pop("context")
@@ -279,7 +287,7 @@ def _add_command(run: Callable[..., int], command_help: CommandHelp) -> None:
         CURRENT_INVOCATION[:] = [invocation]
         check_common_options(invocation.options, command=name)
         if invocation.options.function is None:
-            for option in command_help.options:
+            for option in own_options:
                 if option.type is DottedVersion and given[option.parameter_name] is not None:
                     _check_version(option, given[option.parameter_name])
         with invocation.reporter:
@@ -289,10 +297,10 @@ def _add_command(run: Callable[..., int], command_help: CommandHelp) -> None:
     context = inspect.Parameter("context", kind, annotation=typer.Context)
     parameters = [
         context,
-        *map(_make_parameter, command_help.options),
+        *map(_make_parameter, own_options),
         # One that a command has no use for is accepted, like its environment variable.
         *(
-            _make_parameter(option, is_hidden=option not in command_help.common_options)
+            _make_parameter(option, is_hidden=option.name not in shown_names)
             for option in _COMMON_OPTIONS
         ),
     ]

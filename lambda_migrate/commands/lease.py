@@ -28,7 +28,7 @@ def lease_show(context: CommandContext) -> CommandResult:
 
 
 def lease_release(context: CommandContext) -> CommandResult:
-    """Release the lease of a holder that is dead; asks first."""
+    """Release the lease, whether or not its holder is alive; asks first."""
     from lambda_migrate.engine.operations import release_lease
 
     location = _build_location(context)
@@ -37,8 +37,8 @@ def lease_release(context: CommandContext) -> CommandResult:
         command="lease release",
         text="release it?",
         heading=(
-            "release the lease only if its holder is dead: a holder that is alive loses the "
-            "migration it is applying"
+            "if the holder is alive, it loses the migration that it is applying; the lease of a "
+            "dead holder expires by itself"
         ),
         location=location,
         lease=build_lease_document(state),

@@ -95,7 +95,7 @@ def down(
 
     Args:
         context: The target.
-        to: Roll back every migration above this version; 0: all.
+        to: Roll back every migration above this version; 0: all, except a version 0.
         steps: Roll back the last N migrations.
         only: Roll back only this version.
     """

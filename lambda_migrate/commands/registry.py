@@ -218,7 +218,7 @@ _COMMANDS = (
             Option(
                 "to",
                 DottedVersion,
-                "Roll back every migration above this version; 0: all.",
+                "Roll back every migration above this version; 0: all, except a version 0.",
                 "VERSION",
             ),
             Option("steps", int, "Roll back the last N migrations.", "N"),
@@ -287,7 +287,8 @@ _COMMANDS = (
     Command(
         "repair",
         repair,
-        "Resolve a migration whose outcome is unknown.",
+        "Resolve a migration whose outcome is unknown, accept a changed file, or record another "
+        "environment.",
         (
             Option(
                 "version", DottedVersion, "The version to resolve.", "VERSION", is_positional=True
@@ -305,7 +306,13 @@ _COMMANDS = (
                 bool,
                 "With `--as pending`: also remove the row of a migration that is not in doubt.",
             ),
-            Option("environment", str, "Record this environment in the database.", is_common=True),
+            Option(
+                "environment",
+                str,
+                "Without VERSION: record this environment in the database.",
+                "NAME",
+                is_common=True,
+            ),
         ),
         usage="(VERSION --as OUTCOME | --environment NAME)",
         examples=("repair 42 --as applied", "repair --environment staging"),
@@ -322,7 +329,7 @@ _COMMANDS = (
     Command(
         "lease release",
         lease_release,
-        "Release the lease of a holder that is dead.",
+        "Release the lease now; a holder that is alive loses the migration that it is applying.",
         examples=("lease release --target orders",),
         settings=LEASE_SETTINGS,
         asks_to_confirm=True,

@@ -26,8 +26,8 @@ EXIT_BUSY = 4
 EXIT_CODES = {
     EXIT_DONE: "done",
     EXIT_FAILED: (
-        "failed: a migration, a connection, or a contradiction that `plan` or `verify` found; or "
-        "you declined a confirmation"
+        "failed: a migration, a connection or a check of `doctor`; `plan` or `verify` found a "
+        "contradiction; or you declined a confirmation"
     ),
     EXIT_USAGE_ERROR: (
         "wrong usage or configuration: correct the command or a setting before you run it again"

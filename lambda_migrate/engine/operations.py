@@ -839,7 +839,7 @@ def require_in_doubt(row: HistoryRow, *, force: bool) -> None:
 
 
 def release_lease(store: LeaseStore) -> LeaseState:
-    """Release a lease whose holder is known to be dead, without waiting until it expires.
+    """Release the lease without waiting until it expires; its holder may be alive.
 
     Returns:
         The state before.

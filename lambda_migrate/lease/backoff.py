@@ -8,7 +8,7 @@
     up to 60 s       a fifth of the time waited
     longer           12 s
 
-Each delay is chosen evenly between half of the longest delay and the longest delay.
+Each delay is chosen uniformly at random between half of the longest delay and the longest delay.
 
 Of all ways to read a given number of times during a migration, even intervals notice its end
 soonest. So the jitter is only as large as waiters that started together need to spread out: half

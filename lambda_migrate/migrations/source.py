@@ -477,7 +477,7 @@ def _check_preamble(preamble: str) -> Iterator[str]:
     at = _find_first_sql(preamble)
     if at is not None:
         line = preamble.count("\n", 0, at) + 1
-        yield f"{line}: only comments may stand above the first marker; move this SQL below it"
+        yield f"{line}: only comments are allowed above the first marker; move this SQL below it"
 
 
 def _find_first_sql(text: str) -> int | None:

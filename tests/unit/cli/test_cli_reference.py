@@ -38,7 +38,7 @@ def test_every_command_has_a_section_and_every_section_a_command() -> None:
         "Exit codes",
         "Help and completion",
         "JSON",
-        "Progress, colours, interruption",
+        "Progress, colors, interruption",
         "With Alembic and Django",
     }
     titles = {f"`{name}`" for name in COMMANDS_WITH_HELP}
