@@ -30,3 +30,22 @@ def test_the_build_reads_the_version() -> None:
     [pattern] = re.findall(r"^pattern = '(__version__.*)'$", project, re.M)
     versions = re.findall(pattern, (ROOT / "lambda_migrate/_version.py").read_text())
     assert versions == [__version__]
+
+
+def test_contributing_lists_every_package_and_module() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## Find your way")[2]
+    listed = re.findall(r"`(\w+)/?`", table)
+    library = [each for each in (ROOT / "lambda_migrate").iterdir() if each.name != "__init__.py"]
+    names = {
+        each.stem
+        for each in library
+        if each.suffix == ".py" or each.joinpath("__init__.py").exists()
+    }
+    assert names - {*listed} == set()
+
+
+def test_the_reading_order_names_files_that_exist() -> None:
+    order = re.findall(r"^\d\. (.*?):", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    files = [file for line in order for file in re.findall(r"`([\w/]+\.py)`", line)]
+    assert len(files) > 15
+    assert [file for file in files if not (ROOT / "lambda_migrate" / file).exists()] == []
