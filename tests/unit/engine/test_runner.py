@@ -1,4 +1,4 @@
-"""What a starting instance does: every row of the drawing in design.md section 4."""
+"""What a starting instance does: every step of docs/explanation/how-it-works.md."""
 
 from __future__ import annotations
 
