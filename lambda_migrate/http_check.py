@@ -10,8 +10,6 @@ from lambda_migrate.background_check import BackgroundCheck
 from lambda_migrate.guard import ColdStartGuard, has_deadline, is_on_lambda
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lambda_migrate.errors import MigrateError
     from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings_arguments import SettingsArguments
@@ -38,7 +36,6 @@ class HttpCheck:
         health_path: See there.
         max_wait_seconds: See there.
         settings: See `Settings`.
-        wall_seconds: The time of day, in seconds since the epoch.
 
     Raises:
         ConfigurationError: An argument has an unknown name or an unusable value.
@@ -51,7 +48,6 @@ class HttpCheck:
         health_path: str,
         max_wait_seconds: float,
         settings: SettingsArguments,
-        wall_seconds: Callable[[], float] = time.time,
     ) -> None:
         from lambda_migrate.errors import ConfigurationError
 
@@ -67,7 +63,6 @@ class HttpCheck:
         self.max_wait_seconds = max_wait_seconds
         self.guard = ColdStartGuard(runner, settings)
         self.background = BackgroundCheck(self.guard)
-        self._wall_seconds = wall_seconds
         self.guard.run_at_init()
 
     def make_context(self, context: object, header: str | bytes | None) -> object:
@@ -82,17 +77,17 @@ class HttpCheck:
             What is known of it, with a deadline at most `max_wait_seconds` from now. None outside
             Lambda, where a check ends with no request's deadline and continues after a 503.
         """
-        latest = self._wall_seconds() + self.max_wait_seconds
+        latest = time.time() + self.max_wait_seconds
         if has_deadline(context):
             remaining = context.get_remaining_time_in_millis() / 1000  # type: ignore[attr-defined]
-            deadline = self._wall_seconds() + remaining
+            deadline = time.time() + remaining
             request_id = str(getattr(context, "aws_request_id", None) or "")
         elif is_on_lambda():
             deadline, request_id = _parse_header(header)
         else:
             return None
         deadline = deadline if deadline < latest else latest  # a header may say NaN
-        return _InvocationContext(deadline, request_id, self._wall_seconds)
+        return _InvocationContext(deadline, request_id)
 
     def describe_status(self) -> str:
         """The body of the response at the health path.
@@ -119,14 +114,13 @@ def _parse_header(header: str | bytes | None) -> tuple[float, str]:
 class _InvocationContext:
     """As much of a Lambda context as an adapter tells."""
 
-    def __init__(self, deadline: float, request_id: str, wall_seconds: Callable[[], float]) -> None:
+    def __init__(self, deadline: float, request_id: str) -> None:
         self.aws_request_id = request_id
         self._deadline = deadline
-        self._wall_seconds = wall_seconds
 
     def get_remaining_time_in_millis(self) -> int:
         """As Lambda's context has it."""
-        return max(0, round((self._deadline - self._wall_seconds()) * 1000))
+        return max(0, round((self._deadline - time.time()) * 1000))
 
 
 def retry_after(error: MigrateError) -> str:

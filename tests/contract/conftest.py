@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.local.servers.dynamodb import (
     AmazonDynamoDBLocal,
     DynamoDBEndpoint,
-    dynamodb_from_environment,
+    LocalDynamoDB,
 )
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from tests.contract.databases import DatabaseBench, MemoryBench, PostgreSQLBench, Server
@@ -23,11 +23,12 @@ DYNAMODB = "LAMBDA_MIGRATE_TEST_DYNAMODB"
 
 @pytest.fixture(scope="session")
 def dynamodb() -> Iterator[DynamoDBEndpoint]:
-    """Moto with its writes serialised, unless the environment names another engine."""
+    """Moto with its writes serialised, unless the environment names another or a running one."""
     chosen = os.environ.get(DYNAMODB, "")
     assert chosen in ("", "moto", "dynamodb-local"), f"{DYNAMODB} is moto or dynamodb-local"
-    engine = AmazonDynamoDBLocal() if chosen == "dynamodb-local" else dynamodb_from_environment()
-    with engine as running:
+    running_api = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB")
+    engine = DynamoDBEndpoint(running_api) if running_api else LocalDynamoDB()
+    with AmazonDynamoDBLocal() if chosen == "dynamodb-local" else engine as running:
         yield running
 
 

@@ -35,6 +35,11 @@ _TIMEOUT_SECONDS = 120.0  # a hundred environments on a few cores are slow
 _NICENESS = 19
 """In AWS the servers do not share processors with the functions; here they have priority."""
 
+_CLIENTS = 2
+
+_PAUSE_SECONDS = 0.25
+"""Between two orders of a client."""
+
 
 class Fleet:
     """The environments of one version.
@@ -147,18 +152,15 @@ class Traffic:
 
     Args:
         fleet: The environments.
-        clients: Number of clients.
-        pause: Seconds between two orders of a client.
     """
 
-    def __init__(self, fleet: Fleet, *, clients: int = 2, pause: float = 0.25) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._pause = pause
         self._stop = threading.Event()
         self._results: list[InvocationResult] = []
         self._threads = [
             threading.Thread(target=self._place_orders, args=(number,), name="client", daemon=True)
-            for number in range(clients)
+            for number in range(_CLIENTS)
         ]
 
     def __enter__(self) -> Traffic:
@@ -190,7 +192,7 @@ class Traffic:
                 placed = self._invoke(place_order(1000 + number))
                 if is_served(placed):
                     self._invoke(get_order(read_order_id(placed)))
-                self._stop.wait(self._pause)
+                self._stop.wait(_PAUSE_SECONDS)
 
     def _invoke(self, event: object) -> InvocationResult:
         result = self._fleet.function.invoke(event)

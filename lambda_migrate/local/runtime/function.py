@@ -261,11 +261,6 @@ class LocalFunction:
         """
         return self._run(self._end_idle(environment_ids)).result()
 
-    @property
-    def fork_server_pid(self) -> int:
-        """The process that environments are forked from; 0 if they are not forked."""
-        return 0 if self._fork_server is None else self._fork_server.pid
-
     def environments(self) -> list[EnvironmentView]:
         """All environments so far, oldest first, including ended ones."""
         return [environment.view() for environment in list(self._environments)]

@@ -223,8 +223,8 @@ def read_state(pid: int) -> str:
     return ""
 
 
-def tail(log: Path, *, lines: int = 20) -> str:
-    """The last lines of a log, for an error message."""
+def tail(log: Path) -> str:
+    """The last 20 lines of a log, for an error message."""
     with contextlib.suppress(FileNotFoundError):
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
     return ""

@@ -43,7 +43,6 @@ __all__ = [
     "DynamoDBEndpoint",
     "LocalDynamoDB",
     "ThrottledRequest",
-    "dynamodb_from_environment",
     "install",
     "install_dynalite",
 ]
@@ -344,12 +343,6 @@ class AmazonDynamoDBLocal(_DynamoDBProcess):
         # Without -Xmx it grows to 3.5 GB; -sharedDb is one database for all access keys, as in AWS.
         options = ["-inMemory", "-sharedDb", "-port", str(port)]
         return [java, "-Xmx512m", library, "-jar", jar, *options]
-
-
-def dynamodb_from_environment() -> DynamoDBEndpoint:
-    """The API at ``AWS_ENDPOINT_URL_DYNAMODB`` if set, else a `LocalDynamoDB`, not yet started."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB")
-    return DynamoDBEndpoint(endpoint) if endpoint else LocalDynamoDB()
 
 
 def _request_json(url: str, body: bytes | None = None) -> Any:

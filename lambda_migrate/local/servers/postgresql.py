@@ -42,7 +42,7 @@ from lambda_migrate.local.runtime.process import (
     tail,
 )
 
-__all__ = ["LocalPostgreSQL", "available_majors", "engines_directory", "find_binaries", "install"]
+__all__ = ["LocalPostgreSQL", "engines_directory", "find_binaries", "install"]
 
 StopMode = Literal["smart", "fast", "immediate"]
 
@@ -448,11 +448,6 @@ def find_binaries(major: int | None = None, *, with_tls: bool = False) -> Path:
             return binaries
     wanted = major or (18 if with_tls else None)
     raise ConfigurationError(_install_hint(wanted))
-
-
-def available_majors() -> tuple[int, ...]:
-    """Major versions that `find_binaries` finds, ascending."""
-    return tuple(sorted(_all_binaries()))
 
 
 def _install_hint(major: int | None) -> str:

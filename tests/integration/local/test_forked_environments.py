@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +31,14 @@ def function() -> Iterator[LocalFunction]:
         yield opened
 
 
+def find_fork_server(function: LocalFunction) -> psutil.Process:
+    """The one child of this process that environments are forked from."""
+    [parent] = {psutil.Process(view.pid).parent() for view in function.environments()}
+    assert parent is not None
+    assert parent.ppid() == os.getpid()
+    return parent
+
+
 def test_each_environment_has_its_own_process_session_and_random_numbers(
     function: LocalFunction,
 ) -> None:
@@ -39,7 +46,7 @@ def test_each_environment_has_its_own_process_session_and_random_numbers(
     for name in ("pid", "session", "group", "chance", "uuid"):
         assert len({each[name] for each in seen}) == 5, name
     assert all(each["pid"] == each["session"] == each["group"] for each in seen)
-    assert {each["parent"] for each in seen} == {function.fork_server_pid}
+    assert {each["parent"] for each in seen} == {find_fork_server(function).pid}
 
 
 def test_each_environment_has_the_variables_directory_and_path_of_a_runtime(
@@ -61,7 +68,7 @@ def test_the_preloaded_modules_are_imported_but_not_the_function(function: Local
     assert "colorsys" in loaded
     with LocalFunction("probe.handler", code=CODE, preload=[]) as other:
         assert "colorsys" not in other.invoke({"identity": True}).payload["loaded"]
-    parent = psutil.Process(function.fork_server_pid)
+    parent = find_fork_server(function)
     assert not any("awslambdaric" in mapped.path for mapped in parent.memory_maps())
 
 
@@ -89,7 +96,7 @@ def test_if_the_fork_server_ends_every_environment_ends_with_an_error(
     while not any(view.state == "busy" for view in function.environments()):
         time.sleep(0.005)
     pids = [view.pid for view in function.environments()]
-    os.kill(function.fork_server_pid, signal.SIGKILL)
+    find_fork_server(function).kill()
     assert running.result().status == "crashed"
     _, alive = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], 20)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
@@ -166,4 +173,4 @@ def test_a_cold_start_above_the_limit_is_throttled_and_delays_no_other() -> None
 def test_niceness_applies_only_to_the_environments() -> None:
     with LocalFunction("probe.handler", code=CODE, preload=[], niceness=7) as function:
         assert function.invoke({"identity": True}).payload["nice"] == 7
-        assert psutil.Process(function.fork_server_pid).nice() == psutil.Process().nice()
+        assert find_fork_server(function).nice() == psutil.Process().nice()

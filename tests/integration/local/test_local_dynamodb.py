@@ -21,7 +21,6 @@ from lambda_migrate.local.servers.dynamodb import (
     Dynalite,
     DynamoDBEndpoint,
     LocalDynamoDB,
-    dynamodb_from_environment,
     install_dynalite,
     main,
 )
@@ -130,14 +129,8 @@ def test_a_restart_keeps_the_address_but_not_the_tables(dynamodb: Engine) -> Non
         own.pause()
 
 
-def test_an_environment_variable_selects_a_running_api(
-    monkeypatch: pytest.MonkeyPatch, dynamodb: Engine
-) -> None:
-    monkeypatch.delenv("AWS_ENDPOINT_URL_DYNAMODB", raising=False)
-    assert isinstance(dynamodb_from_environment(), LocalDynamoDB)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.endpoint_url)
-    with dynamodb_from_environment() as other:
-        assert type(other) is DynamoDBEndpoint
+def test_an_endpoint_is_an_api_that_another_process_runs(dynamodb: Engine) -> None:
+    with DynamoDBEndpoint(dynamodb.endpoint_url) as other:
         assert other.environment()["AWS_ENDPOINT_URL_DYNAMODB"] == dynamodb.endpoint_url
         assert "leases" in other.client().list_tables()["TableNames"]
         assert (other.requests(), other.access_keys(), other.rates()) == ({}, (), None)
