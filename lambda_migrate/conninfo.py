@@ -1,7 +1,7 @@
 """Connection strings other than a plain libpq URL: keywords, and other clients' parameters.
 
-Loaded only for such a string; `database_address` reads the others. No fault repeats user, password
-or host.
+Loaded only for such a string, by `database_address`, which reads the others and is not imported
+here. No fault repeats user, password or host.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lambda_migrate.database_address import SSLMODES, SUPPORTED_PARAMETERS, add_parameter
-
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 __all__ = ["IGNORED_PARAMETERS", "describe_unknown_form", "parse_keywords", "translate_parameter"]
 
@@ -80,9 +78,7 @@ _SYNONYMS = {
 }
 """Other clients' names for supported parameters."""
 
-_SSL_VALUES = {"true": "require", "1": "require", "false": "disable", "0": "disable"} | {
-    mode: mode for mode in SSLMODES
-}
+_SSL_VALUES = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 _SEARCH_PATHS = ("schema", "currentSchema", "search_path")
 
 _ADVICE = {
@@ -98,9 +94,8 @@ _ADVICE = {
 }
 
 
-def parse_keywords(text: str, faults: list[str]) -> dict[str, str]:
+def parse_keywords(text: str, faults: list[str]) -> Iterator[tuple[str, str]]:
     """Parse a keyword string as libpq does: ``host=db.example dbname=shop password='a b'``."""
-    fields: dict[str, str] = {}
     at = 0
     while text[at:].strip():
         match = _KEYWORD.match(text, at)
@@ -109,15 +104,20 @@ def parse_keywords(text: str, faults: list[str]) -> dict[str, str]:
                 "it is not a list of keyword=value with blanks between them; write a value with "
                 "blanks or quotes in single quotes, with a backslash before each ' and \\"
             )
-            return {}
+            return
         value = match[2][1:-1] if match[2].startswith("'") else match[2]
-        add_parameter(fields, match[1], re.sub(r"\\(.)", r"\1", value), faults)
+        yield match[1], re.sub(r"\\(.)", r"\1", value)
         at = match.end()
-    return {key: value for key, value in fields.items() if value}
 
 
 def translate_parameter(
-    fields: Mapping[str, str], key: str, value: str, faults: list[str]
+    fields: Mapping[str, str],
+    key: str,
+    value: str,
+    faults: list[str],
+    *,
+    sslmodes: Collection[str],
+    supported: Collection[str],
 ) -> dict[str, str]:
     """Translate a parameter of another client; {} if it is ignored or, with a fault, refused.
 
@@ -126,16 +126,19 @@ def translate_parameter(
         key: Its name.
         value: Its value.
         faults: Receives a sentence if it is refused.
+        sslmodes: libpq's modes, which are values of ``ssl`` as well.
+        supported: libpq's names of the supported parameters.
     """
     if key in _SYNONYMS:
         return {_SYNONYMS[key]: value}
-    if key == "ssl" and value in _SSL_VALUES:
-        return {"sslmode": _SSL_VALUES[value]}
+    if key == "ssl" and (value in _SSL_VALUES or value in sslmodes):
+        return {"sslmode": _SSL_VALUES.get(value, value)}
     if key in _SEARCH_PATHS:
         return _set_search_path(fields, key, value)
     if key not in IGNORED_PARAMETERS and value not in _IGNORED_VALUES.get(key, ()):
-        supported = ", ".join(sorted(SUPPORTED_PARAMETERS))
-        advice = _ADVICE.get(key, f"remove it; supported parameters: {supported}")
+        advice = _ADVICE.get(
+            key, f"remove it; supported parameters: {', '.join(sorted(supported))}"
+        )
         faults.append(f"parameter {key!r} is not supported: {advice}")
     return {}
 

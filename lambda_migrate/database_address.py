@@ -17,7 +17,6 @@ __all__ = [
     "DEFAULT_SCHEMA",
     "LIBPQ_VARIABLES",
     "SSLMODES",
-    "SUPPORTED_PARAMETERS",
     "SYSTEM_ROOT_CERTIFICATES",
     "DatabaseAddress",
     "add_schema",
@@ -51,7 +50,7 @@ LIBPQ_VARIABLES = {
 }
 """libpq's environment variables, and the parameters that they stand for."""
 
-SUPPORTED_PARAMETERS = frozenset(LIBPQ_VARIABLES.values())
+_SUPPORTED_PARAMETERS = frozenset(LIBPQ_VARIABLES.values())
 """The parameters of a connection string that have an effect."""
 
 _URL_NAMES = {
@@ -242,7 +241,10 @@ def _parse_text(url: str, faults: list[str]) -> dict[str, str]:
             "remove it, or write it percent-encoded"
         )
     if "=" in scheme and ";" not in scheme:
-        return parse_keywords(url, faults)
+        fields: dict[str, str] = {}
+        for key, value in parse_keywords(url, faults):
+            _add_parameter(fields, key, value, faults)
+        return {key: value for key, value in fields.items() if value}
     raise ConfigurationError(describe_unknown_form(url))
 
 
@@ -282,20 +284,22 @@ def _parse_query(query: str, faults: list[str]) -> dict[str, str]:
         if not equals:
             faults.append("a parameter after the ? has no value; write name=value, joined by &")
         else:
-            add_parameter(fields, key, value, faults)
+            _add_parameter(fields, key, value, faults)
     return fields
 
 
-def add_parameter(fields: dict[str, str], key: str, value: str, faults: list[str]) -> None:
+def _add_parameter(fields: dict[str, str], key: str, value: str, faults: list[str]) -> None:
     """Add one parameter to ``fields``, or a fault."""
     if key in fields:
         faults.append(f"parameter {key!r} is given twice; keep one")
-    elif key in SUPPORTED_PARAMETERS:
+    elif key in _SUPPORTED_PARAMETERS:
         fields[key] = value
     else:
         from lambda_migrate.conninfo import translate_parameter
 
-        fields |= translate_parameter(fields, key, value, faults)
+        fields |= translate_parameter(
+            fields, key, value, faults, sslmodes=SSLMODES, supported=_SUPPORTED_PARAMETERS
+        )
 
 
 _MULTIPLE_HOSTS_MESSAGE = (

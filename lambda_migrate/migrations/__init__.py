@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.history import HistoryRow, RowState
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration, Script
-    from lambda_migrate.migrations.plan import Divergence, Plan, make_plan
+    from lambda_migrate.migrations.plan import Divergence, Plan
     from lambda_migrate.migrations.source import parse_migration, read_manifest
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "Plan",
     "RowState",
     "Script",
-    "make_plan",
     "parse_migration",
     "read_manifest",
 ]
@@ -41,7 +40,7 @@ _MODULES = {
     "manifest": ("Manifest",),
     "migration": ("Migration", "Script"),
     "history": ("HistoryRow", "RowState"),
-    "plan": ("Divergence", "Plan", "make_plan"),
+    "plan": ("Divergence", "Plan"),
 }
 
 

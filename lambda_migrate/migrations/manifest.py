@@ -114,10 +114,24 @@ class Manifest:
         return Manifest(earlier, self.hooks.values())
 
     def make_plan(self, history: Sequence[HistoryRow], *, allow_out_of_order: bool = False) -> Plan:
-        """Compare this manifest with a history; see `plan.make_plan`."""
+        """Compare this manifest with a history.
+
+        Args:
+            history: All rows, in any order.
+            allow_out_of_order: Apply pending migrations below the highest applied one as well.
+
+        Returns:
+            The plan; it applies nothing.
+        """
         from lambda_migrate.migrations.plan import make_plan
 
-        return make_plan(self, history, allow_out_of_order=allow_out_of_order)
+        return make_plan(
+            self.migrations,
+            history,
+            repeatables=self.repeatables,
+            hooks=self.hooks,
+            allow_out_of_order=allow_out_of_order,
+        )
 
     def find_faults(
         self, pending: Sequence[Migration], placeholders: Mapping[str, str]

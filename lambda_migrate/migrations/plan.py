@@ -1,4 +1,8 @@
-"""The plan: the difference between a manifest and a history."""
+"""The plan: the difference between a manifest and a history.
+
+`Manifest.make_plan` calls `make_plan` with what the manifest contains; this module does not import
+it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lambda_migrate.migrations.history import HistoryRow
-    from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Hook, Migration
     from lambda_migrate.migrations.version import Version
 
@@ -82,21 +85,30 @@ class Plan:
 
 
 def make_plan(
-    manifest: Manifest, history: Sequence[HistoryRow], *, allow_out_of_order: bool = False
+    migrations: Sequence[Migration],
+    history: Sequence[HistoryRow],
+    *,
+    repeatables: Sequence[Migration],
+    hooks: Mapping[str, Hook],
+    allow_out_of_order: bool,
 ) -> Plan:
-    """Compare ``manifest`` with ``history``.
+    """Compare the migrations of a manifest with ``history``.
 
     Args:
-        manifest: The migrations that this code ships.
+        migrations: The versioned migrations that this code ships, in order.
         history: All rows, in any order.
+        repeatables: The repeatable migrations that it ships, in order.
+        hooks: Name -> hook.
         allow_out_of_order: Apply pending migrations below the highest applied one as well.
 
     Returns:
         The plan; it applies nothing.
     """
+    by_version = {migration.version: migration for migration in migrations}
+    last_version = migrations[-1].version if migrations else -1
     rows = sorted(filter(is_versioned, history), key=lambda row: row.version)
     in_doubt = tuple(
-        row for row in rows if row.state is not RowState.APPLIED and row.version <= manifest.version
+        row for row in rows if row.state is not RowState.APPLIED and row.version <= last_version
     )
     applied_rows = {row.version: row for row in rows if row.state is RowState.APPLIED}
     recorded_versions = {row.version for row in rows}
@@ -106,29 +118,31 @@ def make_plan(
         # A row in doubt above the manifest is resolved by the newer code that needs it.
         row
         for row in rows
-        if row.state is not RowState.APPLIED and row.version > manifest.version
+        if row.state is not RowState.APPLIED and row.version > last_version
     ]
     for row in applied_rows.values():
-        migration = manifest.get(row.version)
+        migration = by_version.get(row.version)
         if migration is not None and migration.checksum == row.checksum:
             applied.append(row)
         elif migration is not None:
             divergences.append(_edited_divergence(row, migration))
-        elif row.version > manifest.version:
+        elif row.version > last_version:
             ahead.append(row)
         else:
             divergences.append(_missing_divergence(row))
-    pending = tuple(m for m in manifest if m.version not in recorded_versions)
+    pending = tuple(m for m in migrations if m.version not in recorded_versions)
     if not allow_out_of_order:
         highest = max(applied_rows, default=0)
         divergences += [
             _out_of_order_divergence(m, highest) for m in pending if m.version < highest
         ]
-    repeatables = plan_repeatables(manifest, history, is_older_code=bool(ahead))
+    repeatable_plan = plan_repeatables(
+        repeatables, history, last_version=last_version, is_older_code=bool(ahead)
+    )
     return Plan(
-        pending=_add_hooks(pending + repeatables.pending, manifest.hooks),
-        applied=(*applied, *repeatables.applied),
-        ahead=(*sorted(ahead, key=lambda row: row.version), *repeatables.ahead),
+        pending=_add_hooks(pending + repeatable_plan.pending, hooks),
+        applied=(*applied, *repeatable_plan.applied),
+        ahead=(*sorted(ahead, key=lambda row: row.version), *repeatable_plan.ahead),
         in_doubt=in_doubt,
         divergences=tuple(sorted(divergences, key=lambda d: d.version)),
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lambda_migrate.migrations.history import HistoryRow
-    from lambda_migrate.migrations.manifest import Manifest
+    from lambda_migrate.migrations.version import Version
 
 __all__ = [
     "RepeatablePlan",
@@ -53,14 +53,19 @@ class RepeatablePlan(NamedTuple):
 
 
 def plan_repeatables(
-    manifest: Manifest, history: Iterable[HistoryRow], *, is_older_code: bool
+    repeatables: Iterable[Migration],
+    history: Iterable[HistoryRow],
+    *,
+    last_version: Version,
+    is_older_code: bool,
 ) -> RepeatablePlan:
-    """Compare the repeatable migrations of ``manifest`` with the history.
+    """Compare the repeatable migrations of a manifest with the history.
 
     Args:
-        manifest: The migrations that this code ships.
+        repeatables: Those that this code ships.
         history: All rows.
-        is_older_code: Whether the database has versions that the manifest lacks.
+        last_version: The last version that this code ships; -1 if none.
+        is_older_code: Whether the database has versions that this code lacks.
     """
     rows = sorted(history, key=lambda row: row.fence)
     by_name: dict[str, list[HistoryRow]] = {}
@@ -72,9 +77,9 @@ def plan_repeatables(
     pending: list[Migration] = []
     applied: list[HistoryRow] = []
     ahead: list[HistoryRow] = []
-    for migration in manifest.repeatables:
+    for migration in repeatables:
         own_rows = by_name.get(migration.name, [])
-        if _is_pending(migration, own_rows, manifest, is_older_code=is_older_code):
+        if _is_pending(migration, own_rows, last_version, is_older_code=is_older_code):
             pending.append(migration)
         else:
             is_same = own_rows[-1].checksum == migration.checksum
@@ -83,7 +88,7 @@ def plan_repeatables(
 
 
 def _is_pending(
-    migration: Migration, rows: Sequence[HistoryRow], manifest: Manifest, *, is_older_code: bool
+    migration: Migration, rows: Sequence[HistoryRow], last_version: Version, *, is_older_code: bool
 ) -> bool:
     if not rows or rows[-1].state is not RowState.APPLIED:
         return True
@@ -91,17 +96,21 @@ def _is_pending(
     if last.checksum == migration.checksum or is_older_code:
         return False
     assert isinstance(last.version, RepeatableVersion)  # noqa: S101 - rows of repeatable migrations
-    if last.version.last_version != manifest.version:
-        return last.version.last_version < manifest.version
+    if last.version.last_version != last_version:
+        return last.version.last_version < last_version
     return all(row.checksum != migration.checksum for row in rows)
 
 
-def make_manifest_row(manifest: Manifest) -> Migration:
-    """What is recorded as applied once the database satisfies a manifest with repeatables."""
-    checksum = manifest.repeatables_checksum
+def make_manifest_row(last_version: Version, checksum: str) -> Migration:
+    """What is recorded as applied once the database satisfies a manifest with repeatables.
+
+    Args:
+        last_version: `Manifest.version`.
+        checksum: `Manifest.repeatables_checksum`.
+    """
     return Migration(
-        version=RepeatableVersion(f"{_MANIFEST_ROW_PREFIX}{manifest.version}:{checksum}"),
-        name=f"repeatable migrations at version {manifest.version}",
+        version=RepeatableVersion(f"{_MANIFEST_ROW_PREFIX}{last_version}:{checksum}"),
+        name=f"repeatable migrations at version {last_version}",
         up=Script(""),
         down=None,
         checksum=checksum,

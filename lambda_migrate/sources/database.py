@@ -109,12 +109,12 @@ class ToolDatabase:
 
         name = "describe-down" if command is not None and command.name == "down" else "describe"
         fields = {} if command is None else {"to": command.to or None, "steps": command.steps}
-        graph = read_revision_graph(self.make_request(name, deadline, **fields), deadline)
+        graph = read_revision_graph(self._make_request(name, deadline, **fields), deadline)
         if not isinstance(history, RevisionHistory):  # there are no tables yet
             history = RevisionHistory(lists_every_revision=self.tool == "django")
         return history.with_revision_graph(graph)
 
-    def make_request(self, command: str, deadline: Deadline, **fields: Any) -> ChildRequest:
+    def _make_request(self, command: str, deadline: Deadline, **fields: Any) -> ChildRequest:
         """The request of a command to a child; without a grant, of one that changes nothing."""
         from lambda_migrate.sources.protocol import ChildRequest
 
@@ -139,11 +139,18 @@ class ToolDatabase:
         """See `Database.open_session`."""
         from lambda_migrate.sources.session import ToolSession
 
+        request = self._make_request(
+            "up",
+            deadline,
+            target=grant.target,
+            fence=grant.fence,
+            owner=grant.owner,
+            request_id=grant.request_id,
+        )
         session = self._database.open_session(grant, deadline, terminate_holders=terminate_holders)
         return ToolSession(
             cast("RevisionSession", session),
-            self,
-            grant,
+            request,
             deadline,
             keeps_connection=not terminate_holders,
         )

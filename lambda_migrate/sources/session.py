@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.baseline import SyncedHistory, ToolHistory
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.mirror import RevisionSession
-    from lambda_migrate.postgresql.ports import LeaseGrant
-    from lambda_migrate.sources.database import ToolDatabase
     from lambda_migrate.sources.protocol import ChildRequest
 
 __all__ = ["ToolSession", "read_modules", "read_revision_graph"]
@@ -301,8 +299,7 @@ class ToolSession(DatabaseSession):
 
     Args:
         session: The holder's session.
-        database: The database.
-        grant: The holder's grant.
+        request: A request of this holder; each child gets a copy with its own command.
         deadline: For calls without a deadline of their own.
         keeps_connection: Whether the connection stays open, so that other processes see a holder:
             without a lease table nothing else shows one.
@@ -311,15 +308,13 @@ class ToolSession(DatabaseSession):
     def __init__(
         self,
         session: RevisionSession,
-        database: ToolDatabase,
-        grant: LeaseGrant,
+        request: ChildRequest,
         deadline: Deadline,
         *,
         keeps_connection: bool,
     ) -> None:
         self._session = session
-        self._database = database
-        self._grant = grant
+        self._request = request
         self._deadline = deadline
         self._keeps_connection = keeps_connection
         self._command = ToolCommand()
@@ -391,16 +386,12 @@ class ToolSession(DatabaseSession):
             for each, row in self._history.mirror.items()
             if row.row.is_in_doubt
         }
-        grant = self._grant
-        request = self._database.make_request(
-            self._command.name,
-            self._deadline,
-            target=grant.target,
-            fence=grant.fence,
-            owner=grant.owner,
-            request_id=grant.request_id,
+        request = replace(
+            self._request,
+            command=self._command.name,
             identity=self.identity,
             application_name=self._session.application_name,
+            deadline_seconds=self._deadline.remaining(),
             started=started,
             to=self._command.to or None,
             steps=self._command.steps,
@@ -489,7 +480,7 @@ class ToolSession(DatabaseSession):
         if not is_in_other_schema and (revision_id in history.applied) is not is_applied:
             listed, advice = ("does not list", "add") if is_applied else ("lists", "remove")
             raise ConfigurationError(
-                f"the version table of {self._database.tool} {listed} {revision_id}: {advice} it "
+                f"the version table of {self._request.tool} {listed} {revision_id}: {advice} it "
                 "with the tool (`alembic stamp`, `manage.py migrate --fake`), then run this again"
             )
         self._session.delete_revision(revision_id)
@@ -506,15 +497,15 @@ class ToolSession(DatabaseSession):
         baseline: bool,  # noqa: ARG002
     ) -> NoReturn:
         """See `FencedSession.record_applied`; the tool's own table decides."""
-        raise make_sql_only_error(self._database.tool, "marking a migration", _USE_TOOL)
+        raise make_sql_only_error(self._request.tool, "marking a migration", _USE_TOOL)
 
     def delete_rows(self, versions: Sequence[Version]) -> NoReturn:  # noqa: ARG002
         """See `FencedSession.delete_rows`; the tool's own table decides."""
-        raise make_sql_only_error(self._database.tool, "deleting a history row", _USE_TOOL)
+        raise make_sql_only_error(self._request.tool, "deleting a history row", _USE_TOOL)
 
     def sync_tool_history(self, synced: SyncedHistory | None) -> NoReturn:  # noqa: ARG002
         """See `FencedSession.sync_tool_history`; the tool's own table decides."""
-        raise make_sql_only_error(self._database.tool, "writing another history", _USE_TOOL)
+        raise make_sql_only_error(self._request.tool, "writing another history", _USE_TOOL)
 
     def mark_repeatables_stale(self, name: str = "") -> None:
         """See `FencedSession.mark_repeatables_stale`; there are none."""

@@ -316,7 +316,8 @@ class InMemorySession(DatabaseSession):
         """See `FencedSession.record_manifest`."""
         from lambda_migrate.migrations.repeatable import make_manifest_row
 
-        self.record_applied([(make_manifest_row(manifest), manifest.digest)], baseline=False)
+        row = make_manifest_row(manifest.version, manifest.repeatables_checksum)
+        self.record_applied([(row, manifest.digest)], baseline=False)
 
     def read_tool_histories(self) -> list[ToolHistory]:
         """See `FencedSession.read_tool_histories`."""

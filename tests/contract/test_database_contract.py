@@ -17,7 +17,7 @@ from lambda_migrate.errors import (
     NotReady,
     RepairRequired,
 )
-from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script, make_plan
+from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script
 from lambda_migrate.migrations.version import Version, parse_version
 from lambda_migrate.postgresql.ports import (
     DryRunSession,
@@ -117,7 +117,7 @@ def test_the_history_is_in_the_order_of_versions(bench: DatabaseBench) -> None:
 def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
     with open_session(bench) as session:
         apply(session, *MANIFEST)
-        assert make_plan(MANIFEST, session.read_history()).is_current
+        assert MANIFEST.make_plan(session.read_history()).is_current
     assert bench.effects() == ["0001_a", "0002_b", "0003_c"]
 
 
@@ -439,7 +439,7 @@ def test_a_rolled_back_migration_can_be_applied_again(bench: DatabaseBench) -> N
         apply(session, FIRST)
         session.roll_back(session.read_history()[0], soon())
         assert bench.effects() == []
-        assert make_plan(MANIFEST, session.read_history()).pending[0] == FIRST
+        assert MANIFEST.make_plan(session.read_history()).pending[0] == FIRST
 
 
 def test_a_migration_without_a_down_script_cannot_be_rolled_back(bench: DatabaseBench) -> None:
@@ -484,7 +484,7 @@ def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench
     with open_session(bench, 4) as session:
         session.record_applied([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
         rows = session.read_history()
-        assert make_plan(MANIFEST, rows).pending == (THIRD,)
+        assert MANIFEST.make_plan(rows).pending == (THIRD,)
     assert [(r.version, r.state, r.baseline, r.duration_ms, r.fence) for r in rows] == [
         (1, RowState.APPLIED, True, 0, 4),
         (2, RowState.APPLIED, True, 0, 4),
@@ -520,7 +520,7 @@ def test_forgetting_makes_a_migration_pending_without_undoing_it(bench: Database
     with open_session(bench) as session:
         apply(session, FIRST, SECOND)
         session.delete_rows([2, 99])
-        assert make_plan(MANIFEST, session.read_history()).pending == (SECOND, THIRD)
+        assert MANIFEST.make_plan(session.read_history()).pending == (SECOND, THIRD)
     assert bench.effects() == ["0001_a", "0002_b"]
 
 

@@ -276,7 +276,7 @@ def test_a_holder_killed_before_it_records_the_set_has_nothing_applied_again(
     assert service.start(code, "require") is Outcome.UP_TO_DATE
 
 
-def _killed(_code: Manifest) -> Migration:
+def _killed(*_: object) -> Migration:
     raise RuntimeError("killed")
 
 

@@ -26,7 +26,7 @@ from lambda_migrate.lease.record import (
     LeaseState,
 )
 from lambda_migrate.manifest_digest import read_digest
-from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
+from lambda_migrate.migrations import HistoryRow, Manifest, read_manifest
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.postgresql.ports import LeaseGrant
@@ -96,7 +96,7 @@ def peak(act: Callable[[], object]) -> int:
 
 
 def _status(manifest: Manifest, rows: list[HistoryRow]) -> SchemaStatus:
-    plan = make_plan(manifest, rows)
+    plan = manifest.make_plan(rows)
     return SchemaStatus(tuple(rows), plan, LeaseState(), is_marked_ready=False)
 
 
@@ -104,12 +104,12 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
     "reading": lambda folder, _: read_manifest(folder),
     "the digest alone": lambda folder, _: read_digest(str(folder)),
     "ordering": lambda _, manifest: Manifest(reversed(manifest.migrations)),
-    "a plan of nothing applied": lambda _, manifest: make_plan(manifest, []),
-    "a plan of all applied": lambda _, manifest: make_plan(manifest, history(manifest)),
-    "a plan of all edited": lambda _, manifest: make_plan(
-        manifest, [HistoryRow(m.version, m.name, "other", "other") for m in manifest]
+    "a plan of nothing applied": lambda _, manifest: manifest.make_plan([]),
+    "a plan of all applied": lambda _, manifest: manifest.make_plan(history(manifest)),
+    "a plan of all edited": lambda _, manifest: manifest.make_plan(
+        [HistoryRow(m.version, m.name, "other", "other") for m in manifest]
     ),
-    "a plan out of order": lambda _, manifest: make_plan(manifest, history(manifest)[-1:]),
+    "a plan out of order": lambda _, manifest: manifest.make_plan(history(manifest)[-1:]),
     "a part": lambda _, manifest: manifest.up_to(len(manifest) // 2),
     "what is proved": lambda _, manifest: find_satisfied_digests(history(manifest)),
     "a rollback": lambda _, manifest: choose_rollback(history(manifest), to=0),

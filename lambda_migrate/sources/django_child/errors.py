@@ -25,7 +25,7 @@ from lambda_migrate.sources.user_code import describe_error, find_location
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from lambda_migrate.sources.django_child.fence import CurrentStep
+    from lambda_migrate.sources.django_child.current_step import CurrentStep
 
 __all__ = ["ACTIVE_TRANSACTION", "find_message", "find_sqlstate", "is_refusal", "translate_error"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.db import Error
@@ -16,41 +15,15 @@ from lambda_migrate.sources.protocol import ChildError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lambda_migrate.sources.django_child.current_step import CurrentStep
     from lambda_migrate.sources.protocol import ChildRequest
 
-__all__ = ["IDLE", "IN_TRANSACTION", "CurrentStep", "Fence"]
+__all__ = ["IDLE", "IN_TRANSACTION", "Fence"]
 
 IDLE, IN_TRANSACTION = 0, 2
 """Transaction states of libpq, as both drivers report them."""
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-
-
-@dataclass
-class CurrentStep:
-    """The migration that is running.
-
-    Attributes:
-        id: Its id in the mirror.
-        state: The state of its row meanwhile.
-        connection: The connection that it migrates; another thread has its own.
-        earlier_log: The log that an interrupted run has left, to be followed.
-        began_at: When it began.
-        commits_in_parts: Whether each statement is logged, because each may be committed by itself.
-        is_recorded: Whether Django is recording it; that is not logged.
-        followed_count: How many entries of ``earlier_log`` have been followed.
-        is_partly_committed: Whether it has failed after it had committed a part.
-    """
-
-    id: str
-    state: str
-    connection: Any
-    earlier_log: list[str]
-    began_at: float
-    commits_in_parts: bool = False
-    is_recorded: bool = False
-    followed_count: int = 0
-    is_partly_committed: bool = False
 
 
 class Fence:

@@ -25,7 +25,8 @@ from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lambda_migrate.sources.django_child.fence import CurrentStep, Fence
+    from lambda_migrate.sources.django_child.current_step import CurrentStep
+    from lambda_migrate.sources.django_child.fence import Fence
     from lambda_migrate.sources.fence_queries import RevisionRow
     from lambda_migrate.sources.notices import NoticeForwarder
     from lambda_migrate.sources.protocol import ChildRequest

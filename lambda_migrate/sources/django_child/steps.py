@@ -11,13 +11,13 @@ from django.db import connections, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 
+from lambda_migrate.sources.django_child.current_step import CurrentStep
 from lambda_migrate.sources.django_child.errors import (
     ACTIVE_TRANSACTION,
     find_message,
     find_sqlstate,
     is_refusal,
 )
-from lambda_migrate.sources.django_child.fence import CurrentStep
 from lambda_migrate.sources.django_child.plan import find_replaced, format_id
 from lambda_migrate.sources.django_child.statements import COMMITTED_BY_ITSELF
 from lambda_migrate.sources.django_statements import TRANSACTION

@@ -10,7 +10,7 @@ from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.errors import LeaseLost, ManifestError, MigrationFailed
 from lambda_migrate.manifest_digest import read_digest
-from lambda_migrate.migrations import Manifest, make_plan, read_manifest
+from lambda_migrate.migrations import Manifest, read_manifest
 from lambda_migrate.testing import InMemoryLeaseTable
 
 from .bench import Bench, Running, soon, until
@@ -186,7 +186,7 @@ def test_a_fault_of_a_hook_is_reported_once(project: Project) -> None:
 
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
 def test_a_commit_in_doubt_runs_them_once(project: Project, deliver: bool) -> None:
-    needle = make_plan(project.manifest, []).pending[0].checksum.encode()
+    needle = project.manifest.make_plan([]).pending[0].checksum.encode()
     with Proxy(project.bench.address, needle=needle, deliver=deliver) as proxy:
         project.operations(**through(proxy)).up(soon())
         assert proxy.cuts == 1
@@ -195,7 +195,7 @@ def test_a_commit_in_doubt_runs_them_once(project: Project, deliver: bool) -> No
 
 def test_a_holder_taken_over_during_a_hook_commits_nothing(project: Project) -> None:
     project.write(afterEachMigrate=NOTE.format("slow") + " SELECT pg_sleep(60) /* slow */;")
-    plan = make_plan(project.manifest, [])
+    plan = project.manifest.make_plan([])
     with project.bench.holder(7) as session:
         slow = Running(lambda: session.apply(plan.pending[0], "d", soon()))
         until(lambda: project.bench.is_running("pg_sleep"))

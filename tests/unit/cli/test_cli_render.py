@@ -26,7 +26,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.manifest_digest import compute_checksum
-from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
+from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script
 
 LOCATION = {
     "target": "default",
@@ -76,9 +76,7 @@ def render_status_lines(
 ) -> list[str]:
     manifest = make_manifest(count)
     history = tuple(make_row(m, manifest) for m in manifest.migrations[:applied])
-    status = SchemaStatus(
-        history, make_plan(manifest, history), LeaseState(), is_marked_ready=False
-    )
+    status = SchemaStatus(history, manifest.make_plan(history), LeaseState(), is_marked_ready=False)
     document = build_status_document(status, manifest, LOCATION, has_table=False)
     views = render_status(document, now_ms=0, width=width, show_all=show_all)
     return render_lines(views, width=width)
@@ -129,7 +127,7 @@ def test_contradictions_are_kept_in_a_long_list() -> None:
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> None:
     manifest = make_manifest(count)
-    preview = build_preview(make_plan(manifest, []), manifest, {})
+    preview = build_preview(manifest.make_plan([]), manifest, {})
     document = build_plan_document(preview, LOCATION, with_sql=False)
     for show_all in (False, True):
         lines = render_lines(render_plan(document, width=width, show_all=show_all), width=width)
@@ -168,7 +166,7 @@ def test_statements_in_full_keep_their_indentation_and_are_wrapped_between_words
 
 def test_a_long_plan_is_shortened() -> None:
     manifest = make_manifest(500)
-    preview = build_preview(make_plan(manifest, []), manifest, {})
+    preview = build_preview(manifest.make_plan([]), manifest, {})
     document = build_plan_document(preview, LOCATION, with_sql=False)
     lines = render_lines(render_plan(document, width=80, show_all=False), width=80)
     assert len(lines) <= 40

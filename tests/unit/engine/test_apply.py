@@ -26,7 +26,7 @@ from lambda_migrate.events import (
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.manifest_digest import EMPTY_DIGEST
-from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script, make_plan
+from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script
 from lambda_migrate.migrations.repeatable import find_satisfied_digests
 from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.outcome import Outcome
@@ -383,5 +383,5 @@ def test_a_history_satisfies_its_prefixes_and_no_other_manifest(
     history: list[HistoryRow], proven: list[Manifest]
 ) -> None:
     assert list(find_satisfied_digests(history)) == [each.digest for each in proven]
-    assert all(make_plan(each, history).is_current for each in proven)
+    assert all(each.make_plan(history).is_current for each in proven)
     assert EMPTY_DIGEST in find_satisfied_digests(history)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
+from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script
 from lambda_migrate.migrations.baseline import (
     Baseline,
     ToolHistory,
@@ -77,7 +77,7 @@ def refusal(*others: ToolHistory, **options: Any) -> str:
 
 def refused(*others: ToolHistory, history: Sequence[HistoryRow] = (), ignore: bool = False) -> str:
     try:
-        plan = make_plan(FILES, history, allow_out_of_order=True)
+        plan = FILES.make_plan(history, allow_out_of_order=True)
         require_no_tool_history(plan, lambda: others, ignore_tool_histories=ignore)
     except ConfigurationError as error:
         return str(error)
@@ -105,7 +105,7 @@ def test_a_history_of_ours_and_nothing_pending_are_not_stopped() -> None:
     assert refused(dbmate(v1="rolled back")) == ""
     assert refused() == ""
     require_no_tool_history(
-        make_plan(Manifest(), ()), lambda: [dbmate(1)], ignore_tool_histories=False
+        Manifest().make_plan(()), lambda: [dbmate(1)], ignore_tool_histories=False
     )
 
 
@@ -115,7 +115,7 @@ def test_other_tools_tables_are_only_asked_for_where_it_matters() -> None:
 
     for history, ignore in ([[row(1)], False], [[row(1), row(2), row(3)], False], [[], True]):
         assert isinstance(history, list)
-        plan = make_plan(FILES, history, allow_out_of_order=True)
+        plan = FILES.make_plan(history, allow_out_of_order=True)
         require_no_tool_history(plan, never, ignore_tool_histories=bool(ignore))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ConfigurationError, ManifestError
-from lambda_migrate.migrations import Manifest, Migration, Script, make_plan, parse_migration
+from lambda_migrate.migrations import Manifest, Migration, Script, parse_migration
 from lambda_migrate.migrations.sql.lint import check_migration, check_script, find_script_warnings
 from lambda_migrate.migrations.sql.placeholders import (
     SubstitutedSQL,
@@ -140,7 +140,7 @@ def test_a_position_leads_to_the_placeholder_or_beside_it() -> None:
 
 def test_the_values_are_not_part_of_the_checksum() -> None:
     migration = read(f"{MARKER}SELECT ${{literal:x}};")
-    plan = make_plan(Manifest([migration]), [])
+    plan = Manifest([migration]).make_plan([])
     assert plan.pending == (migration,)
     assert migration.up.sql == "SELECT ${literal:x};"
 

@@ -15,7 +15,6 @@ from lambda_migrate.migrations import (
     Plan,
     RowState,
     Script,
-    make_plan,
 )
 from lambda_migrate.migrations.version import Version
 
@@ -111,19 +110,19 @@ def test_a_plan_is_the_difference_between_manifest_and_history(
     expected: dict[str, object],
     is_current: bool,
 ) -> None:
-    plan = make_plan(manifest(*shipped), rows)
+    plan = manifest(*shipped).make_plan(rows)
     assert shape(plan) == expected
     assert plan.is_current is is_current
 
 
 def test_out_of_order_is_pending_where_it_is_allowed() -> None:
-    plan = make_plan(manifest(1, 2, 3), history(1, 3), allow_out_of_order=True)
+    plan = manifest(1, 2, 3).make_plan(history(1, 3), allow_out_of_order=True)
     assert shape(plan) == {"pending": [2], "applied": [1, 3]}
 
 
 def test_allowing_out_of_order_excuses_no_other_divergence() -> None:
     rows = [row(1, edited=True), row(2), row(4)]
-    plan = make_plan(manifest(1, 3, 4), rows, allow_out_of_order=True)
+    plan = manifest(1, 3, 4).make_plan(rows, allow_out_of_order=True)
     assert shape(plan)["divergences"] == [("edited", 1), ("missing", 2)]
 
 
@@ -136,7 +135,7 @@ def test_allowing_out_of_order_excuses_no_other_divergence() -> None:
     ],
 )
 def test_a_divergence_has_advice(shipped: list[int], rows: list[HistoryRow], says: str) -> None:
-    (divergence,) = make_plan(manifest(*shipped, path="m.sql"), rows).divergences
+    (divergence,) = manifest(*shipped, path="m.sql").make_plan(rows).divergences
     assert str(divergence).startswith("0001_it: ")
     assert says in str(divergence)
     assert "`lambda-migrate " in divergence.advice or "LAMBDA_MIGRATE_" in divergence.advice
@@ -149,7 +148,7 @@ VERSIONS = st.sets(st.integers(1, 12))
 def test_code_is_served_exactly_when_its_manifest_is_a_prefix_of_the_history(
     shipped: set[int], applied: set[int]
 ) -> None:
-    plan = make_plan(manifest(*shipped), history(*applied))
+    plan = manifest(*shipped).make_plan(history(*applied))
     is_prefix = sorted(applied)[: len(shipped)] == sorted(shipped)
     assert plan.is_current is is_prefix
 
@@ -158,17 +157,17 @@ def test_code_is_served_exactly_when_its_manifest_is_a_prefix_of_the_history(
 def test_applying_what_is_pending_leaves_nothing_to_do(
     shipped: set[int], applied: set[int], allow: bool
 ) -> None:
-    plan = make_plan(manifest(*shipped), history(*applied), allow_out_of_order=allow)
+    plan = manifest(*shipped).make_plan(history(*applied), allow_out_of_order=allow)
     if not plan.divergences:
         after = history(*applied, *(each.version for each in plan.pending))
-        assert make_plan(manifest(*shipped), after, allow_out_of_order=allow).is_current
+        assert manifest(*shipped).make_plan(after, allow_out_of_order=allow).is_current
 
 
 @given(VERSIONS, VERSIONS, st.booleans())
 def test_every_row_and_every_migration_is_in_a_plan_once(
     shipped: set[int], applied: set[int], allow: bool
 ) -> None:
-    plan = make_plan(manifest(*shipped), history(*applied), allow_out_of_order=allow)
+    plan = manifest(*shipped).make_plan(history(*applied), allow_out_of_order=allow)
     missing = [each.version for each in plan.divergences if each.kind == "missing"]
     rows = [each.version for each in (*plan.applied, *plan.ahead)]
     assert sorted(rows + missing) == sorted(applied)
@@ -179,6 +178,6 @@ def test_every_row_and_every_migration_is_in_a_plan_once(
 def test_ten_thousand_migrations_are_planned_in_one_go() -> None:
     # Anything quadratic would run into the suite's timeout.
     everything = manifest(*range(1, 10_001))
-    plan = make_plan(everything, history(*range(1, 10_001, 2)), allow_out_of_order=True)
+    plan = everything.make_plan(history(*range(1, 10_001, 2)), allow_out_of_order=True)
     assert (len(plan.pending), len(plan.applied)) == (5_000, 5_000)
     assert {everything.digest_at(each.version) for each in everything} == set(everything.digests)
