@@ -1,7 +1,7 @@
 """CloudWatch's metrics and alarms, emulated from what functions print.
 
     cloudwatch = CloudWatch()
-    cloudwatch.read(function.logs("env0001"))
+    cloudwatch.put_log(function.logs("env0001"))
     alarms = read_alarms(Path("template.yaml"), {"LeaseTable": "leases"})
     assert not cloudwatch.was_triggered(alarms["MigrationFailedAlarm"])
 
@@ -66,7 +66,7 @@ class Alarm:
     evaluation_periods: int
     comparison: str  # GreaterThanThreshold and so on
     threshold: float
-    is_filled: bool = False  # what is missing counts as 0
+    counts_missing_as_zero: bool = False
 
     def breaches(self, value: float) -> bool:
         """Whether ``value`` is on the wrong side of the threshold."""
@@ -81,8 +81,8 @@ class CloudWatch:
 
     # --- putting
 
-    def read(self, text: str) -> int:
-        """Read metrics from a function's log; other lines are skipped.
+    def put_log(self, text: str) -> int:
+        """Add the metrics of a function's log; other lines are skipped.
 
         Returns:
             How many values there were.
@@ -121,7 +121,7 @@ class CloudWatch:
         """What the alarm reads of the period that ends then; None if there is no value."""
         found = [self.values(metric, end - alarm.period, end) for metric in alarm.metrics]
         datapoints = [_statistic(alarm.statistic, values) for values in found if values]
-        return sum(datapoints) if datapoints or alarm.is_filled else None
+        return sum(datapoints) if datapoints or alarm.counts_missing_as_zero else None
 
     # --- alarms
 
@@ -135,7 +135,7 @@ class CloudWatch:
         """Whether it ever was in ALARM."""
         return any(self._evaluate(alarm))
 
-    def is_over(self, alarm: Alarm) -> bool:
+    def ends_ok(self, alarm: Alarm) -> bool:
         """Whether, with no more values to come, it ends in another state than ALARM."""
         states = list(self._evaluate(alarm))
         return not states or not states[-1]
@@ -250,7 +250,7 @@ def _read_alarm(name: str, document: Mapping[str, Any]) -> Alarm:
         evaluation_periods=periods,
         comparison=document["ComparisonOperator"],
         threshold=float(document["Threshold"]),
-        is_filled="Metrics" in document,
+        counts_missing_as_zero="Metrics" in document,
     )
     _require_supported(alarm, document)
     return alarm

@@ -55,7 +55,7 @@ def _mirror_matches_version_table(evidence: ChaosEvidence) -> Iterator[str]:
         yield f"the mirror has {state.mirror}, the version table {state.history}"
 
 
-def _repairs_are_of_rows(evidence: ChaosEvidence) -> Iterator[str]:
+def _repairs_need_committed_rows(evidence: ChaosEvidence) -> Iterator[str]:
     """A person is asked only about rows that an incomplete migration has committed."""
     for repair in evidence.repairs:
         if not repair.has_committed_rows:
@@ -186,7 +186,7 @@ INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
     "all applied in the end": _all_are_applied,
     "same result as the tool alone": _matches_plain_run,
     "mirror of the version table": _mirror_matches_version_table,
-    "repair only after changed rows": _repairs_are_of_rows,
+    "repair only after changed rows": _repairs_need_committed_rows,
     "applied once between rollbacks": _up_and_down_alternate,
     "no INVALID index": lambda evidence: (
         f"index {name} is INVALID" for name, valid in evidence.state.indexes.items() if not valid

@@ -32,7 +32,7 @@ from load.chaos.migrations import (
 )
 from load.chaos.relay import PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Fault, Schedule
-from load.chaos.state_reader import SECRETS, TABLE, StateReader
+from load.chaos.service_state import SECRETS, TABLE, ServiceState
 
 if TYPE_CHECKING:
     from load.chaos.worker import Worker
@@ -54,7 +54,7 @@ class ChaosRun:
 
     schedule: Schedule
     worker: Worker  # the servers, with a database for this run
-    state: StateReader  # that database and the item, past every fault
+    state: ServiceState  # that database and the item, past every fault
     folder: Path  # for logs and migration files
     stack: InitVar[contextlib.ExitStack]  # ends everything afterwards
 
@@ -81,7 +81,7 @@ class ChaosRun:
         self._began = time.monotonic()
 
     async def execute(
-        self, before_final_state: Callable[[StateReader, Path], None]
+        self, before_final_state: Callable[[ServiceState, Path], None]
     ) -> ChaosEvidence:
         """From the first start to the final state."""
         loop = asyncio.get_running_loop()
@@ -381,7 +381,7 @@ class ChaosRun:
 
     async def _repair(self) -> None:
         """Resolve a migration of a tool as a person does: reverse it, and declare it pending."""
-        repair = await asyncio.to_thread(self.state.reverse_migration)
+        repair = await asyncio.to_thread(self.state.remove_committed_part)
         self._evidence.repairs.append(repair)
         revision = make_id(self.schedule.source, repair.version)
         await self._run_process(

@@ -23,7 +23,7 @@ from load.chaos.invariants import violated_invariants
 from load.chaos.relay import Loop
 from load.chaos.run import ChaosRun
 from load.chaos.schedule import Schedule
-from load.chaos.state_reader import TABLE, StateReader
+from load.chaos.service_state import TABLE, ServiceState
 
 _POSTGRESQL_SETTINGS = {
     # A server that is restarted in immediate mode forgets nothing that it has acknowledged.
@@ -103,7 +103,7 @@ class Worker:
         self,
         schedule: Schedule,
         *,
-        before_final_state: Callable[[StateReader, Path], None] = lambda _state, _log: None,
+        before_final_state: Callable[[ServiceState, Path], None] = lambda _state, _log: None,
     ) -> ChaosEvidence:
         """Run a schedule; before the final state is read, tests do something wrong to it."""
         name = f"round_{schedule.seed}_{next(_run_numbers)}"
@@ -113,6 +113,6 @@ class Worker:
             self.server.create_database(name)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(self.server.drop_database, name)
-            state = StateReader(self.server, self.client, name, schedule.source)
+            state = ServiceState(self.server, self.client, name, schedule.source)
             run = ChaosRun(schedule, self, state, folder, stack)
             return self.loop.run(run.execute(before_final_state))

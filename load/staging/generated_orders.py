@@ -19,7 +19,7 @@ from typing import Any
 from lambda_migrate.local.demo.example import get_order, place_order, read_order_id
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.postgresql.sql_fragments import quote_literal
-from load.storm.scenarios import Orders
+from load.storm.scenarios import OrdersPackage
 
 _FIRST_CUSTOMER = 2  # by id; 1 is the guest that the example's first migration makes
 _DAYS = 1_200
@@ -72,7 +72,7 @@ class GeneratedOrders:
 
 
 @dataclass(frozen=True, slots=True)
-class GeneratedOrdersPackage(Orders):
+class GeneratedOrdersPackage(OrdersPackage):
     """The example, whose clients are customers of `generated`, one after another."""
 
     generated: GeneratedOrders = field(kw_only=True)

@@ -25,9 +25,9 @@ from load.staging import database, verdicts
 from load.staging.generated_orders import GeneratedOrdersPackage
 from load.staging.verdicts import Limits, StepResult
 from load.storm.__main__ import run_on_testbed
-from load.storm.evidence import StormData
-from load.storm.host import TABLE, Testbed, open_testbed
+from load.storm.evidence import StormEvidence
 from load.storm.scenarios import Scenario, Wave, make_scenario
+from load.storm.testbed import TABLE, Testbed, open_testbed
 from load.storm.verdicts import Verdict, make_verdict
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"  # with the alarms
@@ -90,7 +90,7 @@ class Validation:
     limits: Limits
     testbed: Testbed
     out: Path
-    storms: dict[str, StormData] = field(default_factory=dict)
+    storms: dict[str, StormEvidence] = field(default_factory=dict)
     _facts: dict[str, Any] = field(default_factory=dict)
     _is_pointless: bool = False  # a step has made those after it meaningless
 
@@ -186,7 +186,7 @@ class Validation:
             results.insert(0, make_verdict("rollback", True, f"{evidence.rolled_back:.2f} s"))
         return results
 
-    def _run_storm(self, scenario: Scenario) -> tuple[StormData, list[Verdict]]:
+    def _run_storm(self, scenario: Scenario) -> tuple[StormEvidence, list[Verdict]]:
         """Run a storm on the database that stays."""
         began = time.monotonic()
         evidence = run_on_testbed(
@@ -244,7 +244,7 @@ class Validation:
         }
         alarms, cloudwatch = read_alarms(TEMPLATE, values), CloudWatch()
         for _, function, view in self.testbed.environments():
-            cloudwatch.read(function.logs(view.environment_id))
+            cloudwatch.put_log(function.logs(view.environment_id))
         reached = [name for name, alarm in alarms.items() if cloudwatch.was_triggered(alarm)]
         metrics = {metric.name for metric in cloudwatch.metrics()}
         found = ", ".join(sorted(reached)) or f"none of {len(alarms)}, by {len(metrics)} metrics"

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from lambda_migrate.local.demo.results import is_served
 from load import charts
 from load.bench.report import describe_machine
-from load.storm.evidence import StormData
+from load.storm.evidence import StormEvidence
 from load.storm.verdicts import Verdict, make_verdict
 from load.storm.verdicts import verdicts as storm_verdicts
 
@@ -45,7 +45,7 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ReleaseDecision:
     """Go if there is no reason against it; a sentence each for those and for what is unknown."""
 
     reasons: tuple[str, ...]
@@ -57,7 +57,7 @@ class Decision:
         return "no-go" if self.reasons else "go"
 
 
-def decide(steps: Sequence[StepResult]) -> Decision:
+def decide_release(steps: Sequence[StepResult]) -> ReleaseDecision:
     """Go, if nothing failed and something was measured."""
     texts: dict[str, list[str]] = {"passed": [], "failed": [], "not measured": []}
     for step in steps:
@@ -65,7 +65,7 @@ def decide(steps: Sequence[StepResult]) -> Decision:
             texts[one.state].append(f"{step.name}: {one.name}: {one.measured}")
     if not texts["failed"] and not texts["passed"]:
         texts["failed"].append("nothing was measured")
-    return Decision(tuple(texts["failed"]), tuple(texts["not measured"]))
+    return ReleaseDecision(tuple(texts["failed"]), tuple(texts["not measured"]))
 
 
 # -- the dry run ----------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator
 # -- storms ---------------------------------------------------------------------------------------
 
 
-def verdicts_of_storm(evidence: StormData, limits: Limits) -> Iterator[Verdict]:
+def verdicts_of_storm(evidence: StormEvidence, limits: Limits) -> Iterator[Verdict]:
     """What a storm must show, within the limits."""
     failed = [one.result for one in evidence.observed if not is_served(one.result)]
     kinds = "; ".join(sorted({one.error_type or one.status for one in failed}))
@@ -132,8 +132,10 @@ def verdicts_of_storm(evidence: StormData, limits: Limits) -> Iterator[Verdict]:
 
 def verdict_of_orders(confirmed: int, found: int) -> Verdict:
     """Whether there are orders that were confirmed to clients, and each is in the database."""
-    is_held = found == confirmed > 0
-    return make_verdict("orders confirmed to clients", is_held, f"{found} of {confirmed} are there")
+    has_passed = found == confirmed > 0
+    return make_verdict(
+        "orders confirmed to clients", has_passed, f"{found} of {confirmed} are there"
+    )
 
 
 _STATES = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
@@ -141,15 +143,15 @@ _STATES = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
 
 def write_report(
     steps: Sequence[StepResult],
-    storms: Mapping[str, StormData],
+    storms: Mapping[str, StormEvidence],
     limits: Limits,
     out: Path,
     *,
     command: str,
-) -> Decision:
+) -> ReleaseDecision:
     """Write the files into ``out``, and decide; ``command`` repeats the validation."""
     out.mkdir(parents=True, exist_ok=True)
-    decision = decide(steps)
+    decision = decide_release(steps)
     document = {
         "decision": decision.label,
         "reasons": list(decision.reasons),
@@ -196,11 +198,11 @@ def _format_report(
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def _client_requests(storm: StormData) -> list[Any]:
+def _client_requests(storm: StormEvidence) -> list[Any]:
     return [one for one in storm.observed if one.kind in CLIENTS]
 
 
-def _draw_traffic(storms: Mapping[str, StormData], path: Path) -> None:
+def _draw_traffic(storms: Mapping[str, StormEvidence], path: Path) -> None:
     """How long clients waited while the schema changed: a dot for each request, over time."""
     with charts.draw(path, 10, 2.8 * len(storms)) as figure:
         panels = figure.subplots(len(storms), squeeze=False)[:, 0]
@@ -209,7 +211,7 @@ def _draw_traffic(storms: Mapping[str, StormData], path: Path) -> None:
             axes.set(xlabel=f"seconds of the {name}", ylabel="seconds of each request")
 
 
-def _draw_storm(axes: Axes, storm: StormData) -> None:
+def _draw_storm(axes: Axes, storm: StormEvidence) -> None:
     requests = _client_requests(storm)
     since = min(one.result.started for one in requests)
     until = max(one.result.ended for one in requests)

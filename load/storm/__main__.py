@@ -20,9 +20,9 @@ from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
-from load.storm.evidence import StormData, collect_storm_data
-from load.storm.host import StormFunction, Testbed, open_testbed
+from load.storm.evidence import StormEvidence, collect_evidence
 from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_scenario, package_of
+from load.storm.testbed import StormFunction, Testbed, open_testbed
 from load.storm.verdicts import verdicts, write_report
 
 _LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
@@ -95,7 +95,7 @@ def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
     return 1 if failed else 0
 
 
-def run_on_testbed(testbed: Testbed, out: Path) -> StormData:
+def run_on_testbed(testbed: Testbed, out: Path) -> StormEvidence:
     """Run the storm of a testbed, with Locust's reports in ``out``."""
     began = time.monotonic()
     scenario, function = testbed.scenario, StormFunction(testbed)
@@ -122,7 +122,7 @@ def run_on_testbed(testbed: Testbed, out: Path) -> StormData:
         )
     if done.returncode != 0:
         raise ProcessError(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
-    return collect_storm_data(function, locust=out / "locust", seconds=time.monotonic() - began)
+    return collect_evidence(function, locust=out / "locust", seconds=time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX
 from lambda_migrate.local.demo.servers import read_migrations
 from lambda_migrate.local.demo.timeline import Interval
 from load.bench.tools import VERSION_TABLES
-from load.storm.host import ObservedInvocation, StormFunction
-from load.storm.scenarios import TOOL_PROCESS, CountingPackage, Orders, Scenario
+from load.storm.scenarios import TOOL_PROCESS, CountingPackage, OrdersPackage, Scenario
+from load.storm.testbed import ObservedInvocation, StormFunction
 
 _COMMITTED = "SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM "
 _CONNECTION = r"connection authorized: user=\S+ database=%s(?: application_name=(\S+))?"
@@ -34,7 +34,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class StormData:
+class StormEvidence:
     """Everything that was seen of one storm. Times are monotonic seconds of one clock."""
 
     scenario: Scenario
@@ -109,7 +109,7 @@ def max_overlap(intervals: Sequence[tuple[float, float]]) -> int:
     return max(itertools.accumulate(step for _, step in moments), default=0)
 
 
-def collect_storm_data(function: StormFunction, *, locust: Path, seconds: float) -> StormData:
+def collect_evidence(function: StormFunction, *, locust: Path, seconds: float) -> StormEvidence:
     """Read everything while the servers and environments of a storm are still there.
 
     ``locust`` is the prefix of Locust's files; the seconds include the start of the servers.
@@ -119,7 +119,7 @@ def collect_storm_data(function: StormFunction, *, locust: Path, seconds: float)
     clock_offset = testbed.clock_offset
     logs = {name: local.logs(view.environment_id) for name, local, view in testbed.environments()}
     counting = package if isinstance(package, CountingPackage) else None
-    orders = package if isinstance(package, Orders) else None
+    orders = package if isinstance(package, OrdersPackage) else None
     version_table, _ = VERSION_TABLES[package.source]
     table = "history" if package.source == "sql" else "revision"
     intervals = read_migrations(server, package.database, clock_offset=clock_offset, table=table)
@@ -129,7 +129,7 @@ def collect_storm_data(function: StormFunction, *, locust: Path, seconds: float)
     if scenario.kind != "failing" and intervals:
         [[at]] = server.execute(_COMMITTED + version_table, database=package.database)
         committed = None if at is None else float(at) - clock_offset
-    return StormData(
+    return StormEvidence(
         scenario=scenario,
         observed=function.observed,
         checks={

@@ -203,7 +203,7 @@ class CountingPackage:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class OrdersPackage:
     """The example, whose handler writes and reads the migrated tables."""
 
     example: Example
@@ -227,11 +227,11 @@ class Orders:
         return self.example.count_rollbacks(server)
 
 
-Package = CountingPackage | Orders
+Package = CountingPackage | OrdersPackage
 
 
 def package_of(kind: Kind) -> Package:
     """The package of a scenario."""
     if kind == "orders":
-        return Orders(find_example())
+        return OrdersPackage(find_example())
     return CountingPackage(kind if kind in _TOOLS else "sql", fails=kind == "failing")

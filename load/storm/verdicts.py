@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from lambda_migrate.local.demo.checks import Distribution, SchemaCheck
 from load.bench.report import describe_machine
-from load.storm.evidence import StormData
-from load.storm.host import failure_of
+from load.storm.evidence import StormEvidence
+from load.storm.testbed import failure_of
 
 READ_UNITS, WRITE_UNITS = 3000, 1000  # what one DynamoDB partition sustains a second
 _CLOCK_SLACK_SECONDS = 0.2  # the holder counts a pause from its failure, we from its log line
@@ -33,12 +33,12 @@ class Verdict:
     measured: str
 
 
-def make_verdict(name: str, is_held: bool, measured: str) -> Verdict:
+def make_verdict(name: str, has_passed: bool, measured: str) -> Verdict:
     """A verdict on what was measured."""
-    return Verdict(name, "passed" if is_held else "failed", measured)
+    return Verdict(name, "passed" if has_passed else "failed", measured)
 
 
-def verdicts(evidence: StormData) -> list[Verdict]:
+def verdicts(evidence: StormEvidence) -> list[Verdict]:
     """All of them for this storm."""
     must_fail = evidence.scenario.kind == "failing"
     results = [_every_cold_start_took_place(evidence)]
@@ -61,27 +61,27 @@ def verdicts(evidence: StormData) -> list[Verdict]:
     ]
 
 
-def _every_cold_start_took_place(evidence: StormData) -> Verdict:
+def _every_cold_start_took_place(evidence: StormEvidence) -> Verdict:
     wanted, started = evidence.scenario.environments, len(evidence.cold)
     fresh = sum(one.result.cold for one in evidence.cold)
     found = f"{started} of {wanted}, {fresh} in an environment of its own"
     return make_verdict("every cold start took place", started == fresh == wanted, found)
 
 
-def _count_failures(evidence: StormData) -> tuple[Counter[str], str]:
+def _count_failures(evidence: StormEvidence) -> tuple[Counter[str], str]:
     kinds = Counter(failure_of(one.result) or "served" for one in evidence.observed)
     return kinds, ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
-def _none_failed(evidence: StormData) -> Verdict:
+def _none_failed(evidence: StormEvidence) -> Verdict:
     kinds, found = _count_failures(evidence)
     kills = int(evidence.scenario.kills)
-    is_held = set(kinds) - {"crashed"} == {"served"} and kinds["crashed"] == kills
+    has_passed = set(kinds) - {"crashed"} == {"served"} and kinds["crashed"] == kills
     what = "no invocation failed" + " but that of the killed holder" * kills
-    return make_verdict(what, is_held, found)
+    return make_verdict(what, has_passed, found)
 
 
-def _failures_are_the_migrations(evidence: StormData) -> Iterator[Verdict]:
+def _failures_are_the_migrations(evidence: StormEvidence) -> Iterator[Verdict]:
     kinds, found = _count_failures(evidence)
     is_same = set(kinds) == {"MigrationFailed"}
     yield make_verdict("every invocation failed because of the migration", is_same, found)
@@ -93,7 +93,7 @@ def _failures_are_the_migrations(evidence: StormData) -> Iterator[Verdict]:
     yield _one_try_in_each_pause(evidence)
 
 
-def _one_try_in_each_pause(evidence: StormData) -> Verdict:
+def _one_try_in_each_pause(evidence: StormEvidence) -> Verdict:
     """The pause doubles with each failure; the sequence in the database counts every attempt."""
     first = float((evidence.scenario.settings or {})["LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS"])
     ends = sorted(check.ended for check in evidence.migrators)
@@ -101,8 +101,8 @@ def _one_try_in_each_pause(evidence: StormData) -> Verdict:
     early = [n for n, gap in enumerate(gaps) if gap < first * 2**n - _CLOCK_SLACK_SECONDS]
     found = f"{evidence.attempts} attempts, {len(ends)} in the logs"
     found += "".join(f", {gap:.1f} s later" for gap in gaps)
-    is_held = evidence.attempts == len(ends) and len(ends) >= 1 and not early
-    return make_verdict("at most one attempt in each pause", is_held, found)
+    has_passed = evidence.attempts == len(ends) and len(ends) >= 1 and not early
+    return make_verdict("at most one attempt in each pause", has_passed, found)
 
 
 def _each_took_effect_once(effects: Mapping[str, int], what: str) -> Verdict:
@@ -111,15 +111,15 @@ def _each_took_effect_once(effects: Mapping[str, int], what: str) -> Verdict:
     return make_verdict(what, bool(effects) and not others, f"{found}, counted in the database")
 
 
-def _one_connection(evidence: StormData) -> Verdict:
+def _one_connection(evidence: StormEvidence) -> Verdict:
     most = evidence.max_sessions
     found = f"{most} at most of {len(evidence.sessions)} in all, in the server's log"
     # A takeover connects, and then ends the statement that a killed holder has left.
-    is_held = 1 <= most <= 1 + evidence.scenario.kills
-    return make_verdict("one PostgreSQL connection of the library at a time", is_held, found)
+    has_passed = 1 <= most <= 1 + evidence.scenario.kills
+    return make_verdict("one PostgreSQL connection of the library at a time", has_passed, found)
 
 
-def _only_holders_migrate(evidence: StormData) -> Iterator[Verdict]:
+def _only_holders_migrate(evidence: StormEvidence) -> Iterator[Verdict]:
     """What waits neither connects nor loads a tool; the example's own handler connects."""
     scenario = evidence.scenario
     if scenario.kind == "orders":
@@ -129,16 +129,16 @@ def _only_holders_migrate(evidence: StormData) -> Iterator[Verdict]:
     connected = len({session.name for session in evidence.sessions})
     found = f"{connected} with connections, {holders} with the lease"
     found += f"; {evidence.other_connections} connections of others"
-    is_held = connected <= holders and not evidence.other_connections
-    yield make_verdict("only holders connect to PostgreSQL", is_held, found)
+    has_passed = connected <= holders and not evidence.other_connections
+    yield make_verdict("only holders connect to PostgreSQL", has_passed, found)
     if scenario.kind in ("alembic", "django"):
         payloads = [one.result.payload for one in evidence.observed]
         imported = sum(isinstance(each, dict) and each.get("imported") != [] for each in payloads)
         found = f"{evidence.tool_processes} processes loaded it, {holders} had the lease"
         found += f"; imported in {imported} of {len(payloads)} invocations"
-        is_held = evidence.tool_processes == 1 + scenario.kills and not imported
+        has_passed = evidence.tool_processes == 1 + scenario.kills and not imported
         yield make_verdict(
-            f"one child process loads {scenario.kind} for each holder", is_held, found
+            f"one child process loads {scenario.kind} for each holder", has_passed, found
         )
 
 
@@ -155,7 +155,7 @@ def peak_of(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
     return busiest({"GetItem"}), busiest({"UpdateItem", "PutItem"})
 
 
-def _below_partition_limits(evidence: StormData) -> Verdict:
+def _below_partition_limits(evidence: StormEvidence) -> Verdict:
     what = "below the limits of one DynamoDB partition"
     reads, writes = peak_of(evidence.rates)
     found = f"at most {reads} reads (of {READ_UNITS}), {writes} writes (of {WRITE_UNITS}) a second"
@@ -163,7 +163,7 @@ def _below_partition_limits(evidence: StormData) -> Verdict:
     return make_verdict(what, 0 < reads < READ_UNITS and writes < WRITE_UNITS, found)
 
 
-def _calls_match(evidence: StormData) -> Verdict:
+def _calls_match(evidence: StormEvidence) -> Verdict:
     """The library's own count of its calls against the engine's, by environment.
 
     The holder's is left out: a renewal that is under way when the line is written may be missing.
@@ -176,11 +176,11 @@ def _calls_match(evidence: StormData) -> Verdict:
     found = f"{sum(logged.values())} in the logs, {sum(counted.values())} counted"
     if any(lost):
         found += f"; {sum(map(bool, lost))} environments differ, by {min(lost)} to {max(lost)}"
-    is_held = min(lost, default=0) >= 0 and sum(lost) <= _MAX_LOST_SHARE * sum(logged.values())
-    return make_verdict(what, is_held and bool(counted), found)
+    has_passed = min(lost, default=0) >= 0 and sum(lost) <= _MAX_LOST_SHARE * sum(logged.values())
+    return make_verdict(what, has_passed and bool(counted), found)
 
 
-def _one_call_where_current(evidence: StormData) -> Iterator[Verdict]:
+def _one_call_where_current(evidence: StormEvidence) -> Iterator[Verdict]:
     """The fast path: an environment that finds the schema current while none migrates."""
     calls = [
         check.lease_calls
@@ -196,7 +196,7 @@ def _one_call_where_current(evidence: StormData) -> Iterator[Verdict]:
         )
 
 
-def _overlaps_migration(check: SchemaCheck, evidence: StormData) -> bool:
+def _overlaps_migration(check: SchemaCheck, evidence: StormEvidence) -> bool:
     """Whether a migration ran, or had just ended, at some moment of the check."""
     began = check.ended - check.seconds
     return any(
@@ -205,7 +205,7 @@ def _overlaps_migration(check: SchemaCheck, evidence: StormData) -> bool:
     )
 
 
-def _locust_counted_the_same(evidence: StormData) -> Verdict:
+def _locust_counted_the_same(evidence: StormEvidence) -> Verdict:
     # Clients are stopped in the middle of a request: Locust may have dropped their last answers.
     # A warm invocation is cold where the environment was killed.
     expected = {}
@@ -215,14 +215,14 @@ def _locust_counted_the_same(evidence: StormData) -> Verdict:
         if failures:
             expected[kind] = (len(failures), sum(map(bool, failures)))
     found = ", ".join(f"{kind} {count}" for kind, (count, _) in expected.items())
-    is_held = all(evidence.locust.get(kind) == counts for kind, counts in expected.items())
-    return make_verdict("Locust counted the same", is_held and bool(expected), found)
+    has_passed = all(evidence.locust.get(kind) == counts for kind, counts in expected.items())
+    return make_verdict("Locust counted the same", has_passed and bool(expected), found)
 
 
 _KINDS = ("cold", "warm", "write", "read")
 
 
-def write_report(evidence: StormData, results: Sequence[Verdict], out: Path) -> None:
+def write_report(evidence: StormEvidence, results: Sequence[Verdict], out: Path) -> None:
     """Write ``report.json`` and ``report.md`` into ``out``, beside Locust's own.
 
     Figures are seconds unless their key says otherwise.
@@ -259,12 +259,12 @@ def write_report(evidence: StormData, results: Sequence[Verdict], out: Path) -> 
     (out / "report.md").write_text("\n".join(lines) + "\n")
 
 
-def _count_invocations(evidence: StormData, kind: str) -> dict[str, Any]:
+def _count_invocations(evidence: StormEvidence, kind: str) -> dict[str, Any]:
     failures = [failure_of(one.result) for one in evidence.observed if one.kind == kind]
     return {"count": len(failures), "failures": dict(Counter(filter(None, failures)))}
 
 
-def _distributions(evidence: StormData) -> dict[str, Distribution]:
+def _distributions(evidence: StormEvidence) -> dict[str, Distribution]:
     values: dict[str, Sequence[float]] = {
         f"{kind}_invocations": [
             one.result.duration_seconds for one in evidence.observed if one.kind == kind

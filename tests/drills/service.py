@@ -207,7 +207,7 @@ def read_cloudwatch(sandbox: Sandbox, *functions: LocalFunction) -> CloudWatch:
     cloudwatch = CloudWatch()
     for function in functions:
         for view in function.environments():
-            cloudwatch.read(function.logs(view.environment_id))
+            cloudwatch.put_log(function.logs(view.environment_id))
     if hasattr(sandbox.dynamodb, "throttled"):
         cloudwatch.put_throttled(sandbox.dynamodb.throttled())
     return cloudwatch

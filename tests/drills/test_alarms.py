@@ -63,7 +63,7 @@ def test_a_failing_migration(sandbox: Sandbox) -> None:
         assert reached_alarms(sandbox, function) == {"MigrationFailedAlarm", "NotReadyAlarm"}
         check_section(sandbox, "MigrationFailedAlarm", broken, function)
         cloudwatch = read_cloudwatch(sandbox, function)
-        assert cloudwatch.is_over(template_alarms(sandbox)["MigrationFailedAlarm"])
+        assert cloudwatch.ends_ok(template_alarms(sandbox)["MigrationFailedAlarm"])
 
 
 def test_a_killed_holder(sandbox: Sandbox) -> None:
@@ -127,7 +127,7 @@ def test_three_periods_of_slow_checks(own_sandbox: Sandbox) -> None:
         assert function.invoke().payload["statusCode"] == 200
         resume.join()
         slow, cloudwatch = CloudWatch(), CloudWatch()
-        slow.read(function.logs(fresh))
+        slow.put_log(function.logs(fresh))
     now = time.time()
     for metric in slow.metrics():
         for value in slow.values(metric):
@@ -163,6 +163,6 @@ def test_a_throttled_table(own_sandbox: Sandbox) -> None:
         assert function.storm(1)[0].payload["statusCode"] == 200
         assert reached_alarms(sandbox, function) == {"TableThrottledAlarm"}
         check_section(sandbox, "TableThrottledAlarm", current, function)
-        assert read_cloudwatch(sandbox, function).is_over(
+        assert read_cloudwatch(sandbox, function).ends_ok(
             template_alarms(sandbox)["TableThrottledAlarm"]
         )

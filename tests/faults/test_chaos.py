@@ -34,7 +34,7 @@ from load.chaos.schedule import (
     generate,
     to_json,
 )
-from load.chaos.state_reader import SECRETS, TABLE, StateReader
+from load.chaos.service_state import SECRETS, TABLE, ServiceState
 from load.chaos.worker import Worker, open_worker, run_schedules
 
 SEEDS = range(180, 200)
@@ -155,7 +155,7 @@ def test_round_without_faults_violates_no_invariant(quiet: ChaosEvidence) -> Non
     assert [start.outcome for start in quiet.cold_starts] == ["served", "served"]
 
 
-def hold_the_lease(state: StateReader, _log: Path) -> None:
+def hold_the_lease(state: ServiceState, _log: Path) -> None:
     state.client.update_item(
         **state.key,
         UpdateExpression="SET #owner = :owner, lease_until = :until",
@@ -167,13 +167,13 @@ def hold_the_lease(state: StateReader, _log: Path) -> None:
     )
 
 
-def write_secret(_state: StateReader, log: Path) -> None:
+def write_secret(_state: ServiceState, log: Path) -> None:
     with log.open("a") as file:
         file.write(f"connecting with {SECRETS['password']}\n")
 
 
-def sql(statement: str) -> Callable[[StateReader, Path], None]:
-    def run(state: StateReader, _log: Path) -> None:
+def sql(statement: str) -> Callable[[ServiceState, Path], None]:
+    def run(state: ServiceState, _log: Path) -> None:
         state.query(statement)
 
     return run
@@ -211,7 +211,7 @@ def test_wrong_state_of_a_tool_is_found(worker: Worker, tool: str) -> None:
     """Three things are wrong at once."""
     left = []
 
-    def change(state: StateReader, log: Path) -> None:
+    def change(state: ServiceState, log: Path) -> None:
         state.query("DELETE FROM lambda_migrate.revision WHERE position = 2")
         state.query("CREATE TABLE forgotten (id int)")
         left.append(subprocess.Popen(["sleep", "600"], cwd=log.parent))
@@ -241,7 +241,7 @@ def test_repair_without_rows_at_stake_is_found(quiet: ChaosEvidence) -> None:
 def test_open_connection_is_found(worker: Worker) -> None:
     left = []
 
-    def leave(state: StateReader, _log: Path) -> None:
+    def leave(state: ServiceState, _log: Path) -> None:
         left.append(
             pg8000.native.Connection(
                 "postgres",

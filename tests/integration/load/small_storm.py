@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from load.storm.evidence import StormData, collect_storm_data
-from load.storm.host import StormFunction, open_testbed
+from load.storm.evidence import StormEvidence, collect_evidence
 from load.storm.scenarios import Package, Scenario
+from load.storm.testbed import StormFunction, open_testbed
 from load.storm.verdicts import Verdict, verdicts
 
 
-def run_storm(scenario: Scenario, package: Package, home: Path) -> StormData:
+def run_storm(scenario: Scenario, package: Package, home: Path) -> StormEvidence:
     """Each cold start and its warm invocation, and statistics such as Locust writes."""
     began = time.monotonic()
     with open_testbed(scenario, package, home, api=LocalDynamoDB()) as testbed:
@@ -22,9 +22,7 @@ def run_storm(scenario: Scenario, package: Package, home: Path) -> StormData:
         function.prepare()
         asyncio.run(_run_users(function, scenario.environments))
         _write_statistics(function, home / "locust_stats.csv")
-        return collect_storm_data(
-            function, locust=home / "locust", seconds=time.monotonic() - began
-        )
+        return collect_evidence(function, locust=home / "locust", seconds=time.monotonic() - began)
 
 
 async def _run_users(function: StormFunction, users: int) -> None:
@@ -46,6 +44,6 @@ def _write_statistics(function: StormFunction, path: Path) -> None:
             writer.writerow([kind, len(own), failed])
 
 
-def verdicts_by_name(evidence: StormData) -> dict[str, Verdict]:
+def verdicts_by_name(evidence: StormEvidence) -> dict[str, Verdict]:
     """Verdicts by what must hold."""
     return {verdict.name: verdict for verdict in verdicts(evidence)}

@@ -13,7 +13,7 @@ from lambda_migrate.local.demo.example import Example, find_example
 from load.staging.__main__ import main
 from load.staging.generated_orders import GeneratedOrders, GeneratedOrdersPackage
 from load.staging.validation import open_validation
-from load.staging.verdicts import Decision, StepResult, decide
+from load.staging.verdicts import ReleaseDecision, StepResult, decide_release
 
 UNTIL = date(2026, 2, 2)
 
@@ -23,7 +23,7 @@ TOTALS, BACKFILL = "0005_totals_and_points", "0006_backfill_totals"
 
 def validate_changed(
     tmp_path: Path, *changes: tuple[str, str, str], last: str = ""
-) -> tuple[list[StepResult], Decision]:
+) -> tuple[list[StepResult], ReleaseDecision]:
     """Validate the example with other texts in migrations, as far as the step ``last``.
 
     A change is the name of a migration, a text in it, and what replaces it.
@@ -38,7 +38,7 @@ def validate_changed(
     package = GeneratedOrdersPackage(Example(folder), generated=generated)
     with open_validation(package, tmp_path / "out", environments=3, clients=2) as validation:
         steps = list(validation.run(last=last))
-    return steps, decide(steps)
+    return steps, decide_release(steps)
 
 
 ADD_TOTAL = "ALTER TABLE orders ADD COLUMN total_cents bigint;"

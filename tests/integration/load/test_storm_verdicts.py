@@ -11,9 +11,9 @@ import pytest
 from lambda_migrate.local.demo.checks import SchemaCheck
 from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.runtime.environment import InvocationResult
-from load.storm.evidence import Session, StormData, max_overlap, read_sessions
-from load.storm.host import ObservedInvocation
+from load.storm.evidence import Session, StormEvidence, max_overlap, read_sessions
 from load.storm.scenarios import make_scenario
+from load.storm.testbed import ObservedInvocation
 from load.storm.verdicts import peak_of, verdicts
 
 SERVED = InvocationResult(
@@ -27,7 +27,7 @@ def observed(result: InvocationResult = SERVED, kind: str = "cold") -> ObservedI
     return ObservedInvocation(kind, 1, result)
 
 
-GOOD = StormData(
+GOOD = StormEvidence(
     scenario=make_scenario("together", 2),
     observed=[observed(), observed(replace(SERVED, environment_id="env0002"))],
     checks={"v1 env0001": [CHECK], "v1 env0002": [HOLDER]},
@@ -41,7 +41,7 @@ GOOD = StormData(
 )
 
 
-def failed(evidence: StormData) -> list[str]:
+def failed(evidence: StormEvidence) -> list[str]:
     return [one.name for one in verdicts(evidence) if one.state == "failed"]
 
 
@@ -158,7 +158,7 @@ def test_storm_of_another_tool_and_one_with_a_killed_holder_pass() -> None:
     ],
 )
 def test_each_breach_of_another_tool_fails_its_verdict(
-    evidence: StormData, change: Mapping[str, Any], what: str
+    evidence: StormEvidence, change: Mapping[str, Any], what: str
 ) -> None:
     assert what in failed(replace(evidence, **change))
 

@@ -17,13 +17,13 @@ from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, Relation
 from load.staging.verdicts import (
     Limits,
     StepResult,
-    decide,
+    decide_release,
     verdict_of_orders,
     verdicts_of_dry_run,
     verdicts_of_storm,
     write_report,
 )
-from load.storm.evidence import StormData
+from load.storm.evidence import StormEvidence
 from load.storm.verdicts import Verdict
 from tests.integration.load.test_storm_verdicts import CRASHED, GOOD, observed
 
@@ -51,13 +51,13 @@ def step(*verdicts: Verdict, **facts: Any) -> StepResult:
 def test_a_failure_is_no_go_and_so_is_nothing_measured(
     verdicts: list[Verdict], label: str, reasons: int, not_measured: int
 ) -> None:
-    decision = decide([step(*verdicts)])
+    decision = decide_release([step(*verdicts)])
     assert decision.label == label
     assert (len(decision.reasons), len(decision.not_measured)) == (reasons, not_measured)
 
 
 def test_reason_names_step_verdict_and_finding() -> None:
-    assert decide([step(BROKEN)]).reasons == ("try it: it works: 9 of 10",)
+    assert decide_release([step(BROKEN)]).reasons == ("try it: it works: 9 of 10",)
 
 
 # -- storms ---------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_reason_names_step_verdict_and_finding() -> None:
 WITH_CLIENT = replace(GOOD, observed=[*GOOD.observed, observed(kind="write")])
 
 
-def failed(evidence: StormData, limits: Limits = LIMITS) -> list[str]:
+def failed(evidence: StormEvidence, limits: Limits = LIMITS) -> list[str]:
     return [one.name for one in verdicts_of_storm(evidence, limits) if one.state == "failed"]
 
 
@@ -161,7 +161,7 @@ def test_report_begins_with_the_decision_and_its_reasons(tmp_path: Path) -> None
     steps = [step(BROKEN, UNSEEN, dry_run=dry_run)]
     storms = {"deployment": WITH_CLIENT}
     decision = write_report(steps, storms, LIMITS, tmp_path, command="x --y")
-    assert decision == decide(steps)
+    assert decision == decide_release(steps)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# NO-GO: examples/orders, version 1 to 2\n\n- try it: it works: 9 of")
     assert "x --y" in text

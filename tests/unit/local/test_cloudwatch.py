@@ -58,7 +58,7 @@ def test_metrics_of_the_library_are_read(
         CheckFinished("orders-db", "d", "MIGRATED", 0.25, 0.0, 1, ("0001_m",), 0, "me")
     )
     cloudwatch = CloudWatch()
-    assert cloudwatch.read(capsys.readouterr().out) == 4
+    assert cloudwatch.put_log(capsys.readouterr().out) == 4
     found = {metric.name: cloudwatch.values(metric) for metric in cloudwatch.metrics()}
     assert found == {
         "ColdStartCheckTime": [250.0, 250.0],
@@ -70,17 +70,17 @@ def test_metrics_of_the_library_are_read(
 
 @pytest.mark.parametrize("line", ["", "START RequestId", '{"message": "no metric"}', "{"])
 def test_other_lines_are_skipped(line: str) -> None:
-    assert CloudWatch().read(line) == 0
+    assert CloudWatch().put_log(line) == 0
 
 
 def test_invalid_line_is_an_error_that_shows_it() -> None:
     with pytest.raises(ConfigurationError, match=r"KeyError"):
-        CloudWatch().read('{"_aws": {"CloudWatchMetrics": [{}]}}')
+        CloudWatch().put_log('{"_aws": {"CloudWatchMetrics": [{}]}}')
 
 
 def test_another_dimension_is_another_metric() -> None:
     cloudwatch = CloudWatch()
-    cloudwatch.read(emf(FAILED, 1.0))
+    cloudwatch.put_log(emf(FAILED, 1.0))
     assert cloudwatch.values(Metric.of("Orders", "MigrationFailed", target="orders-db")) == []
     other = Metric.of("Orders", "MigrationFailed")
     assert not cloudwatch.was_triggered(replace(ALARM, metrics=(other,)))
@@ -124,11 +124,11 @@ def test_three_of_three_datapoints_as_the_manual_has_them(
 
 def test_alarm_ends_with_its_period() -> None:
     cloudwatch = CloudWatch()
-    cloudwatch.read(emf(FAILED, 1.0, at=NOON + 30))
+    cloudwatch.put_log(emf(FAILED, 1.0, at=NOON + 30))
     assert cloudwatch.is_in_alarm(ALARM, at=NOON + 60)
     assert not cloudwatch.is_in_alarm(ALARM, at=NOON + 300)
     assert cloudwatch.was_triggered(ALARM)
-    assert cloudwatch.is_over(ALARM)
+    assert cloudwatch.ends_ok(ALARM)
 
 
 def test_long_periods_are_evaluated_each_minute() -> None:
@@ -142,7 +142,7 @@ def test_long_periods_are_evaluated_each_minute() -> None:
 
 def test_no_data_reaches_no_alarm() -> None:
     assert not CloudWatch().was_triggered(ALARM)
-    assert CloudWatch().is_over(ALARM)
+    assert CloudWatch().ends_ok(ALARM)
 
 
 def test_missing_datapoints_of_a_filled_sum_are_zero() -> None:
@@ -151,13 +151,13 @@ def test_missing_datapoints_of_a_filled_sum_are_zero() -> None:
         Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases"),
         Metric.of("AWS/DynamoDB", "WriteThrottleEvents", TableName="leases"),
     )
-    alarm = replace(ALARM, metrics=metrics, is_filled=True)
+    alarm = replace(ALARM, metrics=metrics, counts_missing_as_zero=True)
     cloudwatch.put_throttled([ThrottledRequest("leases", "Write", NOON + 1)])
     assert [cloudwatch.datapoint(alarm, NOON + 60 * n) for n in (1, 2)] == [1.0, 0.0]
     cloudwatch.put_throttled([ThrottledRequest("leases", "Read", NOON + 1)])
     assert cloudwatch.datapoint(alarm, NOON + 60) == 2.0
     assert cloudwatch.was_triggered(alarm)
-    assert cloudwatch.is_over(alarm)
+    assert cloudwatch.ends_ok(alarm)
 
 
 # --- templates
@@ -228,7 +228,7 @@ def test_alarm_is_read_as_it_would_be_deployed(template: Path) -> None:
         threshold=2500.0,
     )
     throttled = alarms["TableThrottledAlarm"]
-    assert throttled.is_filled
+    assert throttled.counts_missing_as_zero
     metric = Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases")
     assert throttled.metrics == (metric,)
 

@@ -37,7 +37,7 @@ def happen(
         with monkeypatch.context() as patch:
             patch.setattr("time.time", lambda: NOON + seconds)
             observer.observe(event)
-        assert cloudwatch.read(capsys.readouterr().out)
+        assert cloudwatch.put_log(capsys.readouterr().out)
 
     return happen
 
@@ -57,7 +57,7 @@ def test_lease_held_for_more_than_five_minutes_reaches_its_alarm(
     happen(306.0, LeaseHeldTime("orders", 7, 306.0, is_final=False))
     assert cloudwatch.is_in_alarm(alarm, at=NOON + 360)
     happen(420.0, LeaseHeldTime("orders", 7, 420.0, is_final=True))
-    assert cloudwatch.is_over(alarm)
+    assert cloudwatch.ends_ok(alarm)
 
 
 @pytest.mark.parametrize(("waited", "is_paged"), [(19.0, False), (21.0, True)])
@@ -86,7 +86,7 @@ def test_slow_checks_in_three_periods_reach_their_alarm(
         happen(minute * 60.0 + 2, check(0.05 if not slow else 1.1))
     alarm = alarms["ColdStartCheckTimeAlarm"]
     assert cloudwatch.was_triggered(alarm) is is_paged
-    assert cloudwatch.is_over(alarm)
+    assert cloudwatch.ends_ok(alarm)
 
 
 def test_a_few_slow_checks_reach_no_alarm(

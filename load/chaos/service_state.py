@@ -1,4 +1,4 @@
-"""Reads database and lease item, past every fault."""
+"""The database and lease item of one round, read and changed past every fault."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _UNREACHED = (pg8000.native.Error, OSError)  # the server is being restarted
 
 
 @dataclass(frozen=True)
-class StateReader:
+class ServiceState:
     """One round's database and item."""
 
     server: LocalPostgreSQL
@@ -155,8 +155,8 @@ class StateReader:
         rows += self.server.execute(f"SELECT {column} FROM {table}", database=database)  # noqa: S608 - our own names
         return sorted(str(line) for (line,) in rows)
 
-    def reverse_migration(self) -> RequiredRepair:
-        """Reverse by hand what the migration in doubt has committed."""
+    def remove_committed_part(self) -> RequiredRepair:
+        """Remove by hand what the migration in doubt has committed."""
         doubts = [version for version, state in self._read_mirror() if state != "applied"]
         version = doubts[0] if doubts else 0
         [[rows]] = self.query(f"SELECT count(*) FROM effects WHERE version = {version}")  # noqa: S608

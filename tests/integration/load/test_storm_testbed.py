@@ -11,8 +11,8 @@ import pytest
 
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from load.storm.host import StormFunction, failure_of, open_testbed
 from load.storm.scenarios import CountingPackage, make_scenario
+from load.storm.testbed import StormFunction, failure_of, open_testbed
 from load.storm.verdicts import verdicts, write_report
 from tests.integration.load.small_storm import run_storm, verdicts_by_name
 
