@@ -4,7 +4,7 @@ Each instance is a thread that stops in front of every call to the lease table o
 in front of every sleep, until it is given its turn. The scheduler decides the order of
 everything, what goes wrong with each call, and how much time passes; nothing ever really waits.
 An instance that gets no turn is frozen. Every call checks the library's invariants, and a violation
-is noted in `World.broken`:
+is recorded in `ProtocolModel.violations`:
 
 - I1: The effects of a migration commit at most once, and together with its history row.
 - I2: A holder whose lease was taken over commits nothing more.
@@ -71,10 +71,10 @@ class Fault(Enum):
     LATE = "the request arrives, and once more much later"
 
 
-class Place(Enum):
+class AddressKind(Enum):
     """What an instance's address points to."""
 
-    HOME = "the database"
+    ORIGINAL = "the database"
     TUNNEL = "the same database by another address"
     COPY = "a copy of it"
 
@@ -83,8 +83,8 @@ class Killed(BaseException):
     """The process is gone: nothing that would still be done takes effect."""
 
 
-class Turns:
-    """A thread's side and the other side of taking turns: exactly one of both runs."""
+class ThreadTurns:
+    """Exactly one of two sides runs: a thread, or the scheduler that gives it its turns."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -93,16 +93,17 @@ class Turns:
         self._go.acquire()
         self._back.acquire()
 
-    def give(self) -> None:
-        """Let the thread run until it waits for its next turn, or ends."""
+    def run_until_waiting(self) -> None:
+        """In the scheduler: let the thread run until it waits for its next turn, or ends."""
         self._go.release()
-        self.until_it_waits()
+        self.wait_for_turn_end()
 
-    def until_it_waits(self) -> None:
-        assert self._back.acquire(timeout=_TURN_SECONDS), "it never came back from its turn"
+    def wait_for_turn_end(self) -> None:
+        """In the scheduler: wait until the thread does."""
+        assert self._back.acquire(timeout=_TURN_SECONDS), "its turn never ended"
 
     def wait(self) -> None:
-        """In the thread: hand back, and wait for the next turn."""
+        """In the thread: end this turn, and wait for the next one."""
         self._back.release()
         self._go.acquire()
 
@@ -111,23 +112,23 @@ class Turns:
         self.is_over = True
         self._back.release()
 
-    def let_go(self) -> None:
-        """Let the thread run to its end: the caller is about to join it."""
+    def run_to_end(self) -> None:
+        """In the scheduler: let the thread run to its end, and do not wait for it."""
         self._go.release()
 
 
-class World:
-    """Time, what stands in the table and in the database, and every promise that was broken."""
+class ProtocolModel:
+    """Time, what is in the table and in the database, and every violation of an invariant."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.now = 1_000.0
-        self.broken: list[str] = []
+        self.violations: list[str] = []
         self.instances: list[Instance] = []
         self.current: Instance | None = None
         self._past: list[tuple[float, LeaseState]] = []
         self._late: list[Callable[[], None]] = []
-        self._facts = {Place.HOME: engine.facts(Place.HOME)}
+        self._facts = {AddressKind.ORIGINAL: engine.facts(AddressKind.ORIGINAL)}
 
     def start(
         self,
@@ -135,32 +136,32 @@ class World:
         *,
         skew: float = 0.0,
         rollback_to: int | None = None,
-        place: Place = Place.HOME,
+        address: AddressKind = AddressKind.ORIGINAL,
         mode: str = "migrate",
     ) -> Instance:
         """A cold start, or a person who rolls back."""
-        if place is Place.COPY and not self.has_copy:
-            place = Place.HOME
+        if address is AddressKind.COPY and not self.has_copy:
+            address = AddressKind.ORIGINAL
         instance = Instance(
-            self, manifest, skew=skew, rollback_to=rollback_to, place=place, mode=mode
+            self, manifest, skew=skew, rollback_to=rollback_to, address=address, mode=mode
         )
         self.instances.append(instance)
         instance.begin()
         return instance
 
-    def note(self, promise: str, holds: bool, what: str) -> None:
+    def check(self, invariant: str, holds: bool, what: str) -> None:
         if not holds:
             who = self.current.name if self.current is not None else "no process"
-            self.broken.append(f"{promise}: {what} ({who}, at {self.now:.2f})")
+            self.violations.append(f"{invariant}: {what} ({who}, at {self.now:.2f})")
 
     @property
     def has_copy(self) -> bool:
-        return Place.COPY in self._facts
+        return AddressKind.COPY in self._facts
 
     def copy(self) -> None:
         """Copy the database, with its fence and its identity, as a snapshot does; once."""
         if not self.has_copy and self.engine.copy():
-            self._facts[Place.COPY] = self.engine.facts(Place.COPY)
+            self._facts[AddressKind.COPY] = self.engine.facts(AddressKind.COPY)
 
     # --- requests that arrive a second time, long after
 
@@ -189,34 +190,34 @@ class World:
     def look(self) -> None:
         """Compare the databases with what they were before this turn."""
         if self.engine.has_changed():
-            for place in self._facts:
-                self._look_at(place)
+            for address in self._facts:
+                self._check_facts(address)
 
-    def _look_at(self, place: Place) -> None:
-        before, after = self._facts[place], self.engine.facts(place)
-        self._facts[place] = after
+    def _check_facts(self, address: AddressKind) -> None:
+        before, after = self._facts[address], self.engine.facts(address)
+        self._facts[address] = after
         doubled = [name for name in set(after.effects) if after.effects.count(name) > 1]
-        self.note("I1", not doubled, f"{doubled} took effect more than once")
+        self.check("I1", not doubled, f"{doubled} took effect more than once")
         applied = {row.name for row in after.rows if row.applied}
         begun = {row.name for row in after.rows}  # what cannot share a transaction with its row
-        self.note(
+        self.check(
             "I1",
             applied <= set(after.effects) <= begun,
             f"history {after.rows}, effects {sorted(after.effects)}",
         )
         if (before.rows, before.effects) != (after.rows, after.effects):
             fence = self._fence_in_turn()
-            self.note("I2", fence == before.token, f"{fence} wrote, though {before.token} passed")
-        self.note("I2", after.token >= before.token, f"{before.token} became {after.token}")
+            self.check("I2", fence == before.token, f"{fence} wrote, though {before.token} passed")
+        self.check("I2", after.token >= before.token, f"{before.token} became {after.token}")
 
     def _fence_in_turn(self) -> int:
         """The token that the process of the last turn believes to have."""
         instance = self.current
         return instance.heart.lease.fence if instance is not None and instance.heart else 0
 
-    def satisfies(self, manifest: Manifest, place: Place) -> bool:
-        home = Place.HOME if place is Place.TUNNEL else place
-        applied = {row.name for row in self.engine.facts(home).rows if row.applied}
+    def satisfies(self, manifest: Manifest, address: AddressKind) -> bool:
+        original = AddressKind.ORIGINAL if address is AddressKind.TUNNEL else address
+        applied = {row.name for row in self.engine.facts(original).rows if row.applied}
         return applied >= {migration.name for migration in manifest}
 
     def close(self) -> None:
@@ -264,8 +265,8 @@ class Engine(Protocol):
     def has_changed(self) -> bool:
         """Whether a turn may have changed the database since `facts` was asked."""
 
-    def facts(self, place: Place = Place.HOME) -> Facts:
-        """Of the database that is there; the tunnel leads home."""
+    def facts(self, address: AddressKind = AddressKind.ORIGINAL) -> Facts:
+        """Of the database that is there; the tunnel leads to the original."""
 
     def copy(self) -> bool:
         """Copy the database as it is; False if this engine cannot."""
@@ -274,25 +275,25 @@ class Engine(Protocol):
 
 
 class InstanceClock:
-    """The world's time, on a wall clock that may be wrong; to sleep is to wait for a turn."""
+    """The model's time, on a wall clock that may be wrong; to sleep is to wait for a turn."""
 
     def __init__(self, instance: Instance, skew: float) -> None:
         self._instance = instance
         self._skew = skew
 
     def monotonic(self) -> float:
-        return self._instance.world.now
+        return self._instance.model.now
 
     def wall_ms(self) -> int:
-        return _EPOCH_MS + round((self._instance.world.now + self._skew) * 1000)
+        return _EPOCH_MS + round((self._instance.model.now + self._skew) * 1000)
 
     def sleep(self, seconds: float) -> None:
-        instance, world = self._instance, self._instance.world
-        due = world.now + seconds
+        instance, model = self._instance, self._instance.model
+        due = model.now + seconds
         in_time = due <= instance.until + 0.001 or instance.rolls_back
-        world.note("I4", in_time, "sleeps beyond its deadline")
+        model.check("I4", in_time, "sleeps beyond its deadline")
         instance.turn("sleep")
-        world.now = max(world.now, due)
+        model.now = max(model.now, due)
 
 
 class Instance:
@@ -303,19 +304,19 @@ class Instance:
 
     def __init__(
         self,
-        world: World,
+        model: ProtocolModel,
         manifest: Manifest,
         *,
         skew: float,
         rollback_to: int | None = None,
-        place: Place = Place.HOME,
+        address: AddressKind = AddressKind.ORIGINAL,
         mode: str = "migrate",
     ) -> None:
-        self.world = world
+        self.model = model
         self.manifest = manifest
-        self.place = place
+        self.address = address
         self.requires = mode == "require"
-        self.name = f"instance {len(world.instances) + 1}"
+        self.name = f"instance {len(model.instances) + 1}"
         self.clock = InstanceClock(self, skew)
         self.at = ""
         self.outcome: Outcome | None = None
@@ -328,15 +329,15 @@ class Instance:
         self.opened = 0
         self.slow = 0.0
         self.heart: SteppedHeartbeat | None = None
-        self.until = world.now + INVOCATION_SECONDS
+        self.until = model.now + INVOCATION_SECONDS
         """When the invocation ends."""
         self._fault = Fault.NONE
-        self._turns = Turns()
-        self.store = SteppedStore(self, world.engine.store(self))
+        self._turns = ThreadTurns()
+        self.store = SteppedStore(self, model.engine.store(self))
         target = Target(
             name="orders",
             store=self.store,
-            database=world.engine.database(self),
+            database=model.engine.database(self),
             policy=Policy(lease_seconds=LEASE_SECONDS, mode=mode),
             clock=self.clock,
             random=FixedRandom(0.5),
@@ -354,15 +355,15 @@ class Instance:
 
     def begin(self) -> None:
         self._thread.start()
-        self._turns.until_it_waits()
+        self._turns.wait_for_turn_end()
 
     def step(self, fault: Fault = Fault.NONE) -> None:
         """Let it do what it stands in front of, and go on to what comes next."""
         if self.is_over:
             return
         self._fault = fault
-        self.world.current = self
-        self._turns.give()
+        self.model.current = self
+        self._turns.run_until_waiting()
         self._look()
 
     def go_to(self, call: str, *, turns: int) -> None:
@@ -377,7 +378,7 @@ class Instance:
         if self.at in WRITES_WITHOUT_HEARTBEAT or self.is_over:
             return
         if self.heart is not None and not self.heart.turns.is_over:
-            self.world.current = self
+            self.model.current = self
             self.heart.beat(fault)
             self._look()
 
@@ -385,8 +386,8 @@ class Instance:
         """End the process; what it has open in PostgreSQL stays as it is."""
         self.is_killed = True
         if not self.is_over:
-            self.world.current = self
-            self._turns.give()
+            self.model.current = self
+            self._turns.run_until_waiting()
 
     # --- its own side
 
@@ -408,25 +409,25 @@ class Instance:
     def on_its_way(self) -> None:
         """Called while a request travels."""
         slow, self.slow = self.slow, 0.0
-        self.world.now += slow
+        self.model.now += slow
 
     def opens_a_connection(self) -> None:
         """Check that it may: only a holder, and no holder of what is ready or failed."""
-        world, granted = self.world, self.granted
+        model, granted = self.model, self.granted
         self.connections += 1
         self.opened += 1
         if self.rolls_back:
             return
         if granted is None:
-            world.note("I3", False, "connects without holding the lease")
+            model.check("I3", False, "connects without holding the lease")
             return
         state, digest = granted.state, self.manifest.digest
         is_ready = state.is_ready(digest, self._target.database.fingerprint)
-        world.note("I3", not is_ready, "connects, though the table says ready")
+        model.check("I3", not is_ready, "connects, though the table says ready")
         failure = state.failure
         if failure is not None and failure.digest == digest and not self._has_more_time(failure):
             pause = failure.retry_at_ms - self.granted_ms
-            world.note(
+            model.check(
                 "I6",
                 not 0 < pause <= MAX_FAILURE_PAUSE_MS,
                 f"tries again {pause} ms before the pause",
@@ -442,8 +443,8 @@ class Instance:
         )
 
     def begins_a_commit(self) -> None:
-        self.world.note("I2", not self.requires, "commits, though it may only look")
-        self.world.note("I4", self.world.now < self.until, "commits after its deadline")
+        self.model.check("I2", not self.requires, "commits, though it may only look")
+        self.model.check("I4", self.model.now < self.until, "commits after its deadline")
 
     def closes_a_connection(self) -> None:
         self.connections -= 1
@@ -464,42 +465,42 @@ class Instance:
             Operations(self.manifest, self._target).down(deadline, to=self._rollback_to)
 
     def _look(self) -> None:
-        world = self.world
-        world.look()
+        model = self.model
+        model.look()
         if self.at in ("read", "acquire") and not (self.is_over or self.rolls_back):
-            world.note("I3", self.connections == 0, f"has a connection at {self.at}")
+            model.check("I3", self.connections == 0, f"has a connection at {self.at}")
         if self.is_over and not self.is_killed:
             self._look_at_the_end()
 
     def _look_at_the_end(self) -> None:
-        world = self.world
-        world.note("I3", self.connections == 0, "left a connection open")
+        model = self.model
+        model.check("I3", self.connections == 0, "left a connection open")
         if self.heart is not None:
-            world.note("I4", self.heart.turns.is_over, "left its heartbeat running")
+            model.check("I4", self.heart.turns.is_over, "left its heartbeat running")
         if self.outcome is not None:
-            is_satisfied = world.satisfies(self.manifest, self.place)
-            world.note("I7", is_satisfied, f"serves {self.place.value}, {self.outcome.value}")
+            is_satisfied = model.satisfies(self.manifest, self.address)
+            model.check("I7", is_satisfied, f"serves {self.address.value}, {self.outcome.value}")
             if not self.has_held:
-                world.note("I3", self.opened == 0, "connected without ever holding the lease")
+                model.check("I3", self.opened == 0, "connected without ever holding the lease")
         elif self.error is not None or not self.rolls_back:
-            world.note("I8", isinstance(self.error, MigrateError), f"ended by {self.error!r}")
+            model.check("I8", isinstance(self.error, MigrateError), f"ended by {self.error!r}")
 
 
 class SteppedHeartbeat(Heartbeat):
     """The library's heartbeat, whose time comes when the machine says so."""
 
     def __init__(self, store: SteppedStore, lease: Lease, **arguments: Any) -> None:
-        self.turns = Turns()
+        self.turns = ThreadTurns()
         self._instance = store.instance
         self._due = 0.0
         self._fault = Fault.NONE
         super().__init__(store, lease, wait=self._wait_for_turn, **arguments)
 
     def beat(self, fault: Fault) -> None:
-        world = self._instance.world
-        world.now = max(world.now, self._due)
+        model = self._instance.model
+        model.now = max(model.now, self._due)
         self._fault = fault
-        self.turns.give()
+        self.turns.run_until_waiting()
 
     def next_fault(self) -> Fault:
         fault, self._fault = self._fault, Fault.NONE
@@ -509,17 +510,17 @@ class SteppedHeartbeat(Heartbeat):
     def stop(self) -> Lease:
         self._stopped.set()
         if self._thread.is_alive() and not self.turns.is_over:
-            self.turns.let_go()
+            self.turns.run_to_end()
         return super().stop()
 
     def __enter__(self) -> Heartbeat:
         self._instance.heart = self  # a mere look makes one that it never starts
         entered = super().__enter__()
-        self.turns.until_it_waits()
+        self.turns.wait_for_turn_end()
         return entered
 
     def _wait_for_turn(self, stopped: threading.Event, seconds: float) -> bool:
-        self._due = self._instance.world.now + seconds
+        self._due = self._instance.model.now + seconds
         self.turns.wait()
         return stopped.is_set()
 
@@ -543,7 +544,7 @@ class SteppedStore:
     def __init__(self, instance: Instance, store: LeaseStore) -> None:
         self.instance = instance
         self._store = store
-        self._world = instance.world
+        self._model = instance.model
 
     @property
     def request_count(self) -> int:
@@ -558,23 +559,23 @@ class SteppedStore:
     def read(self, *, consistent: bool = False) -> LeaseState:
         fault = self.instance.turn("read")
         self._lose(fault, Fault.REQUEST_LOST, Fault.ANSWER_LOST)
-        past = self._world.stale_item() if fault is Fault.STALE and not consistent else None
+        past = self._model.stale_item() if fault is Fault.STALE and not consistent else None
         return past or self._store.read(consistent=consistent)
 
     def acquire(
         self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
-        instance, world = self.instance, self._world
+        instance, model = self.instance, self._model
         instance.granted = None
-        in_time = world.now < instance.until or instance.rolls_back  # a person may
-        world.note("I4", in_time, "acquires after its deadline")
+        in_time = model.now < instance.until or instance.rolls_back  # a person may
+        model.check("I4", in_time, "acquires after its deadline")
         fault = instance.turn("acquire")
 
         def acquire() -> Lease | LeaseState:
             return self._store.acquire(owner, expected=expected, is_expired=is_expired)
 
         if fault is Fault.LATE and expected is not None and expected.fence:
-            world.postpone(lambda: self._arrive_late(owner, expected, acquire))
+            model.postpone(lambda: self._arrive_late(owner, expected, acquire))
         answer = self._write(fault, acquire)
         if isinstance(answer, Lease):
             instance.granted, instance.granted_ms = answer, instance.clock.wall_ms()
@@ -616,13 +617,13 @@ class SteppedStore:
     def _own(self, name: str, lease: Lease, act: Callable[[], T]) -> T:
         """A write that only the lease's holder may make."""
         fault = self.instance.turn(name)
-        before = self._world.engine.item()
+        before = self._model.engine.item()
         mine = (before.owner, before.fence) == (lease.owner, lease.fence)
         try:
             return self._write(fault, act)
         finally:
-            after = self._world.engine.item()
-            self._world.note(
+            after = self._model.engine.item()
+            self._model.check(
                 "I2", mine or after == before, f"{name} changed an item that is not its own"
             )
 
@@ -630,24 +631,24 @@ class SteppedStore:
         self, owner: str, expected: LeaseState, acquire: Callable[[], Lease | LeaseState]
     ) -> None:
         """The acquisition once more, when its own first arrival may be long over."""
-        before = self._world.engine.item()
+        before = self._model.engine.item()
         if before.fence <= expected.fence:
             return  # the first was lost, or the item was made again: then it is an acquisition
         acquire()
-        after = self._world.engine.item()
+        after = self._model.engine.item()
         same = (before.fence, before.owner) == (after.fence, after.owner)
-        self._world.note("I8", same, f"{owner}'s request that came late took the lease again")
+        self._model.check("I8", same, f"{owner}'s request that came late took the lease again")
 
     def _write(self, fault: Fault, act: Callable[[], T]) -> T:
         self._lose(fault, Fault.REQUEST_LOST)
-        self._world.remember()
-        began = self._world.now
+        self._model.remember()
+        began = self._model.now
         answer = act()
         if fault is Fault.TWICE:
             answer = self._again(answer, act)
         if isinstance(answer, Lease):
             most = began + LEASE_SECONDS - CLOCK_SKEW_MS / 1000
-            self._world.note(
+            self._model.check(
                 "I2", answer.trusted_until <= most, "trusts its lease for longer than it was given"
             )
         self._lose(fault, Fault.ANSWER_LOST)
@@ -658,10 +659,10 @@ class SteppedStore:
         try:
             second = act()
         except LeaseLost:
-            self._world.note("I8", False, "takes its own write for a loss")
+            self._model.check("I8", False, "takes its own write for a loss")
             raise
         same = type(second) is type(answer)
-        self._world.note("I8", same, "takes its own lease for another process's")
+        self._model.check("I8", same, "takes its own lease for another process's")
         return second
 
     def _lose(self, fault: Fault, *lost: Fault) -> None:

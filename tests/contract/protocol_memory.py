@@ -27,7 +27,7 @@ from lambda_migrate.postgresql.ports import (
 )
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
-from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
+from tests.contract.protocol import LEASE_SECONDS, AddressKind, Facts, Fault, Instance, Row
 from tests.unit.engine.fakes import Address, copy_database
 
 A, B, C, D = (migration(n, name) for n, name in enumerate("abcd", 1))
@@ -70,7 +70,9 @@ class MemoryEngine:
     def __init__(self) -> None:
         self.manifests = [Manifest([A, B]), Manifest([A, B, C, D]), Manifest([A, B, C, D, BROKEN])]
         self._item = Item()
-        self._databases = {Place.HOME: self._arranged(InMemoryDatabase(clock=FakeClock()))}
+        self._databases = {
+            AddressKind.ORIGINAL: self._arranged(InMemoryDatabase(clock=FakeClock()))
+        }
         self._running: Instance | None = None
 
     def _arranged(self, database: InMemoryDatabase) -> InMemoryDatabase:
@@ -83,10 +85,10 @@ class MemoryEngine:
         return View(self._item, instance)
 
     def database(self, instance: Instance) -> Database:
-        if instance.place is Place.TUNNEL:
-            home = Address(self._databases[Place.HOME], "localhost:15432/test")
-            return SteppedDatabase(self, instance, home)
-        return SteppedDatabase(self, instance, self._databases[instance.place])
+        if instance.address is AddressKind.TUNNEL:
+            original = Address(self._databases[AddressKind.ORIGINAL], "localhost:15432/test")
+            return SteppedDatabase(self, instance, original)
+        return SteppedDatabase(self, instance, self._databases[instance.address])
 
     def item(self) -> LeaseState:
         return self._item.state
@@ -101,12 +103,14 @@ class MemoryEngine:
         return True
 
     def copy(self) -> bool:
-        home = self._databases[Place.HOME]
-        self._databases[Place.COPY] = self._arranged(copy_database(home, "copy:5432/test"))
+        original = self._databases[AddressKind.ORIGINAL]
+        self._databases[AddressKind.COPY] = self._arranged(
+            copy_database(original, "copy:5432/test")
+        )
         return True
 
-    def facts(self, place: Place = Place.HOME) -> Facts:
-        database = self._databases[place]
+    def facts(self, address: AddressKind = AddressKind.ORIGINAL) -> Facts:
+        database = self._databases[address]
         rows = database._rows.values()
         return Facts(
             database.token,

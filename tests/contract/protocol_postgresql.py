@@ -31,7 +31,7 @@ from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_lite
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
 from tests.contract.leases import TableByOwnClock
-from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
+from tests.contract.protocol import LEASE_SECONDS, AddressKind, Facts, Fault, Instance, Row
 
 UNDEFINED_TABLE = "42P01"
 _SESSION_LOCK = re.compile(r"SELECT WHERE pg_catalog\.pg_try_advisory_lock\([^;]*;")
@@ -120,7 +120,7 @@ class RealEngine:
         )
 
     def database(self, instance: Instance) -> Database:
-        by = "tunnel:" if instance.place is Place.TUNNEL else ""
+        by = "tunnel:" if instance.address is AddressKind.TUNNEL else ""
         return PostgreSQLDatabase(
             by + self._servers.credentials.fingerprint,
             partial(self._connect, instance),
@@ -173,7 +173,7 @@ class RealEngine:
         """PostgreSQL copies no database that others are connected to; see test_identity."""
         return False
 
-    def facts(self, place: Place = Place.HOME) -> Facts:
+    def facts(self, address: AddressKind = AddressKind.ORIGINAL) -> Facts:
         """All in one statement, so that it is all of one moment."""
         schema = quote_identifier(self.schema)
         index = f"to_regclass({quote_literal(self._index)})"

@@ -34,11 +34,11 @@ from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from tests.contract.databases import Server
 from tests.contract.protocol import (
     LEASE_SECONDS,
+    AddressKind,
     Engine,
     Fault,
     Instance,
-    Place,
-    World,
+    ProtocolModel,
     refuses,
     stepped_heartbeats,
 )
@@ -59,14 +59,16 @@ faults = st.sampled_from([fault for fault in Fault if fault is not Fault.NONE])
 calls = st.sampled_from(
     ["acquire", "commit", "store_completion", "store_failure", "withdraw_readiness", "inspect"]
 )
-places = st.sampled_from([Place.HOME, Place.HOME, Place.TUNNEL, Place.COPY])
+addresses = st.sampled_from(
+    [AddressKind.ORIGINAL, AddressKind.ORIGINAL, AddressKind.TUNNEL, AddressKind.COPY]
+)
 modes = st.sampled_from(["migrate", "migrate", "migrate", "require"])
 skews = st.sampled_from([0.0, 0.0, 0.4, -0.4, 60.0, -60.0])
-starters = st.tuples(st.sampled_from([OLDER, NEWER, NEWER, FAILING]), skews, places, modes)
+starters = st.tuples(st.sampled_from([OLDER, NEWER, NEWER, FAILING]), skews, addresses, modes)
 times = st.sampled_from([0.1, 1.0, LEASE_SECONDS / 3, LEASE_SECONDS + 1.5, 58.5, 700.0])
 
 
-Starter = tuple[int, float, Place, str]
+Starter = tuple[int, float, AddressKind, str]
 
 
 class Protocol(RuleBasedStateMachine):
@@ -74,11 +76,11 @@ class Protocol(RuleBasedStateMachine):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
-        self.world = World(engine)
+        self.model = ProtocolModel(engine)
 
     @property
     def running(self) -> list[Instance]:
-        return [instance for instance in self.world.instances if not instance.is_over]
+        return [instance for instance in self.model.instances if not instance.is_over]
 
     def pick(self, which: int) -> Instance | None:
         running = self.running
@@ -90,9 +92,9 @@ class Protocol(RuleBasedStateMachine):
             self.start(starter)
 
     def start(self, starter: Starter) -> None:
-        version, skew, place, mode = starter
-        manifest = self.world.engine.manifests[version]
-        self.world.start(manifest, skew=skew, place=place, mode=mode)
+        version, skew, address, mode = starter
+        manifest = self.model.engine.manifests[version]
+        self.model.start(manifest, skew=skew, address=address, mode=mode)
 
     @rule(starter=starters)
     def starts(self, starter: Starter) -> None:
@@ -100,19 +102,19 @@ class Protocol(RuleBasedStateMachine):
         if len(self.running) < AT_ONCE:
             self.start(starter)
 
-    @rule(to=st.sampled_from([0, 2]), place=places)
-    def another_process_rolls_back(self, to: int, place: Place) -> None:
+    @rule(to=st.sampled_from([0, 2]), address=addresses)
+    def another_process_rolls_back(self, to: int, address: AddressKind) -> None:
         if len(self.running) < AT_ONCE:
-            manifest = self.world.engine.manifests[NEWER]
-            self.world.start(manifest, rollback_to=to, place=place)
+            manifest = self.model.engine.manifests[NEWER]
+            self.model.start(manifest, rollback_to=to, address=address)
 
     @rule()
     def database_is_copied(self) -> None:
-        self.world.copy()
+        self.model.copy()
 
     @rule()
     def late_requests_arrive(self) -> None:
-        self.world.late_requests_arrive()
+        self.model.late_requests_arrive()
 
     @rule(which=whom, turns=st.integers(1, 25))
     def goes_on(self, which: int, turns: int) -> None:
@@ -153,56 +155,56 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(seconds=times)
     def time_passes(self, seconds: float) -> None:
-        self.world.now += seconds
+        self.model.now += seconds
 
     @rule()
     def lease_is_granted_twice(self) -> None:
-        self.world.remember()
-        self.world.engine.free_lease()
+        self.model.remember()
+        self.model.engine.free_lease()
 
     @rule()
     def item_is_deleted(self) -> None:
-        self.world.remember()
-        self.world.engine.delete_item()
+        self.model.remember()
+        self.model.engine.delete_item()
 
     @invariant()
-    def keeps_its_promises(self) -> None:
-        assert not self.world.broken, "\n".join(self.world.broken)
+    def keeps_the_invariants(self) -> None:
+        assert not self.model.violations, "\n".join(self.model.violations)
 
     def teardown(self) -> None:
         """I5: whatever happened, the next one succeeds; those who thaw then spoil nothing."""
         try:
-            if not self.world.broken:
+            if not self.model.violations:
                 self.next_ones_succeed()
                 self.rest_thaws()
                 self.next_ones_succeed()
                 self.failing_one_says_why()
         finally:
-            self.world.close()
+            self.model.close()
 
     def next_ones_succeed(self) -> None:
-        for place in Place:
-            self.next_one_succeeds(place)
+        for address in AddressKind:
+            self.next_one_succeeds(address)
 
-    def next_one_succeeds(self, place: Place) -> None:
-        manifest = self.world.engine.manifests[NEWER]
-        newest = let_end(self.world.start(manifest, place=place))
+    def next_one_succeeds(self, address: AddressKind) -> None:
+        manifest = self.model.engine.manifests[NEWER]
+        newest = let_end(self.model.start(manifest, address=address))
         if isinstance(newest.error, MigrationFailed):  # its deadline passed in the middle
-            self.world.now += MAX_FAILURE_PAUSE_MS / 1000
-            newest = let_end(self.world.start(manifest, place=place))
+            self.model.now += MAX_FAILURE_PAUSE_MS / 1000
+            newest = let_end(self.model.start(manifest, address=address))
         assert newest.outcome is not None, f"I5: {newest.error!r}"
 
     def failing_one_says_why(self) -> None:
-        self.world.now += MAX_FAILURE_PAUSE_MS / 1000
-        manifest = self.world.engine.manifests[FAILING]
-        failing = let_end(self.world.start(manifest))
+        self.model.now += MAX_FAILURE_PAUSE_MS / 1000
+        manifest = self.model.engine.manifests[FAILING]
+        failing = let_end(self.model.start(manifest))
         assert refuses(failing.error, manifest), f"I7: {failing.outcome} {failing.error!r}"
 
     def rest_thaws(self) -> None:
         while self.running:
             for instance in self.running:
                 instance.step()
-        assert not self.world.broken, "\n".join(self.world.broken)
+        assert not self.model.violations, "\n".join(self.model.violations)
 
 
 @pytest.fixture(autouse=True)
@@ -234,11 +236,11 @@ def explore(make_engine: Callable[[], Engine], *, examples: int, steps: int, shr
     )
 
 
-def test_fakes_keep_the_promises_in_any_order_of_events() -> None:
+def test_fakes_keep_the_invariants_in_any_order_of_events() -> None:
     explore(MemoryEngine, examples=200, steps=40, shrink=True)
 
 
-def test_dynamodb_and_postgresql_keep_the_promises_in_any_order_of_events(
+def test_dynamodb_and_postgresql_keep_the_invariants_in_any_order_of_events(
     dynamodb: DynamoDBEndpoint, server: Server
 ) -> None:
     """Not shrunk: an example takes up to a second, and its steps are few."""
@@ -249,72 +251,72 @@ def test_dynamodb_and_postgresql_keep_the_promises_in_any_order_of_events(
 # --- the same instances, with one thing going wrong, at every moment in turn
 
 
-Play = Callable[[World, int], bool]
+Play = Callable[[ProtocolModel, int], bool]
 """One example, given the moment; False if the instance was done by then."""
 
 
-def frozen_and_superseded(world: World, moment: int) -> bool:
+def frozen_and_superseded(model: ProtocolModel, moment: int) -> bool:
     """One is frozen, another takes the fence over, the first thaws, and the other goes on."""
-    manifest = world.engine.manifests[NEWER]
-    first = world.start(manifest)
+    manifest = model.engine.manifests[NEWER]
+    first = model.start(manifest)
     if not after(first, moment):
         return False
-    passed = world.engine.facts().token
-    world.now += LEASE_SECONDS + 1.5
-    second = world.start(manifest)
+    passed = model.engine.facts().token
+    model.now += LEASE_SECONDS + 1.5
+    second = model.start(manifest)
     for _ in range(FAR):
-        if world.engine.facts().token > passed or second.is_over:
+        if model.engine.facts().token > passed or second.is_over:
             break
         second.step()
-    assert world.engine.facts().token > passed or second.is_over, f"not taken over: {second.at}"
+    assert model.engine.facts().token > passed or second.is_over, f"not taken over: {second.at}"
     let_end(first)
     let_end(second)  # meanwhile the first may have been the one to wait, and to take over in turn
-    assert let_end(world.start(manifest)).outcome is not None
+    assert let_end(model.start(manifest)).outcome is not None
     return True
 
 
-def killed(world: World, moment: int) -> bool:
-    manifest = world.engine.manifests[NEWER]
-    first = world.start(manifest)
+def killed(model: ProtocolModel, moment: int) -> bool:
+    manifest = model.engine.manifests[NEWER]
+    first = model.start(manifest)
     if not after(first, moment):
         return False
     first.kill()
-    world.now += LEASE_SECONDS + 1.5
-    assert let_end(world.start(manifest)).outcome is not None
+    model.now += LEASE_SECONDS + 1.5
+    assert let_end(model.start(manifest)).outcome is not None
     return True
 
 
-def meeting(fault: Fault, world: World, moment: int) -> bool:
+def meeting(fault: Fault, model: ProtocolModel, moment: int) -> bool:
     """One call goes wrong; the instance may fail of it, and the next one succeeds."""
-    manifest = world.engine.manifests[NEWER]
-    first = world.start(manifest)
+    manifest = model.engine.manifests[NEWER]
+    first = model.start(manifest)
     if not after(first, moment):
         return False
     first.step(fault)
     let_end(first)
-    world.now += LEASE_SECONDS + 1.5
-    assert let_end(world.start(manifest)).outcome is not None
+    model.now += LEASE_SECONDS + 1.5
+    assert let_end(model.start(manifest)).outcome is not None
     return True
 
 
-def rolled_back(place: Place, world: World, moment: int) -> bool:
+def rolled_back(address: AddressKind, model: ProtocolModel, moment: int) -> bool:
     """A rollback runs through one address while others start at each, and then continues."""
-    manifest = world.engine.manifests[NEWER]
-    for start in (Place.HOME, Place.TUNNEL):
-        let_end(world.start(manifest, place=start))
-    world.copy()
-    let_end(world.start(manifest, place=Place.COPY))
-    person = world.start(manifest, rollback_to=0, place=place)
+    manifest = model.engine.manifests[NEWER]
+    for start in (AddressKind.ORIGINAL, AddressKind.TUNNEL):
+        let_end(model.start(manifest, address=start))
+    model.copy()
+    let_end(model.start(manifest, address=AddressKind.COPY))
+    person = model.start(manifest, rollback_to=0, address=address)
     if not after(person, moment):
         return False
-    starts = [world.start(manifest, place=start) for start in Place]
+    starts = [model.start(manifest, address=start) for start in AddressKind]
     for each in starts:
         after(each, 2)
     let_end(person)
     for each in starts:
         let_end(each)
-    for start in Place:
-        assert let_end(world.start(manifest, place=start)).outcome is not None
+    for start in AddressKind:
+        assert let_end(model.start(manifest, address=start)).outcome is not None
     return True
 
 
@@ -331,31 +333,34 @@ def let_end(instance: Instance) -> Instance:
             break
         instance.step()
     assert instance.is_over, f"I5: {instance.name} never ends, it is at {instance.at}"
-    assert not instance.world.broken, "\n".join(instance.world.broken)
+    assert not instance.model.violations, "\n".join(instance.model.violations)
     return instance
 
 
 def at_every_moment(play: Play, make_engine: Callable[[], Engine]) -> None:
     for moment in count():
-        world = World(make_engine())
+        model = ProtocolModel(make_engine())
         try:
-            if not play(world, moment):
+            if not play(model, moment):
                 break
         finally:
-            world.close()
-    assert moment > len(world.engine.manifests[NEWER].migrations), "hardly anything was tried"
+            model.close()
+    assert moment > len(model.engine.manifests[NEWER].migrations), "hardly anything was tried"
 
 
 PLAYS: dict[str, Play] = {
     "frozen and superseded": frozen_and_superseded,
     "killed": killed,
-    **{f"rolled back through {place.value}": partial(rolled_back, place) for place in Place},
+    **{
+        f"rolled back through {address.value}": partial(rolled_back, address)
+        for address in AddressKind
+    },
     **{fault.value: partial(meeting, fault) for fault in Fault if fault is not Fault.NONE},
 }
 
 
 @pytest.mark.parametrize("play", PLAYS.values(), ids=PLAYS)
-def test_fakes_keep_the_promises_after_each_single_fault(play: Play) -> None:
+def test_fakes_keep_the_invariants_after_each_single_fault(play: Play) -> None:
     at_every_moment(play, MemoryEngine)
 
 
@@ -367,7 +372,7 @@ ON_REAL_ENGINES = {
 
 
 @pytest.mark.parametrize("play", ON_REAL_ENGINES.values(), ids=ON_REAL_ENGINES)
-def test_dynamodb_and_postgresql_keep_the_promises_after_each_single_fault(
+def test_dynamodb_and_postgresql_keep_the_invariants_after_each_single_fault(
     play: Play, dynamodb: DynamoDBEndpoint, server: Server
 ) -> None:
     with RealServers(dynamodb, server) as servers:
