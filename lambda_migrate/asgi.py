@@ -18,7 +18,7 @@ from lambda_migrate.http_check import (
     CONTEXT_HEADER,
     MAX_WAIT_SECONDS,
     UNAVAILABLE_BODY,
-    HttpCheck,
+    HTTPCheck,
     retry_after,
 )
 
@@ -77,7 +77,7 @@ class MigrateMiddleware:
         **settings: Unpack[SettingsArguments],
     ) -> None:
         self.app = app
-        self._check = HttpCheck(
+        self._check = HTTPCheck(
             runner, health_path=health_path, max_wait_seconds=max_wait_seconds, settings=settings
         )
         self._guard = self._check.guard

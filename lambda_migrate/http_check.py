@@ -1,4 +1,4 @@
-"""`HttpCheck`: the check behind the ASGI and WSGI middlewares, and its deadline on Lambda."""
+"""`HTTPCheck`: the check behind the ASGI and WSGI middlewares, and its deadline on Lambda."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings_arguments import SettingsArguments
 
-__all__ = ["MAX_WAIT_SECONDS", "UNAVAILABLE_BODY", "HttpCheck", "retry_after"]
+__all__ = ["MAX_WAIT_SECONDS", "UNAVAILABLE_BODY", "HTTPCheck", "retry_after"]
 
 MAX_WAIT_SECONDS = 25.0
 """API Gateway gives up after 29 s."""
@@ -28,7 +28,7 @@ milliseconds since the epoch (the adapter's guide, "Request & Lambda Context"; l
 ``Context``)."""
 
 
-class HttpCheck:
+class HTTPCheck:
     """What `asgi.MigrateMiddleware` and `wsgi.MigrateMiddleware` have in common.
 
     Args:

@@ -87,7 +87,7 @@ class Sandbox:
             (folder / "migrations" / f"{name}.sql").write_text(text.lstrip())
         return folder
 
-    def environment(self, **settings: str) -> dict[str, str]:
+    def variables(self, **settings: str) -> dict[str, str]:
         """The environment variables of a function that uses this database and target."""
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb.endpoint_url,
@@ -104,17 +104,15 @@ class Sandbox:
         self, code: Path, *, timeout: float = 90.0, **settings: str
     ) -> Iterator[LocalFunction]:
         """Deploy ``code``."""
-        variables = self.environment(**settings)
+        variables = self.variables(**settings)
         # The DynamoDB API counts requests by the names of function and environment.
         name = f"function{next(_numbers)}"
-        with LocalFunction(
-            code=code, environment=variables, timeout=timeout, name=name
-        ) as function:
+        with LocalFunction(code=code, variables=variables, timeout=timeout, name=name) as function:
             yield function
 
     def operations(self, code: Path, **settings: str) -> Operations:
         """The operations of the command line, with the migration files of ``code``."""
-        environ = self.environment(directory=str(code / "migrations"), **settings)
+        environ = self.variables(directory=str(code / "migrations"), **settings)
         loaded = Settings.load(environ)
         store = DynamoDBLeaseTable(
             TABLE, self.name, client=self.dynamodb.client, lease_seconds=loaded.lease_seconds

@@ -242,8 +242,8 @@ def cold_start_storm(
 
     Args of the function that it returns: the number of environments, the handler, ``database`` (a
     `ScratchDatabase`), ``code`` (the handler's folder, by default that of pytest's
-    configuration file), ``event``,
-    ``environment`` (further variables) and ``timeout`` in seconds.
+    configuration file), ``event``, ``variables`` (further environment variables) and ``timeout``
+    in seconds.
     """
 
     def run_storm(
@@ -253,22 +253,22 @@ def cold_start_storm(
         database: ScratchDatabase,
         code: Path | None = None,
         event: Any = None,
-        environment: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
         timeout: float = 60.0,
     ) -> list[InvocationResult]:
         from lambda_migrate.local import LocalFunction
 
-        variables = {
-            **lambda_migrate_dynamodb.environment(),
+        all_variables = {
+            **lambda_migrate_dynamodb.variables(),
             "LAMBDA_MIGRATE_MODE": "migrate",
             "LAMBDA_MIGRATE_TABLE": _TABLE,
             "LAMBDA_MIGRATE_TARGET": f"storm-{uuid4()}",
             "LAMBDA_MIGRATE_DATABASE_URL": database.url,
             "LAMBDA_MIGRATE_DIRECTORY": lambda_migrate_options.directory,
-            **(environment or {}),
+            **(variables or {}),
         }
         folder = code or _project(pytestconfig)
-        with LocalFunction(handler, code=folder, environment=variables, timeout=timeout) as local:
+        with LocalFunction(handler, code=folder, variables=all_variables, timeout=timeout) as local:
             return local.storm(n, event)
 
     return run_storm

@@ -64,7 +64,7 @@ def _run_storm(workspace: Workspace, tool: Tool, size: int) -> StormResult:
     after = workspace.project(tool, storm_migrations(pending=True), "storm")
     with workspace.new_database() as database:
         run(workspace.program(tool, before, database))
-        variables = workspace.environment(database)
+        variables = workspace.variables(database)
         with (
             workspace.function(tool, after, variables, environments=size) as function,
             workspace.sample(_COUNT_CONNECTIONS, database=database) as samples,

@@ -70,7 +70,7 @@ def _kill_holder(workspace: Workspace, seconds: float) -> TakeoverResult:
     with (
         workspace.new_database() as database,
         workspace.function(
-            LAMBDA_MIGRATE, project, {**workspace.environment(database), **lease}
+            LAMBDA_MIGRATE, project, {**workspace.variables(database), **lease}
         ) as function,
     ):
         query = partial(workspace.query, database)

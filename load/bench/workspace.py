@@ -94,7 +94,7 @@ class Workspace:
         self, tool: Tool, project: Path, database: str, command: Sequence[str] | None = None
     ) -> Program:
         """What runs a tool's project against a database; or another command in its place."""
-        variables = {**self.environment(database), **tool.variables}
+        variables = {**self.variables(database), **tool.variables}
         return Program(command or tool.command(), project, variables)
 
     def function(
@@ -109,13 +109,13 @@ class Workspace:
         return LocalFunction(
             code=project,
             name=re.sub(r"\W+", "", tool.title),
-            environment=own,
+            variables=own,
             timeout=_FUNCTION_SECONDS,
             init_timeout=_FUNCTION_SECONDS,
             concurrency=environments,
         )
 
-    def environment(self, database: str) -> Mapping[str, str]:
+    def variables(self, database: str) -> Mapping[str, str]:
         """Every variable of a measured process: few of this shell's.
 
         PYTHONDONTWRITEBYTECODE would have everything compiled each time.
@@ -123,7 +123,7 @@ class Workspace:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return {
             **kept,
-            **self.dynamodb.environment(),
+            **self.dynamodb.variables(),
             "DATABASE_URL": f"postgresql://{ROLE}@127.0.0.1:{self.server.port}/{database}",
             "PGSSLMODE": "disable",  # dbmate's driver insists on TLS otherwise
             "AWS_LAMBDA_FUNCTION_NAME": "bench",

@@ -19,9 +19,9 @@ from typing import Any
 import urllib3
 
 from lambda_migrate.local.runtime.plain_http import (
-    HttpServer,
     LocalHTTPRequest,
     LocalHTTPResponse,
+    LocalHTTPServer,
     json_response,
 )
 from load.chaos.relay import SIGNAL_SECONDS, Loop, RecordFault
@@ -84,7 +84,7 @@ class DynamoDBRelay:
         self._reads_shown_free: list[str] = []
         self._items: list[tuple[float, Item | None]] = [(0.0, None)]  # since when, the item
         self._writing = asyncio.Lock()
-        self._server = HttpServer(self._answer)
+        self._server = LocalHTTPServer(self._answer)
 
     def __enter__(self) -> DynamoDBRelay:
         self.url = f"http://{self._loop.run(self._server.open())}"

@@ -200,7 +200,7 @@ class ChaosRun:
         url = f"postgresql://postgres:{SECRETS['password']}@{address}"
         return {
             "PATH": os.environ.get("PATH", os.defpath),
-            **DynamoDBEndpoint(self._dynamodb.url).environment(),
+            **DynamoDBEndpoint(self._dynamodb.url).variables(),
             "AWS_SECRET_ACCESS_KEY": SECRETS["secret key"],
             "AWS_SESSION_TOKEN": SECRETS["session token"],
             "AWS_EC2_METADATA_DISABLED": "true",

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.runtime.plain_http import (
-    HttpServer,
     LocalHTTPRequest,
     LocalHTTPResponse,
+    LocalHTTPServer,
     json_response,
 )
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
@@ -72,7 +72,7 @@ class ColdStartProfiler:
     @contextmanager
     def open(cls, dynamodb: DynamoDBEndpoint | None = None) -> Iterator[ColdStartProfiler]:
         """All servers running."""
-        secrets = HttpServer(_answer_secret)
+        secrets = LocalHTTPServer(_answer_secret)
         with (
             Workspace.open(dynamodb) as workspace,
             make_certificate_authority() as authority,
@@ -126,7 +126,7 @@ class ColdStartProfiler:
             open_relay(self.workspace.server.port, delay_seconds=delay_seconds) as database_port,
         ):
             url = f"postgresql://127.0.0.1:{database_port}/{database}?sslmode=disable"
-            common = self.workspace.environment(database)
+            common = self.workspace.variables(database)
             yield {name: value for name, value in common.items() if name != "DATABASE_URL"} | {
                 "AWS_CA_BUNDLE": str(self.authority.full_bundle),
                 "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{lease_port}",

@@ -118,7 +118,7 @@ def run_on_testbed(testbed: Testbed, out: Path) -> StormEvidence:
             timeout=_LOCUST_SECONDS,
             check=False,
             cwd=_LOCUSTFILE.parents[1],
-            env={**os.environ, **api.environment(), "NO_PROXY": "127.0.0.1"},
+            env={**os.environ, **api.variables(), "NO_PROXY": "127.0.0.1"},
         )
     if done.returncode != 0:
         raise ProcessError(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")

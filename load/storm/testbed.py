@@ -127,7 +127,7 @@ def open_testbed(
                     "app.handler",
                     code=code,
                     name=f"storm-v{version}",
-                    environment=testbed.variables(),
+                    variables=testbed.variables(),
                     timeout=_TIMEOUT_SECONDS,
                     init_timeout=_TIMEOUT_SECONDS,
                     concurrency=scenario.environments + scenario.clients + 10,

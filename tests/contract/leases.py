@@ -72,9 +72,7 @@ class DynamoDBTables:
         self, engine: DynamoDBEndpoint, table: str, *, uses_fast_client: bool = False
     ) -> None:
         self.table = table
-        self._environ = (
-            {**engine.environment(), "HOME": "/nonexistent"} if uses_fast_client else None
-        )
+        self._environ = {**engine.variables(), "HOME": "/nonexistent"} if uses_fast_client else None
         self._client = engine.client(retries={"total_max_attempts": 1}, max_pool_connections=50)
 
     def store(self, target: str, clock: FakeClock) -> DynamoDBLeaseTable:

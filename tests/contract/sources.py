@@ -80,13 +80,13 @@ class Service:
         """The file of a step."""
         return self.root / "migrations" / f"{number:04}_step.sql"
 
-    def environment(self, **settings: str) -> dict[str, str]:
+    def variables(self, **settings: str) -> dict[str, str]:
         """The environment variables of its processes."""
         values = {"database_url": self.url, "source": self.source, "failure_pause_seconds": "300"}
         return {
             **os.environ,
-            **self.sandbox.dynamodb.environment(),
-            **self.sandbox.environment(**(values | settings)),
+            **self.sandbox.dynamodb.variables(),
+            **self.sandbox.variables(**(values | settings)),
             "PYTHONPATH": os.pathsep.join((str(ROOT), *filter(None, sys.path))),
             "LAMBDA_TASK_ROOT": str(self.root),
         }
@@ -97,7 +97,7 @@ class Service:
             subprocess.Popen(
                 [sys.executable, "-c", RUNNER, str(seconds)],
                 cwd=self.root,
-                env=self.environment(**settings),
+                env=self.variables(**settings),
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -137,7 +137,7 @@ class Service:
         result = subprocess.run(
             [sys.executable, "-m", "lambda_migrate", *arguments],
             cwd=self.root,
-            env=self.environment(),
+            env=self.variables(),
             capture_output=True,
             text=True,
             check=False,
@@ -186,16 +186,16 @@ class AlembicService(Service):
         """What messages call a step."""
         return f"r{number}_step"
 
-    def environment(self, **settings: str) -> dict[str, str]:
+    def variables(self, **settings: str) -> dict[str, str]:
         url = self.url.replace("postgresql:", "postgresql+psycopg:")
-        return {**super().environment(**settings), "URL": url}
+        return {**super().variables(**settings), "URL": url}
 
     def run_tool(self) -> None:
         """Migrate by hand, with the tool alone."""
         self._run([sys.executable, "-m", "alembic", "upgrade", "head"])
 
     def _run(self, command: list[str]) -> None:
-        subprocess.run(command, cwd=self.root, env=self.environment(), check=True)
+        subprocess.run(command, cwd=self.root, env=self.variables(), check=True)
 
 
 class DjangoService(AlembicService):
@@ -245,9 +245,9 @@ class DjangoService(AlembicService):
     def name(self, number: int) -> str:
         return f"shop.{number:04}_step"
 
-    def environment(self, **settings: str) -> dict[str, str]:
+    def variables(self, **settings: str) -> dict[str, str]:
         settings = {"django_try_atomic": "false", **settings}
-        return {**super().environment(**settings), "DJANGO_SETTINGS_MODULE": "mysite.settings"}
+        return {**super().variables(**settings), "DJANGO_SETTINGS_MODULE": "mysite.settings"}
 
     def run_tool(self) -> None:
         self._run([sys.executable, "manage.py", "migrate"])

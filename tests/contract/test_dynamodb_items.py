@@ -143,7 +143,7 @@ def test_targets_in_one_table_are_independent(tables: DynamoDBTables, target: st
 @pytest.fixture
 def own_client(dynamodb: DynamoDBEndpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The client that a function makes, pointed here by botocore's own variables."""
-    for name, value in dynamodb.environment().items():
+    for name, value in dynamodb.variables().items():
         monkeypatch.setenv(name, value)
     client = make_client()
     yield client

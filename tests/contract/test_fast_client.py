@@ -24,7 +24,7 @@ from tests.contract.leases import DATABASES, DynamoDBTables, LeaseBench, failure
 
 @pytest.fixture
 def environ(dynamodb: DynamoDBEndpoint) -> dict[str, str]:
-    return {**dynamodb.environment(), "HOME": "/nonexistent"}
+    return {**dynamodb.variables(), "HOME": "/nonexistent"}
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_the_server_counts_its_requests_as_getitem(
     dynamodb: DynamoDBEndpoint, tables: DynamoDBTables, target: str
 ) -> None:
     name = f"READER{uuid4().hex[:12]}"
-    fast_client = FastClient({**dynamodb.environment(access_key=name), "HOME": "/nonexistent"})
+    fast_client = FastClient({**dynamodb.variables(access_key=name), "HOME": "/nonexistent"})
     assert [fast_client.get_item(tables.table, target) for _ in range(3)] == [{}] * 3
     fast_client.close()
     assert fast_client.request_count == 3

@@ -63,7 +63,7 @@ class LocalAWS(LocalDynamoDB):
             aws_secret_access_key="local",
         )
 
-    def environment(self, *, access_key: str = "tester") -> dict[str, str]:
+    def variables(self, *, access_key: str = "tester") -> dict[str, str]:
         """Variables that point every AWS SDK here."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,

@@ -152,13 +152,13 @@ def test_from_read_only_folders_as_in_an_image_a_function_migrates_and_writes_no
     for folder in folders:  # root may write nevertheless, so the content is compared as well
         folder.chmod(0o555)
     variables = {
-        **sandbox.dynamodb.environment(),
-        **sandbox.environment(),
+        **sandbox.dynamodb.variables(),
+        **sandbox.variables(),
         "PYTHONPATH": f"{task}:{layer}",
         "PYTHONDONTWRITEBYTECODE": "",
     }
     try:
-        with LocalFunction(code=task, environment=variables, python=runtime.python) as function:
+        with LocalFunction(code=task, variables=variables, python=runtime.python) as function:
             result = function.invoke({})
             assert result.status == "ok", function.logs(result.environment_id)
     finally:

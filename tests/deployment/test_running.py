@@ -81,7 +81,7 @@ def built(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "packages",
         ]
         written = ["--output-template-file", folder / "packaged.yaml"]
-        done = sam([*package, *written], **aws.environment())
+        done = sam([*package, *written], **aws.variables())
         assert done.returncode == 0, done.stderr
         # By its content's hash: three functions that were built one by one are one package.
         [uploaded] = s3.list_objects_v2(Bucket="packages")["Contents"]
@@ -127,9 +127,9 @@ class Production:
         profile = configured["Environment"]["Variables"]["LAMBDA_MIGRATE_FLAGS"]
         client = f"{logical_id}{len(self.calls)}"
         with LocalAppConfig(profile, document) as appconfig:
-            environment = {
+            variables = {
                 **configured["Environment"]["Variables"],
-                **self.stack.aws.environment(access_key=client),
+                **self.stack.aws.variables(access_key=client),
                 **appconfig.api(),
                 "LAMBDA_MIGRATE_SSLMODE": "verify-full",  # as off this machine
                 **variables,
@@ -137,7 +137,7 @@ class Production:
             with LocalFunction(
                 configured["Handler"],
                 code=self.code,
-                environment=environment,
+                variables=variables,
                 timeout=configured["Timeout"],
                 memory=configured["MemorySize"],
                 python=self.runtime.python,

@@ -168,7 +168,7 @@ class Drill:
         assert re.match(r"lambda-migrate |\w+=\$\(aws ", command), f"{command}: no drill can run it"
         done = subprocess.run(
             ["/bin/sh", "-euc", self._add_function(command)],
-            env=self.environment(),
+            env=self.command_variables(),
             cwd=self.code,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -184,7 +184,7 @@ class Drill:
             return command
         return command.replace("lambda-migrate ", f"lambda-migrate --function {self._function} ")
 
-    def environment(self) -> dict[str, str]:
+    def command_variables(self) -> dict[str, str]:
         """Environment variables of the commands: the function's settings."""
         path = os.pathsep.join(
             [str(self._make_bin()), str(Path(sys.executable).parent), os.defpath]
@@ -195,8 +195,8 @@ class Drill:
             "HOME": str(self.sandbox.root),
             "COLUMNS": "200",
             "NO_COLOR": "1",
-            **({} if self._function else self.sandbox.environment()),
-            **self.sandbox.dynamodb.environment(access_key="operator"),
+            **({} if self._function else self.sandbox.variables()),
+            **self.sandbox.dynamodb.variables(access_key="operator"),
             **self.variables,
         }
 

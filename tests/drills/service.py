@@ -93,7 +93,7 @@ REQUEST = {"requestContext": {"http": {"method": "GET", "path": "/orders"}}}
 """The part of a function URL's event that the library reads."""
 
 
-class HttpFunction(LocalFunction):
+class HTTPFunction(LocalFunction):
     """A function that gets HTTP events by default."""
 
     def invoke(self, event: Any = None, *, wait: float = 0.0) -> InvocationResult:
@@ -131,8 +131,8 @@ def deploy_version(
     **settings: str,
 ) -> Iterator[LocalFunction]:
     """Start the function with the metrics settings of the template."""
-    environment = {
-        **sandbox.environment(**{"lease_seconds": LEASE_SECONDS, **settings}),
+    variables = {
+        **sandbox.variables(**{"lease_seconds": LEASE_SECONDS, **settings}),
         "POWERTOOLS_METRICS_NAMESPACE": NAMESPACE,
         "POWERTOOLS_SERVICE_NAME": SERVICE,
         "DATABASE": database or sandbox.name,
@@ -141,8 +141,8 @@ def deploy_version(
         "PYTHONPATH": os.pathsep.join([str(code), str(ROOT)]),
         **(variables or {}),
     }
-    with HttpFunction(
-        handler, code=code, environment=environment, timeout=timeout, name=f"orders{next(_names)}"
+    with HTTPFunction(
+        handler, code=code, variables=variables, timeout=timeout, name=f"orders{next(_names)}"
     ) as function:
         yield function
 

@@ -59,7 +59,7 @@ def table(
     relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> DynamoDBLeaseTable:
     """A target of the test's own, seen through the relay."""
-    for name, value in DynamoDBEndpoint(relay.url).environment().items():
+    for name, value in DynamoDBEndpoint(relay.url).variables().items():
         monkeypatch.setenv(name, value)
     target = request.node.name
     return DynamoDBLeaseTable(TABLE, target, client=make_client, lease_seconds=20.0)

@@ -31,7 +31,7 @@ def variables(server: LocalPostgreSQL) -> Iterator[dict[str, str]]:
     """The environment variables of the function."""
     with LocalDynamoDB() as dynamodb:
         yield {
-            **dynamodb.environment(),
+            **dynamodb.variables(),
             "DATABASE_URL": server.url("orders"),
             "LAMBDA_MIGRATE_TABLE": dynamodb.create_table("lambda-migrate"),
             "LAMBDA_MIGRATE_TARGET": "orders",

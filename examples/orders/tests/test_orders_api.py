@@ -154,7 +154,7 @@ def test_the_lambda_runtime_serves_without_an_xray_daemon(
     variables: dict[str, str], make_request: Callable[..., dict[str, Any]]
 ) -> None:
     """Tracing is enabled, as in Lambda, but no daemon receives the traces."""
-    with LocalFunction(code=APPLICATION_DIRECTORY, environment=variables) as function:
+    with LocalFunction(code=APPLICATION_DIRECTORY, variables=variables) as function:
         result = function.invoke(make_request("POST", "/orders", TEA))
         log = function.logs(result.environment_id)
     assert result.ok, result.error_message

@@ -75,7 +75,7 @@ class Fleet:
         self.function = LocalFunction(
             code=code,
             name=f"orders-v{version}",
-            environment=variables,
+            variables=variables,
             timeout=_TIMEOUT_SECONDS,
             init_timeout=_TIMEOUT_SECONDS,
             log_directory=logs,

@@ -113,7 +113,7 @@ class DemoServers:
         environment = {
             **os.environ,
             **self.variables(),
-            **self.dynamodb.environment(access_key="operator"),
+            **self.dynamodb.variables(access_key="operator"),
             "LAMBDA_TASK_ROOT": str(code),
         }
         done = subprocess.run(  # noqa: S603 - this library

@@ -138,11 +138,11 @@ class ForkServer:
             raise ProcessError(_NOT_RUNNING)
         return self._process.pid
 
-    def start(self, environment: Mapping[str, str]) -> None:
+    def start(self, variables: Mapping[str, str]) -> None:
         """Start it and return when it has imported everything.
 
         Args:
-            environment: Its variables; a forked process has only its own ones.
+            variables: Its environment variables; a forked process has only its own ones.
 
         Raises:
             ProcessError: With the tail of its log.
@@ -151,7 +151,7 @@ class ForkServer:
         command = [self._python, "-I", fork_server.__file__, str(theirs.fileno()), *self._modules]
         with theirs:
             self._process = spawn(
-                command, log=self._log, environment=environment, pass_fds=[theirs.fileno()]
+                command, log=self._log, variables=variables, pass_fds=[theirs.fileno()]
             )
         ours.settimeout(_START_SECONDS)
         self._channel = ours

@@ -89,7 +89,7 @@ class LocalFunction:
     Args:
         handler: ``module.function``, as in Lambda.
         code: The directory that holds the module; LAMBDA_TASK_ROOT.
-        environment: The function's variables; they override those that Lambda sets.
+        variables: The function's environment variables; they override those that Lambda sets.
         name: The function's name.
         timeout: Timeout of an invocation, in seconds.
         init_timeout: Timeout for loading the handler, in seconds. Lambda's own 10 s are too few
@@ -114,7 +114,7 @@ class LocalFunction:
         handler: str = "app.handler",
         *,
         code: Path,
-        environment: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
         name: str = "function",
         timeout: float = 30.0,
         init_timeout: float = 120.0,
@@ -147,7 +147,7 @@ class LocalFunction:
         self._fork_server: ForkServer | None = None
         self._options = LaunchOptions(
             start=self._start_process,
-            variables=_variables(name, handler, self._code, memory) | dict(environment or {}),
+            variables=_variables(name, handler, self._code, memory) | dict(variables or {}),
             init_seconds=init_timeout,
             freeze=freeze,
             clock=clock,
@@ -401,7 +401,7 @@ class LocalFunction:
             )
         else:
             command = [self._python, "-m", "awslambdaric", self._handler]
-            process = spawn(command, log=log, environment=variables, directory=self._code)
+            process = spawn(command, log=log, variables=variables, directory=self._code)
         with suppress(OSError):  # it has ended already
             if self._niceness:
                 os.setpriority(os.PRIO_PROCESS, process.pid, self._niceness)

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lambda_migrate.local.runtime.plain_http import (
-    HttpServer,
     LocalHTTPRequest,
     LocalHTTPResponse,
+    LocalHTTPServer,
     json_response,
 )
 
@@ -102,7 +102,7 @@ class InvokeApi:
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="lambda invoke api", daemon=True
         )
-        self._server: HttpServer | None = None
+        self._server: LocalHTTPServer | None = None
         self._address = ""
 
     def __enter__(self) -> InvokeApi:
@@ -121,7 +121,7 @@ class InvokeApi:
         """The value of ``AWS_ENDPOINT_URL_LAMBDA``."""
         return f"http://{self._address}"
 
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """Variables that point boto3 in another process here."""
         return {
             "AWS_ENDPOINT_URL_LAMBDA": self.endpoint_url,
@@ -157,7 +157,7 @@ class InvokeApi:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _open(self) -> None:
-        self._server = HttpServer(self._handle)
+        self._server = LocalHTTPServer(self._handle)
         self._address = await self._server.open(self._port)
 
     async def _close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lambda_migrate.local.runtime.loopback import HOST
 
-__all__ = ["HttpServer", "LocalHTTPRequest", "LocalHTTPResponse", "json_response"]
+__all__ = ["LocalHTTPRequest", "LocalHTTPResponse", "LocalHTTPServer", "json_response"]
 
 _REASONS = {
     200: "OK",
@@ -57,7 +57,7 @@ def json_response(value: Any, *, status: int = 200) -> LocalHTTPResponse:
     )
 
 
-class HttpServer:
+class LocalHTTPServer:
     """Serves requests on 127.0.0.1. Call every method in the event loop that `open` ran in.
 
     Args:

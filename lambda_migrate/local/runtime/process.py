@@ -126,7 +126,7 @@ def spawn(
     command: Sequence[str | Path],
     *,
     log: Path,
-    environment: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
     directory: Path | None = None,
     account: OSUser | None = None,
     end_signal: int = signal.SIGKILL,
@@ -137,7 +137,7 @@ def spawn(
     Args:
         command: Program and arguments.
         log: File for standard output and standard error.
-        environment: All its variables; those of this process if None.
+        variables: All its environment variables; those of this process if None.
         directory: Its working directory.
         account: The account it runs as; that of this process if None.
         end_signal: The signal by which the reaper ends it.
@@ -149,7 +149,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=None if environment is None else dict(environment),
+            env=None if variables is None else dict(variables),
             cwd=directory,
             start_new_session=True,
             user=None if account is None else account.uid,

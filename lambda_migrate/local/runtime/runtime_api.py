@@ -13,7 +13,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lambda_migrate.local.runtime.plain_http import HttpServer, LocalHTTPRequest, LocalHTTPResponse
+from lambda_migrate.local.runtime.plain_http import (
+    LocalHTTPRequest,
+    LocalHTTPResponse,
+    LocalHTTPServer,
+)
 
 __all__ = ["Invocation", "RuntimeApi", "RuntimeInitError", "RuntimeResponse"]
 
@@ -76,7 +80,7 @@ class RuntimeApi:
     """One environment's API. Call every method in the event loop that `open` ran in."""
 
     def __init__(self) -> None:
-        self._server = HttpServer(self._handle)
+        self._server = LocalHTTPServer(self._handle)
         self._waiting_polls: asyncio.Queue[asyncio.Future[Invocation]] = asyncio.Queue()
         self._responses: dict[str, asyncio.Future[RuntimeResponse]] = {}
         self._poll: asyncio.Future[Invocation] | None = None

@@ -97,7 +97,7 @@ class DynamoDBEndpoint:
     def stop(self) -> None:
         """Stop it and drop its tables; does nothing for an API that already ran."""
 
-    def environment(self, *, access_key: str = ACCESS_KEY) -> dict[str, str]:
+    def variables(self, *, access_key: str = ACCESS_KEY) -> dict[str, str]:
         """Variables that point boto3 here; `requests` counts by the access key."""
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.endpoint_url,

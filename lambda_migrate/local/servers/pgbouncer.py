@@ -86,7 +86,7 @@ class LocalPgBouncer(LocalServer):
         self._process = spawn(
             [program, home / "pgbouncer.ini"],
             log=home / "log",
-            environment={**os.environ, **environment},
+            variables={**os.environ, **environment},
             directory=Path("/"),
             account=self._account,
         )

@@ -81,7 +81,7 @@ class Vpc:
 
     @property
     def laptop(self) -> dict[str, str]:
-        return {**self.api.environment(), "PATH": os.environ["PATH"], "PYTHONPATH": _library_path()}
+        return {**self.api.variables(), "PATH": os.environ["PATH"], "PYTHONPATH": _library_path()}
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Run a command in this process."""
@@ -129,8 +129,8 @@ def open_vpc(
         LocalFunction(
             HANDLER,
             code=code,
-            environment={
-                **sandbox.environment(),
+            variables={
+                **sandbox.variables(),
                 "PYTHONPATH": f"{code}{os.pathsep}{_library_path()}",
             },
             timeout=timeout,
@@ -388,7 +388,7 @@ def test_another_function_is_recognized(sandbox: Sandbox) -> None:
     with (
         LocalFunction("app.handler", code=code, name="orders") as function,
         InvokeApi([function]) as api,
-        patch.dict(os.environ, api.environment()),
+        patch.dict(os.environ, api.variables()),
         redirect_stderr(err),
     ):
         assert main(["--function", "orders", "status"]) == 2
@@ -400,7 +400,7 @@ def test_a_function_that_cannot_start_is_a_configuration_error(sandbox: Sandbox)
     with (
         LocalFunction("gone.handler", code=sandbox.code({}), name="gone") as function,
         InvokeApi([function]) as api,
-        patch.dict(os.environ, api.environment()),
+        patch.dict(os.environ, api.variables()),
         redirect_stderr(err),
     ):
         assert main(["--function", "gone", "up"]) == 2

@@ -48,7 +48,7 @@ class Bench:
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return {
             **kept,
-            **self.dynamodb.environment(),
+            **self.dynamodb.variables(),
             "DATABASE_URL": self.server.url(self.database),
             "LAMBDA_MIGRATE_DIRECTORY": str(self.folder),
             "LAMBDA_MIGRATE_TARGET": self.database,

@@ -25,8 +25,8 @@ class Doctor:
         self._sandbox = sandbox
         self._folder = sandbox.code(FILES)
         self.variables = {
-            **sandbox.dynamodb.environment(),
-            **sandbox.environment(environment="staging"),
+            **sandbox.dynamodb.variables(),
+            **sandbox.variables(environment="staging"),
         }
 
     def run(self, *arguments: str, **changes: str) -> tuple[int, dict[str, Mapping[str, Any]]]:

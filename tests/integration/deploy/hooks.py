@@ -48,15 +48,15 @@ def hook(
     for name, text in (files or {}).items():
         (code / name).parent.mkdir(exist_ok=True)
         (code / name).write_text(text)
-    environment = {
-        **sandbox.environment(**settings),
+    variables = {
+        **sandbox.variables(**settings),
         "AWS_ENDPOINT_URL_CODEDEPLOY": callbacks.base,
         "POWERTOOLS_SERVICE_NAME": "migrator",
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
         **(variables or {}),
     }
     with LocalFunction(
-        code=code, environment=environment, timeout=timeout, name=f"hook{next(_numbers)}"
+        code=code, variables=variables, timeout=timeout, name=f"hook{next(_numbers)}"
     ) as function:
         yield function
 

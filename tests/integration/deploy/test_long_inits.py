@@ -22,13 +22,13 @@ def function(
 ) -> Iterator[LocalFunction]:
     """Run a function with this kind of initialization."""
     code = sandbox.code(migrations, handler=HANDLER)
-    environment = {
-        **sandbox.environment(init="when-long", lease_seconds="60", **settings),
+    variables = {
+        **sandbox.variables(init="when-long", lease_seconds="60", **settings),
         "AWS_LAMBDA_INITIALIZATION_TYPE": kind,
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
     }
     name = f"{kind}{sandbox.name}"
-    with LocalFunction(code=code, environment=environment, timeout=90, name=name) as deployed:
+    with LocalFunction(code=code, variables=variables, timeout=90, name=name) as deployed:
         yield deployed
 
 

@@ -21,12 +21,12 @@ def version(
 ) -> Iterator[LocalFunction]:
     """Run one version of the function that serves requests."""
     code = sandbox.code(migrations, handler=HANDLER)
-    environment = {
-        **sandbox.environment(lease_seconds="60", **settings),
+    variables = {
+        **sandbox.variables(lease_seconds="60", **settings),
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
     }
     with LocalFunction(
-        code=code, environment=environment, timeout=90, name=f"{name}{sandbox.name}"
+        code=code, variables=variables, timeout=90, name=f"{name}{sandbox.name}"
     ) as deployed:
         yield deployed
 

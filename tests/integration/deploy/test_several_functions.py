@@ -29,12 +29,12 @@ def function(
 ) -> Iterator[LocalFunction]:
     """Run a function of a service, with its own files or those of the layer."""
     code = sandbox.code(migrations or {}, handler=HANDLER)
-    environment = {
-        **sandbox.environment(**settings),
+    variables = {
+        **sandbox.variables(**settings),
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
     }
     with LocalFunction(
-        code=code, environment=environment, timeout=90, name=f"{name}{sandbox.name}"
+        code=code, variables=variables, timeout=90, name=f"{name}{sandbox.name}"
     ) as deployed:
         yield deployed
 

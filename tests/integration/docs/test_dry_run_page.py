@@ -35,7 +35,7 @@ class Orders:
         self.migrations = sandbox.code(files) / "migrations"
         self._environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            **sandbox.dynamodb.environment(),
+            **sandbox.dynamodb.variables(),
             "LAMBDA_MIGRATE_DATABASE_URL": sandbox.url,
             "LAMBDA_MIGRATE_DIRECTORY": str(self.migrations),
             "LAMBDA_MIGRATE_TABLE": TABLE,

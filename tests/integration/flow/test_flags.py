@@ -44,11 +44,11 @@ def deployed(
     **settings: str,
 ) -> Iterator[LocalFunction]:
     """A function that asks this AppConfig."""
-    variables = sandbox.environment(flags=PROFILE, **settings)
+    variables = sandbox.variables(flags=PROFILE, **settings)
     variables |= getattr(appconfig, way)()
     code = sandbox.code(migrations, handler=HANDLER)
     with LocalFunction(
-        code=code, environment=variables, timeout=timeout, name=f"{sandbox.name}{way}"
+        code=code, variables=variables, timeout=timeout, name=f"{sandbox.name}{way}"
     ) as function:
         yield function
 

@@ -59,8 +59,8 @@ class Environment:
         self._access_key = access_key
         variables = {
             **os.environ,
-            **sandbox.environment(),
-            **sandbox.dynamodb.environment(access_key=access_key),
+            **sandbox.variables(),
+            **sandbox.dynamodb.variables(access_key=access_key),
             "AWS_LAMBDA_FUNCTION_NAME": "orders",
             "AWS_LAMBDA_FUNCTION_VERSION": "1",
             "AWS_LAMBDA_INITIALIZATION_TYPE": "lambda-managed-instances",

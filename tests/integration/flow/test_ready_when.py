@@ -158,8 +158,8 @@ def test_a_failed_migration_of_flyway_fails_functions_at_once_with_its_cause(
 def test_commands_show_what_is_required_and_refuse_to_migrate(sandbox: Sandbox) -> None:
     sandbox.query(PRISMA)
     environ = {
-        **sandbox.environment(mode="require", ready_when=REQUIRED),
-        **sandbox.dynamodb.environment(),
+        **sandbox.variables(mode="require", ready_when=REQUIRED),
+        **sandbox.dynamodb.variables(),
         "PATH": os.environ["PATH"],
     }
 

@@ -63,7 +63,7 @@ def test_function_is_invoked_by_name_and_cold_starts_are_counted(
         ran = subprocess.run(
             [*LOCUST, *asked, *csvs],
             cwd=ROOT,
-            env={**api.environment(), "PATH": "/usr/bin"},
+            env={**api.variables(), "PATH": "/usr/bin"},
             capture_output=True,
             text=True,
             timeout=120,

@@ -26,7 +26,7 @@ CODE = Path(__file__).parent / "function"
 def function() -> Iterator[LocalFunction]:
     options = {"COLOUR": "blue"}
     with LocalFunction(
-        "probe.handler", code=CODE, timeout=60, preload=["colorsys"], environment=options
+        "probe.handler", code=CODE, timeout=60, preload=["colorsys"], variables=options
     ) as opened:
         yield opened
 
@@ -53,7 +53,7 @@ def test_each_environment_has_the_variables_directory_and_path_of_a_runtime(
     function: LocalFunction,
 ) -> None:
     forked = function.invoke({"identity": True}).payload
-    with LocalFunction("probe.handler", code=CODE, environment={"COLOUR": "blue"}) as separate:
+    with LocalFunction("probe.handler", code=CODE, variables={"COLOUR": "blue"}) as separate:
         fresh = separate.invoke({"identity": True}).payload
     for name in ("directory", "first_path", "arguments", "nice"):
         assert forked[name] == fresh[name], name

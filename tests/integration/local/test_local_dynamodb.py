@@ -131,7 +131,7 @@ def test_a_restart_keeps_the_address_but_not_the_tables(dynamodb: Engine) -> Non
 
 def test_an_endpoint_is_an_api_that_another_process_runs(dynamodb: Engine) -> None:
     with DynamoDBEndpoint(dynamodb.endpoint_url) as other:
-        assert other.environment()["AWS_ENDPOINT_URL_DYNAMODB"] == dynamodb.endpoint_url
+        assert other.variables()["AWS_ENDPOINT_URL_DYNAMODB"] == dynamodb.endpoint_url
         assert "leases" in other.client().list_tables()["TableNames"]
         assert (other.requests(), other.access_keys(), other.rates()) == ({}, (), None)
     assert dynamodb.pid  # leaving the endpoint did not end what another process runs
@@ -175,7 +175,7 @@ def test_a_throttled_table_rejects_the_requests_and_lists_them() -> None:
 def test_the_fast_client_reports_throttling_as_retryable() -> None:
     with LocalDynamoDB() as api:
         api.create_table("leases")
-        environ = {**api.environment(), "AWS_SECRET_ACCESS_KEY": "local", "AWS_SESSION_TOKEN": "t"}
+        environ = {**api.variables(), "AWS_SECRET_ACCESS_KEY": "local", "AWS_SESSION_TOKEN": "t"}
         fast_client = FastClient(environ)
         assert fast_client.get_item("leases", "orders", consistent=False) == {}
         api.throttle(1)

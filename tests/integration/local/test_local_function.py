@@ -192,8 +192,8 @@ def test_an_environment_has_the_variables_of_lambda_and_of_its_function(
 ) -> None:
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    environment = {"COLOUR": "blue", "AWS_REGION": "eu-west-1"}
-    with make("probe.handler", environment=environment) as function:
+    variables = {"COLOUR": "blue", "AWS_REGION": "eu-west-1"}
+    with make("probe.handler", variables=variables) as function:
         seen = {
             name: function.invoke({"variable": name}).payload
             for name in (

@@ -120,7 +120,7 @@ class AlembicProject:
         """The database's URL for SQLAlchemy."""
         return self.address.replace("postgresql:", f"postgresql+{driver}:")
 
-    def environment(self, driver: str) -> dict[str, str]:
+    def variables(self, driver: str) -> dict[str, str]:
         """The environment variables of the child."""
         # Kept small, so that nothing of the tests' environment matters.
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -168,7 +168,7 @@ class AlembicProject:
         process = subprocess.Popen(
             [sys.executable, "-c", START_CHILD],
             cwd=self.folder,
-            env=self.environment(driver),
+            env=self.variables(driver),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.folder / "stderr").open("wb"),
@@ -201,7 +201,7 @@ class AlembicProject:
         result = subprocess.run(
             [sys.executable, "-m", "alembic", *arguments],
             cwd=self.folder,
-            env=self.environment(driver),
+            env=self.variables(driver),
             capture_output=True,
             text=True,
             check=False,

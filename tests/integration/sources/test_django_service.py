@@ -44,7 +44,7 @@ class Service(DjangoProject):
         )
         self.write("app.py", HANDLER)
         self.variables = {
-            **sandbox.environment(source="django", database_url=self.url),
+            **sandbox.variables(source="django", database_url=self.url),
             "DJANGO_SETTINGS_MODULE": "mysite.settings",
         }
 
@@ -61,7 +61,7 @@ class Service(DjangoProject):
 
     def invoke(self, count: int) -> list[Any]:
         """Invoke so many new environments at once."""
-        with LocalFunction(code=self.root, environment=self.variables, timeout=60.0) as function:
+        with LocalFunction(code=self.root, variables=self.variables, timeout=60.0) as function:
             results = [function.submit() for _ in range(count)]
             return [each.result().payload for each in results]
 

@@ -28,15 +28,15 @@ def tool(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -> Al
 @contextmanager
 def deploy(service: AlembicService, handler: str, **variables: str) -> Iterator[LocalFunction]:
     """Run a function with the service's code, which a test may change between invocations."""
-    environment = {
-        **service.environment(),
+    variables = {
+        **service.variables(),
         "POWERTOOLS_SERVICE_NAME": "migrator",
         "PYTHONPATH": f"{service.root}{os.pathsep}{LIBRARY}",
         **variables,
     }
     name = f"migrator-{service.sandbox.name}"
     with LocalFunction(
-        handler, code=service.root, environment=environment, timeout=90, name=name
+        handler, code=service.root, variables=variables, timeout=90, name=name
     ) as function:
         yield function
 

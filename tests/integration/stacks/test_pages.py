@@ -82,7 +82,7 @@ def make_variables(sandbox: Sandbox) -> dict[str, str]:
     address = parse_url(sandbox.url)
     query = f"host={address.socket_dir}&port={address.port}"
     return {
-        **sandbox.environment(),
+        **sandbox.variables(),
         "DATABASE_NAME": address.database,
         "DATABASE_USER": address.user,
         "DATABASE_HOST": address.socket_dir,
@@ -101,7 +101,7 @@ def deploy(
         has_handler = "handler" in (code / "app.py").read_text()
         handler = "app.handler" if has_handler else "app.app"  # Chalice's own
     with LocalFunction(
-        handler, code=code, environment=make_variables(sandbox), timeout=60, **options
+        handler, code=code, variables=make_variables(sandbox), timeout=60, **options
     ) as function:
         yield function
 
@@ -356,7 +356,7 @@ def test_other_frameworks_and_adapters_are_protected_within_the_deadline(
     slow = "-- migrate:up\nSELECT pg_sleep(30);\n"
     code = sandbox.code({"0001_orders": MIGRATION, "0002_slow": slow}, handler=handler)
     variables = make_variables(sandbox)
-    with LocalFunction(code=code, environment=variables, timeout=8) as function:
+    with LocalFunction(code=code, variables=variables, timeout=8) as function:
         refused = function.invoke(HTTP_API)
         assert response_of(function, refused)[0] == 503
         assert "still running when the deadline passed" in function.logs(refused.environment_id)

@@ -61,7 +61,7 @@ def serve(sandbox: Sandbox, code: Path, **variables: str) -> Iterator[Server]:
     environment = {
         **os.environ,
         **make_variables(sandbox),
-        **sandbox.dynamodb.environment(access_key=sandbox.name),
+        **sandbox.dynamodb.variables(access_key=sandbox.name),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         **variables,
     }
