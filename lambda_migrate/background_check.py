@@ -20,7 +20,7 @@ _MIN_EXTRA_SECONDS = 1.0
 """A request with that much more time than a check had makes another check after it."""
 
 
-class _Check(Future["NotReady | MigrationFailed | None"]):
+class _CheckFuture(Future["NotReady | MigrationFailed | None"]):
     """A check that runs, or its result.
 
     Args:
@@ -31,7 +31,7 @@ class _Check(Future["NotReady | MigrationFailed | None"]):
         super().__init__()
         self._deadline = deadline
 
-    def ended_early(self, deadline: Deadline | None) -> bool:
+    def had_less_time(self, deadline: Deadline | None) -> bool:
         """Whether it might have succeeded with the time that there is until ``deadline``."""
         from lambda_migrate.errors import NotReady
 
@@ -55,7 +55,7 @@ class BackgroundCheck:
     def __init__(self, guard: ColdStartGuard) -> None:
         self.guard = guard
         self._lock = threading.Lock()
-        self._check: _Check | None = None
+        self._check: _CheckFuture | None = None
         self._process_id = os.getpid()
 
     def _forget_check_of_parent(self) -> None:
@@ -65,7 +65,7 @@ class BackgroundCheck:
             self._lock = threading.Lock()
             self._check = None
 
-    def start(self, context: object) -> tuple[_Check, bool]:
+    def start(self, context: object) -> tuple[_CheckFuture, bool]:
         """Start a check unless one is running; return it, and whether it was started.
 
         Args:
@@ -75,7 +75,7 @@ class BackgroundCheck:
         with self._lock:
             is_new = self._check is None or self._check.done()
             if is_new:
-                self._check = _Check(Deadline.from_context(context))
+                self._check = _CheckFuture(Deadline.from_context(context))
                 threading.Thread(
                     target=self._run,
                     args=(self._check, context),
@@ -85,7 +85,7 @@ class BackgroundCheck:
             assert self._check is not None  # noqa: S101 - for mypy
             return self._check, is_new
 
-    def _run(self, check: _Check, context: object) -> None:
+    def _run(self, check: _CheckFuture, context: object) -> None:
         try:
             check.set_result(self.guard.check(context))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
@@ -112,7 +112,7 @@ class BackgroundCheck:
             wait([check], timeout=self._compute_max_wait(context, seconds, is_own=is_own))
             if not check.done():
                 return _make_timeout_error()
-            if is_own or not check.ended_early(deadline):
+            if is_own or not check.had_less_time(deadline):
                 return check.result()
 
     async def wait_async(
@@ -129,7 +129,7 @@ class BackgroundCheck:
             await asyncio.wait([waiting], timeout=limit)
             if not check.done():
                 return _make_timeout_error()
-            if is_own or not check.ended_early(deadline):
+            if is_own or not check.had_less_time(deadline):
                 return check.result()
 
     def _compute_max_wait(

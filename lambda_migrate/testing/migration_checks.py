@@ -53,7 +53,7 @@ def test_migrations_are_one_sequence(lambda_migrate_options: MigrationOptions) -
         manifest = lambda_migrate_options.read_manifest()
     migrations = (*manifest.migrations, *manifest.repeatables)
     faults = [fault for migration in migrations for fault in check_migration(migration)]
-    if lambda_migrate_options.base:
+    if lambda_migrate_options.base_ref:
         faults += _compare_with_base(manifest.migrations, lambda_migrate_options)
     if faults:
         pytest.fail("\n".join(faults), pytrace=False)
@@ -107,7 +107,7 @@ def test_migrations_keep_data(
             rolled_back = steps.read_rows()
             steps.apply(migration)
             difference = _compare_rows(before, rolled_back)
-            if difference and migration.name not in lambda_migrate_options.lossy:
+            if difference and migration.name not in lambda_migrate_options.lossy_migrations:
                 faults.append(
                     f"{migration.name}: rows were lost or changed when it was rolled back:\n"
                     f"{difference}\nnext: restore them in its down script ({_path(migration)}), or "
@@ -237,7 +237,8 @@ def _compare_with_base(migrations: tuple[Migration, ...], options: MigrationOpti
     kept = [present[name] for name in released if name in present]
     highest = max((migration.version for migration in kept), default=None)
     faults = [
-        f"{name}: it is in {options.base}, so it may be applied, and is missing here; restore it"
+        f"{name}: it is in {options.base_ref}, so it may be applied, and is missing here; "
+        "restore it"
         for name in sorted(released.keys() - present.keys())
     ]
     for name, migration in present.items():
@@ -245,26 +246,26 @@ def _compare_with_base(migrations: tuple[Migration, ...], options: MigrationOpti
         if name in released:
             if text.replace(b"\r\n", b"\n") != released[name].replace(b"\r\n", b"\n"):
                 faults.append(
-                    f"{name}: it differs from {options.base}, where it may be applied; restore it, "
-                    "and write another migration"
+                    f"{name}: it differs from {options.base_ref}, where it may be applied; "
+                    "restore it, and write another migration"
                 )
         elif highest is not None and migration.version < highest:
             faults.append(
-                f"{name}: its version is below {highest}, which {options.base} has, so functions "
-                "would refuse it as out of order; give it a higher version"
+                f"{name}: its version is below {highest}, which {options.base_ref} has, so "
+                "functions would refuse it as out of order; give it a higher version"
             )
     return faults
 
 
 def _read_base(options: MigrationOptions) -> dict[str, bytes]:
     """The versioned migration files of the base, by name; others may change."""
-    listing = _git(options, "ls-tree", "-z", "--name-only", options.base, "./")
+    listing = _git(options, "ls-tree", "-z", "--name-only", options.base_ref, "./")
     names = [
         name
         for name in listing.decode().split("\0")
         if name.endswith(".sql") and find_version(name) is not None
     ]
-    return {name: _git(options, "show", f"{options.base}:./{name}") for name in names}
+    return {name: _git(options, "show", f"{options.base_ref}:./{name}") for name in names}
 
 
 def _git(options: MigrationOptions, *arguments: str) -> bytes:
@@ -278,7 +279,7 @@ def _git(options: MigrationOptions, *arguments: str) -> bytes:
     except (OSError, subprocess.CalledProcessError) as error:
         stderr = getattr(error, "stderr", b"") or str(error).encode()
         raise pytest.fail.Exception(
-            f"git cannot read lambda_migrate_base = {options.base}: "
+            f"git cannot read lambda_migrate_base = {options.base_ref}: "
             f"{stderr.decode(errors='replace').strip()}\nnext: fetch it; in CI, check out with the "
             "whole history (fetch-depth: 0)",
             pytrace=False,

@@ -76,15 +76,15 @@ class MigrationOptions:
             ``LAMBDA_MIGRATE_DIRECTORY`` may name.
         schema: The schema of the library's own tables.
         server: The URL of an existing server; "" to start one.
-        base: See the option ``lambda_migrate_base``.
-        lossy: See the option ``lambda_migrate_lossy``.
+        base_ref: See the option ``lambda_migrate_base``.
+        lossy_migrations: See the option ``lambda_migrate_lossy``.
     """
 
     directory: str
     schema: str
     server: str
-    base: str
-    lossy: tuple[str, ...]
+    base_ref: str
+    lossy_migrations: tuple[str, ...]
 
     def read_manifest(self) -> Manifest:
         """Read the migration files.
@@ -109,8 +109,8 @@ def lambda_migrate_options(pytestconfig: pytest.Config) -> MigrationOptions:
         directory=directory,
         schema=environ.get("LAMBDA_MIGRATE_SCHEMA") or "lambda_migrate",
         server=environ.get(_SERVER_VARIABLE) or pytestconfig.getini("lambda_migrate_server"),
-        base=pytestconfig.getini("lambda_migrate_base"),
-        lossy=tuple(pytestconfig.getini("lambda_migrate_lossy")),
+        base_ref=pytestconfig.getini("lambda_migrate_base"),
+        lossy_migrations=tuple(pytestconfig.getini("lambda_migrate_lossy")),
     )
 
 

@@ -25,22 +25,22 @@ class Bench(Protocol):
     def source(self) -> FlagSource:
         """The source."""
 
-    def say(self, flags: Flags) -> None:
-        """Say this from now on."""
+    def set_flags(self, flags: Flags) -> None:
+        """Return these flags from now on."""
 
-    def go_down(self) -> None:
-        """Be of no use from now on."""
+    def make_unavailable(self) -> None:
+        """Fail from now on."""
 
 
 class MemoryBench:
     def __init__(self) -> None:
         self.source = self._flags = InMemoryFlags()
 
-    def say(self, flags: Flags) -> None:
+    def set_flags(self, flags: Flags) -> None:
         self._flags.is_down = False
         self._flags.flags = flags
 
-    def go_down(self) -> None:
+    def make_unavailable(self) -> None:
         self._flags.is_down = True
 
 
@@ -50,7 +50,7 @@ class AppConfigBench:
         self._served = served
         self._clock = clock
 
-    def say(self, flags: Flags) -> None:
+    def set_flags(self, flags: Flags) -> None:
         self._served.behaviour = "answers"
         self._served.document = {
             MODE: {"default": flags.mode, "boolean_type": False},
@@ -59,7 +59,7 @@ class AppConfigBench:
         }
         self._clock.advance(API_CACHE_SECONDS)  # what was read before is out of date
 
-    def go_down(self) -> None:
+    def make_unavailable(self) -> None:
         self._served.behaviour = "fails"
         self._clock.advance(API_CACHE_SECONDS)
 
@@ -90,21 +90,21 @@ def test_by_default_the_flags_stop_nothing(bench: Bench, deadline: Deadline) -> 
 
 
 @pytest.mark.parametrize(
-    "said", [Flags(paused=True), Flags(mode="off"), Flags(mode="require", hold_back_at=20261127)]
+    "flags", [Flags(paused=True), Flags(mode="off"), Flags(mode="require", hold_back_at=20261127)]
 )
-def test_the_last_document_is_read(bench: Bench, deadline: Deadline, said: Flags) -> None:
+def test_the_last_document_is_read(bench: Bench, deadline: Deadline, flags: Flags) -> None:
     bench.source.read(deadline)
-    bench.say(said)
-    assert bench.source.read(deadline) == said
-    bench.say(Flags())
+    bench.set_flags(flags)
+    assert bench.source.read(deadline) == flags
+    bench.set_flags(Flags())
     assert bench.source.read(deadline) == Flags()
 
 
 def test_unreadable_flags_are_a_retryable_error(bench: Bench, deadline: Deadline) -> None:
     bench.source.read(deadline)
-    bench.go_down()
+    bench.make_unavailable()
     with pytest.raises(FlagsUnavailable) as error:
         bench.source.read(deadline)
     assert error.value.retryable
-    bench.say(Flags(paused=True))
+    bench.set_flags(Flags(paused=True))
     assert bench.source.read(deadline) == Flags(paused=True)

@@ -216,8 +216,8 @@ def _secret(aws: LocalAWS, server: LocalPostgreSQL, role: str) -> str:
 
 
 @dataclass(frozen=True)
-class Lived:
-    """What a stack has gone through.
+class DeploymentResults:
+    """What requests and commands to a deployed stack did.
 
     Attributes:
         production: As it is after that.
@@ -241,9 +241,9 @@ class Lived:
 
 
 @pytest.fixture(scope="module")
-def lived(
+def deployment(
     certificate: tuple[Path, tuple[Path, Path]], runtime: Runtime, built: Path
-) -> Iterator[Lived]:
+) -> Iterator[DeploymentResults]:
     with production(certificate, runtime, built) as sandbox:
         with sandbox.function("OrdersFunction") as function:
             first = function.storm(3, place_order())
@@ -268,7 +268,7 @@ def lived(
             assert function.invoke(back, wait=60).payload["exit_code"] == 0
         with sandbox.function("BeforeTrafficFunction") as function:
             hook = function.invoke(_hook(sandbox.stack.aws))
-        yield Lived(sandbox, first, ended, second, backends, metrics, admin, hook)
+        yield DeploymentResults(sandbox, first, ended, second, backends, metrics, admin, hook)
 
 
 def written(function: LocalFunction, result: InvocationResult) -> list[dict[str, Any]]:
@@ -306,53 +306,57 @@ def test_sam_validates_the_template_and_that_of_the_readme(tmp_path: Path) -> No
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_first_request_to_the_built_function_migrates_and_serves(lived: Lived) -> None:
-    assert [result.payload["statusCode"] for result in lived.first] == [201, 201, 201]
-    assert sorted(lived.outcomes) == ["MIGRATED", "WAITED", "WAITED"]
-    rows = lived.production.query("SELECT name, state FROM lambda_migrate.history ORDER BY 1")
+def test_the_first_request_to_the_built_function_migrates_and_serves(
+    deployment: DeploymentResults,
+) -> None:
+    assert [result.payload["statusCode"] for result in deployment.first] == [201, 201, 201]
+    assert sorted(deployment.outcomes) == ["MIGRATED", "WAITED", "WAITED"]
+    rows = deployment.production.query("SELECT name, state FROM lambda_migrate.history ORDER BY 1")
     assert len(rows) == 7
     assert {state for _, state in rows} == {"applied"}
 
 
-def test_a_later_cold_start_reads_one_item_and_serves(lived: Lived) -> None:
-    assert lived.second.payload["statusCode"] == 200
+def test_a_later_cold_start_reads_one_item_and_serves(deployment: DeploymentResults) -> None:
+    assert deployment.second.payload["statusCode"] == 200
 
 
-def test_the_migrator_owns_what_the_application_serves_over_tls(lived: Lived) -> None:
-    owners = lived.production.query(
+def test_the_migrator_owns_what_the_application_serves_over_tls(
+    deployment: DeploymentResults,
+) -> None:
+    owners = deployment.production.query(
         "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'lambda_migrate')"
     )
     assert owners == [["orders_migrator"]]
-    assert lived.backends == [["orders_app", True]] * 4
+    assert deployment.backends == [["orders_app", True]] * 4
 
 
 @pytest.mark.parametrize("command", [" ".join([name, *given]) for name, given in ADMIN_COMMANDS])
-def test_the_admin_function_answers(lived: Lived, command: str) -> None:
-    assert lived.admin[command]["exit_code"] == 0, lived.admin[command]
+def test_the_admin_function_answers(deployment: DeploymentResults, command: str) -> None:
+    assert deployment.admin[command]["exit_code"] == 0, deployment.admin[command]
 
 
-def test_the_hook_migrates_and_lets_traffic_through(lived: Lived) -> None:
-    assert lived.hook.ok, lived.hook.error_message
-    assert lived.hook.payload == {"status": "Succeeded", "reason": "MIGRATED"}
+def test_the_hook_migrates_and_lets_traffic_through(deployment: DeploymentResults) -> None:
+    assert deployment.hook.ok, deployment.hook.error_message
+    assert deployment.hook.payload == {"status": "Succeeded", "reason": "MIGRATED"}
 
 
-def test_metrics_have_the_names_and_dimensions_of_the_alarms(lived: Lived) -> None:
-    stack = lived.production.stack
+def test_metrics_have_the_names_and_dimensions_of_the_alarms(deployment: DeploymentResults) -> None:
+    stack = deployment.production.stack
     alarms = stack.aws.service("cloudwatch").describe_alarms()["MetricAlarms"]
     [place] = {
         (each["Namespace"], *sorted((one["Name"], one["Value"]) for one in each["Dimensions"]))
         for each in alarms
         if "MetricName" in each
     }
-    assert lived.metrics
-    for metric in lived.metrics:
+    assert deployment.metrics
+    for metric in deployment.metrics:
         [directive] = metric["_aws"]["CloudWatchMetrics"]
         [names] = directive["Dimensions"]
         assert (directive["Namespace"], *sorted((name, metric[name]) for name in names)) == place
     watched = {each["MetricName"] for each in alarms if "MetricName" in each}
     seen = {
         each["Name"]
-        for one in lived.metrics
+        for one in deployment.metrics
         for each in one["_aws"]["CloudWatchMetrics"][0]["Metrics"]
     }
     assert {"ColdStartCheckTime", "LeaseHeldTime", "LeaseWaitTime"} <= seen & watched
@@ -371,24 +375,26 @@ FUNCTIONS = ("OrdersFunction", "AdminFunction", "BeforeTrafficFunction")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_call_that_a_function_makes_is_allowed(lived: Lived, function: str) -> None:
-    statements = lived.production.stack.statements(function)
-    made = set(lived.production.calls[function])
+def test_every_call_that_a_function_makes_is_allowed(
+    deployment: DeploymentResults, function: str
+) -> None:
+    statements = deployment.production.stack.statements(function)
+    made = set(deployment.production.calls[function])
     assert made, "it makes calls"
     assert sorted(each for each in made if not is_allowed(each, statements)) == []
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_no_function_has_an_unused_permission(lived: Lived, function: str) -> None:
-    granted = set(grants(lived.production.stack.statements(function)))
-    assert sorted(granted - set(lived.production.calls[function])) == []
+def test_no_function_has_an_unused_permission(deployment: DeploymentResults, function: str) -> None:
+    granted = set(grants(deployment.production.stack.statements(function)))
+    assert sorted(granted - set(deployment.production.calls[function])) == []
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_no_statement_has_a_wildcard_in_place_of_a_resource_name(
-    lived: Lived, function: str
+    deployment: DeploymentResults, function: str
 ) -> None:
-    for statement in lived.production.stack.statements(function):
+    for statement in deployment.production.stack.statements(function):
         actions, resources = statement["Action"], statement["Resource"]
         assert "*" not in json.dumps(actions)
         everything = [each for each in [resources, *resources] if each == "*"]
@@ -397,8 +403,10 @@ def test_no_statement_has_a_wildcard_in_place_of_a_resource_name(
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_functions_code_may_not_change_the_network(lived: Lived, function: str) -> None:
-    stack = lived.production.stack
+def test_the_functions_code_may_not_change_the_network(
+    deployment: DeploymentResults, function: str
+) -> None:
+    stack = deployment.production.stack
     statements = {each["Sid"]: each for each in stack.statements(function)}
     allowed, denied = statements["NetworkInterfaces"], statements["NotForTheFunctionsCode"]
     assert denied["Effect"] == "Deny"
@@ -409,9 +417,9 @@ def test_the_functions_code_may_not_change_the_network(lived: Lived, function: s
     assert any(fnmatchcase(arn, each) for each in names["lambda:SourceFunctionArn"])
 
 
-def test_the_item_of_another_target_is_not_accessible(lived: Lived) -> None:
-    table = lived.production.stack.table_arn
-    statements = lived.production.stack.statements("OrdersFunction")
+def test_the_item_of_another_target_is_not_accessible(deployment: DeploymentResults) -> None:
+    table = deployment.production.stack.table_arn
+    statements = deployment.production.stack.statements("OrdersFunction")
     assert is_allowed(Request("dynamodb:UpdateItem", table, "orders"), statements)
     for key in ("payments", "orders/requests", ""):
         assert not is_allowed(Request("dynamodb:UpdateItem", table, key), statements)
