@@ -18,23 +18,33 @@ from lambda_migrate.decorator import migrate_on_cold_start, service_unavailable
 if TYPE_CHECKING:
     from lambda_migrate import errors
     from lambda_migrate._version import __version__
-    from lambda_migrate.clock import Deadline
+    from lambda_migrate.clock import Clock, Deadline, Random
     from lambda_migrate.engine.flags import Flags, FlagSource
     from lambda_migrate.engine.target import Policy, Target
     from lambda_migrate.events import Event, Observer
+    from lambda_migrate.lease.store import LeaseStore
+    from lambda_migrate.migrations.history import HistoryRow
     from lambda_migrate.migrations.manifest import Manifest
-    from lambda_migrate.migrations.migration import Migration, Script
-    from lambda_migrate.migrations.plan import Plan
+    from lambda_migrate.migrations.migration import Hook, Migration, Script
+    from lambda_migrate.migrations.plan import Divergence, Plan
     from lambda_migrate.migrations.source import read_manifest
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.outcome import Outcome
+    from lambda_migrate.postgresql.ports import Database
     from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings import Settings
 
 __all__ = [
+    "Clock",
+    "Database",
     "Deadline",
+    "Divergence",
     "Event",
     "FlagSource",
     "Flags",
+    "HistoryRow",
+    "Hook",
+    "LeaseStore",
     "Manifest",
     "Migration",
     "MigrationRunner",
@@ -42,9 +52,11 @@ __all__ = [
     "Outcome",
     "Plan",
     "Policy",
+    "Random",
     "Script",
     "Settings",
     "Target",
+    "Version",
     "__version__",
     "errors",
     "migrate_on_cold_start",
@@ -53,10 +65,16 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Clock": "lambda_migrate.clock",
+    "Database": "lambda_migrate.postgresql.ports",
     "Deadline": "lambda_migrate.clock",
+    "Divergence": "lambda_migrate.migrations.plan",
     "Event": "lambda_migrate.events",
     "FlagSource": "lambda_migrate.engine.flags",
     "Flags": "lambda_migrate.engine.flags",
+    "HistoryRow": "lambda_migrate.migrations.history",
+    "Hook": "lambda_migrate.migrations.migration",
+    "LeaseStore": "lambda_migrate.lease.store",
     "Manifest": "lambda_migrate.migrations.manifest",
     "Migration": "lambda_migrate.migrations.migration",
     "MigrationRunner": "lambda_migrate.runner",
@@ -64,9 +82,11 @@ _MODULES = {
     "Outcome": "lambda_migrate.outcome",
     "Plan": "lambda_migrate.migrations.plan",
     "Policy": "lambda_migrate.engine.target",
+    "Random": "lambda_migrate.clock",
     "Script": "lambda_migrate.migrations.migration",
     "Settings": "lambda_migrate.settings",
     "Target": "lambda_migrate.engine.target",
+    "Version": "lambda_migrate.migrations.version",
     "__version__": "lambda_migrate._version",
     "read_manifest": "lambda_migrate.migrations.source",
 }

@@ -81,6 +81,7 @@ class RepeatableVersion(DottedVersion):
 
 
 Version = int | DottedVersion
+"""A migration's version: ``3`` as a number, ``1.2`` as text that compares number by number."""
 
 
 def parse_version(text: str) -> Version:

@@ -10,9 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate import (
+    Clock,
+    Database,
     Deadline,
+    Divergence,
     Flags,
     FlagSource,
+    HistoryRow,
+    Hook,
+    LeaseStore,
     Manifest,
     Migration,
     MigrationRunner,
@@ -20,9 +26,11 @@ from lambda_migrate import (
     Outcome,
     Plan,
     Policy,
+    Random,
     Script,
     Settings,
     Target,
+    Version,
     __version__,
     asgi,
     errors,
@@ -162,6 +170,17 @@ def check_runner(migration: Migration, settings: Settings) -> None:
     assert_type(__version__, str)
     assert_type(Outcome("MIGRATED"), Outcome)
     runner.ensure(5)  # type: ignore[arg-type]  # a Deadline, not seconds
+
+
+def check_types_that_signatures_name(target: Target, manifest: Manifest, plan: Plan) -> None:
+    assert_type(target.clock, Clock)
+    assert_type(target.random, Random)
+    assert_type(target.store, LeaseStore)
+    assert_type(target.database, Database)
+    assert_type(manifest.hooks, dict[str, Hook])
+    assert_type(manifest.version, Version)
+    assert_type(plan.applied, tuple[HistoryRow, ...])
+    assert_type(plan.divergences, tuple[Divergence, ...])
 
 
 def check_script(observer: Observer, url: str | None) -> None:

@@ -85,10 +85,16 @@ def test_importing_the_package_loads_the_decorator_and_nothing_else() -> None:
 def test_the_public_names_are_these_and_sorted() -> None:
     assert lambda_migrate.__all__ == sorted(lambda_migrate.__all__)
     assert lambda_migrate.__all__ == [
+        "Clock",
+        "Database",
         "Deadline",
+        "Divergence",
         "Event",
         "FlagSource",
         "Flags",
+        "HistoryRow",
+        "Hook",
+        "LeaseStore",
         "Manifest",
         "Migration",
         "MigrationRunner",
@@ -96,9 +102,11 @@ def test_the_public_names_are_these_and_sorted() -> None:
         "Outcome",
         "Plan",
         "Policy",
+        "Random",
         "Script",
         "Settings",
         "Target",
+        "Version",
         "__version__",
         "errors",
         "migrate_on_cold_start",
