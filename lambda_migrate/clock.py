@@ -104,7 +104,12 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:
-        """The deadline ``seconds`` from now."""
+        """The deadline ``seconds`` from now.
+
+        Args:
+            seconds: Seconds from now; a deadline that has passed if negative.
+            clock: The clock of the deadline.
+        """
         return cls(clock.monotonic() + seconds, clock)
 
     @classmethod
@@ -113,6 +118,10 @@ class Deadline:
 
         Lambda kills the process slightly *after* its deadline, and the remaining time is 0 then. So
         the test is for the method, not for a remaining time above 0.
+
+        Args:
+            context: The Lambda context, or anything with its ``get_remaining_time_in_millis``.
+            clock: The clock of the deadline.
         """
         remaining = getattr(context, "get_remaining_time_in_millis", None)
         return None if remaining is None else cls.after(remaining() / 1000, clock)
@@ -127,15 +136,27 @@ class Deadline:
         return self.clock.monotonic() >= self.at
 
     def before(self, seconds: float) -> Deadline:
-        """The deadline ``seconds`` before this one."""
+        """The deadline ``seconds`` before this one.
+
+        Args:
+            seconds: How much earlier it is, in seconds.
+        """
         return Deadline(self.at - seconds, self.clock)
 
     def extended_by(self, seconds: float) -> Deadline:
-        """The deadline ``seconds`` after this one."""
+        """The deadline ``seconds`` after this one.
+
+        Args:
+            seconds: How much later it is, in seconds.
+        """
         return Deadline(self.at + seconds, self.clock)
 
     def limited_to(self, seconds: float) -> Deadline:
-        """This deadline, or the one ``seconds`` from now if that is earlier."""
+        """This deadline, or the one ``seconds`` from now if that is earlier.
+
+        Args:
+            seconds: The longest time from now, in seconds.
+        """
         return Deadline(min(self.at, self.clock.monotonic() + seconds), self.clock)
 
 

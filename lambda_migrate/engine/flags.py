@@ -37,7 +37,11 @@ class Flags:
     paused: bool = False
 
     def refusal_reason(self, version: Version) -> str:
-        """Why ``version`` may not be applied now, naming the flag; empty if it may."""
+        """Why ``version`` may not be applied now, naming the flag; empty if it may.
+
+        Args:
+            version: The version of a pending migration.
+        """
         if self.paused:
             return f"migrating is paused by the feature flag {PAUSED}"
         if self.mode != "migrate":
@@ -50,7 +54,11 @@ class Flags:
         return ""
 
     def limit_manifest(self, manifest: Manifest) -> Manifest:
-        """The part of ``manifest`` that is not held back."""
+        """The part of ``manifest`` that is not held back.
+
+        Args:
+            manifest: The migrations that the code ships.
+        """
         if not 0 < self.hold_back_at < manifest.version:
             return manifest
         return manifest.up_to(self.hold_back_at)

@@ -105,6 +105,13 @@ class Target:
         self.has_lease_table = has_lease_table
 
     def replace(self, **changes: Any) -> Target:
-        """A copy in which some attributes have other values."""
+        """A copy in which some attributes have other values.
+
+        Args:
+            **changes: New values, by the name of the attribute.
+
+        Raises:
+            TypeError: There is no attribute of that name.
+        """
         values = {name: getattr(self, name) for name in self.__slots__}
         return Target(**(values | changes))

@@ -91,11 +91,18 @@ class Manifest:
         return self.migrations[-1].version if self.migrations else -1
 
     def get(self, version: Version) -> Migration | None:
-        """The migration of that version or, repeatable, of that name, if there is one."""
+        """The migration of that version or, repeatable, of that name, if there is one.
+
+        Args:
+            version: A version, or the name of a repeatable migration as `RepeatableVersion`.
+        """
         return self._by_version.get(version)
 
     def digest_at(self, version: Version) -> str:
         """The digest of the manifest that ends with ``version``; repeatable ones end the whole.
+
+        Args:
+            version: The version of one of its migrations.
 
         Raises:
             KeyError: There is no such version.
@@ -107,6 +114,9 @@ class Manifest:
         """The manifest of the migrations whose version is at most ``version``.
 
         It has the repeatable ones only if it has all versions: they may need the last one.
+
+        Args:
+            version: The highest version; it need not be the version of a migration.
         """
         if version >= self.version:
             return self
@@ -136,7 +146,15 @@ class Manifest:
     def find_faults(
         self, pending: Sequence[Migration], placeholders: Mapping[str, str]
     ) -> list[str]:
-        """Why pending scripts cannot be run; several migrations have the same hooks."""
+        """Why pending scripts cannot be run; several migrations have the same hooks.
+
+        Args:
+            pending: The migrations whose scripts and hooks are checked.
+            placeholders: The values of placeholders, by name.
+
+        Returns:
+            One sentence for each fault; empty if all can be run.
+        """
         from lambda_migrate.migrations.sql.lint import check_migration
 
         return list(

@@ -34,17 +34,29 @@ class FakeClock:
             return self._wall_ms + round((self._monotonic - self._began) * 1000)
 
     def sleep(self, seconds: float) -> None:
-        """Advance the clock by ``seconds`` without waiting."""
+        """Advance the clock by ``seconds`` without waiting.
+
+        Args:
+            seconds: How far both clocks advance; nothing happens if negative.
+        """
         self.slept.append(seconds)
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Advance both clocks by ``seconds``, as while the process is frozen."""
+        """Advance both clocks by ``seconds``, as while the process is frozen.
+
+        Args:
+            seconds: How far they advance; nothing happens if negative.
+        """
         with self._guard:
             self._monotonic += max(0.0, seconds)
 
     def step_wall_clock(self, seconds: float) -> None:
-        """Change the wall clock alone by ``seconds``, as an operator or NTP does."""
+        """Change the wall clock alone by ``seconds``, as an operator or NTP does.
+
+        Args:
+            seconds: How far it steps: forward, or back if negative.
+        """
         with self._guard:
             self._wall_ms += round(seconds * 1000)
 

@@ -106,9 +106,11 @@ class InMemoryDatabase:
     # --- what a test arranges
 
     def fail_on(self, version: Version, failure: MigrationFailed | None) -> None:
-        """Make every script of ``version``, or of a repeatable migration, fail from now on.
+        """Make every script of ``version`` fail from now on.
 
-        None as the failure ends that.
+        Args:
+            version: A version, or the name of a repeatable migration as `RepeatableVersion`.
+            failure: The error that it raises; None if it succeeds again.
         """
         if failure is None:
             self._failures.pop(version, None)

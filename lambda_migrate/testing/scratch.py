@@ -42,6 +42,14 @@ class ScratchDatabase:
         """Run SQL, any number of statements, and return the rows.
 
         Booleans, integers and floats are converted, NULL is None, everything else is text.
+
+        Args:
+            sql: The statements. They are one transaction, unless they have a BEGIN of their own.
+
+        Raises:
+            ConfigurationError: The database cannot be reached.
+            PostgresError: A statement was refused; its ``sqlstate`` has the reason.
+            ValueError: The SQL contains a NUL or an unpaired surrogate. Nothing was sent.
         """
         with connect_to(self) as connection:
             return connection.run(sql)
