@@ -24,7 +24,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 __all__ = ["migrate_on_cold_start", "service_unavailable"]
 
-# What `inspect` tells of a function, without loading it (Python Language Reference, "co_flags").
+# What `inspect` finds in a function, without loading it (Python Language Reference, "co_flags").
 _CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200

@@ -112,7 +112,7 @@ def _parse_header(header: str | bytes | None) -> tuple[float, str]:
 
 
 class _InvocationContext:
-    """As much of a Lambda context as an adapter tells."""
+    """As much of a Lambda context as an adapter passes on."""
 
     def __init__(self, deadline: float, request_id: str) -> None:
         self.aws_request_id = request_id

@@ -514,7 +514,7 @@ class Settings:
 
     @property
     def fingerprint_without_schema(self) -> str:
-        """What tells the database from others: the address, and whether another tool migrates it.
+        """What distinguishes the database: its address, and whether another tool migrates it.
 
         The item may be shared with functions whose database lambda-migrate migrates.
         """

@@ -73,7 +73,7 @@ def render_dry_run(
         shown += [Text("advice:", style="bold"), render_bullets(result["advice"])]
     remaining = list(_list_remaining_effects(result["not_undone"]))
     if remaining:
-        shown += [Text("not undone by the rollback:", style="bold"), render_bullets(remaining)]
+        shown += [Text("not rolled back:", style="bold"), render_bullets(remaining)]
     if result["error"] is not None:
         shown += render_error(
             parse_error_document(result["error"]), committed_migrations=[], width=width
@@ -248,7 +248,7 @@ def _format_bytes(count: int) -> str:
     return f"{size:.1f} {_UNITS[unit]}" if 0 < size < 10 and unit else f"{size:.0f} {_UNITS[unit]}"
 
 
-# --- what is not undone
+# --- what is not rolled back
 
 
 def _list_remaining_effects(effects: Mapping[str, Any]) -> Iterator[str]:

@@ -48,9 +48,7 @@ def build_dry_run_question(
         migrations=[
             {"name": migration.name, "applied_at": None} for migration in dry_run_plan.plan.pending
         ],
-        notes=[
-            f"not undone by a rollback: {effect}" for effect in dry_run_plan.irreversible_effects
-        ],
+        notes=[f"not rolled back: {effect}" for effect in dry_run_plan.irreversible_effects],
         required_word=dry_run_plan.environment if needs_word else "",
         option="in_production" if needs_word else "",
     )

@@ -127,7 +127,7 @@ def down(
 
 
 def _warn_of_empty_down_scripts(plan: RollbackPlan) -> Iterator[str]:
-    """Say which rollbacks undo nothing."""
+    """Warn of down scripts that change nothing."""
     for row in plan.rows:
         if row.down is not None and not split_statements(row.down.sql):
             yield f"the down script of {row.name} is empty: only its history row is removed"

@@ -98,7 +98,7 @@ class DryRunResult:
         retry_causes: Why it was started again, each time: a lock timeout or a deadlock, for
             example.
         sequences: Those that advanced; a rollback does not reset them.
-        irreversible_effects: What the rollback does not undo, as far as the scripts show.
+        irreversible_effects: Effects that are not rolled back, as far as the scripts show.
         is_rollback_confirmed: Whether PostgreSQL confirmed the rollback. It cannot if the
             connection broke, which rolls back as well.
         seconds: Overall, measurements included: the longest time that a lock was held.
@@ -130,7 +130,7 @@ class DryRunResult:
 
 
 def find_irreversible_effects(migrations: Sequence[Migration]) -> tuple[str, ...]:
-    """What a rollback would not undo, each with its migration's name."""
+    """Effects that a dry run would not roll back, each with its migration's name."""
     return tuple(
         f"{migration.name}: {effect}"
         for migration in migrations

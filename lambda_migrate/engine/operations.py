@@ -108,13 +108,13 @@ class DryRunPlan:
 
     @property
     def irreversible_effects(self) -> tuple[str, ...]:
-        """What the rollback will not undo, as far as the scripts show."""
+        """Effects that will not be rolled back, as far as the scripts show."""
         return find_irreversible_effects(self.plan.pending)
 
 
 @dataclass(frozen=True, slots=True)
 class RollbackPlan:
-    """What a rollback is about to undo.
+    """What a rollback is about to do.
 
     Attributes:
         rows: The migrations, in the order in which they are rolled back.

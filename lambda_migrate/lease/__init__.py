@@ -30,7 +30,7 @@ Who may write what
       there is no owner or the lease has expired. The loser gets the current item with the refusal.
     - All other writes require the writer's own owner *and* fencing token. ``renew`` moves the end
       of the lease and publishes the progress; ``withdraw_readiness`` removes from ``ready``
-      what a rollback is about to undo; ``raise_fence`` raises the counter above a higher token in
+      what is about to be rolled back; ``raise_fence`` raises the counter above a higher token in
       PostgreSQL, which is there if the item was deleted. ``store_completion`` stores what is ready,
       ``store_failure`` a failure, and each of them releases the lease in the same write.
     - A write whose response was lost is repeated and finds its own result. The owner is unique for

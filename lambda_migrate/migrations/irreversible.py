@@ -1,4 +1,4 @@
-"""Effects of a script that no rollback undoes, recognized by its words."""
+"""Effects of a script that cannot be rolled back, recognized by its words."""
 
 from __future__ import annotations
 

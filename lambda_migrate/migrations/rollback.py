@@ -1,4 +1,4 @@
-"""Chooses the rows that a rollback undoes, before it begins."""
+"""Chooses the migrations that a rollback rolls back, before it begins."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def require_down_scripts(rows: Sequence[HistoryRow]) -> None:
         ConfigurationError: Names every such row.
     """
     faults = [
-        f"{row.name} was applied without a down script; write a new migration that undoes it"
+        f"{row.name} was applied without a down script; write a new migration that reverses it"
         for row in rows
         if row.state is RowState.APPLIED and row.down is None
     ]

@@ -3,7 +3,7 @@
 The library opens the socket, wraps it in TLS, and passes it to pg8000. So it can limit the wait for
 each message, and end a running one from another thread. There are three errors:
 
-- `ConnectFailed`: no connection was made; ``permanent`` tells whether a retry can help.
+- `ConnectFailed`: no connection was made; ``permanent`` is true if no retry can help.
 - `PostgresError`: the server refused a statement; the connection stays usable.
 - `ConnectionLost`: the connection is closed, and the outcome of its statement may be unknown.
 
@@ -56,7 +56,7 @@ _FORBIDDEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 
 _PROTOCOL_VIOLATION = "08P01"
 """PgBouncer's code for nearly everything: it is full for now, the server does not respond, or it
-refuses a login or a parameter permanently. Only the text tells them apart."""
+refuses a login or a parameter permanently. Only the text distinguishes them."""
 
 _POOLER_LOGIN_REFUSAL = re.compile(
     r"no such user|authentication (method|failed)|login (rejected|failed)|auth failed"

@@ -30,7 +30,7 @@ class MirrorQueries:
 
     Args:
         schema: The library's schema.
-        scope: The tool, and what tells its version table from another one of the same tool.
+        scope: The tool, and what distinguishes its version table from another one of the same tool.
     """
 
     def __init__(self, schema: str, scope: str) -> None:

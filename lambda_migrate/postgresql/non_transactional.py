@@ -162,7 +162,7 @@ def resolve_in_doubt(
     *,
     file: tuple[Migration, str] | None = None,
 ) -> None:
-    """Complete or undo a row in doubt; see `FencedSession.resolve_in_doubt`."""
+    """Complete or roll back a row in doubt; see `FencedSession.resolve_in_doubt`."""
     is_rollback = row.state is RowState.ROLLING_BACK
     script = _require_script(row.down if is_rollback else row.up, name=row.name)
     path = row.name

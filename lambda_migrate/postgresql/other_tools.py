@@ -87,7 +87,7 @@ class Tool:
         version_pattern: Where in the key the version number of the library's file is.
         is_comparable: Whether keys can be compared with the library's files.
         checksum: SQL for the checksum of the migration, as text.
-        lock_table: A table in the same schema that tells whether the tool is migrating.
+        lock_table: A table in the same schema that shows whether the tool is migrating.
         lock_condition: SQL for that, on a row of it.
         unlock: What removes a lock that was left behind.
         repair: What the tool's user does about a failed version.

@@ -361,7 +361,7 @@ class DryRunSession(DatabaseSession, Protocol):
         """Roll everything back, and confirm it with PostgreSQL.
 
         Returns:
-            Sequences that gave out numbers, which no rollback undoes.
+            Sequences that gave out numbers, which are never rolled back.
 
         Raises:
             RepairRequired: PostgreSQL reports that the transaction was not rolled back.

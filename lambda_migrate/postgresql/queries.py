@@ -299,10 +299,10 @@ class Queries:
         The ``xmax`` of a locked row is the transaction that locked it, and a running transaction
         holds a lock on its own id. So the query finds a backend that is inside a transaction of a
         migration or dry run right now. It finds neither one that only reads the table nor one under
-        a token newer than ``grant``'s. The lock on the table tells a transaction's id from that of
-        a group of transactions that share a lock. The members of such a group, the connections of
-        another tool's migrations, are those with an id and the table's lock for locking rows; a
-        takeover has another one.
+        a token newer than ``grant``'s. The lock on the table distinguishes a transaction's id from
+        that of a group of transactions that share a lock. The members of such a group, the
+        connections of another tool's migrations, are those with an id and the table's lock for
+        locking rows; a takeover has another one.
         """
         return f"""
             {SAFE_SEARCH_PATH}

@@ -113,7 +113,7 @@ def roll_back_in_transaction(
     script = row.down
     if script is None:
         raise MigrationFailed(
-            "it was applied without a down script; write a new migration that undoes it",
+            "it was applied without a down script; write a new migration that reverses it",
             migration=row.name,
         )
     path = f"{row.name} (stored down script)"

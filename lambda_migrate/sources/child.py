@@ -70,7 +70,7 @@ def _import_tool(request: ChildRequest) -> Any:
 def _end_without_finalization() -> None:
     """Exit immediately, after the functions that the tool and its application have registered.
 
-    Everybody waits for this process to end. Python would first free each object of a loaded
+    The holder waits for this process to end. Python would first free each object of a loaded
     application, which takes 0.1 to 0.2 s of CPU.
     """
     for stream in (sys.stdout, sys.stderr):

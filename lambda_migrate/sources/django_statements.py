@@ -4,7 +4,7 @@ Some steps of other tools cannot be one transaction. Their row of the mirror lis
 statements that are committed, each written in the transaction of its statement. A rerun skips
 statements that only define objects and are in the list. About a statement that runs in no
 transaction (``CREATE INDEX CONCURRENTLY``) the row says beforehand that it has begun; the catalog
-tells how far it got. Everything else, rows above all, cannot be repeated or skipped safely.
+shows how far it got. Everything else, rows above all, cannot be repeated or skipped safely.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ _ATOMIC_COMMANDS = (
 )
 
 
-# What a rollback does not undo: files, other servers, other sessions.
+# What is not rolled back: files, other servers, other sessions.
 _NOT_ATOMIC = re.compile(
     r"(?:CREATE|ALTER|DROP)\ (?:DATABASE|TABLESPACE|SYSTEM|SUBSCRIPTION)\b|.*\ CONCURRENTLY\b"
 )

@@ -91,7 +91,7 @@ def test_the_advice_follows_from_the_times() -> None:
             effects=MigrationEffects(1.5, (lock,), (rewritten,)),
         ),
     ]
-    advice = PASSED[PASSED.index("advice:\n") : PASSED.index("not undone")].splitlines()[1:]
+    advice = PASSED[PASSED.index("advice:\n") : PASSED.index("not rolled back")].splitlines()[1:]
     assert advice == [f"- {sentence}" for step in steps for sentence in advise(step)]
 
 

@@ -72,7 +72,7 @@ def test_without_a_terminal_a_dry_run_needs_yes_and_says_what_it_would_do(
     code, out, err = run()
     assert (code, out) == (2, "")
     assert "this runs 4 migrations on memory:5432/test in one transaction and rolls it" in err
-    assert "not undone by a rollback: 0002_m: dblink" in err
+    assert "not rolled back: 0002_m: dblink" in err
     assert "--yes" in err
     assert database.effects == []
 
@@ -382,7 +382,7 @@ def test_each_migration_is_a_line_with_its_tables_in_columns_below() -> None:
         "advice:",
         "- 0002_fill locks 300,015 rows of public.orders for up to 3.4 s: change them in"
         " batches, each in its own transaction",
-        "not undone by the rollback:",
+        "not rolled back:",
         "- public.orders keeps 300,015 dead row versions until it is vacuumed",
         "- public.s advanced from no value to 4",
         "- public.t advanced from 1 to a value that this role may not read",
