@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import Deadline
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from lambda_migrate.errors import MigrationFailed, NotReady
     from lambda_migrate.guard import ColdStartGuard
 
-__all__ = ["BackgroundCheck"]
+__all__ = ["BackgroundCheck", "decorate_async"]
 
 _MIN_EXTRA_SECONDS = 1.0
 """A request with that much more time than a check had makes another check after it."""
@@ -162,3 +165,58 @@ def _make_timeout_error() -> NotReady:
     from lambda_migrate.errors import NotReady
 
     return NotReady("the check that another request began is still running")
+
+
+def decorate_async(
+    function: Any,
+    guard: ColdStartGuard,
+    refuse: Callable[..., Any],
+    *,
+    find_context: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+    is_generator: bool,
+) -> Any:
+    """Return a coroutine function behind ``guard``; the check runs in a thread.
+
+    Args:
+        function: What is decorated.
+        guard: What it is behind.
+        refuse: Returns the response, or raises, from arguments and error.
+        find_context: Returns the Lambda context among the arguments.
+        is_generator: Whether ``function`` is an asynchronous generator function.
+    """
+    background = BackgroundCheck(guard)
+
+    async def find_refusal(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+        error = await background.wait_async(find_context(args, kwargs))
+        if error is None:
+            return False, None
+        response = refuse(args, kwargs, error)
+        return True, (await response) if hasattr(response, "__await__") else response
+
+    if is_generator:
+
+        @functools.wraps(function)
+        async def generate(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            if not guard.is_open:
+                is_refused, response = await find_refusal(args, kwargs)
+                if is_refused:
+                    yield response
+                    return
+            items = function(*args, **kwargs)
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                await items.aclose()
+
+        return generate
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        if not guard.is_open:
+            is_refused, response = await find_refusal(args, kwargs)
+            if is_refused:
+                return response
+        return await function(*args, **kwargs)
+
+    return call

@@ -1,4 +1,4 @@
-"""Time and randomness as parameters: the clock, the deadline, time limits, the random source.
+"""Time as a parameter: the clock, the deadline, and limits for calls that have none of their own.
 
 ``getaddrinfo`` cannot be interrupted and has no timeout. By default, glibc asks each of its servers
 twice for 5 s (resolv.conf(5)), longer than many invocations last. So such calls run in a thread
@@ -7,7 +7,6 @@ with a time limit. A thread that was given up only computes a value that is drop
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -15,11 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import Any, Protocol, TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
-else:
-    Protocol = object  # to define a protocol takes a tenth of a millisecond in every cold start
 
 __all__ = [
     "CALL_TIMEOUT_SECONDS",
@@ -29,63 +26,28 @@ __all__ = [
     "CallTimeout",
     "Clock",
     "Deadline",
-    "Random",
-    "SystemClock",
     "connect_tcp",
     "run_with_timeout",
-    "system_random",
 ]
 
 
-class Clock(Protocol):
-    """A source of time."""
+class Clock:
+    """The operating system's clock; tests pass a subclass."""
 
     def monotonic(self) -> float:
         """Seconds since an arbitrary moment; for everything that is measured or waited for."""
-
-    def wall_ms(self) -> int:
-        """Milliseconds since the epoch; only for times that other processes read."""
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep for ``seconds``."""
-
-
-class Random(Protocol):
-    """A source of random numbers."""
-
-    def random(self) -> float:
-        """Return a number in [0, 1)."""
-
-
-class SystemClock:
-    """The operating system's clock."""
-
-    def monotonic(self) -> float:
-        """See `Clock.monotonic`."""
         return time.monotonic()
 
     def wall_ms(self) -> int:
-        """See `Clock.wall_ms`."""
+        """Milliseconds since the epoch; only for times that other processes read."""
         return time.time_ns() // 1_000_000
 
     def sleep(self, seconds: float) -> None:
-        """See `Clock.sleep`."""
+        """Sleep for ``seconds``."""
         time.sleep(seconds)
 
 
-SYSTEM_CLOCK = SystemClock()
-
-
-class _SystemRandom:
-    """As ``random.SystemRandom``, which takes 2 ms to import."""
-
-    def random(self) -> float:
-        return (int.from_bytes(os.urandom(7), "big") >> 3) * 2.0**-53
-
-
-def system_random() -> Random:
-    """Random numbers of the operating system: two clones of one snapshot get different ones."""
-    return _SystemRandom()
+SYSTEM_CLOCK = Clock()
 
 
 class Deadline:
@@ -95,8 +57,6 @@ class Deadline:
         at: Monotonic seconds.
         clock: The clock of ``at``.
     """
-
-    __slots__ = ("at", "clock")
 
     def __init__(self, at: float, clock: Clock) -> None:
         self.at = at

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from lambda_migrate.guard import ColdStartGuard, has_deadline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import Callable, Generator
+    from typing import TypeVar
 
     from typing_extensions import Unpack
 
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings_arguments import SettingsArguments
 
-    Handler = Callable[..., Any]
+    H = TypeVar("H", bound=Callable[..., Any])
     OnNotReady = Callable[[Any, Any, MigrateError], Any]
-
-H = TypeVar("H", bound=Callable[..., Any])
 
 __all__ = ["migrate_on_cold_start", "service_unavailable"]
 
@@ -129,7 +127,15 @@ def _decorate(function: Any, guard: ColdStartGuard, on_not_ready: OnNotReady | N
             "on_not_ready is a coroutine function, and the handler is not: pass a plain function"
         )
     if is_async:
-        return _decorate_async(function, guard, refuse, is_method=is_method)
+        from lambda_migrate.background_check import decorate_async
+
+        return decorate_async(
+            function,
+            guard,
+            refuse,
+            find_context=lambda args, kwargs: _find_invocation(args, kwargs, is_method)[1],
+            is_generator=bool(flags & _CO_ASYNC_GENERATOR),
+        )
     if flags & _CO_GENERATOR:
 
         @functools.wraps(function)
@@ -155,50 +161,6 @@ def _decorate(function: Any, guard: ColdStartGuard, on_not_ready: OnNotReady | N
             values = (event, context, *args)
             return call_any(tuple(each for each in values if each is not _ABSENT), kwargs)
         return function(event, context)  # as Lambda calls; spreading arguments doubles the cost
-
-    return call
-
-
-def _decorate_async(
-    function: Any, guard: ColdStartGuard, refuse: Callable[..., Any], *, is_method: bool
-) -> Any:
-    """As `_decorate`, for functions that run in an event loop: the check runs in a thread."""
-    from lambda_migrate.background_check import BackgroundCheck
-
-    background = BackgroundCheck(guard)
-
-    async def find_refusal(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
-        error = await background.wait_async(_find_invocation(args, kwargs, is_method)[1])
-        if error is None:
-            return False, None
-        response = refuse(args, kwargs, error)
-        return True, (await response) if hasattr(response, "__await__") else response
-
-    if _code_flags(function) & _CO_ASYNC_GENERATOR:
-
-        @functools.wraps(function)
-        async def generate(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            if not guard.is_open:
-                is_refused, response = await find_refusal(args, kwargs)
-                if is_refused:
-                    yield response
-                    return
-            items = function(*args, **kwargs)
-            try:
-                async for item in items:
-                    yield item
-            finally:
-                await items.aclose()
-
-        return generate
-
-    @functools.wraps(function)
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        if not guard.is_open:
-            is_refused, response = await find_refusal(args, kwargs)
-            if is_refused:
-                return response
-        return await function(*args, **kwargs)
 
     return call
 

@@ -57,16 +57,6 @@ class ColdStartGuard:
         TypeError: There are a runner and settings.
     """
 
-    __slots__ = (
-        "_first_check",
-        "_lock",
-        "_own_runner",
-        "_process_id",
-        "_runner",
-        "_settings",
-        "is_open",
-    )
-
     def __init__(self, runner: MigrationRunner | None, settings: SettingsArguments) -> None:
         self.is_open = False
         self._own_runner = runner

@@ -209,16 +209,22 @@ def _read_checksums(
     versioned: list[tuple[tuple[int, ...], str]] = []
     repeatables: list[tuple[str, str]] = []
     for entry in entries:
-        if not is_migration_name(entry.name) or is_hook_name(entry.name):
+        name = entry.name
+        if not (name.endswith(".sql") and _SIMPLE_CHARACTERS.issuperset(name)):
+            if is_migration_name(name):
+                raise ValueError(name)
             continue
-        name = entry.name if _SIMPLE_CHARACTERS.issuperset(entry.name) else ""
-        is_repeatable = is_repeatable_name(name) and name.endswith(".sql") and name != "R__.sql"
+        if name.startswith(".") or is_hook_name(name):
+            continue
+        is_repeatable = is_repeatable_name(name)
         version = None if is_repeatable else find_version(name)
         if not (version or is_repeatable) or not entry.is_file(follow_symlinks=False):
-            raise ValueError(entry.name)
+            raise ValueError(name)
         checksum = compute_checksum(_read_file(entry.path).decode())
         if version:
             versioned.append((parse_components(version), checksum))
+        elif name == "R__.sql":
+            raise ValueError(name)
         else:
             repeatables.append((name.removesuffix(".sql"), checksum))
     return versioned, repeatables

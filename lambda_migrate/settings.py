@@ -28,7 +28,10 @@ if TYPE_CHECKING:
         Source,
     )
 
-__all__ = ["SettingDescription", "Settings", "describe_settings"]
+    _Type = tuple[str, Callable[[object], Any]]
+    """What a type of setting is called, and how a value of it is read."""
+
+__all__ = ["SETTINGS", "Setting", "Settings"]
 
 PREFIX = "LAMBDA_MIGRATE_"
 _PREFIXES_OF_OTHER_VARIABLES = (
@@ -50,6 +53,17 @@ _LEASE_SECONDS_RANGE = (
 _SECRETS = ("database_url", "placeholders")
 """Settings whose values are never shown."""
 
+_INTERDEPENDENT = (
+    "database_iam",
+    "lease_seconds",
+    "ready_when",
+    "safety_margin_seconds",
+    "source",
+    "sslmode",
+    "sslrootcert",
+)
+"""Settings that may exclude others, besides the URL and the secret."""
+
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 
@@ -58,23 +72,35 @@ class _InvalidValue(ValueError):
     """A value that cannot be used; the message is what to write instead."""
 
 
-class _SettingType:
-    """A type of setting: what it is called, and how a value of it is read."""
+class Setting:
+    """The declaration of a setting: an attribute of `Settings` that cannot be assigned.
 
-    __slots__ = ("label", "read")
+    Attributes:
+        name: The attribute, and the keyword argument.
+        default: The value if it is not set.
+        type: What to write: ``text``, ``seconds``, ``fail or check``.
+        description: What it does; names and values are in backticks.
+        read: Checks and converts a value.
+    """
 
-    def __init__(self, label: str, read: Callable[[object], Any]) -> None:
-        self.label = label
-        self.read = read
+    name: str
 
-
-class _Setting:
-    """The declaration of a setting: an attribute of `Settings` that cannot be assigned."""
-
-    def __init__(self, default: Any, setting_type: _SettingType, description: str) -> None:
+    def __init__(self, default: Any, type_and_reader: _Type, description: str) -> None:
         self.default = default
-        self.setting_type = setting_type
+        self.type, self.read = type_and_reader
         self.description = description
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def default_text(self) -> str:
+        """The default as one would write it; "" if there is none."""
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return f"{self.default:g}" if isinstance(self.default, float) else self.default or ""
 
     def __set_name__(self, _owner: type[Settings], name: str) -> None:
         self.name = name
@@ -86,9 +112,8 @@ class _Setting:
         raise AttributeError(f"the setting {self.name} cannot be assigned: settings are read once")
 
 
-def _setting(default: Any, setting_type: _SettingType, description: str) -> Any:
-    """Declare a setting; typed as its value, which it is for all who read it."""
-    return _Setting(default, setting_type, description)
+_setting: Any = Setting
+"""Declares a setting; typed as its value, which it is for all who read it."""
 
 
 def _read_text(value: object) -> str:
@@ -183,7 +208,7 @@ def _read_boolean(value: object) -> bool:
     raise _InvalidValue("write true or false")
 
 
-def _seconds(low: float, high: float = _INFINITY) -> _SettingType:
+def _seconds(low: float, high: float = _INFINITY) -> _Type:
     limit = f"of at least {low:g}" if high == _INFINITY else f"from {low:g} to {high:g}"
 
     def read(value: object) -> float:
@@ -192,7 +217,7 @@ def _seconds(low: float, high: float = _INFINITY) -> _SettingType:
             raise _InvalidValue(f"write a number of seconds {limit}")
         return number
 
-    return _SettingType("seconds", read)
+    return "seconds", read
 
 
 def _to_number(value: object) -> float | None:
@@ -204,7 +229,7 @@ def _to_number(value: object) -> float | None:
         return None
 
 
-def _one_of(*words: str) -> _SettingType:
+def _one_of(*words: str) -> _Type:
     def read(value: object) -> str:
         word = value.lower() if isinstance(value, str) else ""
         if word in words:
@@ -213,19 +238,19 @@ def _one_of(*words: str) -> _SettingType:
         quoted = ' (in YAML with quotes: "off")' if "off" in words else ""
         raise _InvalidValue(f"write one of {', '.join(words)}{quoted}")
 
-    return _SettingType(f"{', '.join(words[:-1])} or {words[-1]}", read)
+    return f"{', '.join(words[:-1])} or {words[-1]}", read
 
 
-_TEXT = _SettingType("text", _read_text)
-_PARTITION_KEY = _SettingType("text", _read_partition_key)
-_PATH = _SettingType("path", _read_path)
-_CALLABLE = _SettingType("module:callable", _read_callable)
-_SCHEMA = _SettingType("name", _read_schema)
-_URL = _SettingType("URL", _read_url)
-_PROFILE = _SettingType("text", _read_profile)
-_READY_WHEN = _SettingType("text", _read_ready_when)
-_PLACEHOLDERS = _SettingType("JSON object", _read_placeholders)
-_BOOLEAN = _SettingType("true or false", _read_boolean)
+_TEXT = ("text", _read_text)
+_PARTITION_KEY = ("text", _read_partition_key)
+_PATH = ("path", _read_path)
+_CALLABLE = ("module:callable", _read_callable)
+_SCHEMA = ("name", _read_schema)
+_URL = ("URL", _read_url)
+_PROFILE = ("text", _read_profile)
+_READY_WHEN = ("text", _read_ready_when)
+_PLACEHOLDERS = ("JSON object", _read_placeholders)
+_BOOLEAN = ("true or false", _read_boolean)
 
 
 class Settings:
@@ -233,8 +258,8 @@ class Settings:
 
     Each attribute is the keyword argument of that name and the environment variable
     ``LAMBDA_MIGRATE_<NAME>``. The argument takes precedence over the variable, and the variable
-    over the default. An empty variable counts as absent. `describe_settings` lists them with their
-    types, defaults and meanings; so does the Settings page of the documentation.
+    over the default. An empty variable counts as absent. `SETTINGS` lists them with their types,
+    defaults and meanings; so does the Settings page of the documentation.
     """
 
     table: str = _setting(
@@ -423,13 +448,13 @@ class Settings:
     __slots__ = ("_values",)
 
     def __init__(self, **values: Any) -> None:
-        for name in values.keys() - _DECLARATIONS.keys():
+        for name in values.keys() - SETTINGS.keys():
             raise TypeError(f"there is no setting {name}")
         self._values = values
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and all(
-            getattr(self, name) == getattr(other, name) for name in _DECLARATIONS
+            getattr(self, name) == getattr(other, name) for name in SETTINGS
         )
 
     def __repr__(self) -> str:
@@ -456,16 +481,26 @@ class Settings:
         faults = _find_unknown_names(variables, arguments)
         given = {name: value for name, value in arguments.items() if value is not None}
         values: dict[str, Any] = {}
-        for name, setting in _DECLARATIONS.items():
+        for name, setting in SETTINGS.items():
             if name == "database_url" or not (name in given or PREFIX + name.upper() in variables):
                 continue
             source, value = _find_value(name, environ, given)
             if source:
-                _read_into(values, name, source, value, setting.setting_type.read, faults)
+                _read_into(values, name, source, value, setting.read, faults)
         _read_database_url(values, environ, given, faults)
         settings = cls(**values)
-        _raise_faults(faults + settings._find_contradictions())
+        _raise_faults([*faults, *settings._find_conflicts()])
         return settings
+
+    def _find_conflicts(self) -> Iterable[str]:
+        """Settings that exclude each other; if none can, what describes them is not loaded."""
+        url = self.database_url
+        is_plain_url = url is None or (url.user and not self.database_secret)
+        if is_plain_url and self._values.keys().isdisjoint(_INTERDEPENDENT):
+            return ()
+        from lambda_migrate.setting_faults import find_conflicts
+
+        return find_conflicts({name: getattr(self, name) for name in SETTINGS}, self._values)
 
     @classmethod
     def check_arguments(cls, **arguments: object) -> None:
@@ -476,8 +511,8 @@ class Settings:
         """
         faults = _find_unknown_names((), arguments)
         for name, value in arguments.items():
-            if value is not None and name in _DECLARATIONS:
-                read = _DECLARATIONS[name].setting_type.read
+            if value is not None and name in SETTINGS:
+                read = SETTINGS[name].read
                 _read_into({}, name, f"argument {name}", value, read, faults)
         _raise_faults(faults)
 
@@ -499,7 +534,7 @@ class Settings:
     def tool_options(self) -> dict[str, Any]:
         """The settings that the tool which `source` names needs, by name."""
         prefix = f"{self.source}_"
-        names = [name for name in _DECLARATIONS if name.startswith((prefix, "source_"))]
+        names = [name for name in SETTINGS if name.startswith((prefix, "source_"))]
         names.append("allow_empty")
         return {name: getattr(self, name) for name in names}
 
@@ -531,107 +566,13 @@ class Settings:
         Raises:
             ConfigurationError: With everything that is not set.
         """
-        faults = []
-        if table and not self.table:
-            faults.append(f"{_label('table')} is not set: write the name of the lease table")
-        if database and not (self.database_url or self.database_secret):
-            faults.append(
-                f"no database is named: set {_label('database_url')} to "
-                f"postgresql://user:password@host:5432/name, or {_label('database_secret')} to a "
-                "secret's ARN, or PGHOST, PGDATABASE and PGUSER (PGSERVICE is not read)"
-            )
-        _raise_faults(faults)
+        lacks_table = table and not self.table
+        lacks_database = database and not (self.database_url or self.database_secret)
+        if lacks_table or lacks_database:
+            from lambda_migrate.setting_faults import describe_missing
+
+            _raise_faults([*describe_missing(table=lacks_table, database=lacks_database)])
         return self
-
-    def _find_contradictions(self) -> list[str]:
-        return [
-            *self._find_ready_when_faults(),
-            *self._find_source_faults(),
-            *self._find_time_faults(),
-            *self._find_database_faults(),
-            *self._find_tls_faults(),
-        ]
-
-    def _find_ready_when_faults(self) -> list[str]:
-        if self.ready_when is None:
-            return []
-        faults = []
-        if self.mode == "migrate":
-            faults.append(
-                f"{_label('ready_when')} needs LAMBDA_MIGRATE_MODE=require (argument mode): "
-                "another tool migrates this database, and this function only waits for it"
-            )
-        others = ["directory"] if "directory" in self._values else []
-        others += ["source"] if self.source != "sql" else []
-        return faults + [
-            f"set only one of {_label('ready_when')} and {_label(other)}: keep {other} if "
-            "lambda-migrate applies the migrations, otherwise remove it"
-            for other in others
-        ]
-
-    def _find_time_faults(self) -> list[str]:
-        faults = []
-        if self.lease_seconds <= 2 * self.safety_margin_seconds:
-            faults.append(
-                f"{_label('lease_seconds')} ({self.lease_seconds:g}) must be more than twice "
-                f"{_label('safety_margin_seconds')} ({self.safety_margin_seconds:g})"
-            )
-        return faults
-
-    def _find_source_faults(self) -> list[str]:
-        if self.source == "sql":
-            return []
-        return [
-            f"{_label(name)} has no meaning for the source {self.source!r}: remove it, or set "
-            f"{_label('source')} to sql"
-            for name in ("directory", "placeholders", "allow_out_of_order", "ignore_other_history")
-            if self._values.get(name)
-        ]
-
-    def _find_database_faults(self) -> list[str]:
-        faults = []
-        if self.database_iam and self.database_secret:
-            faults.append(
-                f"{_label('database_iam')} and {_label('database_secret')} are two ways to log "
-                "in: keep one"
-            )
-        address = self.database_url
-        if self.database_iam and not self.database_url:
-            faults.append(
-                f"{_label('database_iam')} needs {_label('database_url')} to name the host and "
-                "the user: postgresql://user@host:5432/name"
-            )
-        if address is None:
-            return faults
-        if address.password is not None and (self.database_iam or self.database_secret):
-            other = "database_iam" if self.database_iam else "database_secret"
-            faults.append(
-                f"{_label('database_url')} holds a password, and {_label(other)} is another way "
-                "to log in: remove one of them"
-            )
-        if not address.user and not self.database_secret:
-            faults.append(
-                f"{_label('database_url')} names no user: write postgresql://user@host:5432/name, "
-                "or set PGUSER"
-            )
-        if self.database_iam and address.socket_dir:
-            faults.append(f"{_label('database_iam')} needs TLS, and a Unix socket has none")
-        return faults
-
-    def _find_tls_faults(self) -> list[str]:
-        nowhere = DatabaseAddress(database="-", host="-")
-        address = (self.database_url or nowhere).with_tls(
-            sslmode=self.sslmode, sslrootcert=self.sslrootcert
-        )
-        faults = [
-            f"{_label('sslmode')}, {_label('sslrootcert')}: {fault}" for fault in address.faults()
-        ]
-        if self.database_iam and address.sslmode in ("disable", "allow", "prefer"):
-            faults.append(
-                f"{_label('database_iam')} needs TLS: write sslmode=verify-full, not "
-                f"{address.sslmode}"
-            )
-        return faults
 
 
 def _raise_faults(faults: list[str]) -> None:
@@ -709,71 +650,26 @@ def _variable_names(
     return (own,) if has_secret else (own, "DATABASE_URL")
 
 
-def _label(name: str) -> str:
-    return f"{PREFIX}{name.upper()} (argument {name})"
-
-
 def _find_unknown_names(variables: Iterable[str], arguments: Iterable[str]) -> list[str]:
-    return [
-        *(
-            _describe_unknown_name(
-                "variable", name, [PREFIX + known.upper() for known in _DECLARATIONS]
-            )
-            for name in sorted(variables)
-            if not name.startswith(_PREFIXES_OF_OTHER_VARIABLES)
-            and name.removeprefix(PREFIX).lower() not in _DECLARATIONS
-        ),
-        *(
-            _describe_unknown_name("argument", name, list(_DECLARATIONS))
-            for name in arguments
-            if name not in _DECLARATIONS
-        ),
+    unknown_variables = [
+        name
+        for name in sorted(variables)
+        if not name.startswith(_PREFIXES_OF_OTHER_VARIABLES)
+        and name.removeprefix(PREFIX).lower() not in SETTINGS
+    ]
+    unknown_arguments = [name for name in arguments if name not in SETTINGS]
+    if not unknown_variables and not unknown_arguments:
+        return []
+    from lambda_migrate.setting_faults import describe_unknown_name
+
+    known = [PREFIX + name.upper() for name in SETTINGS]
+    faults = [describe_unknown_name("variable", name, known) for name in unknown_variables]
+    return faults + [
+        describe_unknown_name("argument", name, SETTINGS) for name in unknown_arguments
     ]
 
 
-def _describe_unknown_name(kind: str, name: str, known: list[str]) -> str:
-    import difflib  # not at import: needed only for wrong settings
-
-    close = difflib.get_close_matches(name, known, n=1)
-    advice = f"did you mean {close[0]}?" if close else f"valid names: {', '.join(sorted(known))}"
-    return f"lambda-migrate has no {kind} {name}: {advice}"
-
-
-class SettingDescription:
-    """One setting, for documentation and help texts.
-
-    Attributes:
-        name: The keyword argument.
-        type: What to write: ``text``, ``seconds``, ``fail or check``.
-        default: As one would write it; "" if there is none.
-        description: What it does; names and values are in backticks.
-    """
-
-    def __init__(self, declaration: _Setting) -> None:
-        self.name = declaration.name
-        self.type = declaration.setting_type.label
-        self.default = _format_default(declaration.default)
-        self.description = declaration.description
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return PREFIX + self.name.upper()
-
-
-def describe_settings() -> dict[str, SettingDescription]:
-    """Every setting by name, in the order of `Settings`."""
-    return {name: SettingDescription(setting) for name, setting in _DECLARATIONS.items()}
-
-
-def _format_default(default: object) -> str:
-    if default is None:
-        return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-_DECLARATIONS: dict[str, _Setting] = {
-    name: value for name, value in vars(Settings).items() if isinstance(value, _Setting)
+SETTINGS: dict[str, Setting] = {
+    name: value for name, value in vars(Settings).items() if isinstance(value, Setting)
 }
+"""Every setting by name, in the order of `Settings`."""

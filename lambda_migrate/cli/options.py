@@ -29,7 +29,7 @@ from lambda_migrate.commands.result import (
 )
 from lambda_migrate.errors import escape_text
 from lambda_migrate.migrations.version import DottedVersion, parse_command_version
-from lambda_migrate.settings import describe_settings
+from lambda_migrate.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,11 +78,8 @@ _add_group("table", "Create the lease table.")
 # --- options
 
 
-_SETTINGS = describe_settings()
-
-
 def _make_setting_option(name: str, metavar: str = "NAME") -> Option:
-    return Option(name, str, _SETTINGS[name].description, metavar, setting=name)
+    return Option(name, str, SETTINGS[name].description, metavar, setting=name)
 
 
 _FUNCTION = Option("function", str, "Run the command in this admin function.", "NAME[:ALIAS]")

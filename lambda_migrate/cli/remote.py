@@ -14,16 +14,18 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.aws_errors import describe_sdk_error, explain_refusal
-from lambda_migrate.clock import SYSTEM_CLOCK, system_random
+from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, MigrateError, NotReady, escape_text
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.migrations.sql.excerpt import redact
+from lambda_migrate.randomness import system_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lambda_migrate.clock import Clock, Deadline, Random
+    from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.commands.request import CommandRequest
+    from lambda_migrate.randomness import Random
 
 __all__ = ["READ_SECONDS", "RemoteFunction", "make_client"]
 

@@ -67,8 +67,8 @@ def up(
 def _retry_while_lease_held(
     context: CommandContext, apply_pending: Callable[[], tuple[str, ...]]
 ) -> tuple[str, ...]:
-    from lambda_migrate.clock import system_random
     from lambda_migrate.lease.backoff import Backoff
+    from lambda_migrate.randomness import system_random
 
     backoff = Backoff(system_random())
     started = context.clock.monotonic()

@@ -17,7 +17,7 @@ from lambda_migrate.commands.migrate import down, up
 from lambda_migrate.commands.repair import baseline, repair
 from lambda_migrate.commands.wait import wait
 from lambda_migrate.migrations.version import DottedVersion
-from lambda_migrate.settings import describe_settings
+from lambda_migrate.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,9 +82,9 @@ class Option:
         notes = []
         default = self.default
         if self.setting:
-            setting = describe_settings()[self.setting]
+            setting = SETTINGS[self.setting]
             notes.append(f"env: {setting.variable}")
-            default = default or setting.default or "none"
+            default = default or setting.default_text or "none"
         if default:
             notes.append(f"default: {default}")
         return f"{self.help} [{'; '.join(notes)}]" if notes else self.help

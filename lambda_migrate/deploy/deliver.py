@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
-from lambda_migrate.clock import SYSTEM_CLOCK, Deadline, system_random
+from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
+from lambda_migrate.randomness import system_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from lambda_migrate.clock import Clock, Random
+    from lambda_migrate.clock import Clock
+    from lambda_migrate.randomness import Random
 
 __all__ = [
     "DeliveryFailed",

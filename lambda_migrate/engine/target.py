@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lambda_migrate.clock import SYSTEM_CLOCK, system_random
+from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.observers import catch_observer_errors, null_observer
+from lambda_migrate.randomness import system_random
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from lambda_migrate.clock import Clock, Random
+    from lambda_migrate.clock import Clock
     from lambda_migrate.engine.flags import FlagSource
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.observers import Observer
     from lambda_migrate.postgresql.ports import Database
+    from lambda_migrate.randomness import Random
 
 __all__ = ["Policy", "Target"]
 

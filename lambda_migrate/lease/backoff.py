@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from lambda_migrate.lease.record import CLOCK_SKEW_MS
 
 if TYPE_CHECKING:
-    from lambda_migrate.clock import Random
     from lambda_migrate.lease.record import LeaseState
+    from lambda_migrate.randomness import Random
 
 __all__ = [
     "DELAY_GROWTH",

@@ -69,8 +69,6 @@ class RetryLater(Exception):
 class HTTPResponse:
     """A response; the body of one with status 5xx is not read."""
 
-    __slots__ = ("body", "headers", "status")
-
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status = status
         self.headers = headers

@@ -76,10 +76,6 @@ _CONFIGURATION_FILES = (".aws/config", ".aws/credentials")
 _REGION_PREFIXES = frozenset({"af", "ap", "ca", "eu", "il", "me", "mx", "sa", "us"})
 """How regions of the partition ``aws`` begin. Other partitions have other domains."""
 
-_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
-_DIGITS = frozenset("0123456789")
-_HOST_CHARACTERS = _LETTERS | _DIGITS | {"-"}
-
 
 class AWSCredentials:
     """An access key. Its representation shows nothing of it.
@@ -89,8 +85,6 @@ class AWSCredentials:
         secret_access_key: The secret part.
         session_token: Of temporary credentials, or "".
     """
-
-    __slots__ = ("access_key_id", "secret_access_key", "session_token")
 
     def __init__(self, access_key_id: str, secret_access_key: str, session_token: str = "") -> None:
         self.access_key_id = access_key_id
@@ -110,8 +104,6 @@ class Endpoint:
         port: TCP port.
         is_configured: Whether a setting names it.
     """
-
-    __slots__ = ("host", "is_configured", "is_tls", "port")
 
     def __init__(self, is_tls: bool, host: str, port: int, *, is_configured: bool = False) -> None:
         self.is_tls = is_tls
@@ -140,8 +132,6 @@ class ClientConfig:
         endpoint: The server.
         ca_bundle: Certificates to trust instead of the system's, or "".
     """
-
-    __slots__ = ("ca_bundle", "credentials", "endpoint", "region")
 
     def __init__(
         self, credentials: AWSCredentials, region: str, endpoint: Endpoint, ca_bundle: str
@@ -203,10 +193,9 @@ def _region(environ: Mapping[str, str]) -> str | None:
     is_known = (
         environ.get("AWS_REGION", region) == region
         and prefix in _REGION_PREFIXES
-        and place
-        and number
-        and set(place) <= _LETTERS
-        and set(number) <= _DIGITS
+        and _is_lower_alphanumeric(place + number)
+        and place.isalpha()
+        and number.isdecimal()
     )
     return region if is_known else None
 
@@ -245,8 +234,12 @@ def _is_host(name: str) -> bool:
         len(name) < 254
         and not name.startswith(("dynamodb.", "search-dynamodb."))
         and all(0 < len(label) < 64 and label[0] != "-" != label[-1] for label in labels)
-        and set("".join(labels)) <= _HOST_CHARACTERS
+        and _is_lower_alphanumeric("".join(labels).replace("-", ""))
     )
+
+
+def _is_lower_alphanumeric(text: str) -> bool:
+    return text.isascii() and text.isalnum() and text == text.lower()
 
 
 def _parse_port(text: str, default: int) -> int | None:
@@ -254,7 +247,7 @@ def _parse_port(text: str, default: int) -> int | None:
     if not text:
         return default
     digits = text[1:]
-    if text[0] != ":" or not 0 < len(digits) < 6 or not set(digits) <= _DIGITS:
+    if text[0] != ":" or len(digits) > 5 or not (digits.isascii() and digits.isdecimal()):
         return None
     number = int(digits)
     return number if 0 < number < 65536 and digits[0] != "0" else None

@@ -16,22 +16,18 @@ from lambda_migrate.aws_errors import (
     find_partition,
     is_configuration_error,
 )
-from lambda_migrate.clock import (
-    SYSTEM_CLOCK,
-    CallTimeout,
-    Deadline,
-    run_with_timeout,
-    system_random,
-)
+from lambda_migrate.clock import SYSTEM_CLOCK, CallTimeout, Deadline, run_with_timeout
 from lambda_migrate.database_address import DEFAULT_PORT, DatabaseAddress
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.randomness import system_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from lambda_migrate.clock import Clock, Random
+    from lambda_migrate.clock import Clock
     from lambda_migrate.postgresql.connection import Connection
+    from lambda_migrate.randomness import Random
 
 __all__ = [
     "Credentials",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
-from lambda_migrate.clock import system_random
 from lambda_migrate.database_address import DEFAULT_SCHEMA, add_schema
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
+from lambda_migrate.randomness import system_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeVar
 
-    from lambda_migrate.clock import Deadline, Random
+    from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.migrations.requirement_check import RequirementInspection
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant, ToolCommand
     from lambda_migrate.postgresql.queries import Queries
     from lambda_migrate.postgresql.session import PostgreSQLSession
+    from lambda_migrate.randomness import Random
 
     RunQuery = Callable[[str], list[list[Any]]]
     T = TypeVar("T")

@@ -36,10 +36,11 @@ from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lambda_migrate.clock import Deadline, Random
+    from lambda_migrate.clock import Deadline
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.ports import LeaseGrant
     from lambda_migrate.postgresql.queries import Queries
+    from lambda_migrate.randomness import Random
 
 __all__ = [
     "FencedConnection",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from itertools import cycle
 
+from lambda_migrate.clock import Clock
+
 __all__ = ["FakeClock", "FixedRandom"]
 
 
-class FakeClock:
+class FakeClock(Clock):
     """A clock that advances only when `sleep` or `advance` is called.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any
 
 from lambda_migrate import migrate_on_cold_start
 from lambda_migrate.aws.telemetry import PowertoolsObserver
-from lambda_migrate.clock import Deadline, SystemClock
+from lambda_migrate.clock import Clock, Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.errors import MigrateError
@@ -56,7 +56,7 @@ def run(job: dict[str, Any]) -> None:
         os._exit(code)
 
 
-class _ShiftedClock(SystemClock):
+class _ShiftedClock(Clock):
     """A clock whose wall time is wrong, and jumps once; its monotonic time is the real one."""
 
     def __init__(self, job: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from enum import Enum
 from typing import Any, Protocol, TypeVar
 from unittest.mock import patch
 
-from lambda_migrate.clock import Deadline
+from lambda_migrate.clock import Clock, Deadline
 from lambda_migrate.engine import holder
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
@@ -274,7 +274,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-class InstanceClock:
+class InstanceClock(Clock):
     """The model's time, on a wall clock that may be wrong; to sleep is to wait for a turn."""
 
     def __init__(self, instance: Instance, skew: float) -> None:

@@ -15,7 +15,7 @@ import pytest
 from cfnlint.api import ManualArgs, lint
 from samtranslator.yaml_helper import yaml_parse
 
-from lambda_migrate.settings import describe_settings
+from lambda_migrate.settings import SETTINGS
 
 from .stack import TEMPLATE
 
@@ -55,7 +55,7 @@ def alarms_of_template() -> dict[str, dict[str, Any]]:
 
 
 def is_known_variable(name: str) -> bool:
-    known = {setting.variable for setting in describe_settings().values()}
+    known = {setting.variable for setting in SETTINGS.values()}
     return name in known or name.startswith("POWERTOOLS_")
 
 

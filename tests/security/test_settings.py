@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.settings import Settings, describe_settings
+from lambda_migrate.settings import SETTINGS, Settings
 
 from .hostile import OBEYED, SQL, obeyed
 
-NAMES = list(describe_settings())
+NAMES = list(SETTINGS)
 TEXTS = ("table", "target", "environment", "schema", "database_secret")
 NUL = {"nul": "a\0b", "half a pair": "a\ud800b"}
 

@@ -5,7 +5,7 @@ Each assignment below is the test; a fake that lost a method or changed a signat
 
 from __future__ import annotations
 
-from lambda_migrate.clock import Clock, Deadline, Random
+from lambda_migrate.clock import Clock, Deadline
 from lambda_migrate.engine.flags import FlagSource
 from lambda_migrate.engine.target import Target
 from lambda_migrate.events import (
@@ -19,6 +19,7 @@ from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
+from lambda_migrate.randomness import Random
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import (
     FakeClock,

@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.requirements import parse_requirements
-from lambda_migrate.settings import Settings, describe_settings
+from lambda_migrate.settings import SETTINGS, Settings
 from lambda_migrate.settings_arguments import SettingsArguments
 
 URL = "postgresql://app:hunter2@db.example/orders"
@@ -67,7 +67,7 @@ def faults_of(environ: dict[str, str], **arguments: Any) -> tuple[str, ...]:
 
 
 def test_every_setting_has_a_sample_here() -> None:
-    assert set(SAMPLES) == set(describe_settings())
+    assert set(SAMPLES) == set(SETTINGS)
 
 
 def test_without_values_the_defaults_apply() -> None:
@@ -402,7 +402,7 @@ def test_settings_load_nothing_heavy() -> None:
 
 
 def test_every_setting_is_an_argument_in_order() -> None:
-    assert list(SettingsArguments.__annotations__) == list(describe_settings())
+    assert list(SettingsArguments.__annotations__) == list(SETTINGS)
 
 
 def test_settings_of_sql_files_are_refused_for_another_source() -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
+from lambda_migrate.clock import SYSTEM_CLOCK, Clock, Deadline
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -472,7 +472,7 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
         assert other.run(connection.queries.try_advisory_lock()) == [[False]]
 
 
-class _WhileAsleep:
+class _WhileAsleep(Clock):
     """The system's clock; what it is given is done in the first sleep."""
 
     def __init__(self, act: Callable[[], object]) -> None:

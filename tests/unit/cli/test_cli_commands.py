@@ -234,7 +234,7 @@ def test_up_wait_waits_for_the_holder(
         if len(slept) == 3:
             store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
 
-    monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", sleep)
+    monkeypatch.setattr("lambda_migrate.clock.Clock.sleep", sleep)
     code, out, _ = run("up", "--wait")
     assert code == 0
     assert len(slept) == 3

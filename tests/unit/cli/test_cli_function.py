@@ -123,7 +123,7 @@ def aws(
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
     monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
     monkeypatch.setattr("lambda_migrate.deploy.admin.default_observer", lambda: SilentObserver())
-    monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", lambda *_: None)
+    monkeypatch.setattr("lambda_migrate.clock.Clock.sleep", lambda *_: None)
     monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(folder))
     monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", f"postgresql://app:{SECRET}@h/orders")
     monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
@@ -430,12 +430,12 @@ def test_throttled_calls_are_retried_until_the_timeout(
     run: Run, aws: FakeLambda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("lambda_migrate.clock.SystemClock.monotonic", lambda _self: now[0])
+    monkeypatch.setattr("lambda_migrate.clock.Clock.monotonic", lambda _self: now[0])
 
     def sleep(_self: object, seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", sleep)
+    monkeypatch.setattr("lambda_migrate.clock.Clock.sleep", sleep)
     aws.faults = [make_refusal("TooManyRequestsException", 429, "Rate Exceeded.")] * 10_000
     code, found = document(run, "up", "--timeout", "60")
     assert (code, found["error"]["retryable"]) == (1, True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from lambda_migrate.settings import describe_settings
+from lambda_migrate.settings import SETTINGS
 from tests.unit.docs.pages import DOCS
 
 PAGE = DOCS / "reference" / "settings.md"
@@ -14,12 +14,11 @@ HEAD = "| variable | type | default | meaning |\n|---|---|---|---|\n"
 
 def make_table() -> str:
     """The table as it has to be on the page."""
-    rows = [
-        f"| `{each.variable}` | {each.type} | {f'`{each.default}`' if each.default else 'none'} "
-        f"| {each.description} |\n"
-        for each in describe_settings().values()
-    ]
-    return HEAD + "".join(rows)
+    table = HEAD
+    for each in SETTINGS.values():
+        default = f"`{each.default_text}`" if each.default_text else "none"
+        table += f"| `{each.variable}` | {each.type} | {default} | {each.description} |\n"
+    return table
 
 
 def table_on_page() -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import trustme
 
-from lambda_migrate.clock import Deadline, SystemClock
+from lambda_migrate.clock import Clock, Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease import dynamodb_http as http
 from lambda_migrate.lease import dynamodb_request as request_module
@@ -643,7 +643,7 @@ def test_a_handshake_without_a_reply_is_no_response(pem: str) -> None:
 
 
 def test_a_connection_made_too_late_for_a_handshake_is_closed() -> None:
-    class OverOnceConnected(SystemClock):
+    class OverOnceConnected(Clock):
         def __init__(self) -> None:
             self.times = [0.0, 9.0]
 
@@ -822,7 +822,7 @@ def test_no_representation_shows_a_secret() -> None:
 
 
 def test_the_secret_key_is_never_sent_and_the_date_is_the_clocks() -> None:
-    class InMarch(SystemClock):
+    class InMarch(Clock):
         def wall_ms(self) -> int:
             return 1_772_366_400_999
 
