@@ -7,7 +7,7 @@
     │  └─ ManifestError       fix the migration files
     ├─ MigrationFailed        fix the migration; no instance retries it before ``retry_at_ms``
     │  ├─ Diverged            history and manifest contradict each other: run ``repair``
-    │  └─ RepairRequired      a non-transactional migration is in doubt: run ``repair``
+    │  └─ RepairRequired      a migration outside a transaction is in doubt: run ``repair``
     └─ NotReady               retry later (``retryable``); respond with 503 and Retry-After
        ├─ LeaseStoreUnavailable   DynamoDB did not respond
        ├─ LeaseLost               a successor took the lease over while this instance migrated
@@ -141,7 +141,7 @@ class Diverged(MigrationFailed):
 
 
 class RepairRequired(MigrationFailed):
-    """A non-transactional migration was interrupted, and its outcome cannot be determined."""
+    """A migration outside a transaction was interrupted; its outcome cannot be determined."""
 
 
 class NotReady(MigrateError):

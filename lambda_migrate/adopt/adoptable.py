@@ -117,7 +117,10 @@ def _find_missing(history: ToolHistory, versions: Collection[Version]) -> Iterat
     has_file = [each.version in versions or each.covers_earlier_versions for each in applied]
     if True not in has_file:
         if applied:
-            yield f"none of its {len(applied)} applied migrations has a file here"
+            yield (
+                f"none of its {len(applied)} applied migrations has a file here; name the folder "
+                "of its files with --files"
+            )
         return
     for entry, found in zip(applied, has_file, strict=True):
         if not found and has_file.index(True) < applied.index(entry):

@@ -90,7 +90,7 @@ def convert_migrations(
 def _convert(source: SourceMigration, filename: str) -> ConvertedFile:
     changes = []
     if filename != f"{source.name}.sql":
-        changes.append(f"{source.name} is called {filename.removesuffix('.sql')}")
+        changes.append(f"renamed from {source.name} to {filename.removesuffix('.sql')}")
     if source.verbatim is not None:
         verbatim = ConvertedFile(source, filename, source.verbatim, tuple(changes))
         with suppress(ManifestError):  # the tool is less strict, for example about a second marker
@@ -178,7 +178,7 @@ def _convert_script(
     sql, changes = script.sql, list[str]()
     if POSSIBLE_MARKER.search(normalise_text(sql)):
         sql = POSSIBLE_MARKER.sub(lambda match: match[0].replace("--", "-- was:", 1), sql)
-        changes.append("a comment that looks like a marker begins with `was:`")
+        changes.append("a comment that looked like a marker now begins with `was:`")
     statements = split_statements(sql)
     transactional, reason = _choose_transaction(script, statements)
     if not transactional and statements:

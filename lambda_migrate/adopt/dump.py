@@ -49,10 +49,14 @@ def dump_schema(
     """
     program = shutil.which("pg_dump")
     if program is None or address is None:
-        missing = "the database is named by a secret" if program else "pg_dump is not on the PATH"
+        missing = (
+            "the database is named by a secret: write the dump yourself"
+            if program
+            else "pg_dump is not on the PATH: put it there, or write the dump yourself"
+        )
         raise ConfigurationError(
             f"the migrations of {history.tool} are code, so the first migration is a dump of the "
-            f"schema, and {missing}: write it yourself, see {ADOPTION_GUIDE}"
+            f"schema, and {missing}, see {ADOPTION_GUIDE}"
         )
     own_schema, table = history.schema_and_name
     tables = (table, f"{table}lock", f"{table}_lock", "ar_internal_metadata")
@@ -83,8 +87,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str], *, timeout: flo
         )
     except OSError as error:
         raise ConfigurationError(
-            f"{command[0]} cannot be run: {error.strerror}; install PostgreSQL's own, or correct "
-            "the PATH"
+            f"{command[0]} cannot be run: {error.strerror}; install PostgreSQL's pg_dump, or "
+            "correct the PATH"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ConfigurationError(

@@ -203,7 +203,10 @@ class CommandInvocation:
         self.reporter.show_remote_notices(body.get("notices", ()))
         library = response.get("library")
         if library != __version__:
-            self.notify(f"{function} runs lambda-migrate {library}, this is {__version__}")
+            self.notify(
+                f"{function} runs lambda-migrate {library}; this command line is version "
+                f"{__version__}"
+            )
         left_out = body.get("abridged")
         if left_out:
             parts = ", ".join(f"{count} of {name}" for name, count in left_out.items())

@@ -339,6 +339,18 @@ def _build_question(
     )
 
 
+def _describe_undo(record: Adoption, folder: Path, database: str) -> str:
+    count = 0 if record.uses_tool_files else len(record.files)
+    removed = (
+        f"{count} file{'s' * (count != 1)} and {RECORD_FILENAME}" if count else RECORD_FILENAME
+    )
+    return (
+        f"this removes from {folder} what `adopt` wrote ({removed}), and from the history of "
+        f"{database} what it marked as applied. {record.tool}'s own files and its history table "
+        "stay as they are."
+    )
+
+
 def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandResult:
     record = Adoption.read(folder)
     if record is None:
@@ -355,11 +367,7 @@ def _undo(context: CommandContext, folder: Path, *, dry_run: bool) -> CommandRes
     question = Question(
         command="adopt",
         text="undo it?",
-        heading=(
-            f"this removes the {len(record.files)} files that were adopted from {record.tool} from "
-            f"{folder}, and their rows from the history of {context.location['database']}. "
-            f"{record.tool}'s own files and its history table stay as they are."
-        ),
+        heading=_describe_undo(record, folder, context.location["database"]),
         location=context.location,
     )
     if not (dry_run or context.prompter.confirm(question)):

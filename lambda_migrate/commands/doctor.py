@@ -107,12 +107,12 @@ class _Doctor:
                 "settings",
                 "warning",
                 "mode off: cold starts serve without a check",
-                "remove LAMBDA_MIGRATE_MODE when the emergency is over",
+                "remove LAMBDA_MIGRATE_MODE so that cold starts check the schema again",
             )
         environment = settings.environment or "no environment"
         result = f"mode {settings.mode}, target {settings.target}, {environment}"
         if not settings.table:
-            advice = "functions need one: set LAMBDA_MIGRATE_TABLE"
+            advice = "functions on Lambda need one: set LAMBDA_MIGRATE_TABLE"
             return Finding("settings", "warning", f"{result}, no lease table", advice)
         if not settings.environment:
             advice = "set LAMBDA_MIGRATE_ENVIRONMENT, so that no other environment migrates it"
@@ -127,7 +127,8 @@ class _Doctor:
             return Finding("files", "ok", f"{self._settings.source}, digest {manifest.digest[:12]}")
         files = [*manifest, *manifest.repeatables]
         if not files:
-            return Finding("files", "ok", f"{self._settings.directory}: none, as allow_empty says")
+            result = f"no migrations in {self._settings.directory}"
+            return Finding("files", "ok", f"{result}; LAMBDA_MIGRATE_ALLOW_EMPTY=true allows that")
         newest = f", the newest is {manifest.migrations[-1].name}" if manifest else ""
         return Finding("files", "ok", f"{len(files)} in {self._settings.directory}{newest}")
 
@@ -141,7 +142,8 @@ class _Doctor:
         read = self._attempt(checks[0], self._check_read, network=_DYNAMODB_ADVICE)
         yield read
         if read.status == "failed":
-            yield from (Finding(check, "skipped", "it cannot be read") for check in checks[1:])
+            reason = "the lease table cannot be read"
+            yield from (Finding(check, "skipped", reason) for check in checks[1:])
             return
         yield self._attempt(checks[1], self._check_write)
         yield self._check_clock()
@@ -296,7 +298,7 @@ class _Doctor:
             result = f"history and files contradict each other: {', '.join(contradictions)}"
             return Finding("schema", "failed", result, advice)
         if interrupted:
-            result = f"a part may be committed of {', '.join(interrupted)}"
+            result = f"possibly committed in part: {', '.join(interrupted)}"
             return Finding("schema", "failed", result, advice)
         return Finding("schema", "ok", self._describe_history(inspection))
 

@@ -160,7 +160,7 @@ def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Ite
     )
     yield (
         f"{functions} apply {names} again at their next cold start: deploy {deploy} before that, "
-        f"or set {switch}, with which they fail to start instead"
+        f"or set {switch}; then they fail to start instead"
     )
 
 

@@ -162,7 +162,7 @@ class ColdStart:
         return (
             self._decider.wait_reason
             or self._inspection_problem
-            or f"whether {self._decider.requirements} is applied was not checked yet"
+            or f"{self._decider.requirements} was not checked yet"
         )
 
     def _new_waiter(self) -> Waiter:
@@ -344,7 +344,7 @@ class ColdStart:
             state = self._acquire(decision)
         except ConfigurationError as error:
             decider.fence_at_inspection = decision.state.fence_of_latest_check
-            self._inspection_problem = f"could not check whether it is ready: {error}"
+            self._inspection_problem = f"could not check whether the schema is ready: {error}"
             return Wait(decision.state)
         if isinstance(state, Lease):
             if (final_decision := self._decide_after_acquiring(state)) is not None:

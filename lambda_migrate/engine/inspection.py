@@ -107,8 +107,8 @@ class _ReadinessInspector:
         if fence is None or is_old or fence.is_database_copy:
             # A copy or a restore: only an instance that may write can give it its own identity.
             reason = (
-                f"{self._address} points to a different database than the one migrated, or to "
-                "an earlier state of it; run `lambda-migrate up` through this address"
+                f"{self._address} points to a different database than the one that was migrated "
+                "last, or to an earlier state of it; run `lambda-migrate up` through this address"
             )
             return self._publish(record_check(self._databases, self._new_check()), reason)
         if known.get(fence.identity) != (fence.token, fence.owner):
@@ -116,7 +116,7 @@ class _ReadinessInspector:
             # rollback, and only a takeover would keep it from committing.
             record = record_failed_inspection(self._databases, self._address, self._lease.fence)
             reason = (
-                f"{fence.owner} has migrated {self._address} since the last check and did not "
+                f"{fence.owner} began to migrate {self._address} after the last check and did not "
                 "complete; run `lambda-migrate up`"
             )
             return self._publish(record, reason)
@@ -139,9 +139,9 @@ class _ReadinessInspector:
     def _record_divergence(self) -> MigrationFailed:
         """Record it as a failure: nothing in the item would keep others from inspecting again."""
         error = MigrationFailed(
-            f"the database has over {MAX_READY_DIGESTS} applied migrations more than this code, "
-            "and they do not match its files: run `lambda-migrate status` with the files of this "
-            "code, and deploy code that matches"
+            f"the database has more than {MAX_READY_DIGESTS} applied migrations that this code "
+            "does not have, and its history does not match these files: run `lambda-migrate "
+            "status` with the files of this code, and deploy code that matches"
         )
         self._lease_session.record_failure(self._manifest, error)
         return error

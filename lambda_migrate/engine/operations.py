@@ -77,9 +77,11 @@ __all__ = [
     "require_sql_files",
 ]
 
-_HISTORY_CHANGED = "another process changed the history meanwhile; check it and try again"
+_HISTORY_CHANGED = (
+    "another process changed the history meanwhile; run `lambda-migrate status`, then try again"
+)
 
-_DESPITE_FLAGS_ADVICE = "; lift it, or run `up --despite-flags`"
+_DESPITE_FLAGS_ADVICE = "; remove the flag, or run `lambda-migrate up --despite-flags`"
 
 _MARK_WITH_TOOL = "run `alembic stamp REVISION`, or `manage.py migrate --fake`"
 
@@ -226,7 +228,9 @@ class Operations:
         require_valid_scripts(manifest, plan, self.target)
         if not (plan.pending or plan.in_doubt):
             return DryRunResult()
-        check_flags(self.target, deadline, version=0, operation="the dry run", advice="; lift it")
+        check_flags(
+            self.target, deadline, version=0, operation="the dry run", advice="; remove the flag"
+        )
         recorded = inspection.fence.environment if inspection.fence is not None else ""
         if not confirm(DryRunPlan(plan, manifest, recorded or self.target.environment)):
             return None
@@ -664,11 +668,12 @@ class Operations:
         if declared_state == "edited" and isinstance(version, RepeatableVersion):
             raise ConfigurationError(
                 f"{migration.name} is repeatable, so its text may change: `lambda-migrate up` "
-                "applies it; declare it applied or pending"
+                "applies it. To mark it instead, use --as applied or --as pending"
             )
         if declared_state == "edited" and row is not None and row.state is not RowState.APPLIED:
             raise ConfigurationError(
-                f"{migration.name} is in doubt ({row.state.value}): declare it applied or pending"
+                f"{migration.name} is in doubt ({row.state.value}): use --as applied or --as "
+                "pending"
             )
         application = with_row_version(migration, self.manifest, lease_session)
         fenced_session.record_applied(
@@ -776,7 +781,7 @@ def _record_baseline(
     expected: Baseline | None,
 ) -> tuple[str, ...]:
     if expected is not None and chosen != expected:
-        raise LeaseHeld("the applied migrations changed meanwhile; check them and try again")
+        raise LeaseHeld(_HISTORY_CHANGED)
     rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
     fenced_session.record_applied(rows, baseline=True)
     record_completion(

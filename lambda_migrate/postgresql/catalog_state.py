@@ -138,7 +138,7 @@ class CatalogInspector:
             if not is_valid:
                 conflict = (
                     f"an INVALID index {name} is in the way, and lambda-migrate did not create it; "
-                    f"DROP INDEX CONCURRENTLY {name}, then run again"
+                    f"run `DROP INDEX CONCURRENTLY {name}`, then migrate again"
                 )
                 return CatalogFinding(CatalogState.INVALID, (), conflict, DUPLICATE_TABLE)
             return self._check_index_of_same_name(object_id, name)
@@ -148,7 +148,7 @@ class CatalogInspector:
         """A complete index has the name: it counts only if it has the right definition."""
         is_same = self._is_same_index(object_id)
         description = {
-            True: f"the index {name}, defined like this,",
+            True: f"an index {name} with the same definition",
             False: f"an index {name} with another definition",
             None: f"an index {name}, which could not be compared with this one,",
         }[is_same]
@@ -181,7 +181,7 @@ class CatalogInspector:
         names = ", ".join(name for _, name, may_drop in rows if may_drop)
         conflict = names and (
             f"an interrupted REINDEX left INVALID indexes, or one is running: {names}; "
-            "DROP INDEX CONCURRENTLY each of them, then run again"
+            "run `DROP INDEX CONCURRENTLY` for each of them, then migrate again"
         )
         state = CatalogState.INVALID if rows else CatalogState.ABSENT
         object_ids = tuple(object_id for object_id, _, _ in rows)
@@ -210,13 +210,16 @@ class CatalogInspector:
         if is_pending:
             conflict = (
                 f"an interrupted DETACH PARTITION left {named} half detached; run "
-                f"{catalog_queries.finalize_detach(table, partition)}, then run again"
+                f"`{catalog_queries.finalize_detach(table, partition)}`, then migrate again"
             )
             conflict = "" if info.finalize else conflict
             state = CatalogState.INVALID if is_detach else CatalogState.UNKNOWN
             return CatalogFinding(state, object_ids, conflict, _OBJECT_NOT_READY)
         if is_attached is is_detach:
-            conflict = f"{named} is attached, and no DETACH of it was begun: nothing to FINALIZE"
+            conflict = (
+                f"{named} is attached, and no DETACH of it is in progress: remove the FINALIZE "
+                "statement"
+            )
             conflict = conflict if info.finalize else ""
             return CatalogFinding(CatalogState.ABSENT, object_ids, conflict, _OBJECT_NOT_READY)
         if is_detach:
@@ -253,14 +256,14 @@ class CatalogInspector:
 
     def _already_exists(self, description: str) -> str:
         return (
-            f"{description} exists already; drop or rename it, or, if the change was made, "
-            f"{self._repair_command}"
+            f"{description} exists already; drop or rename it; if the change was already made, "
+            f"run {self._repair_command}"
         )
 
     def _does_not_exist(self, description: str) -> str:
         return (
-            f"{description} does not exist; correct the script, or, if the change was made, "
-            f"{self._repair_command}"
+            f"{description} does not exist; correct the script; if the change was already made, "
+            f"run {self._repair_command}"
         )
 
     def _find_relation_with_index_name(self) -> list[list[Any]]:

@@ -358,7 +358,9 @@ class SecretCredentials:
     def _port(self, content: Mapping[str, Any]) -> int:
         text = str(content.get("port") or DEFAULT_PORT)
         if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536):
-            raise ConfigurationError(f"the secret {self._secret} has no port number under 'port'")
+            raise ConfigurationError(
+                f"the secret {self._secret} has no port number under 'port'; correct it"
+            )
         return int(text)
 
 
@@ -396,9 +398,9 @@ class IamCredentials:
         user = self._address.user
         region = _find_region(self._address.host) or "<region>"
         return (
-            "with IAM the function's role needs rds-db:connect on "
-            f"arn:{find_partition(region)}:rds-db:{region}:<account>:dbuser:<resource id>/{user}, "
-            "the instance IAM authentication switched on, and the role in PostgreSQL "
+            "IAM authentication needs rds-db:connect on "
+            f"arn:{find_partition(region)}:rds-db:{region}:<account>:dbuser:<resource id>/{user} "
+            "in the function's role, IAM authentication enabled on the instance, and in PostgreSQL "
             f'GRANT rds_iam TO "{user}"'
         )
 

@@ -186,7 +186,8 @@ class PostgreSQLDryRun(DatabaseSession):
         require_runnable_migration(migration, self._connection.placeholders)
         if not migration.up.transactional:
             raise MigrationFailed(
-                "it is non-transactional and cannot run in a dry run", migration=migration.name
+                "it is marked transaction:false and cannot run in a dry run",
+                migration=migration.name,
             )
         try:
             seconds = self._run_script(migration, deadline)

@@ -278,7 +278,7 @@ class FencedConnection:
         by = f" by {current_token}" if current_token is not None else ""
         return LeaseLost(
             f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
-            f"superseded{by}; nothing more of it was committed"
+            f"superseded{by}; nothing was committed after that"
         )
 
     # --- running
@@ -506,7 +506,7 @@ class FencedConnection:
         by = _describe_session(*rows[0]) if rows else "a session of another role"
         return MigrationFailed(
             f"{by} holds the advisory lock of schema {self.queries.schema}, which a "
-            "non-transactional migration needs; terminate that session and run again",
+            "migration marked transaction:false needs; terminate that session and migrate again",
             migration=name,
         )
 
@@ -905,8 +905,8 @@ _IN_RECOVERY = (
 
 _READ_ONLY_BY_DEFAULT = (
     f"the database is read-only by default, so nothing was migrated [{READ_ONLY_TRANSACTION}]; "
-    "lift it (ALTER DATABASE ... RESET default_transaction_read_only), or exempt the migrating "
-    "role (ALTER ROLE ... SET default_transaction_read_only = off)"
+    "remove that default (ALTER DATABASE ... RESET default_transaction_read_only), or exempt the "
+    "migrating role (ALTER ROLE ... SET default_transaction_read_only = off)"
 )
 
 _NEEDS_DIRECT_CONNECTION = (

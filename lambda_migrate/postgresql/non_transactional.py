@@ -208,7 +208,9 @@ def _require_script(script: Script | None, *, name: str) -> Script:
     """
     if script is None:
         raise MigrationFailed(
-            "its history row holds no script; see `lambda-migrate repair`", migration=name
+            "its history row contains no script; check the database, then run `lambda-migrate "
+            "repair VERSION --as applied` or `--as pending`",
+            migration=name,
         )
     return script
 
@@ -593,12 +595,16 @@ class _NonTransactionalStatement:
         if self._location:  # the answer is for all statements
             done, undone = (pending, applied) if self._is_rollback else (applied, pending)
             advice = (
-                f"finish the whole script by hand, then {done}; or undo all of it, then {undone}"
+                f"finish the whole script by hand, then run {done}; or undo all of it, then run "
+                f"{undone}"
             )
         elif self._is_rollback:
-            advice = f"if it took effect, {pending}; if the migration is still in place, {applied}"
+            advice = (
+                f"if it took effect, run {pending}; if the migration is still in place, run "
+                f"{applied}"
+            )
         else:
-            advice = f"if it took effect, {applied}; to run it again, {pending}"
+            advice = f"if it took effect, run {applied}; to have it run again, run {pending}"
         next_step = f"check the database: {advice}"
         return RepairRequired(
             f"{cause}; {next_step}",
@@ -666,7 +672,7 @@ class _NonTransactionalStatement:
                 raise self.repair_required(
                     f"an interrupted REINDEX left the INVALID index {name}. To drop it, a role "
                     "needs USAGE on its schema, usually a superuser: DROP INDEX CONCURRENTLY "
-                    f"{name}. The table can be used with it"
+                    f"{name}. The index does not affect the table"
                 )
 
     def _finalize_detach(self) -> None:

@@ -261,7 +261,7 @@ def _translate_failure(
     if kind == "stale_fence":
         return LeaseLost(
             f"lost the lease on {request.target!r}: fencing token {request.fence} was superseded "
-            f"by {event['token']}; nothing more of it was committed"
+            f"by {event['token']}; nothing was committed after that"
         )
     if kind in _ERRORS_BY_KIND:
         prefix = f"{name}: " if name else ""

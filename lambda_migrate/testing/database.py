@@ -461,7 +461,7 @@ class InMemorySession(DatabaseSession):
             if self._is_aborted or not self._database._is_held_by(self.grant):
                 raise LeaseLost(
                     f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} "
-                    f"was superseded by {self._database.token}; nothing more of it was committed"
+                    f"was superseded by {self._database.token}; nothing was committed after that"
                 )
             if self._database.is_down:
                 raise DatabaseUnavailable("the in-memory database is down")
@@ -561,7 +561,7 @@ class InMemoryDryRun(DatabaseSession):
         _require_runnable(migration.up, values, name=name, path=path)
         if not migration.up.transactional:
             raise MigrationFailed(
-                "it is non-transactional and cannot run in a dry run", migration=name
+                "it is marked transaction:false and cannot run in a dry run", migration=name
             )
         self._require_open()
         if deadline.is_over:
@@ -615,8 +615,8 @@ def _may_have_committed_partly(script: Script) -> bool:
 def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:
     repair = f"lambda-migrate repair {row.version} --as"
     return RepairRequired(
-        f"{cause}; part of it may be committed: check the database, then `{repair} applied` or "
-        f"`{repair} pending`",
+        f"{cause}; part of it may be committed: check the database, then run `{repair} applied` "
+        f"or `{repair} pending`",
         migration=row.name,
     )
 

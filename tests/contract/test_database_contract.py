@@ -728,7 +728,7 @@ def test_a_dry_run_rejects_a_script_that_would_end_its_transaction(
 
 
 def test_a_dry_run_skips_what_runs_outside_a_transaction(bench: DatabaseBench) -> None:
-    with begin_dry_run(bench) as dry_run, pytest.raises(MigrationFailed, match="non-transactional"):
+    with begin_dry_run(bench) as dry_run, pytest.raises(MigrationFailed, match="transaction:false"):
         dry_run.run_migration(INDEX, soon())
     with open_session(bench) as session:
         session.apply(INDEX, "digest", soon())

@@ -174,7 +174,7 @@ def test_a_partly_committed_step_is_named_until_it_is_finished(tool: AlembicServ
         assert tool.name(2) in shown
         assert "a part of it is committed: `lambda-migrate up` continues" in shown
     if tool.source == "alembic":
-        assert f"a part may be committed of {tool.name(2)}" in tool.command("doctor")
+        assert f"possibly committed in part: {tool.name(2)}" in tool.command("doctor")
     warn = "DO $$ BEGIN RAISE WARNING 'mind the gap'; END $$"
     tool.add_parts(2, "CREATE TABLE part ()", "INSERT INTO effect VALUES (2)", warn)
     assert "mind the gap" in tool.command("up")

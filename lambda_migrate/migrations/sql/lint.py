@@ -210,12 +210,13 @@ def _check_statement(statement: Statement, *, transactional: bool) -> Iterator[s
 
 
 def _non_transactional_fault(command: str, *, is_only_statement: bool) -> str:
-    mark = "write `transaction:false` at the end of its marker"
+    mark = "write `transaction:false` at the end of"
     if is_only_statement:
-        return f"{command} cannot run inside a transaction; {mark}"
+        return f"{command} cannot run inside a transaction; {mark} its marker"
     return (
-        f"{command} cannot run inside a transaction; move it into a file of its own and {mark}, or "
-        "write it on this one: each statement is then committed separately"
+        f"{command} cannot run inside a transaction; move it into a file of its own and {mark} "
+        "that file's marker; or write `transaction:false` on this marker, and each statement is "
+        "committed separately"
     )
 
 

@@ -342,14 +342,14 @@ class StatementListener:
         step_id = current.row.id
         if current.row.state == "rolling_back":
             advice = (
-                f"finish the rollback by hand, `alembic stamp` its parent, then `lambda-migrate "
-                f"repair {step_id} --as pending`; or apply it again by hand, then "
-                f"`lambda-migrate repair {step_id} --as applied`"
+                f"finish the rollback by hand, `alembic stamp` its parent, then run "
+                f"`lambda-migrate repair {step_id} --as pending`; or apply it again by hand, then "
+                f"run `lambda-migrate repair {step_id} --as applied`"
             )
         else:
             advice = (
-                f"finish it by hand, `alembic stamp {step_id}`, then `lambda-migrate repair "
-                f"{step_id} --as applied`; or reverse its changes by hand, then "
+                f"finish it by hand, `alembic stamp {step_id}`, then run `lambda-migrate "
+                f"repair {step_id} --as applied`; or reverse its changes by hand, then run "
                 f"`lambda-migrate repair {step_id} --as pending`"
             )
         return self._fence.fail(

@@ -141,7 +141,7 @@ class MigrationPlan:
         except KeyError:
             raise ChildError(
                 f"--to {app}.{name}: there is no such migration; `manage.py showmigrations {app}` "
-                "lists those that there are",
+                "lists the existing ones",
                 kind="configuration",
             ) from None
 

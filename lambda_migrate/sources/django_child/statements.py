@@ -252,8 +252,8 @@ class StatementWrapper:
             step.connection,
             ChildError(
                 f"it was interrupted, and {why}; check the database: finish the migration by "
-                f"hand{where}{fake * (done == 'applied')}, then `{repair} {done}`; or reverse its "
-                f"changes, then `{repair} {undone}`",
+                f"hand{where}{fake * (done == 'applied')}, then run `{repair} {done}`; or reverse "
+                f"its changes, then run `{repair} {undone}`",
                 kind="repair",
             ),
         )

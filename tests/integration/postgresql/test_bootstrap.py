@@ -149,7 +149,7 @@ def test_a_database_that_is_read_only_by_default_is_respected(
     )
     for is_first in (True, False):
         bench.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        with pytest.raises(ConfigurationError, match=r"read-only by default.*25006.*lift it"):
+        with pytest.raises(ConfigurationError, match=r"read-only by default.*25006.*remove that"):
             bench.apply(one, two)
         with bench.connect() as connection:
             connection.run(f"BEGIN READ WRITE; ALTER DATABASE {name} RESET ALL; COMMIT")

@@ -19,7 +19,7 @@ TWO_EQUAL_PRICES = "INSERT INTO item VALUES (1), (1)"
     ("before", "statement", "took_effect", "conflict"),
     [
         pytest.param([], INDEX, False, "", id="nothing"),
-        pytest.param([INDEX], INDEX, True, "defined like this", id="the same index"),
+        pytest.param([INDEX], INDEX, True, "with the same definition", id="the same index"),
         pytest.param([INDEX], UNIQUE_INDEX, False, "another definition", id="another index"),
         pytest.param(
             [TWO_EQUAL_PRICES, UNIQUE_INDEX], UNIQUE_INDEX, False, "INVALID", id="an invalid index"

@@ -77,9 +77,9 @@ def test_a_superseded_holder_that_could_not_be_ended_commits_nothing(
     with bench.holder() as session:
         _hide(session)
         _supersede(bench)
-        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.apply(migration("CREATE TABLE b ()"), "d", soon())
-        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
     assert (bench.has("b"), bench.versions()) == (False, [])
 
@@ -129,7 +129,7 @@ def test_a_holder_superseded_before_its_transaction_begins_does_not_begin_it(
             return run(sql, deadline, **more)
 
         monkeypatch.setattr(session._connection, "run", late)
-        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (False, [])
     assert bench.column("SELECT is_called FROM tries") == [False]
@@ -184,7 +184,7 @@ def test_a_superseded_holder_runs_no_non_transactional_statement(bench: Bench) -
         session._connection.is_direct_connection = True
         _supersede(bench)
         until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
-        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session._connection.run_non_transactional(
                 "CREATE INDEX CONCURRENTLY i ON orders (id)", soon()
             )

@@ -185,7 +185,7 @@ _PARTITIONS = """CREATE TABLE p (id int) PARTITION BY RANGE (id);
     CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE p2 (id int)"""
 _ANOTHER = "CREATE INDEX i ON orders (id DESC)"
 _IN_THE_WAY = [
-    ("CREATE INDEX i ON orders (id)", BUILD, "index i, defined like this, exists"),
+    ("CREATE INDEX i ON orders (id)", BUILD, "index i with the same definition exists"),
     (_ANOTHER, BUILD, "index i with another definition exists"),
     (_ANOTHER, "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)", "another definition"),
     ("CREATE INDEX i ON orders (id)", UNIQUE.replace("i ON", "IF NOT EXISTS i ON"), "another def"),
@@ -209,7 +209,7 @@ _IN_THE_WAY = [
     (
         f"{_PARTITIONS}; UPDATE pg_inherits SET inhdetachpending = true",
         "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY",
-        "half detached; run ALTER TABLE public.p DETACH PARTITION public.p1 FINALIZE",
+        "half detached; run `ALTER TABLE public.p DETACH PARTITION public.p1 FINALIZE`",
     ),
     ("SELECT", "CREATE DATABASE postgres", "a database postgres exists"),
     ("SELECT", "DROP DATABASE nowhere", "database nowhere does not exist"),

@@ -117,7 +117,7 @@ def test_rows_that_were_committed_are_never_repeated_silently(
     assert project.heads() == ["a1"]
     last = project.run(driver=driver)
     assert (last["event"], last["kind"], last["id"]) == ("failed", "repair", "a2")
-    assert "`alembic stamp a2`, then `lambda-migrate repair a2 --as applied`" in last["message"]
+    assert "`alembic stamp a2`, then run `lambda-migrate repair a2 --as applied`" in last["message"]
     assert project.query("SELECT count(*) FROM numbers") == [[1]]
 
 

@@ -221,7 +221,7 @@ def test_rows_committed_in_parts_need_a_person(make_project: MakeProject, is_tri
     else:
         assert again["kind"] == "repair", again
         assert (
-            "`manage.py migrate --fake shop 0003_fill`, then `lambda-migrate repair "
+            "`manage.py migrate --fake shop 0003_fill`, then run `lambda-migrate repair "
             "shop.0003_fill --as applied`"
         ) in again["message"]
 

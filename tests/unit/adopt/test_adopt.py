@@ -115,7 +115,10 @@ def test_an_edited_file_stays_and_is_not_removed(call: Call, tmp_path: Path) -> 
 
 
 def test_files_of_dbmate_in_the_migrations_directory_stay_there(
-    call: Call, database: InMemoryDatabase, tmp_path: Path
+    call: Call,
+    database: InMemoryDatabase,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "db").rename(tmp_path / "gone")
     (tmp_path / "migrations").mkdir()
@@ -126,6 +129,8 @@ def test_files_of_dbmate_in_the_migrations_directory_stay_there(
     code, document = call("adopt", "--yes", "--from", "dbmate")
     assert (code, document["written"]) == (0, [])
     assert document["marked_as_applied"] == ["1_a"]
+    assert main(["adopt", "--undo"]) == 2  # there is no terminal to confirm on
+    assert "what `adopt` wrote (adoption.json)" in " ".join(capsys.readouterr().err.split())
     assert call("adopt", "--undo", "--yes")[1]["removed"] == []
     assert sorted(each.name for each in (tmp_path / "migrations").iterdir()) == [
         "1_a.sql",

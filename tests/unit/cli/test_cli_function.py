@@ -581,7 +581,8 @@ def test_another_version_is_noted(run: Run, aws: FakeLambda) -> None:
     aws.change = lambda answer: {**answer, "library": "0.0.1"}
     code, _, err = run("status")
     assert code == 0
-    assert f"admin:live runs lambda-migrate 0.0.1, this is {__version__}" in " ".join(err.split())
+    note = f"admin:live runs lambda-migrate 0.0.1; this command line is version {__version__}"
+    assert note in " ".join(err.split())
 
 
 def test_a_document_of_another_version_is_shown_as_json(run: Run, aws: FakeLambda) -> None:

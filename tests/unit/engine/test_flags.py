@@ -349,7 +349,8 @@ def test_up_is_refused_before_it_takes_the_lease_unless_flags_are_ignored(
 ) -> None:
     flags.set(**values)
     up = fakes.operations(V2).up
-    with pytest.raises(NotReady, match=f"`up` was not started: .*{named}.*`up --despite-flags`"):
+    advice = "`lambda-migrate up --despite-flags`"
+    with pytest.raises(NotReady, match=f"`up` was not started: .*{named}.*{advice}"):
         up(fakes.deadline())
     assert fakes.table.log == []
     assert up(fakes.deadline(), despite_flags=True) == ("0001_m", "0002_m")

@@ -444,7 +444,7 @@ def test_a_baseline_that_is_no_longer_what_was_shown_records_nothing(fakes: Fake
     fakes.database.other_histories = [dbmate(1)]
     shown = fakes.operations(V3).preview_baseline(None, fakes.deadline())
     fakes.database.other_histories = [dbmate(1, 2)]
-    with pytest.raises(LeaseHeld, match="the applied migrations changed meanwhile"):
+    with pytest.raises(LeaseHeld, match="another process changed the history meanwhile"):
         fakes.operations(V3).baseline(None, fakes.deadline(), expected=shown)
     assert fakes.database.read_history(fakes.deadline()) == []
     assert fakes.table.state.owner is None
@@ -547,7 +547,7 @@ def test_an_edited_file_can_be_accepted(fakes: Fakes) -> None:
         (9, "edited", "no migration file of version 9"),
         (9, "pending", "no migration file of version 9"),
         (3, "edited", "0003_m was never applied"),
-        (2, "edited", "0002_m is in doubt .*declare it applied or pending"),
+        (2, "edited", "0002_m is in doubt .*use --as applied or --as pending"),
         (2, "done", "'done' is not an outcome of version 2: write one of applied, pending, edited"),
     ],
 )
