@@ -200,7 +200,7 @@ _IN_THE_WAY = [
     ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'ok'", "the value 'ok' of mood"),
     (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY", "partition public.p2 of publ"),
     (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p3 CONCURRENTLY", "p or p3 does not exist"),
-    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p1 FINALIZE", "no DETACH of it was begun"),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p1 FINALIZE", "no DETACH of it is in progress"),
     (
         _PARTITIONS,
         "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (10)",
@@ -237,7 +237,7 @@ def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
 ) -> None:
     _invalid(bench, "i_ccnew")
     whole = statement if "TABLE" in statement else f"{statement}CONCURRENTLY public"
-    with pytest.raises(MigrationFailed, match=r"INVALID indexes.*: i_ccnew; DROP INDEX"):
+    with pytest.raises(MigrationFailed, match=r"INVALID indexes.*: i_ccnew; run `DROP INDEX"):
         bench.apply(non_transactional(whole))
 
 
