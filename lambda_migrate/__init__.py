@@ -18,7 +18,7 @@ from lambda_migrate.decorator import migrate_on_cold_start, service_unavailable
 if TYPE_CHECKING:
     from lambda_migrate import errors
     from lambda_migrate._version import __version__
-    from lambda_migrate.clock import Clock, Deadline, Random
+    from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.flags import Flags, FlagSource
     from lambda_migrate.engine.target import Policy, Target
     from lambda_migrate.events import Event, Observer
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.version import Version
     from lambda_migrate.outcome import Outcome
     from lambda_migrate.postgresql.ports import Database
+    from lambda_migrate.randomness import Random
     from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.settings import Settings
 
@@ -82,7 +83,7 @@ _MODULES = {
     "Outcome": "lambda_migrate.outcome",
     "Plan": "lambda_migrate.migrations.plan",
     "Policy": "lambda_migrate.engine.target",
-    "Random": "lambda_migrate.clock",
+    "Random": "lambda_migrate.randomness",
     "Script": "lambda_migrate.migrations.migration",
     "Settings": "lambda_migrate.settings",
     "Target": "lambda_migrate.engine.target",
