@@ -58,9 +58,8 @@ class Tool(NamedTuple):
     @property
     def code(self) -> str:
         """Python: what brings the database up to date, run in the project's directory."""
-        if "lambda_migrate" in self.folders:
-            return "import app\napp.handler({}, app.Context())"
-        return self.files(())["app.py"] + "\nhandler({}, None)"
+        context = "Context()" if "lambda_migrate" in self.folders else "None"
+        return self.files(())["app.py"] + f"\nhandler({{}}, {context})"
 
     def command(self) -> Sequence[str]:
         """What brings the database up to date."""
