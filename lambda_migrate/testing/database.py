@@ -125,7 +125,7 @@ class InMemoryDatabase:
         took_effect: bool | None,
         rolling_back: bool = False,
     ) -> None:
-        """Leave a row as a holder does that is killed while a non-transactional script runs.
+        """Leave a row as a holder does that is killed while a script marked transaction:false runs.
 
         Args:
             migration: The migration that it was applying.
