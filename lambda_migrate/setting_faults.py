@@ -110,7 +110,7 @@ def _find_login_faults(address: DatabaseAddress | None, *, iam: bool, secret: st
     if not address.user and not secret:
         yield (
             f"{_label('database_url')} names no user: write postgresql://user@host:5432/name, "
-            "or set PGUSER"
+            f"set PGUSER, or name a secret that has the user: {_label('database_secret')}"
         )
     if iam and address.socket_dir:
         yield f"{_label('database_iam')} needs TLS, and a Unix socket has none"
