@@ -671,7 +671,7 @@ MUTANTS = (
     # --- poolers
     Mutant(
         "a pooler is not detected",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "self.is_direct_connection = pid == self._connection.pid",
         "self.is_direct_connection = True",
         ("poolers",),
@@ -700,7 +700,7 @@ MUTANTS = (
     ),
     Mutant(
         "what a failed script left is reset in a separate message",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         'self.run(f"ROLLBACK; {reset}", deadline)',
         'self.run("ROLLBACK", deadline)',
         ("transactional", "poolers"),
@@ -715,7 +715,7 @@ MUTANTS = (
     # --- what PostgreSQL refuses while we take over
     Mutant(
         "a temporary refusal is not retried",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "if not refusal.retryable or deadline.is_over:",
         "if True:",
         ("takeovers",),
@@ -729,14 +729,14 @@ MUTANTS = (
     ),
     Mutant(
         "a server in recovery is not distinguished from one that is read-only by default",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "        if is_recovering:\n",
         "        if False:\n",
         ("takeovers",),
     ),
     Mutant(
         "the connection to a writer that became a reader is kept",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "        if error.sqlstate == READ_ONLY_TRANSACTION:\n",
         "        if False:\n",
         ("takeovers",),
@@ -759,8 +759,8 @@ MUTANTS = (
     Mutant(
         "a holder does not read the history after its connection broke",
         "lambda_migrate/postgresql/fence.py",
-        "            self.on_reconnected(deadline)\n",
-        "            pass\n",
+        "                self.on_reconnected(deadline)\n",
+        "                pass\n",
         ("takeovers",),
     ),
     Mutant(
@@ -787,7 +787,7 @@ MUTANTS = (
     ),
     Mutant(
         "a database that is read-only by default is written to",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "        if is_read_only:\n",
         "        if False:\n",
         ("takeovers",),
@@ -823,7 +823,7 @@ MUTANTS = (
     ),
     Mutant(
         "the rows of a script are kept",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "timeout=timeout, keep_rows=keep_rows)",
         "timeout=timeout)",
         ("transactional",),
@@ -1070,14 +1070,14 @@ MUTANTS = (
     ),
     Mutant(
         "an error shows the value of a placeholder",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "error.change_texts(partial(hide_values, values=self.placeholders))",
         "pass",
         ("placeholders, real",),
     ),
     Mutant(
         "a notice shows the value of a placeholder",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "hide_values(text, placeholders) for",
         "text for",
         ("placeholders, real",),
@@ -1668,7 +1668,7 @@ MUTANTS = (
     # --- the deadline (I4)
     Mutant(
         "PostgreSQL does not get the deadline",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "statement = max(1, round(left * 1000))",
         "statement = 3_600_000",
         ("contract, database", "transactional", "non-transactional"),
@@ -1682,7 +1682,7 @@ MUTANTS = (
     ),
     Mutant(
         "a commit begins when no time is left",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "        if left <= 0:\n            raise DatabaseUnavailable",
         "        if False:\n            raise DatabaseUnavailable",
         ("transactional",),
@@ -2073,7 +2073,7 @@ MUTANTS = (
     ),
     Mutant(
         "notices: a message of any length is kept",
-        "lambda_migrate/postgresql/fence.py",
+        "lambda_migrate/postgresql/holder_connection.py",
         "return text if len(text) <= _MAX_NOTICE_LENGTH else",
         "return text if text else",
         ("transactional",),

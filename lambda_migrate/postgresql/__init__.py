@@ -21,7 +21,7 @@ The fence row
 
     A copy by dump, template or restore has another system, and gets an identity of its own.
 
-Takeover (`fence`; invariants 2 and 4)
+Takeover (`fence.FencedConnection.connect_and_take_fence`; invariants 2 and 4)
     A new holder offers its token, which must be higher than the stored one::
 
         connect; create missing tables (an advisory lock admits one creator at a time)
@@ -32,6 +32,9 @@ Takeover (`fence`; invariants 2 and 4)
         terminate sessions with the advisory lock: older holders between intent row and statement
         COMMIT; take the advisory lock
 
+    `FencedConnection._check_fence_row` compares the tokens, and `Queries.take_fence` is the UPDATE,
+    which compares them again.
+
     A backend is terminated only for what it does at that moment: it has locked the fence row, or it
     has the advisory lock. A remembered process id or an application name is no reason, because a
     pooler passes both on. A process that may not terminate sessions
@@ -39,11 +42,13 @@ Takeover (`fence`; invariants 2 and 4)
 
 Transactional migrations (`transactional`; invariants 1 and 3)
     A migration is one transaction, sent as one message: BEGIN, timeouts from the remaining
-    time, lock the fence row and compare token and owner, the script, reset the session, the
-    history row, COMMIT. The history row can be written only in the very transaction that locked
-    the fence, so a script that ends its transaction gets none. After a lost connection the
-    holder reconnects under the same token, checks that the history it knows is unchanged, and
-    reads there whether the commit succeeded.
+    time, lock the fence row and compare token and owner (`Queries._require_fence`), the script,
+    reset the session, the history row, COMMIT. The history row can be written only in the very
+    transaction that locked the fence (`Queries._state_if_fence_locked`), so a script that ends
+    its transaction gets none. The library's own writes compare in `FencedConnection.begin`. After
+    a lost connection the holder reconnects under the same token
+    (`FencedConnection.reconnect`), checks that the history it knows is unchanged, and reads there
+    whether the commit succeeded.
 
 A stale holder
     It can be in one of three places. Between two transactions, the next comparison finds
@@ -80,11 +85,14 @@ Non-transactional migrations (`non_transactional`, `catalog_state`; invariant 1)
 
     If the catalog does not show it, the row stays in doubt, and `RepairRequired` names the
     command with which the user decides. These migrations need a direct connection: behind a
-    pooler a successor could not terminate the session.
+    pooler a successor could not terminate the session. `FencedConnection.run_non_transactional`
+    compares token and owner right before the statement.
 
 Modules
-    `ports` defines what the engine uses; `database` and `session` implement it. `connection`,
-    `driver`, `tls` and `credentials` connect. `queries`, `dry_run_queries`,
-    `catalog_queries` and `sql_fragments` hold the SQL. `dry_run` runs migrations in a
-    transaction that is never committed; `other_tools` reads the history tables of other tools.
+    `ports` defines what the engine uses; `database` and `session` implement it. `fence` takes
+    the fence over and compares it, on a `holder_connection`, which retries and limits every
+    message. `connection`, `driver`, `tls` and `credentials` connect. `queries`,
+    `dry_run_queries`, `catalog_queries` and `sql_fragments` hold the SQL. `dry_run` runs
+    migrations in a transaction that is never committed; `other_tools` reads the history tables of
+    other tools.
 """

@@ -164,7 +164,7 @@ class PostgreSQLDatabase:
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
-            from lambda_migrate.postgresql.fence import TRANSIENT_SQLSTATES
+            from lambda_migrate.postgresql.holder_connection import TRANSIENT_SQLSTATES
 
             unread = f"{description} cannot be read: {error.message} [{error.sqlstate}]"
             if error.sqlstate.startswith(TRANSIENT_SQLSTATES):

@@ -38,11 +38,8 @@ from lambda_migrate.postgresql.error_report import (
     deadline_cause,
     make_migration_failed,
 )
-from lambda_migrate.postgresql.fence import (
-    LOCK_NOT_AVAILABLE,
-    make_lease_held_error,
-    translate_server_error,
-)
+from lambda_migrate.postgresql.fence import make_lease_held_error
+from lambda_migrate.postgresql.holder_connection import LOCK_NOT_AVAILABLE, translate_server_error
 from lambda_migrate.postgresql.ports import DatabaseSession, Notice, StaleFencingToken
 from lambda_migrate.postgresql.session import parse_history_rows
 from lambda_migrate.postgresql.transactional import (

@@ -1,56 +1,60 @@
-"""The holder's connection: takes over the fence, reconnects, and starts every transaction.
+"""The fence: a holder takes it over, and every transaction of a holder compares it.
 
-The package's docstring describes the protocol.
+The package's docstring describes the protocol. In the code it is
+
+- the takeover: `FencedConnection.connect_and_take_fence`, which compares the holder's token with
+  the stored one in `FencedConnection._check_fence_row`, and again in `Queries.take_fence`, which
+  stores it
+- the comparison in a migration's transaction: on the server, in the message that contains the
+  script (`FencedConnection.run_script`, `Queries._require_fence`)
+- the comparison in the other transactions that commit, and before a statement outside one: in
+  `FencedConnection.begin` and `FencedConnection.run_non_transactional`
+- the comparison of a dry run: in `PostgreSQLDryRun._open`
+- the condition of a history row: `Queries._state_if_fence_locked`
+- the comparison in the child process of another tool: `FenceQueries.compare` of `sources`
+
+`holder_connection` connects, and sends the messages.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     LeaseHeld,
-    LeaseLost,
-    MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.sql.placeholders import hide_values
-from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
+from lambda_migrate.postgresql.connection import PostgresError
+from lambda_migrate.postgresql.holder_connection import (
+    INSUFFICIENT_PRIVILEGE,
+    LOCK_NOT_AVAILABLE,
+    HolderConnection,
+)
 from lambda_migrate.postgresql.ports import (
     FenceRow,
-    Notice,
     StaleFencingToken,
     is_behind_last_completion,
     require_environment,
 )
 from lambda_migrate.postgresql.queries import TABLE_LAYOUT, SchemaProbe
-from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from lambda_migrate.clock import Deadline
-    from lambda_migrate.postgresql.connection import Connection
-    from lambda_migrate.postgresql.ports import LeaseGrant
     from lambda_migrate.postgresql.queries import Queries
-    from lambda_migrate.randomness import Random
 
 __all__ = [
     "FencedConnection",
     "ScriptRefused",
     "make_lease_held_error",
     "read_fence",
-    "translate_server_error",
 ]
-
-_T = TypeVar("_T")
 
 _FENCE_LOCK_MS = 500
 """How long a takeover waits for the fence row before it terminates the backend that locked it."""
@@ -67,30 +71,12 @@ else has written a higher one, and to store it would leave no room above it."""
 _TERMINATE_WAIT_MS = 2_000
 """How long it then waits for that backend to end."""
 
-_SOCKET_GRACE_SECONDS = 1.0
-"""By how much the socket's timeout exceeds ``statement_timeout``, whose error is more specific."""
-
 _ADVISORY_LOCK_SECONDS = 1.0
 """How long to retry the advisory lock. A process that may not terminate sessions takes it
 briefly, before it finds that another process holds the lease."""
 
-_CLOSE_SECONDS = 1.0
-"""How long to wait for the release of the advisory lock before the connection is closed anyway."""
-
-LOCK_NOT_AVAILABLE = "55P03"
-INSUFFICIENT_PRIVILEGE = "42501"
-READ_ONLY_TRANSACTION = "25006"
-
-TRANSIENT_SQLSTATES = ("08", "25006", "40", "53", "55P03", "55006", "57", "58")
-"""SQLSTATEs (or their classes) with which a takeover is retried: a broken connection to another
-server, a failover, a serialization failure, no memory, disk space or connection left, a lock, a
-shutdown, an I/O error."""
-
 _UNRELATED_SQLSTATES = ("40", "53", "55", "57")
 """Classes of errors unrelated to the function that was called: no memory, a cancellation."""
-
-_CONCURRENT_DDL = re.compile(r"^tuple concurrently |\bpg_(namespace|class|type)\w*_index\b")
-"""Another process created or changed the same object meanwhile, without our advisory lock."""
 
 
 class ScriptRefused(Exception):
@@ -108,55 +94,22 @@ class ScriptRefused(Exception):
         super().__init__(str(error))
 
 
-class FencedConnection:
-    """One holder's connection, on which every transaction checks the fence.
+class FencedConnection(HolderConnection):
+    """One holder's connection, on which every transaction compares the fence."""
 
-    Attributes:
-        is_direct_connection: Whether the session belongs to this client alone: the backend that
-            responds is the one that the login reported. Behind PgBouncer or RDS Proxy it is another
-            one.
-        on_reconnected: Called by `reconnect`; an error in it closes the connection.
+    identity = ""
+    """See `FencedSession.identity`."""
+    environment = ""
+    """The environment that was recorded in the database before the takeover."""
+    distrusted_identity = ""
+    """See `FencedSession.distrusted_identity`."""
+    is_new_or_copied_database = False
+    """See `FencedSession.is_new_or_copied_database`."""
+    on_reconnected: Callable[[Deadline], None] | None = None
+    """Called by `reconnect`; an error in it closes the connection."""
+    _terminate_holders = True
 
-    Args:
-        open_connection: Opens a connection within the given seconds.
-        queries: The library's SQL.
-        grant: The holder's grant.
-        random: Random numbers, for jitter.
-        lock_seconds: ``lock_timeout`` of a migration's transaction.
-        placeholders: The values of placeholders in scripts, hidden in the server's messages.
-    """
-
-    def __init__(
-        self,
-        open_connection: Callable[[float], Connection],
-        queries: Queries,
-        grant: LeaseGrant,
-        *,
-        random: Random,
-        lock_seconds: float,
-        placeholders: Mapping[str, str],
-    ) -> None:
-        self.queries = queries
-        self.placeholders = placeholders
-        self.grant = grant
-        self.is_aborted = False
-        self.identity = ""
-        """See `FencedSession.identity`."""
-        self.environment = ""
-        """The environment that was recorded in the database before the takeover."""
-        self.distrusted_identity = ""
-        """See `FencedSession.distrusted_identity`."""
-        self.is_new_or_copied_database = False
-        """See `FencedSession.is_new_or_copied_database`."""
-        self.is_direct_connection = False
-        self.on_reconnected: Callable[[Deadline], None] = _do_nothing
-        self._open = open_connection
-        self._random = random
-        self._lock_ms = round(lock_seconds * 1000)
-        self._connection: Connection | None = None
-        self._terminate_holders = True
-
-    # --- opening and ending
+    # --- taking over and reconnecting
 
     def connect_and_take_fence(self, deadline: Deadline, *, terminate_holders: bool = True) -> None:
         """Connect, and take over the fence: only this grant can commit from now on.
@@ -230,120 +183,13 @@ class FencedConnection:
                     ) from error
             self.pause(attempt, deadline)
         try:
-            self.on_reconnected(deadline)
+            if self.on_reconnected is not None:
+                self.on_reconnected(deadline)
         except BaseException:
             self.close()
             raise
 
-    def abort(self) -> None:
-        """Abort the running statement from another thread, and refuse any further one."""
-        self.is_aborted = True
-        connection = self._connection
-        if connection is not None:
-            connection.abort()
-
-    def release_advisory_lock(self, deadline: Deadline) -> None:
-        """Release the advisory lock before the connection closes, unless a transaction is open.
-
-        The backend may outlive the connection for a moment. Another process that checks then would
-        see a holder.
-        """
-        connection = self._connection
-        if not self.is_direct_connection or connection is None or connection.in_transaction:
-            return
-        with suppress(PostgresError, ConnectionLost, MigrateError):
-            self.read(self.queries.release_advisory_lock(), deadline.limited_to(_CLOSE_SECONDS))
-
-    def take_notices(self) -> tuple[Notice, ...]:
-        """See `DatabaseSession.take_notices`."""
-        if self._connection is None:
-            return ()
-        found, dropped = self._connection.take_notices()
-        notices = [
-            Notice(each.get("V", "NOTICE"), _describe_notice(each, self.placeholders))
-            for each in found
-        ]
-        if dropped:
-            notices.append(Notice("NOTICE", f"{dropped} more messages were left out"))
-        return tuple(notices)
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def make_lease_lost_error(self, current_token: int | None = None) -> LeaseLost:
-        """The error for a holder whose fencing token was superseded."""
-        by = f" by {current_token}" if current_token is not None else ""
-        return LeaseLost(
-            f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
-            f"superseded{by}; nothing was committed after that"
-        )
-
-    # --- running
-
-    @property
-    def raw_connection(self) -> Connection:
-        """The open connection.
-
-        Raises:
-            ConnectionLost: There is none.
-        """
-        if self.is_aborted:
-            raise self.make_lease_lost_error()
-        if self._connection is None:
-            raise ConnectionLost("the connection is closed")
-        return self._connection
-
-    def run(self, sql: str, deadline: Deadline, *, keep_rows: int | None = None) -> list[list[Any]]:
-        """Send one message and return its rows; waits no longer than the deadline allows.
-
-        ``keep_rows`` is for messages that contain a script; see `Connection.run`.
-        """
-        timeout = deadline.remaining() + _SOCKET_GRACE_SECONDS
-        try:
-            return self.raw_connection.run(sql, timeout=timeout, keep_rows=keep_rows)
-        except PostgresError as error:
-            error.change_texts(partial(hide_values, values=self.placeholders))
-            raise
-
-    def read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
-        """`run` for queries. Outside a transaction it sets the timeouts itself.
-
-        The database or the role may have other defaults.
-        """
-        if self.raw_connection.in_transaction:
-            return self.run(sql, deadline)
-        return self.run(
-            f"{self._bookkeeping_timeouts(deadline).set_for_read_query()} {sql}", deadline
-        )
-
-    def timeouts(self, deadline: Deadline, *, waits_for_locks: bool = False) -> ServerTimeouts:
-        """The server-side timeouts for work that must end by ``deadline``.
-
-        Raises:
-            DatabaseUnavailable: The deadline has passed; nothing was sent.
-        """
-        left = deadline.remaining()
-        if left <= 0:
-            raise DatabaseUnavailable(
-                "the deadline has passed; the next invocation continues from what is committed"
-            )
-        statement = max(1, round(left * 1000))
-        lock = 0 if waits_for_locks else _shorter_lock_timeout(self._lock_ms, statement)
-        return self._server_timeouts(lock, statement)
-
-    def _bookkeeping_timeouts(self, deadline: Deadline, *, lock_ms: int = 0) -> ServerTimeouts:
-        """Timeouts for the library's own statements: as long as `run` waits."""
-        statement = max(500, round(deadline.remaining() * 1000))
-        return self._server_timeouts(
-            _shorter_lock_timeout(lock_ms, statement) if lock_ms else 0, statement
-        )
-
-    def _server_timeouts(self, lock: int, statement: int) -> ServerTimeouts:
-        version = self.raw_connection.server_version
-        return ServerTimeouts(lock=lock, statement=statement, server_version=version)
+    # --- comparing
 
     def begin(self, deadline: Deadline) -> None:
         """Open a transaction, lock the fence row, and compare its token.
@@ -492,15 +338,6 @@ class FencedConnection:
             error.position = None  # it is not one in the statement
             raise
 
-    def _reset_or_close(self, deadline: Deadline) -> None:
-        """Reset the session's settings, or close the session."""
-        if self._connection is None or self._connection.is_closed:
-            return
-        try:
-            self.reset_session(deadline)
-        except (PostgresError, ConnectionLost):
-            self.close()
-
     def _advisory_lock_error(self, deadline: Deadline, name: str) -> MigrationFailed:
         rows = self.read(self.queries.find_advisory_lockers(), deadline)
         by = _describe_session(*rows[0]) if rows else "a session of another role"
@@ -510,95 +347,7 @@ class FencedConnection:
             migration=name,
         )
 
-    def reset_session(self, deadline: Deadline) -> None:
-        """Roll back, and discard everything that a script left in the session.
-
-        Prepared statements, for one, survive a rollback. It is one message, because between two a
-        pooler could pass the backend on.
-        """
-        reset = self.queries.reset_session(is_direct_connection=self.is_direct_connection)
-        self.run(f"ROLLBACK; {reset}", deadline)
-
-    def _end_open_transaction(self, deadline: Deadline) -> None:
-        """Roll back what is open: BEGIN would only warn, and the commit would include it."""
-        if self.raw_connection.in_transaction:
-            self.reset_session(deadline)
-
-    def retry_delay(self, attempt: int) -> float:
-        """Seconds to wait after the given attempt, counted from 1: full jitter, at most 5 s."""
-        return float(min(5.0, 0.1 * 2 ** min(attempt, 10)) * self._random.random())
-
-    def pause(self, attempt: int, deadline: Deadline) -> None:
-        """Sleep for `retry_delay`, but not beyond the deadline."""
-        deadline.clock.sleep(min(self.retry_delay(attempt), deadline.remaining()))
-
-    # --- taking over
-
-    def _retry_until_deadline(self, operation: Callable[[], _T], deadline: Deadline) -> _T:
-        """Retry until the deadline what PostgreSQL may accept later."""
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return operation()
-            except PostgresError as error:
-                self.close()
-                refusal = translate_server_error(error)
-                if not refusal.retryable or deadline.is_over:
-                    raise refusal from error
-            except BaseException:
-                self.close()
-                raise
-            self.pause(attempt, deadline)
-
-    def _open_session(self, deadline: Deadline) -> None:
-        """Connect, and check whether the session is direct and writable."""
-        self.close()
-        if self.is_aborted:
-            raise self.make_lease_lost_error()
-        self._connection = self._connect(deadline)
-        pid, is_recovering, is_read_only = self.read(self.queries.read_session(), deadline)[0]
-        self.is_direct_connection = pid == self._connection.pid
-        if is_recovering:
-            raise PostgresError({"C": READ_ONLY_TRANSACTION, "M": _IN_RECOVERY})
-        if is_read_only:
-            raise ConfigurationError(_READ_ONLY_BY_DEFAULT)
-
-    def _close_if_read_only(self, error: PostgresError) -> None:
-        """Close the connection if its server has become a replica.
-
-        Raises:
-            ConnectionLost: It has; a new connection may reach the new primary.
-        """
-        if error.sqlstate == READ_ONLY_TRANSACTION:
-            self.close()
-            raise ConnectionLost(error.message, sqlstate=error.sqlstate) from error
-
-    def _connect(self, deadline: Deadline) -> Connection:
-        from tenacity import RetryCallState, Retrying, retry_if_exception
-
-        def wait(state: RetryCallState) -> float:
-            return min(self.retry_delay(state.attempt_number), deadline.remaining())
-
-        retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
-            stop=lambda _state: deadline.is_over or self.is_aborted,
-            wait=wait,
-            sleep=deadline.clock.sleep,
-            reraise=True,
-        )
-        try:
-            connection = retrying(lambda: self._open(max(0.1, deadline.remaining())))
-        except ConnectFailed as failed:
-            if self.is_aborted:
-                raise self.make_lease_lost_error() from failed
-            if failed.permanent:
-                raise ConfigurationError(str(failed)) from failed
-            raise DatabaseUnavailable(str(failed)) from failed
-        if self.is_aborted:
-            connection.close()
-            raise self.make_lease_lost_error()
-        return connection
+    # --- the steps of a takeover
 
     def _bootstrap(self, deadline: Deadline) -> SchemaProbe:
         """Create missing tables, unless the existing ones have another layout."""
@@ -818,58 +567,6 @@ def _require_layout(layout: int | str | None) -> None:
     )
 
 
-def _do_nothing(deadline: Deadline) -> None:
-    """The default of `on_reconnected`."""
-
-
-def _shorter_lock_timeout(lock: int, statement: int) -> int:
-    """A ``lock_timeout`` below ``statement_timeout``, because its error names the lock."""
-    return max(1, min(lock, statement * 9 // 10))
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, ConnectFailed) and not error.permanent
-
-
-def translate_server_error(error: PostgresError) -> MigrateError:
-    """Translate an error of the library's own statements, outside migrations."""
-    refusal = f"{redact(error.message)} [{error.sqlstate}]"
-    for label, text in (("where", error.where), ("hint", error.hint)):
-        refusal += (
-            f"; {label}: {redact(' '.join(text.split()))[:_MAX_CONTEXT_LENGTH]}" if text else ""
-        )
-    if error.message == _IN_RECOVERY:
-        return DatabaseUnavailable(refusal)
-    if error.sqlstate.startswith(TRANSIENT_SQLSTATES) or _CONCURRENT_DDL.search(error.message):
-        return DatabaseUnavailable(f"PostgreSQL refused the takeover: {refusal}")
-    return ConfigurationError(
-        f"PostgreSQL refused to prepare the lambda-migrate schema: {refusal}; {_advice(error)}"
-    )
-
-
-def _advice(error: PostgresError) -> str:
-    if error.where:
-        return (
-            "a trigger of this database caused it: exempt that schema, or correct the function "
-            "that `where` names"
-        )
-    if error.sqlstate == INSUFFICIENT_PRIVILEGE:
-        return "make the migrating role that schema's owner, or GRANT it CREATE on the database"
-    return "correct the cause, then deploy again"
-
-
-def _describe_notice(fields: Mapping[str, str], placeholders: Mapping[str, str]) -> str:
-    fields = {letter: hide_values(text, placeholders) for letter, text in fields.items()}
-    parts = [fields.get("M", "")]
-    parts += [
-        f"{label}: {fields[letter]}"
-        for letter, label in (("D", "detail"), ("H", "hint"))
-        if fields.get(letter)
-    ]
-    text = redact(" ".join("; ".join(parts).split()))
-    return text if len(text) <= _MAX_NOTICE_LENGTH else text[: _MAX_NOTICE_LENGTH - 1] + "…"
-
-
 def _describe_session(pid: int, application: str | None, since: str | None) -> str:
     return f"backend {pid} ({application or 'no application name'}, since {since or 'unknown'})"
 
@@ -892,22 +589,6 @@ def _describe_lockers(lockers: Sequence[Sequence[Any]]) -> str:
     )
     return f"the fence row was locked by {by} until the deadline"
 
-
-_MAX_NOTICE_LENGTH = 500
-
-_MAX_CONTEXT_LENGTH = 300
-"""Characters of a call stack, whose innermost function comes first."""
-
-_IN_RECOVERY = (
-    "the server is in recovery: this endpoint is a reader, or a failover is in progress; use the "
-    "writer endpoint"
-)
-
-_READ_ONLY_BY_DEFAULT = (
-    f"the database is read-only by default, so nothing was migrated [{READ_ONLY_TRANSACTION}]; "
-    "remove that default (ALTER DATABASE ... RESET default_transaction_read_only), or exempt the "
-    "migrating role (ALTER ROLE ... SET default_transaction_read_only = off)"
-)
 
 _NEEDS_DIRECT_CONNECTION = (
     "it is marked transaction:false, and a pooler (PgBouncer, RDS Proxy) is between this process "

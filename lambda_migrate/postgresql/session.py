@@ -8,7 +8,7 @@ from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, Migra
 from lambda_migrate.migrations import HistoryRow, RowState, Script
 from lambda_migrate.migrations.version import RepeatableVersion, parse_history_version
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
-from lambda_migrate.postgresql.fence import TRANSIENT_SQLSTATES
+from lambda_migrate.postgresql.holder_connection import TRANSIENT_SQLSTATES
 from lambda_migrate.postgresql.non_transactional import (
     already_applied_error,
     apply_non_transactional,

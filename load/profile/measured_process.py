@@ -27,7 +27,7 @@ _FUNCTIONS = {
     "lambda_migrate.lease.dynamodb:DynamoDBLeaseTable.acquire": "acquire",
     "lambda_migrate.lease.waiter:Waiter.wait": "wait",
     "lambda_migrate.postgresql.credentials:SecretCredentials.address": "secret",
-    "lambda_migrate.postgresql.fence:FencedConnection._open_session": "connect",
+    "lambda_migrate.postgresql.holder_connection:HolderConnection._open_session": "connect",
     "lambda_migrate.postgresql.fence:FencedConnection.connect_and_take_fence": "fence",
     "lambda_migrate.postgresql.session:PostgreSQLSession.read_history": "history",
     "lambda_migrate.postgresql.session:PostgreSQLSession.apply": "apply",

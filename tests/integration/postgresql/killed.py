@@ -24,7 +24,7 @@ from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration
-from lambda_migrate.postgresql.fence import FencedConnection
+from lambda_migrate.postgresql.holder_connection import HolderConnection
 from tests.integration.postgresql.bench import Bench, soon
 
 _ROOT = Path(__file__).parents[3]
@@ -71,10 +71,10 @@ def make_operations(bench: Bench, *migrations: Migration) -> Operations:
 
 
 def _run_until_killed(kill: Kill) -> None:
-    real, sent = FencedConnection.run, 0
+    real, sent = HolderConnection.run, 0
     intent = {"up": "'started'", "down": "'rolling_back'"}[kill.command]
 
-    def run(self: FencedConnection, sql: str, *arguments: Any, **options: Any) -> Any:
+    def run(self: HolderConnection, sql: str, *arguments: Any, **options: Any) -> Any:
         nonlocal sent
         sent += sent > 0 or intent in sql
         if sent == kill.message and kill.is_sent:
@@ -85,7 +85,7 @@ def _run_until_killed(kill: Kill) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self, sql, *arguments, **options)
 
-    FencedConnection.run = run  # type: ignore[method-assign]  # in this process only
+    HolderConnection.run = run  # type: ignore[method-assign]  # in this process only
     operations = make_operations(kill.bench, kill.migration)
     if kill.command == "up":
         operations.up(soon())

@@ -13,7 +13,7 @@ from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.connection import PostgresError, connect
-from lambda_migrate.postgresql.fence import translate_server_error
+from lambda_migrate.postgresql.holder_connection import translate_server_error
 from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
