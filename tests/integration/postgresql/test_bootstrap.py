@@ -240,13 +240,18 @@ def test_a_server_whose_identifier_function_fails_is_migrated(
         ALTER FUNCTION pg_catalog.pg_control_system() RENAME TO pg_control_system_hidden;
         CREATE FUNCTION pg_catalog.pg_control_system(OUT system_identifier bigint)
             LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not here'; END $$""")
-    bench.apply(migration("SELECT 1"))
-    bench.apply(migration("SELECT 2", 2), fence=2)
-    bench.database().begin_dry_run(LeaseGrant("shop", 3, "me"), soon()).close()
-    assert bench.versions() == [1, 2]
-    fence = bench.database().inspect(soon()).fence
-    assert fence is not None
-    assert fence.current_system_id.startswith("/")
+    try:
+        bench.apply(migration("SELECT 1"))
+        bench.apply(migration("SELECT 2", 2), fence=2)
+        bench.database().begin_dry_run(LeaseGrant("shop", 3, "me"), soon()).close()
+        assert bench.versions() == [1, 2]
+        fence = bench.database().inspect(soon()).fence
+        assert fence is not None
+        assert fence.current_system_id.startswith("/")
+    finally:  # other tests use the same database
+        bench.execute("""
+            DROP FUNCTION pg_catalog.pg_control_system();
+            ALTER FUNCTION pg_catalog.pg_control_system_hidden() RENAME TO pg_control_system""")
 
 
 def test_no_schema_reads_as_no_history(each_bench: Bench) -> None:
