@@ -8,7 +8,7 @@
 
 Each mutant is one exact replacement in a copy of the project. A pattern that does not match exactly
 once ends the run: the code has moved and the mutant must move with it (tests/unit/test_mutants.py
-says so within a second). The chosen tests run on the unchanged copy first. Exit code 1: a mutant
+fails within a second). The chosen tests run on the unchanged copy first. Exit code 1: a mutant
 survived, so a test is missing; 2: the tests fail without any mutant.
 """
 

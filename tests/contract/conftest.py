@@ -1,4 +1,4 @@
-"""The two ports, each on what we ship for tests and on the real thing."""
+"""Fixtures of the contract tests: each port in memory and on the real service."""
 
 from __future__ import annotations
 

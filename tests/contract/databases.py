@@ -1,4 +1,4 @@
-"""What the laws of the database are tried on."""
+"""The databases that the contract tests run against: in memory, and a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the laws of the lease table are tried on."""
+"""The lease stores that the contract tests run against: in memory, and DynamoDB over HTTP."""
 
 from __future__ import annotations
 

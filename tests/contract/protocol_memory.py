@@ -1,4 +1,4 @@
-"""The protocol's engine in memory: what ships for users' tests, under the same schedules."""
+"""The in-memory engine of the protocol tests: the fakes that we ship for users' tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol's engine in earnest: a DynamoDB API over HTTP, and PostgreSQL message by message.
+"""The real engine of the protocol tests: DynamoDB over HTTP, PostgreSQL message by message.
 
 An instance stops in front of every message to PostgreSQL, so it can be frozen, killed or cut off
 between any two: before a migration, which is one message from the fence to the commit; between the

@@ -1,4 +1,4 @@
-"""What every database keeps: the one in memory and a real PostgreSQL alike."""
+"""The contract of every database: in memory, and on a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only happens in a real table: items that others changed or deleted."""
+"""Lease items that others changed, deleted or created again in a real DynamoDB table."""
 
 from __future__ import annotations
 

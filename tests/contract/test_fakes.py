@@ -1,4 +1,4 @@
-"""What the fakes do for tests beside what their contract says."""
+"""What the fakes do beyond their contract: a controlled clock, planned failures, outages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of a source of feature flags, on what we ship for tests and on AppConfig both ways."""
+"""The contract of a source of feature flags: in memory, AppConfig's extension and its API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An item or a schema of another layout, older or newer, is refused by everything, untouched."""
+"""Every operation refuses an item or a schema of another layout and leaves it unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a real server can show of the same port."""
+"""Databases that only a real PostgreSQL has: copies, restores, several schemas and addresses."""
 
 from __future__ import annotations
 

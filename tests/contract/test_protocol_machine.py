@@ -1,13 +1,13 @@
-"""The lease and fence protocol under every order of events that Hypothesis can think of.
+"""The lease and fence protocol keeps its invariants under any order of events.
 
-The rules give turns to instances of the real runner, on fakes and on the real engines, and let
-calls be lost, repeated and late, holders freeze and die, leases run out, be granted twice and be
-deleted, and rollbacks begin in the midst of it. What must hold is what
-docs/explanation/how-it-works.md promises: see `protocol` for I1 to I4 and I6 to I8, which are
-looked at with every call. I5 is tried at the end of each example, from wherever its rules have left
-all: a process that starts then succeeds, and those that thaw later spoil nothing.
+Hypothesis chooses the order. The rules give turns to instances of the real runner, on fakes and on
+the real engines. Calls are lost, repeated or late, holders freeze and die, leases expire, are
+granted twice or are deleted, and rollbacks start at any time. The invariants are those of
+docs/explanation/how-it-works.md: `protocol` checks I1 to I4 and I6 to I8 at every call. I5 is
+checked at the end of each example, in whatever state its rules left the target: a process that
+starts then succeeds, and instances that thaw later do no damage.
 
-The examples are the same in every run. ``LAMBDA_MIGRATE_TEST_EXAMPLES=5000`` looks for new ones.
+The examples are the same in every run. ``LAMBDA_MIGRATE_TEST_EXAMPLES=5000`` generates new ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Repeatable migrations: the newest text stands, on a real server and in the fake alike."""
+"""Repeatable migrations: the newest text is applied, on a real server and in memory."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_they_follow_the_versions_in_the_order_of_names_and_run_once(service: Se
     assert service.has(a="1", b="2")
 
 
-def test_older_code_is_served_and_puts_nothing_back(service: Service) -> None:
+def test_older_code_is_served_and_restores_no_older_text(service: Service) -> None:
     older = [release(1, a="1"), release(1, a="2"), release(2, a="2"), release(2, a="3")]
     for code in older:
         service.start(code)
@@ -107,7 +107,7 @@ def test_older_code_is_served_and_puts_nothing_back(service: Service) -> None:
     assert [row.name for row in status.plan.ahead] == ["0002_b", "R__a"]
 
 
-def test_older_code_whose_text_was_never_here_is_served_without_another_check(
+def test_older_code_whose_text_was_never_applied_is_served_without_another_check(
     service: Service,
 ) -> None:
     service.start(release(2, a="newer"))
@@ -117,7 +117,7 @@ def test_older_code_whose_text_was_never_here_is_served_without_another_check(
     assert service.has(a="newer")
 
 
-def test_older_code_gets_a_text_that_no_other_code_has(service: Service) -> None:
+def test_older_code_applies_a_text_that_newer_code_lacks(service: Service) -> None:
     service.start(release(3))
     service.start(release(1, a="old"))
     assert service.has(a="old")
@@ -125,7 +125,7 @@ def test_older_code_gets_a_text_that_no_other_code_has(service: Service) -> None
     assert service.has(a="new")
 
 
-def test_an_earlier_text_comes_back_with_a_new_version_only(service: Service) -> None:
+def test_an_earlier_text_is_applied_again_only_with_a_new_version(service: Service) -> None:
     service.start(release(1, a="1"))
     service.start(release(1, a="2"))
     again = service.operations(release(1, a="1"))
@@ -134,7 +134,7 @@ def test_an_earlier_text_comes_back_with_a_new_version_only(service: Service) ->
     assert service.has(a="1")
 
 
-def test_an_earlier_text_comes_back_when_it_is_asked_for(service: Service) -> None:
+def test_an_earlier_text_is_applied_again_on_request(service: Service) -> None:
     service.start(release(1, a="1", b="1"))
     service.start(release(1, a="2", b="1"))
     again = service.operations(release(1, a="1", b="1"))
@@ -148,7 +148,7 @@ def test_an_earlier_text_comes_back_when_it_is_asked_for(service: Service) -> No
     assert service.has(a="1", b="1"), "the other text is the older one now"
 
 
-def test_the_name_of_a_repeatable_migration_is_no_version(service: Service) -> None:
+def test_the_name_of_a_repeatable_migration_is_not_a_version(service: Service) -> None:
     operations, name = service.operations(release(1, a="1")), RepeatableVersion("R__a")
     with pytest.raises(ConfigurationError, match="R__a is repeatable and has no version"):
         operations.up(soon(), to=name)
@@ -210,7 +210,7 @@ def test_services_with_different_files_do_not_disturb_each_other(service: Servic
     assert service.has(a="1", b="1")
 
 
-def test_without_versions_they_are_a_manifest_too(service: Service) -> None:
+def test_repeatables_without_versions_are_a_manifest(service: Service) -> None:
     code = release(0, a="1")
     assert service.start(code) is Outcome.MIGRATED
     assert service.start(code) is Outcome.UP_TO_DATE
@@ -237,7 +237,7 @@ def test_a_dry_run_runs_them(service: Service) -> None:
     assert service.has()
 
 
-def test_verify_finds_nothing_to_say(service: Service) -> None:
+def test_verify_reports_nothing(service: Service) -> None:
     older, code = release(1, a="1"), release(2, a="2")
     service.start(older)
     service.start(code)
@@ -246,9 +246,7 @@ def test_verify_finds_nothing_to_say(service: Service) -> None:
     assert service.start(older, "require") is Outcome.UP_TO_DATE
 
 
-def test_a_broken_text_is_a_failure_of_its_manifest_only(
-    bench: DatabaseBench, service: Service
-) -> None:
+def test_a_broken_text_fails_only_its_own_manifest(bench: DatabaseBench, service: Service) -> None:
     service.start(release(1, a="1"))
     broken = bench.breaking(repeatable("a", "2"), "22012")
     code = Manifest([FIRST, SECOND, broken])

@@ -1,4 +1,4 @@
-"""What the admin function relies on in its request log, in memory and on DynamoDB."""
+"""The contract of the admin function's request log: in memory, and on DynamoDB."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def find(log: RequestLog, request_id: str) -> RequestRecord | None:
     return found
 
 
-def test_of_concurrent_runs_one_begins(make_log: MakeLog) -> None:
+def test_one_of_several_concurrent_runs_begins(make_log: MakeLog) -> None:
     found: list[RequestRecord | None] = []
     barrier = threading.Barrier(8)
 

@@ -1,4 +1,4 @@
-"""What holds wherever migrations come from: SQL files, Alembic and Django alike."""
+"""Migrations from SQL files, from Alembic and from Django behave alike."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tool(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -> Al
     return service
 
 
-def test_pending_steps_are_applied_once_and_nothing_is_opened_after_that(service: Service) -> None:
+def test_pending_steps_are_applied_once_and_later_starts_open_nothing(service: Service) -> None:
     service.add(1)
     service.add(2)
     started = [service.start() for _ in range(4)]
@@ -45,7 +45,7 @@ def test_pending_steps_are_applied_once_and_nothing_is_opened_after_that(service
     assert service.run(mode="require") == "UP_TO_DATE"
 
 
-def test_a_failure_keeps_what_was_before_it_and_others_fail_at_once(service: Service) -> None:
+def test_a_failure_keeps_earlier_steps_and_other_starts_fail_at_once(service: Service) -> None:
     service.add(1)
     service.add(2, "SELECT 1/0")
     assert service.run().startswith("MigrationFailed")
@@ -129,7 +129,7 @@ def test_a_step_that_outlasts_the_deadline_is_rolled_back(service: Service) -> N
     assert service.effects() == []
 
 
-def test_a_deadline_after_the_last_step_is_no_failure(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_deadline_after_the_last_step_is_not_a_failure(sandbox: Sandbox, tmp_path: Path) -> None:
     service = AlembicService(sandbox, tmp_path)
     service.add(1)
     env = service.root / "migrations" / "env.py"
@@ -218,7 +218,7 @@ def test_steps_that_the_tool_itself_applied_are_current(tool: AlembicService) ->
     assert [position for (position,) in rows] == [1, 2, 3]
 
 
-def test_a_database_that_the_tool_has_migrated_is_taken_over_as_it_is(tool: AlembicService) -> None:
+def test_a_database_that_the_tool_has_migrated_is_adopted_unchanged(tool: AlembicService) -> None:
     tool.add(1)
     tool.add(2)
     tool.run_tool()

@@ -1,6 +1,6 @@
 """What IAM would say of a call, by the statements that our template has.
 
-Only what these use: actions and resources by name (with ``*`` at the end), and
+It supports only what these use: actions and resources by name (with ``*`` at the end), and
 ``dynamodb:LeadingKeys``. A statement with any other condition is an error, not a guess.
 """
 

@@ -1,8 +1,8 @@
 """template.yaml as a stack: transformed as AWS does, and deployed into moto.
 
-moto's CloudFormation does not know all types. The gaps are named here, with what stands in for
-each. Of those that moto has an API for, the resources are made
-through it, with the properties that the template gives them.
+moto's CloudFormation does not support all resource types. This module lists the gaps, with a
+substitute for each. Where moto has an API for the type, the resource is created through that API,
+with the properties in the template.
 """
 
 from __future__ import annotations

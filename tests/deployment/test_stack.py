@@ -1,7 +1,7 @@
 """The stack as it stands after a deployment, read back through the services' own APIs.
 
-In moto, whose gaps `tests.deployment.stack` names. Of what it does make, it forgets a function's
-processor and tracing, and a table's encryption and backups: for these the template's word is taken.
+The services are moto's; `tests.deployment.stack` names its gaps. moto does not store a function's
+architecture and tracing, or a table's encryption and backups: these are read from the template.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Known vulnerabilities of what is installed: ``python -m tests.security.audit`` (`make audit`).
 
-pip-audit asks PyPI, or OSV. It calls a package of which it learned nothing skipped, and ends with
-"No known vulnerabilities found" even if it skipped all of them, as it does behind a mirror that has
-no advisories. Here both are asked, and the three outcomes are distinguished:
+pip-audit queries PyPI or OSV. It skips a package without a result, and reports "No known
+vulnerabilities found" even if it skipped all of them, as it does behind a mirror that has no
+advisories. This program queries both, and distinguishes three outcomes:
 
 ===  ================================================================================
 0    every package that could be looked up is without a known vulnerability; or there

@@ -1,6 +1,6 @@
 """Environments forked from one warm interpreter: processes like any other, but for what they share.
 
-`test_local_function` holds them to all that holds for separate interpreters.
+`test_local_function` runs the tests of separate interpreters with forked ones, too.
 """
 
 from __future__ import annotations

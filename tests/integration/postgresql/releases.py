@@ -4,10 +4,10 @@
 
     python -m tests.integration.postgresql.releases --releases 200
 
-Each release takes over under a fence of its own and applies a migration. Of each four, one then
-fails in a script that leaves settings behind, one runs dry, one dies without a goodbye. Counted are
-the application's queries that were ended, and what it finds in its sessions that a new one does not
-have. Both must be 0.
+Each release takes over under its own fence and applies a migration. Of every four releases, one
+then fails in a script that leaves settings behind, one makes a dry run, and one dies without
+closing its connection. The program counts the application's queries that were terminated, and the
+settings in its sessions that a new session does not have. Both counts must be 0.
 """
 
 from __future__ import annotations

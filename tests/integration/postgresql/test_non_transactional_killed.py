@@ -1,7 +1,7 @@
 """A process killed before, in and after its statement: the history never says what is not so.
 
-The points are hit by name: `_NonTransactionalStatement.run` stands between the intent row and the
-row that records how it ended. What a kill in the middle of a statement leaves is made by hand.
+The process is killed at named calls: `_NonTransactionalStatement.run` is between the intent row and
+the row that records the outcome. The state after a kill inside a statement is created by hand.
 """
 
 from __future__ import annotations
