@@ -1,4 +1,4 @@
-"""The servers that wait for a hook's response, on the loopback: CloudFormation, CodeDeploy.
+"""Local HTTP servers for the responses of deployment hooks: CloudFormation's and CodeDeploy's.
 
 moto has neither. The replies are those that AWS documents: 200 for an object at a presigned URL,
 and CodeDeploy's JSON 1.1.

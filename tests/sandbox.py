@@ -1,4 +1,4 @@
-"""A database and a target of its own for each test with real processes, and functions to deploy."""
+"""A separate database and target for each test with real processes, and functions to deploy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AWS on this machine: all that moto knows, behind one port, with a record of every call.
+"""A local AWS for tests: moto's services on one port, with a record of every call.
 
 Run as a program it is the server. It answers one request at a time, as moto's DynamoDB must.
 """

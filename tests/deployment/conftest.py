@@ -1,4 +1,4 @@
-"""An AWS of its own for each stack."""
+"""Fixtures of the deployment tests: a separate local AWS for each stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What IAM would say of a call, by the statements that our template has.
+"""Decide whether IAM would allow a call, by the statements of our template.
 
 It supports only what these use: actions and resources by name (with ``*`` at the end), and
 ``dynamodb:LeadingKeys``. A statement with any other condition is an error, not a guess.

@@ -1,4 +1,4 @@
-"""A Lambda runtime's Python on this machine: an interpreter, and what Lambda puts beside it."""
+"""A Lambda runtime's Python on this machine: an interpreter and the packages that Lambda adds."""
 
 from __future__ import annotations
 

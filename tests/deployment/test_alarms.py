@@ -1,4 +1,4 @@
-"""Alarms and dashboard look at what `lambda_migrate.aws.telemetry` writes, and at nothing else."""
+"""Alarms and dashboard use only metrics that `lambda_migrate.aws.telemetry` writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The templates of the how-to pages, transformed as AWS does, and true to the code."""
+"""The templates on the how-to pages are valid and agree with the code."""
 
 from __future__ import annotations
 

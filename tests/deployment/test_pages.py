@@ -1,4 +1,4 @@
-"""What the pages and `samconfig.toml` say of the template is true."""
+"""What the pages and `samconfig.toml` state about the template is true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sam build` has built runs as the stack says, and calls what its roles may call.
+"""The package that `sam build` made runs in the stack, and calls only what its roles allow.
 
 The code is the zip that SAM uploads, on a Lambda runtime's own Python; variables, handler and
 timeout are read back from the deployed stack; PostgreSQL is real, with TLS and passwords, DynamoDB

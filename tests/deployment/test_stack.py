@@ -1,4 +1,4 @@
-"""The stack as it stands after a deployment, read back through the services' own APIs.
+"""The deployed stack, read back through the APIs of its services.
 
 The services are moto's; `tests.deployment.stack` names its gaps. moto does not store a function's
 architecture and tracing, or a table's encryption and backups: these are read from the template.

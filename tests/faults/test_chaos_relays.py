@@ -1,4 +1,4 @@
-"""The faults that chaos counts on are what their names say, on real servers."""
+"""The faults that the chaos tests inject do what their names say, on real servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The holder killed with SIGKILL at every stage, and frozen with SIGSTOP past its lease."""
+"""A holder that is killed at any stage, or frozen past its lease, leaves a correct database."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def signal_holder(function: LocalFunction, number: signal.Signals) -> int:
     return holder.pid
 
 
-def test_a_holder_killed_before_its_first_transaction_leaves_nothing_in_the_way(
+def test_a_holder_killed_before_its_first_transaction_blocks_no_successor(
     sandbox: Sandbox,
 ) -> None:
     code = sandbox.code({"1_counters": COUNTERS, "2_more": effect(2)})
@@ -77,7 +77,7 @@ def test_a_holder_killed_before_its_first_transaction_leaves_nothing_in_the_way(
     assert sandbox.effects() == {1: 1, 2: 1}
 
 
-def test_a_holder_killed_inside_a_transaction_is_followed_by_one_that_goes_on_from_there(
+def test_a_successor_continues_where_a_holder_was_killed_inside_a_transaction(
     sandbox: Sandbox,
 ) -> None:
     with sandbox.function(sandbox.code(SLEEPS_IN_3)) as function:
@@ -95,7 +95,7 @@ def test_a_holder_killed_inside_a_transaction_is_followed_by_one_that_goes_on_fr
     assert sandbox.holders() == []
 
 
-def test_a_holder_killed_inside_a_repeatable_migration_leaves_the_text_before_it(
+def test_a_holder_killed_inside_a_repeatable_migration_leaves_the_previous_text(
     sandbox: Sandbox,
 ) -> None:
     texts = {name: f"CREATE OR REPLACE VIEW v AS SELECT '{name}' AS text;" for name in "ab"}
@@ -122,7 +122,7 @@ def test_a_holder_killed_inside_a_repeatable_migration_leaves_the_text_before_it
 _NOTE = "INSERT INTO effects VALUES (2);"
 
 
-def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_file_ends(
+def test_a_migration_that_kills_three_holders_is_a_failure_until_its_file_is_corrected(
     sandbox: Sandbox,
 ) -> None:
     counters = {"1_counters": COUNTERS}
@@ -163,7 +163,7 @@ LeaseSession.store_completion = lambda *_: time.sleep(300)
 )
 
 
-def test_a_holder_killed_between_its_last_commit_and_the_table_leaves_no_work(
+def test_a_holder_killed_after_its_last_commit_leaves_nothing_to_apply(
     sandbox: Sandbox,
 ) -> None:
     migrations = {"1_counters": COUNTERS, "2_more": effect(2)}
@@ -224,7 +224,7 @@ def test_a_holder_frozen_inside_a_transaction_past_its_lease_commits_nothing(
     assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
 
 
-def test_a_holder_frozen_for_less_than_its_lease_goes_on(sandbox: Sandbox) -> None:
+def test_a_holder_frozen_for_less_than_its_lease_continues(sandbox: Sandbox) -> None:
     code = sandbox.code({"1_counters": COUNTERS, "2_sleeps": effect(2, "SELECT pg_sleep(1);")})
     with sandbox.function(code, lease_seconds="20") as function:
         frozen = function.submit()

@@ -1,4 +1,4 @@
-"""Deadlines inside migrations, PostgreSQL restarted, the DynamoDB API gone."""
+"""Deadlines inside migrations, a restart of PostgreSQL, and outages of DynamoDB."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_many_short_statements_do_not_outlive_the_deadline_together(sandbox: San
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_postgresql_restarted_in_the_middle_is_survived(own_sandbox: Sandbox, mode: str) -> None:
+def test_a_restart_of_postgresql_during_a_migration_is_survived(
+    own_sandbox: Sandbox, mode: str
+) -> None:
     sandbox = own_sandbox
     # Not `sleeps_once`: a crash may forget that a sequence was drawn from.
     code = sandbox.code(
@@ -55,7 +57,7 @@ def test_postgresql_restarted_in_the_middle_is_survived(own_sandbox: Sandbox, mo
     assert sandbox.holders() == []
 
 
-def test_a_dynamodb_api_away_for_5_seconds_costs_time_and_nothing_else(
+def test_a_dynamodb_outage_of_5_seconds_only_delays_the_start(
     own_sandbox: Sandbox,
 ) -> None:
     sandbox = own_sandbox
@@ -72,7 +74,7 @@ def test_a_dynamodb_api_away_for_5_seconds_costs_time_and_nothing_else(
     assert sandbox.effects() == {1: 1, 2: 1}
 
 
-def test_a_dynamodb_api_away_for_good_fails_closed_before_the_deadline(
+def test_a_permanent_dynamodb_outage_fails_closed_before_the_deadline(
     own_sandbox: Sandbox,
 ) -> None:
     sandbox = own_sandbox
@@ -86,7 +88,7 @@ def test_a_dynamodb_api_away_for_good_fails_closed_before_the_deadline(
     assert sandbox.holders() == []
 
 
-def test_a_dynamodb_api_away_for_good_is_served_by_setting_if_postgresql_is_current(
+def test_a_permanent_dynamodb_outage_is_ignored_by_setting_if_postgresql_is_current(
     own_sandbox: Sandbox,
 ) -> None:
     sandbox = own_sandbox
@@ -103,7 +105,7 @@ def test_a_dynamodb_api_away_for_good_is_served_by_setting_if_postgresql_is_curr
     assert sandbox.effects() == {1: 1}
 
 
-def test_a_dynamodb_api_that_dies_under_a_holder_stops_it_when_its_lease_is_over(
+def test_a_dynamodb_outage_stops_a_holder_when_its_lease_ends(
     own_sandbox: Sandbox,
 ) -> None:
     sandbox = own_sandbox

@@ -1,4 +1,4 @@
-"""The fakes that we ship can stand where the real parts do: for mypy, which reads this, and here.
+"""The fakes that we ship can replace the real parts: for mypy, which checks this file, and here.
 
 Each assignment below is the test; a fake that lost a method or changed a signature fails mypy.
 """
@@ -31,7 +31,7 @@ from lambda_migrate.testing import (
 )
 
 
-def test_every_fake_is_what_it_stands_for() -> None:
+def test_every_fake_implements_the_port_it_replaces() -> None:
     fake_clock = FakeClock()
     fake_database = InMemoryDatabase(clock=fake_clock)
     clock: Clock = fake_clock
@@ -50,7 +50,7 @@ def test_every_fake_is_what_it_stands_for() -> None:
     assert held.read_history() == []
 
 
-def test_a_users_whole_test_needs_nothing_else() -> None:
+def test_a_users_test_needs_only_the_fakes() -> None:
     clock, observer = FakeClock(), RecordingObserver()
     database = InMemoryDatabase(clock=clock)
     store = InMemoryLeaseTable(clock=clock)
