@@ -1,4 +1,4 @@
-"""A project in a folder of its own, with a database of its own."""
+"""Fixtures of the adoption tests: a project in its own folder, with its own database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project that another tool has migrated, and what `adopt` has to make of it.
+"""A project that another tool has migrated, and the result that `adopt` must produce.
 
 To add a tool, add a `ToolCase` to `cases.py`. To test with the real tool, make the database with it
 (`Project.run`), and go through `check_adoption` with the same project.

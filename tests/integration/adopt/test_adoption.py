@@ -1,4 +1,4 @@
-"""`adopt` takes over each tool's project: its files, what is applied, and nothing else."""
+"""`adopt` converts each tool's files, marks what is applied, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _next_version(case: ToolCase) -> str:
     return str(int(re.sub(r"\D.*", "", case.adopted[2].lstrip("V"))) + 1)
 
 
-def test_without_the_option_the_tools_table_is_left_alone_again(project: Project) -> None:
+def test_without_the_option_the_tools_table_is_no_longer_written(project: Project) -> None:
     make_database(project, DBMATE)
     theirs = project.rows(DBMATE.table)
     assert project.call("adopt", "--yes", "--keep-theirs")[0] == 0

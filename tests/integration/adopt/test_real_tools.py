@@ -1,4 +1,4 @@
-"""The real tools make a database; `adopt` takes it over, and the tool accepts what it left.
+"""The real tools migrate a database, `adopt` adopts it, and the tool accepts the result.
 
 `make .tools/installed` installs the tools.
 """

@@ -194,7 +194,7 @@ def test_a_warning_of_a_migration_reaches_the_terminal_and_the_json(bench: Bench
     assert reverted["notices"] == [{"migration": "1_a", **notice}]
 
 
-def test_baseline_repair_and_lease_on_the_real_thing(bench: Bench) -> None:
+def test_baseline_repair_and_lease_work_on_real_servers(bench: Bench) -> None:
     bench.write("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;")
     bench.rows("CREATE TABLE a (id int)")
     assert bench.run("up")[0] == 1

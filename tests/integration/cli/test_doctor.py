@@ -1,4 +1,4 @@
-"""`doctor` names each thing that is wrong, on real servers, and changes nothing."""
+"""`doctor` names each fault on real servers, and changes nothing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_new_database_is_ready_and_stays_untouched(sandbox: Sandbox, doctor: D
     assert "1 migration in lambda_migrate, the newest is 0001_counters" in str(checks["schema"])
 
 
-def test_what_is_not_set_is_named_and_the_rest_skipped(doctor: Doctor) -> None:
+def test_a_missing_setting_is_named_and_the_checks_that_need_it_are_skipped(doctor: Doctor) -> None:
     nothing = {"LAMBDA_MIGRATE_TABLE": "", "LAMBDA_MIGRATE_DATABASE_URL": "", "DATABASE_URL": ""}
     code, checks = doctor.run(**nothing)
     assert code == 1
@@ -110,7 +110,7 @@ def test_what_is_not_set_is_named_and_the_rest_skipped(doctor: Doctor) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_advice_and_the_other_checks_go_on(
+def test_each_fault_is_named_with_advice_and_the_other_checks_continue(
     doctor: Doctor, changes: dict[str, str], check: str, result: str, advice: str
 ) -> None:
     code, checks = doctor.run(**changes)

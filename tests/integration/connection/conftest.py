@@ -1,4 +1,4 @@
-"""Real servers: one that offers TLS with a certificate of its own, one that does not."""
+"""Real servers for the connection tests: one with TLS (a private certificate), one without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection makes of a server's answers, on real servers and on ones that misbehave."""
+"""Connections to real servers and to misbehaving ones: results, errors, aborts and losses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def connection(socket_address: DatabaseAddress) -> Iterator[Connection]:
 # -- connecting ---------------------------------------------------------------------------------
 
 
-def test_a_connection_knows_its_backend_and_its_server(
+def test_a_connection_has_the_process_id_of_its_backend_and_the_servers_version(
     address: DatabaseAddress, plain_server: LocalPostgreSQL
 ) -> None:
     with opened(address) as connection:
@@ -71,7 +71,7 @@ def test_the_urls_of_a_local_server_connect(plain_server: LocalPostgreSQL) -> No
     ("change", "sqlstate"),
     [({"database": "nowhere"}, "3D000"), ({"user": "nobody"}, "28000")],
 )
-def test_what_a_retry_cannot_resolve_is_permanent(
+def test_an_error_that_no_retry_resolves_is_permanent(
     change: dict[str, str], sqlstate: str, address: DatabaseAddress
 ) -> None:
     with pytest.raises(ConnectFailed) as failed:
@@ -92,7 +92,7 @@ def test_an_unknown_startup_setting_is_permanent(address: DatabaseAddress) -> No
 @pytest.mark.parametrize(
     "change", [{"port": 1}, {"host": "nowhere.invalid"}], ids=["refused", "unknown host"]
 )
-def test_what_may_pass_is_transient(
+def test_an_error_that_a_retry_may_resolve_is_transient(
     change: dict[str, str | int], plain_address: DatabaseAddress
 ) -> None:
     with pytest.raises(ConnectFailed) as failed:
@@ -108,7 +108,7 @@ def test_a_missing_socket_is_transient(socket_address: DatabaseAddress, tmp_path
     assert not failed.value.permanent
 
 
-def test_a_host_that_no_name_server_could_hold_is_permanent(plain_address: DatabaseAddress) -> None:
+def test_an_impossible_host_name_is_permanent(plain_address: DatabaseAddress) -> None:
     with pytest.raises(ConnectFailed) as failed:
         opened(plain_address.replace(host="x" * 64 + ".example"))
 
@@ -217,7 +217,7 @@ def test_an_error_inside_a_function_has_its_call_stack(connection: Connection) -
     assert "PL/pgSQL" in error.value.where
 
 
-def test_an_error_of_a_connection_class_that_is_no_fatal_leaves_ours_alive(
+def test_an_error_of_a_connection_class_that_is_not_fatal_keeps_the_connection_open(
     connection: Connection,
 ) -> None:
     with pytest.raises(PostgresError):  # as dblink and postgres_fdw raise them
@@ -255,7 +255,9 @@ def test_a_commit_of_a_failed_transaction_is_an_error(sql: str, connection: Conn
 
 
 @pytest.mark.parametrize("sql", ["ROLLBACK", "ABORT", "-- so\nrollback", "ROLLBACK TO SAVEPOINT s"])
-def test_a_rollback_of_a_failed_transaction_is_none(sql: str, connection: Connection) -> None:
+def test_a_rollback_of_a_failed_transaction_is_not_an_error(
+    sql: str, connection: Connection
+) -> None:
     with pytest.raises(PostgresError):
         connection.run("BEGIN; SAVEPOINT s; SELECT 1/0")
 
@@ -265,7 +267,7 @@ def test_a_rollback_of_a_failed_transaction_is_none(sql: str, connection: Connec
 # -- scripts that would put a driver out of step ------------------------------------------------
 
 
-def test_copy_from_stdin_fails_and_leaves_the_connection_alive(connection: Connection) -> None:
+def test_copy_from_stdin_fails_and_keeps_the_connection_open(connection: Connection) -> None:
     with pytest.raises(PostgresError, match="no standard input") as error:
         connection.run("CREATE TEMP TABLE t (id int); COPY t FROM STDIN; SELECT 1")
 
@@ -317,7 +319,7 @@ def test_a_script_that_changes_the_encoding_garbles_nothing_after_it(
     assert connection.run("SELECT 'ż☃'") == [["ż☃"]]
 
 
-def test_an_encoding_changed_inside_a_transaction_that_fails_is_no_trap(
+def test_an_encoding_changed_inside_a_failed_transaction_garbles_nothing_after_it(
     connection: Connection,
 ) -> None:
     with pytest.raises(PostgresError):
@@ -327,7 +329,7 @@ def test_an_encoding_changed_inside_a_transaction_that_fails_is_no_trap(
     assert connection.run("SELECT 'ż☃'") == [["ż☃"]]
 
 
-def test_notices_and_notifications_of_any_text_are_passed_over(connection: Connection) -> None:
+def test_notices_and_notifications_of_any_text_are_skipped(connection: Connection) -> None:
     connection.run('LISTEN "kanał"; NOTIFY "kanał", \'żółw\'')
     connection.run("DO $$ BEGIN RAISE WARNING 'żółw'; END $$")
 
@@ -371,13 +373,15 @@ def test_a_connection_to_a_silent_server_is_closed(address: DatabaseAddress) -> 
     assert connection.is_closed
 
 
-def test_a_timeout_bounds_one_message_alone(connection: Connection) -> None:
+def test_a_timeout_limits_one_message_only(connection: Connection) -> None:
     connection.run("SELECT 1", timeout=20)
 
     assert connection.run("SELECT 2") == [[2]]
 
 
-def test_an_administrators_end_is_a_loss_with_the_servers_words(address: DatabaseAddress) -> None:
+def test_a_termination_by_an_administrator_is_a_lost_connection_with_the_servers_message(
+    address: DatabaseAddress,
+) -> None:
     connection = opened(address)
 
     with pytest.raises(ConnectionLost, match="administrator command") as lost:
@@ -386,7 +390,9 @@ def test_an_administrators_end_is_a_loss_with_the_servers_words(address: Databas
     assert lost.value.sqlstate == "57P01"
 
 
-def test_an_end_between_two_statements_is_noticed_by_the_second(address: DatabaseAddress) -> None:
+def test_a_termination_between_two_statements_is_detected_by_the_second(
+    address: DatabaseAddress,
+) -> None:
     connection = opened(address)
     with opened(address) as other:
         other.run(f"SELECT pg_terminate_backend({connection.pid}, 30000)")
@@ -395,7 +401,7 @@ def test_an_end_between_two_statements_is_noticed_by_the_second(address: Databas
         connection.run("SELECT 1")
 
 
-def test_a_transaction_left_idle_too_long_is_a_loss(address: DatabaseAddress) -> None:
+def test_a_transaction_left_idle_too_long_is_a_lost_connection(address: DatabaseAddress) -> None:
     connection = opened(address, idle_in_transaction_session_timeout="1ms")
     connection.run("BEGIN")
     with opened(address) as other:
@@ -406,7 +412,7 @@ def test_a_transaction_left_idle_too_long_is_a_loss(address: DatabaseAddress) ->
         connection.run("SELECT 1")
 
 
-def test_a_killed_backend_is_a_loss(plain_server: LocalPostgreSQL) -> None:
+def test_a_killed_backend_is_a_lost_connection(plain_server: LocalPostgreSQL) -> None:
     with LocalPostgreSQL(binaries=plain_server.binaries) as server:
         connection = opened(parse_url(server.url()))
         os.kill(connection.pid, signal.SIGKILL)
@@ -434,7 +440,7 @@ def test_closing_ends_the_backend(address: DatabaseAddress) -> None:
             pass
 
 
-def test_an_interrupt_in_the_middle_of_an_answer_gives_the_connection_up(
+def test_an_interrupt_during_a_response_makes_the_connection_unusable(
     address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = opened(address)

@@ -1,4 +1,4 @@
-"""Credentials from a secret or from IAM, taken to a real server."""
+"""Logins to a real server with credentials from a secret, from IAM or from a password file."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_login_that_is_refused_during_a_rotation_succeeds_when_the_secret_foll
     assert who(SecretCredentials(SECRET, sslrootcert=authorities.right), Clock()) == "scram"
 
 
-def test_the_version_that_a_rotation_has_pending_is_tried_at_once(
+def test_the_pending_version_of_a_rotation_is_tried_at_once(
     tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
     put_secret(tls_address, "the old one")
@@ -190,7 +190,7 @@ def test_the_default_password_file_is_in_the_home_directory(
 
 
 @pytest.mark.parametrize(("mode", "reported"), [(0o640, "chmod 0600"), (0o604, "chmod 0600")])
-def test_a_password_file_that_others_may_read_is_not_used_and_the_error_says_so(
+def test_a_password_file_that_others_may_read_is_not_used_and_the_error_explains_why(
     mode: int, reported: str, tls_address: DatabaseAddress, tmp_path: Path
 ) -> None:
     passfile = write_passfile(tmp_path / "pgpass", f"*:*:*:*:{ESCAPED}", mode=mode)

@@ -1,4 +1,4 @@
-"""libpq's sslmode, mode by mode, against servers that offer TLS, demand it, or have none."""
+"""libpq's sslmode, mode by mode, against servers that offer TLS, require it, or have none."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_require_without_a_root_certificate_encrypts_and_verifies_nothing(
 
 
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
-def test_a_server_without_tls_is_refused_where_tls_is_demanded(
+def test_a_server_without_tls_is_refused_where_tls_is_required(
     mode: str, plain_address: DatabaseAddress
 ) -> None:
     failed = refusal(plain_address.replace(sslmode=mode))
@@ -126,7 +126,7 @@ def test_a_unix_socket_is_never_encrypted(mode: str, socket_address: DatabaseAdd
     assert not is_encrypted(socket_address.replace(sslmode=mode))
 
 
-def test_plaintext_to_a_server_that_requires_tls_is_refused_with_the_remedy(
+def test_plaintext_to_a_server_that_requires_tls_is_refused_with_advice(
     tls_address: DatabaseAddress,
 ) -> None:
     failed = refusal(tls_address.replace(user="tls_only", sslmode="disable"))
@@ -170,7 +170,7 @@ def test_two_refusals_are_both_reported(tls_address: DatabaseAddress) -> None:
     assert "no encryption" in failed.reason
 
 
-def test_one_refusal_met_twice_is_reported_once(tls_address: DatabaseAddress) -> None:
+def test_the_same_refusal_twice_is_reported_once(tls_address: DatabaseAddress) -> None:
     failed = refusal(tls_address.replace(user="scram", password="wrong", sslmode="prefer"))
 
     assert failed.permanent
@@ -178,7 +178,7 @@ def test_one_refusal_met_twice_is_reported_once(tls_address: DatabaseAddress) ->
 
 
 @pytest.mark.parametrize("mode", ["disable", "require"])
-def test_scram_takes_the_right_password(mode: str, tls_address: DatabaseAddress) -> None:
+def test_scram_accepts_the_right_password(mode: str, tls_address: DatabaseAddress) -> None:
     address = tls_address.replace(user="scram", password=PASSWORD, sslmode=mode)
 
     assert is_encrypted(address) is (mode == "require")
@@ -196,7 +196,7 @@ def test_scram_is_bound_to_the_tls_connection(tls_address: DatabaseAddress) -> N
 
 
 @pytest.mark.parametrize("user", ["postgres", "token"])
-def test_a_demanded_channel_binding_refuses_every_other_login(
+def test_a_required_channel_binding_refuses_every_other_login(
     user: str, tls_address: DatabaseAddress
 ) -> None:
     address = tls_address.replace(user=user, password="secret-word", sslmode="require")

@@ -1,4 +1,4 @@
-"""What the demo refuses to call a success, and how it reads what the environments have noted."""
+"""The demo reports each fault, and reads the events of its environments correctly."""
 
 from __future__ import annotations
 
@@ -148,9 +148,7 @@ def test_the_wait_after_the_release_counts_from_the_last_migrator() -> None:
         ([float(n) for n in range(200, 0, -1)], Distribution(200, 100.5, 198.0, 200.0)),
     ],
 )
-def test_percentiles_are_of_the_nearest_rank(
-    values: list[float], spread: Distribution | None
-) -> None:
+def test_percentiles_use_the_nearest_rank(values: list[float], spread: Distribution | None) -> None:
     assert Distribution.of(values) == spread
 
 
@@ -230,7 +228,7 @@ def test_the_time_in_which_this_machine_starts_a_version_is_left_out() -> None:
     assert "24 s in which" in svg
 
 
-def test_the_overhead_of_a_warm_invocation_is_a_bound_and_no_figure_of_noise() -> None:
+def test_the_overhead_of_a_warm_invocation_is_reported_as_an_upper_bound() -> None:
     rows = dict(list_summary_rows(GOOD))
     assert rows["a warm invocation takes"] == "less than 1 µs more with the decorator"
 

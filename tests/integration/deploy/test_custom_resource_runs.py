@@ -1,4 +1,4 @@
-"""The custom resource on real runtimes and servers responds whatever happens to them."""
+"""The custom resource responds whatever happens, on real runtimes and servers."""
 
 from __future__ import annotations
 

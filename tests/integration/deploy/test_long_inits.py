@@ -1,4 +1,4 @@
-"""The page on provisioned concurrency and SnapStart, on real runtimes and servers."""
+"""Functions with provisioned concurrency or SnapStart start as their page describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rollout in which a hook migrates first: no request waits, and none reaches unready code."""
+"""When a hook migrates first, no request waits, and none reaches code that is not ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on several functions on one database, on real runtimes and servers."""
+"""Several functions on one database behave as their page describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dry run page: its migrations, its output, and its filter."""
+"""The page on dry runs: its migrations, its output, and its filter are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The roles on the pages have the permissions that they need, and no others."""
+"""The roles on the pages have the privileges that they need, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cold starts that must not serve: without migrations, and where another tool has migrated."""
+"""Cold starts refuse to serve without migrations, and where another tool has migrated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_package_without_its_migrations_is_not_served_and_makes_no_request(
         assert function.invoke().ok
 
 
-def test_functions_run_nothing_where_dbmate_has_and_serve_after_a_baseline(
+def test_functions_run_nothing_on_a_database_that_dbmate_migrated_and_serve_after_a_baseline(
     sandbox: Sandbox,
 ) -> None:
     sandbox.query("CREATE TABLE items (id int, price int)")

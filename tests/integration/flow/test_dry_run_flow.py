@@ -1,4 +1,4 @@
-"""Dry runs and real runtimes on one target: who waits for whom, and what is left."""
+"""Dry runs and functions on one target wait for each other, with real runtimes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def released(sandbox: Sandbox, code: Path) -> bool:
     return True
 
 
-def test_a_dry_run_that_lost_its_lease_is_ended_by_the_next_function(
+def test_a_dry_run_that_lost_its_lease_is_terminated_by_the_next_function(
     sandbox: Sandbox, code: Path
 ) -> None:
     dry_run = BackgroundDryRun(

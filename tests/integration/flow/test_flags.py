@@ -1,4 +1,4 @@
-"""Feature flags on real processes: AppConfig over HTTP, both ways, changed while functions run."""
+"""Feature flags from AppConfig, by extension and by API, changed while real functions run."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_fast_path_reads_no_flags_from_appconfig(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_held_back_at_a_version_the_schema_goes_that_far_and_no_further(
+def test_functions_held_back_at_a_version_apply_nothing_beyond_it(
     sandbox: Sandbox, appconfig: LocalAppConfig, way: str
 ) -> None:
     appconfig.document = {HOLD_BACK_AT: plain(2)}

@@ -1,4 +1,4 @@
-"""A real runtime does not grow with its invocations, and a finished check leaves nothing open."""
+"""A runtime's memory does not grow with invocations, and a finished check leaves nothing open."""
 
 from __future__ import annotations
 

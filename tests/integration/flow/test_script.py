@@ -33,7 +33,9 @@ def script(sandbox: Sandbox, code: Path) -> str:
     return SCRIPT.format(url=sandbox.url, directory=str(code / "migrations"))
 
 
-def test_three_lines_migrate_and_the_next_time_find_it_done(sandbox: Sandbox) -> None:
+def test_a_script_of_three_lines_migrates_and_its_next_run_applies_nothing(
+    sandbox: Sandbox,
+) -> None:
     code = sandbox.code({"1_counters": COUNTERS, "2_more": effect(2)})
     for outcome in ("MIGRATED", "UP_TO_DATE"):
         process = start(script(sandbox, code))

@@ -1,4 +1,4 @@
-"""A small storm without Locust: what its users would invoke, in a loop of this process."""
+"""A small storm without Locust: this process makes the invocations in a loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The profile of real cold starts has every phase that such a start goes through."""
+"""The profile of real cold starts has every phase of such a start."""
 
 from __future__ import annotations
 

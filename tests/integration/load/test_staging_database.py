@@ -1,4 +1,4 @@
-"""Rows that were there before are found again, or missed, on a real PostgreSQL."""
+"""The comparison of a staging database finds lost and changed rows, on a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A good release is a go; each bad one is a no-go, for its own reason."""
+"""A good release is a go, and each bad one is a no-go for its own reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locust itself, always in processes of its own: it patches whatever imports it."""
+"""Storms with Locust, which runs in its own process because it patches whatever imports it."""
 
 from __future__ import annotations
 

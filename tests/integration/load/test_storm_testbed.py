@@ -1,4 +1,4 @@
-"""The storms' server, and small storms that must be judged bad because they are."""
+"""The storms' server, and small storms whose faults must be found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a storm must show is shown by a good one, and found missing in each bad one."""
+"""A good storm passes every verdict, and each fault fails its own."""
 
 from __future__ import annotations
 

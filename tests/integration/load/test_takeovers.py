@@ -1,4 +1,4 @@
-"""The measurement of takeovers: a real holder, killed in the middle of its migration."""
+"""The measurement of takeovers, with a real holder that is killed during its migration."""
 
 from __future__ import annotations
 

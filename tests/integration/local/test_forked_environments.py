@@ -1,4 +1,4 @@
-"""Environments forked from one warm interpreter: processes like any other, but for what they share.
+"""Environments forked from one warm interpreter are separate processes.
 
 `test_local_function` runs the tests of separate interpreters with forked ones, too.
 """
@@ -149,7 +149,7 @@ def test_end_idle_ends_only_idle_environments(
     assert last_words[-1] == "ended"
 
 
-def test_cold_starts_pass_a_gate_together(function: LocalFunction) -> None:
+def test_cold_starts_at_a_barrier_are_released_together(function: LocalFunction) -> None:
     barrier = StartBarrier(4)
     early = [function.submit_cold({}, barrier=barrier) for _ in range(3)]
     assert not any(one.done() for one in early)

@@ -1,4 +1,4 @@
-"""Lambda's Invoke as boto3 sees it, in front of local functions."""
+"""The local Invoke API responds to boto3 as Lambda does."""
 
 from __future__ import annotations
 

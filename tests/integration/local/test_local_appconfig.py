@@ -1,4 +1,4 @@
-"""The AppConfig on this machine answers boto3 as its documentation says that the real one does."""
+"""The local AppConfig responds to boto3 as AWS documents it."""
 
 from __future__ import annotations
 

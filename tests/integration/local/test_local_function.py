@@ -1,4 +1,4 @@
-"""The local Lambda, with real runtimes: what holds for separate interpreters holds for forks."""
+"""The local Lambda, with real runtimes, in separate and in forked interpreters."""
 
 from __future__ import annotations
 

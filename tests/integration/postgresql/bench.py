@@ -1,4 +1,4 @@
-"""An empty database, and what tests do with it: holders, migrations, second sessions."""
+"""An empty database for a test, with helpers for holders, migrations and second sessions."""
 
 from __future__ import annotations
 

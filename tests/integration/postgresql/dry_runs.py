@@ -1,4 +1,4 @@
-"""A small shop, and what tests of dry runs do on it."""
+"""The schema of a small shop, and helpers for tests of dry runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that migrates and is killed with SIGKILL at a message that it is about to send.
+"""A process that migrates and is killed with SIGKILL just before it sends a chosen message.
 
 ::
 

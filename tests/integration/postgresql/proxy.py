@@ -1,4 +1,4 @@
-"""A proxy on a Unix socket between a holder and its server, which cuts where a test says."""
+"""A proxy on a Unix socket that cuts the connection of a holder where a test requests it."""
 
 from __future__ import annotations
 

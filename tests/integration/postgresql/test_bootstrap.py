@@ -1,4 +1,4 @@
-"""The library's schema: created once, by a role that may, for one environment and one layout."""
+"""The library's schema is created once, by a role that may, for one environment and layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
 from .bench import Bench, Running, migration, soon, until
 
 
-def test_twenty_that_start_at_once_make_one_schema_without_an_error(each_bench: Bench) -> None:
+def test_twenty_concurrent_first_runs_create_one_schema_without_an_error(each_bench: Bench) -> None:
     barrier = threading.Barrier(20)
 
     def start(fence: int) -> str:
@@ -72,7 +72,9 @@ def test_a_role_that_owns_the_schema_needs_no_right_on_the_database(
     bench.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
-def test_a_role_without_privileges_learns_what_to_grant(bench: Bench, role: str) -> None:
+def test_a_role_without_privileges_gets_an_error_that_names_the_missing_grant(
+    bench: Bench, role: str
+) -> None:
     with (
         pytest.raises(ConfigurationError, match="GRANT it CREATE on the database"),
         bench.holder(**_as(bench, role)),
@@ -101,7 +103,7 @@ _DEFAULTS = {
 }
 
 
-def test_defaults_of_the_database_do_not_get_into_our_statements(each_bench: Bench) -> None:
+def test_defaults_of_the_database_do_not_affect_our_statements(each_bench: Bench) -> None:
     """In a transaction, outside of one, and between two: each statement here outlasts a default."""
     bench = each_bench
     known = set(bench.column("SELECT name FROM pg_settings"))
@@ -122,7 +124,7 @@ def test_defaults_of_the_database_do_not_get_into_our_statements(each_bench: Ben
 
 @pytest.mark.parametrize("who", ["a holder", "status"])
 @pytest.mark.parametrize("default", ["statement_timeout", "lock_timeout", "transaction_timeout"])
-def test_defaults_of_the_database_do_not_get_into_what_we_read(
+def test_defaults_of_the_database_do_not_affect_what_we_read(
     bench: Bench, who: str, default: str
 ) -> None:
     bench.apply(migration("SELECT 1"))
@@ -138,7 +140,7 @@ def test_defaults_of_the_database_do_not_get_into_what_we_read(
 
 
 @pytest.mark.parametrize("non_transactional", [False, True])
-def test_a_database_that_is_read_only_by_default_is_respected(
+def test_a_database_that_is_read_only_by_default_is_refused_with_advice(
     bench: Bench, non_transactional: bool
 ) -> None:
     """By both kinds of scripts, at the first run and at the next."""
@@ -207,7 +209,7 @@ def test_of_two_first_runs_at_once_the_second_environment_is_refused(bench: Benc
 # --- layout and damage
 
 
-def test_a_layout_from_the_future_is_refused(bench: Bench) -> None:
+def test_a_newer_layout_is_refused(bench: Bench) -> None:
     bench.apply()
     bench.execute("UPDATE lambda_migrate.fence SET layout = 99")
     with pytest.raises(ConfigurationError, match=r"layout 99.*newer library"), bench.holder(2):

@@ -1,4 +1,4 @@
-"""What another tool's statement, interrupted outside a transaction, is found to have done."""
+"""The catalog shows whether an interrupted statement of another tool took effect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TWO_EQUAL_PRICES = "INSERT INTO item VALUES (1), (1)"
         pytest.param([], "VACUUM item; VACUUM", None, "", id="unknown statements"),
     ],
 )
-def test_it_took_effect_if_the_catalog_has_its_object(
+def test_a_statement_took_effect_if_the_catalog_has_its_object(
     bench: Bench, before: list[str], statement: str, took_effect: bool | None, conflict: str
 ) -> None:
     with bench.connect() as connection:

@@ -1,4 +1,4 @@
-"""What a dry_run counts, and the state in which each migration finds the session."""
+"""What a dry run measures: rows, sizes, rewritten tables and used sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The locks that a dry_run tells are those that keep others waiting."""
+"""The locks that a dry run reports are those that make other sessions wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL keeps nothing of a dry_run, whatever a script tries."""
+"""PostgreSQL commits nothing of a dry run, whatever a script tries."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_postgresql_itself_commits_nothing_of_a_script_that_was_misread(
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("script", [ESCAPES[0], ESCAPES[4], ESCAPES[5]])
-def test_no_version_commits_anything_of_it(each_bench: Bench, script: str) -> None:
+def test_no_version_commits_anything_of_a_misread_script(each_bench: Bench, script: str) -> None:
     with open_dry_run(each_bench) as dry_run:
         with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
             dry_run.run_migration(migration(script), soon())
@@ -89,7 +89,7 @@ def test_what_was_committed_is_not_reported_as_rolled_back(shop: Bench) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-def test_a_transaction_begun_in_place_of_ours_is_noticed(shop: Bench) -> None:
+def test_a_transaction_begun_in_place_of_ours_is_detected(shop: Bench) -> None:
     with open_dry_run(shop) as dry_run:
         with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
             dry_run.run_migration(
@@ -111,7 +111,7 @@ def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: Bench) -> None:
     assert fingerprint(shop) == before
 
 
-def test_how_a_broken_transaction_ended_is_asked_over_another_connection(shop: Bench) -> None:
+def test_the_outcome_of_a_broken_transaction_is_read_over_another_connection(shop: Bench) -> None:
     with open_dry_run(shop) as dry_run:
         dry_run.run_migration(migration("INSERT INTO orders (total) VALUES (1)"), soon())
         (pid,) = shop.holders()

@@ -1,4 +1,4 @@
-"""Each migration of a dry_run finds what its own transaction would have."""
+"""Each migration of a dry run has the session state that its own transaction would have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dry runs from the lease to the rollback, on every version."""
+"""Dry runs from the lease to the rollback, on every version of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_unavailable_lock_is_reported_after_lock_timeout(shop: Bench) -> None
     assert failed.value.sqlstate == "55P03"
 
 
-def test_a_table_that_others_have_locked_does_not_keep_it_from_beginning(shop: Bench) -> None:
+def test_a_table_that_others_have_locked_does_not_prevent_its_start(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
         with open_dry_run(shop) as dry_run:
@@ -41,7 +41,7 @@ def test_a_table_that_others_have_locked_does_not_keep_it_from_beginning(shop: B
     assert change(measured, "public.customers").updated == 10
 
 
-def test_a_sequence_that_others_have_locked_does_not_keep_it_from_beginning(shop: Bench) -> None:
+def test_a_sequence_that_others_have_locked_does_not_prevent_its_start(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; ALTER SEQUENCE orders_id_seq INCREMENT 2")
         with open_dry_run(shop) as dry_run:
@@ -54,7 +54,7 @@ def test_what_is_not_done_by_the_deadline_is_cancelled(each_bench: Bench) -> Non
         dry_run.run_migration(migration("SELECT pg_sleep(60)"), soon(0.5))
 
 
-def test_a_holder_in_the_middle_of_its_transaction_is_left_alone(shop: Bench) -> None:
+def test_a_holder_inside_its_transaction_is_not_terminated(shop: Bench) -> None:
     shop.apply()
     with shop.connect() as other:
         other.run("BEGIN; SELECT FROM lambda_migrate.fence FOR UPDATE")
@@ -63,7 +63,7 @@ def test_a_holder_in_the_middle_of_its_transaction_is_left_alone(shop: Bench) ->
         other.run("COMMIT")
 
 
-def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Bench) -> None:
+def test_a_first_run_that_may_not_create_our_schema_is_refused_as_by_up(bench: Bench) -> None:
     bench.execute(
         "DROP ROLE IF EXISTS role_without_grants;"
         " CREATE ROLE role_without_grants LOGIN PASSWORD 'x'"
@@ -124,7 +124,7 @@ def test_a_role_that_owns_only_what_it_migrates_can_dry_run(bench: Bench) -> Non
         bench.execute("DROP OWNED BY migrator CASCADE; DROP ROLE migrator")
 
 
-def test_a_value_that_an_earlier_one_adds_cannot_be_used_yet_and_that_is_no_failure(
+def test_an_enum_value_added_by_an_earlier_migration_cannot_be_used_yet_without_a_failure(
     each_bench: Bench,
 ) -> None:
     each_bench.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (m mood)")
@@ -136,7 +136,7 @@ def test_a_value_that_an_earlier_one_adds_cannot_be_used_yet_and_that_is_no_fail
     each_bench.apply(adds, uses)
 
 
-def test_a_value_that_it_adds_itself_fails_as_it_would_for_up(bench: Bench) -> None:
+def test_an_enum_value_added_by_the_same_migration_fails_as_for_up(bench: Bench) -> None:
     bench.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (m mood)")
     both = migration("ALTER TYPE mood ADD VALUE 'happy'; INSERT INTO moods VALUES ('happy')")
     found = run_dry_run(bench, both)
@@ -145,7 +145,7 @@ def test_a_value_that_it_adds_itself_fails_as_it_would_for_up(bench: Bench) -> N
         bench.apply(both)
 
 
-def test_a_failure_for_want_of_a_skipped_index_is_reported_as_such(each_bench: Bench) -> None:
+def test_a_failure_caused_by_a_skipped_index_is_reported_as_such(each_bench: Bench) -> None:
     each_bench.execute(SHOP)
     builds = migration(
         "CREATE UNIQUE INDEX CONCURRENTLY orders_total ON orders (total)", non_transactional=True
@@ -163,7 +163,7 @@ def test_a_failure_for_want_of_a_skipped_index_is_reported_as_such(each_bench: B
     each_bench.apply(builds, uses, upserts)
 
 
-def test_a_lock_that_comes_free_meanwhile_is_tried_for_again(shop: Bench) -> None:
+def test_a_lock_that_is_released_meanwhile_is_requested_again(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
         running = Running(

@@ -1,4 +1,4 @@
-"""A holder that was superseded commits nothing more, whatever it was doing."""
+"""A superseded holder commits nothing more, whatever it was doing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from .bench import Bench, Running, migration, soon, until
 
 
 @pytest.mark.parametrize(("fence", "owner"), [(2, "me"), (3, "me"), (1, "other"), (3, "")])
-def test_a_stale_grant_learns_the_current_token(bench: Bench, fence: int, owner: str) -> None:
+def test_a_stale_grant_gets_an_error_that_names_the_current_token(
+    bench: Bench, fence: int, owner: str
+) -> None:
     bench.apply(fence=3, grant={"owner": "first"})
     with pytest.raises(StaleFencingToken) as stale, bench.holder(fence, owner):
         pass
     assert stale.value.current_token == 3
 
 
-def test_a_holder_may_take_its_own_fence_again(bench: Bench) -> None:
+def test_a_holder_may_acquire_its_own_fence_again(bench: Bench) -> None:
     with bench.holder(3) as first, bench.holder(3) as again:
         again.apply(migration("CREATE TABLE t ()"), "d", soon())
         assert len(first.read_history()) == 1
@@ -71,7 +73,7 @@ def _hide(session: PostgreSQLSession) -> None:
     session._connection.run("SELECT pg_advisory_unlock_all()", soon())
 
 
-def test_a_superseded_holder_that_could_not_be_ended_commits_nothing(
+def test_a_superseded_holder_that_could_not_be_terminated_commits_nothing(
     bench: Bench,
 ) -> None:
     with bench.holder() as session:
@@ -84,7 +86,7 @@ def test_a_superseded_holder_that_could_not_be_ended_commits_nothing(
     assert (bench.has("b"), bench.versions()) == (False, [])
 
 
-def test_no_token_is_passed_while_a_transaction_under_it_is_open(
+def test_no_token_is_superseded_while_a_transaction_under_it_is_open(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -160,7 +162,7 @@ def test_a_holder_without_a_fence_row_does_not_begin(bench: Bench) -> None:
     assert (bench.has("b"), bench.versions()) == (False, [])
 
 
-def test_a_holder_superseded_inside_a_statement_without_transaction_goes_no_further(
+def test_a_holder_superseded_inside_a_statement_without_transaction_runs_nothing_more(
     bench: Bench,
 ) -> None:
     bench.execute("CREATE TABLE orders (id int)")
@@ -222,11 +224,11 @@ def _assert_ended(bench: Bench, older: PostgreSQLSession) -> None:
     assert bench.versions() == [9]
 
 
-def test_an_idle_older_holder_is_ended(bench: Bench, older: PostgreSQLSession) -> None:
+def test_an_idle_older_holder_is_terminated(bench: Bench, older: PostgreSQLSession) -> None:
     _assert_ended(bench, older)
 
 
-def test_an_older_holder_with_the_fence_row_locked_is_ended(
+def test_an_older_holder_with_the_fence_row_locked_is_terminated(
     bench: Bench, older: PostgreSQLSession
 ) -> None:
     older._connection.begin(soon())
@@ -234,7 +236,9 @@ def test_an_older_holder_with_the_fence_row_locked_is_ended(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_connection_that_shares_the_fence_row_is_ended(each_bench: Bench, count: int) -> None:
+def test_every_connection_that_shares_the_fence_row_is_terminated(
+    each_bench: Bench, count: int
+) -> None:
     """The connections of another tool's migration, some of which may have ended already."""
     bench = each_bench
     bench.apply()
@@ -254,7 +258,7 @@ def test_every_connection_that_shares_the_fence_row_is_ended(each_bench: Bench, 
         assert ended.run("SELECT 1") == [[1]]
 
 
-def test_an_older_holder_that_changed_its_name_is_ended(
+def test_an_older_holder_that_changed_its_name_is_terminated(
     bench: Bench, older: PostgreSQLSession
 ) -> None:
     script = migration("SET application_name = 'disguised'; SELECT pg_sleep(30) /* slow */")
@@ -267,7 +271,7 @@ def test_an_older_holder_that_changed_its_name_is_ended(
 _LOCK = "BEGIN; SELECT token FROM lambda_migrate.fence FOR UPDATE"
 
 
-def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_ended(
+def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_terminated(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An ordinary release: its backend may serve another client in the next instant."""
@@ -291,7 +295,7 @@ def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_ended(
             assert other.run("SELECT 1") == [[1]]
 
 
-def test_a_backend_that_is_in_another_transaction_by_now_is_not_ended(
+def test_a_backend_that_is_in_another_transaction_by_now_is_not_terminated(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.apply()
@@ -341,7 +345,7 @@ def _as(bench: Bench, role: str) -> Bench:
 
 
 @pytest.mark.parametrize("is_running", [False, True])
-def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
+def test_a_holder_that_acts_as_another_role_is_terminated_by_one_that_does_too(
     bench: Bench, is_running: bool
 ) -> None:
     """PostgreSQL asks the role that is set, and the login role is one and the same."""
@@ -405,7 +409,7 @@ def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) ->
         assert bench.versions() == [1, 2]
 
 
-def test_others_are_not_ended(bench: Bench) -> None:
+def test_sessions_that_are_not_older_holders_are_not_terminated(bench: Bench) -> None:
     """Another target's holder, the same target's in another schema, and other sessions."""
     with (
         bench.holder(schema="theirs", grant={"target": "billing"}),
@@ -422,7 +426,7 @@ def test_others_are_not_ended(bench: Bench) -> None:
             assert before < set(bench.pids(clients))
 
 
-def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -> None:
+def test_a_live_older_holder_is_not_terminated_if_termination_is_off(bench: Bench) -> None:
     with bench.holder() as session:
         with pytest.raises(LeaseHeld), bench.holder(2, terminate_holders=False):
             pass
@@ -431,7 +435,9 @@ def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -
     assert bench.versions() == [1, 2]
 
 
-def test_of_two_that_end_no_session_the_second_sees_the_first(bench: Bench) -> None:
+def test_of_two_holders_that_terminate_no_session_the_second_detects_the_first(
+    bench: Bench,
+) -> None:
     """Before either of them has set its token."""
     bench.apply(migration("SELECT 1"))
     with bench.connect("first") as first:
@@ -500,7 +506,7 @@ def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(benc
     assert bench.versions() == [1]
 
 
-def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
+def test_a_holder_that_may_terminate_no_session_terminates_none_after_its_connection_broke(
     bench: Bench,
 ) -> None:
     """It waits for the other one, which has the advisory lock and may be about to take over."""
@@ -519,7 +525,7 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
     assert bench.versions() == [1]
 
 
-def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -> None:
+def test_a_holder_that_may_terminate_no_session_reports_one_that_stays(bench: Bench) -> None:
     with bench.connect("claimant") as claimant:
         with bench.holder(deadline=Deadline.after(2), terminate_holders=False) as session:
             bench.terminate(session._connection.raw_connection.pid)
@@ -546,7 +552,7 @@ def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench
     assert (each_bench.has("b"), each_bench.versions()) == (False, [])
 
 
-def test_an_abort_of_a_statement_without_transaction_is_the_successors_to_resolve(
+def test_an_abort_of_a_statement_without_transaction_is_left_for_the_successor_to_resolve(
     bench: Bench,
 ) -> None:
     with bench.holder() as session:

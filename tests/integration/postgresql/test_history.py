@@ -1,4 +1,4 @@
-"""What the history remembers, and the way back that it keeps."""
+"""The history table: what its rows record, and rollbacks by its stored scripts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_row_has_owner_time_and_duration(bench: Bench) -> None:
     assert bench.column("SELECT request_id FROM lambda_migrate.history") == ["r-1"]
 
 
-def test_times_are_utc_wherever_the_session_is(bench: Bench) -> None:
+def test_times_are_utc_whatever_the_sessions_time_zone(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"))
     (before,) = bench.history()
     bench.execute(f"ALTER DATABASE {bench.address.database} SET timezone = 'Asia/Tokyo'")
@@ -74,9 +74,7 @@ def test_a_migration_without_a_down_script_is_not_rolled_back(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("down_non_transactional", [False, True])
-def test_a_failing_down_script_leaves_all_as_it_was(
-    bench: Bench, down_non_transactional: bool
-) -> None:
+def test_a_failing_down_script_changes_nothing(bench: Bench, down_non_transactional: bool) -> None:
     down = "DROP INDEX CONCURRENTLY nothing" if down_non_transactional else "DROP INDEX nothing"
     bench.apply(migration("SELECT 1", down=down, down_non_transactional=down_non_transactional))
     missing = 'index "?nothing"? does not exist'

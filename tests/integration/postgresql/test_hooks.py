@@ -1,4 +1,4 @@
-"""Hooks run in the transactions of migrations: with them or not at all."""
+"""Hooks run in the transactions of their migrations, and commit or fail with them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_they_are_in_neither_digest(project: Project) -> None:
     ("hook", "applied"),
     [("beforeMigrate", []), ("afterEachMigrate", []), ("afterMigrate", ["1", "2"])],
 )
-def test_a_failing_hook_undoes_its_migration_and_is_named(
+def test_a_failing_hook_rolls_back_its_migration_and_is_named(
     project: Project, hook: str, applied: list[str]
 ) -> None:
     project.write(**{hook: f"-- for the readers\n{NOTE.format('x')}\nSELECT 1,\n  nothing;"})
@@ -168,7 +168,7 @@ def test_a_migration_outside_a_transaction_has_no_hooks(project: Project) -> Non
         ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 1;", "has a down script"),
     ],
 )
-def test_what_a_hook_cannot_be_is_refused_before_anything_runs(
+def test_an_invalid_hook_is_refused_before_anything_runs(
     project: Project, text: str, fault: str
 ) -> None:
     project.write(afterMigrate=text)

@@ -1,4 +1,4 @@
-"""Other tools' tables: the mirror, the fence that a child shares, and the history that is kept."""
+"""The mirror of another tool's history is written under the fence, which a child shares."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_child_compares_the_fence_that_it_shares(bench: Bench) -> None:
                 queries.compare(None)
 
 
-def test_rows_of_the_mirror_are_written_under_the_own_fence_only(bench: Bench) -> None:
+def test_rows_of_the_mirror_are_written_only_under_the_holders_own_fence(bench: Bench) -> None:
     with bench.holder(mirror_scope="alembic") as session:
         assert isinstance(session, RevisionSession)
         mine, other = (make_queries(each, session.identity) for each in ("me", "another"))
@@ -150,7 +150,7 @@ def test_a_holder_that_finds_the_code_satisfied_starts_no_child(bench: Bench) ->
         project.read_modules(soon())
 
 
-def test_another_tools_table_is_written_with_ours_until_that_is_stopped(bench: Bench) -> None:
+def test_another_tools_table_is_written_with_ours_until_the_option_is_removed(bench: Bench) -> None:
     bench.execute("CREATE TABLE schema_migrations (version text PRIMARY KEY)")
     with bench.holder() as session:
         kept = SyncedHistory("dbmate", ("public", "schema_migrations"), (("1", "0001", ""),))

@@ -1,4 +1,4 @@
-"""Statements outside a transaction: an intent before, the truth after, nothing half done."""
+"""Statements outside a transaction take effect once, and an interrupted one is resolved."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def test_a_failing_unique_build_leaves_neither_index_nor_row(each_bench: Bench) 
     assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
 
 
-def test_a_build_past_its_deadline_is_cancelled_and_cleared_up_next(orders: Bench) -> None:
+def test_a_build_past_its_deadline_is_cancelled_and_cleaned_up_by_the_next_holder(
+    orders: Bench,
+) -> None:
     with orders.connect() as old, orders.holder() as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         with pytest.raises(MigrationFailed, match="deadline") as failed:
@@ -116,7 +118,7 @@ def test_a_build_past_its_deadline_is_cancelled_and_cleared_up_next(orders: Benc
     assert (orders.is_valid("i"), orders.versions()) == (None, [])
 
 
-def test_a_backend_ended_while_it_builds_builds_once_in_the_end(orders: Bench) -> None:
+def test_an_index_whose_build_is_terminated_is_built_once_in_the_end(orders: Bench) -> None:
     with orders.connect() as old, orders.holder() as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         build = Running(lambda: session.apply(non_transactional(BUILD), "d", soon()))
@@ -148,7 +150,7 @@ def test_a_connection_lost_between_two_migrations_is_opened_again(orders: Bench)
     assert orders.is_valid("i") is True
 
 
-def test_a_statement_applies_once_however_often_it_is_asked_for(orders: Bench) -> None:
+def test_a_statement_applies_once_however_often_it_is_requested(orders: Bench) -> None:
     one = non_transactional("INSERT INTO orders VALUES (7)")
     orders.apply(one)
     with pytest.raises(MigrationFailed) as failed:
@@ -269,7 +271,7 @@ def test_an_existing_index_is_recognized_by_its_definition(
 
 
 @pytest.mark.parametrize("statement", ["DROP INDEX CONCURRENTLY i", "REINDEX INDEX CONCURRENTLY i"])
-def test_an_invalid_index_may_be_what_a_migration_is_about(bench: Bench, statement: str) -> None:
+def test_a_migration_may_drop_or_rebuild_an_invalid_index(bench: Bench, statement: str) -> None:
     _invalid(bench)
     bench.execute("DELETE FROM orders")
     bench.apply(non_transactional(statement))
@@ -412,7 +414,7 @@ def test_an_interrupted_drop_is_finished(bench: Bench) -> None:
     assert (bench.is_valid("i"), bench.states()) == (None, {})
 
 
-def test_a_name_that_came_to_mean_another_index_does_not_make_it_go(bench: Bench) -> None:
+def test_an_interrupted_drop_does_not_drop_another_index_of_the_same_name(bench: Bench) -> None:
     """The index that the statement was about is gone: another schema's is not dropped for it."""
     bench.execute(
         "CREATE SCHEMA first; CREATE SCHEMA second;"
@@ -531,7 +533,9 @@ def test_a_down_script_declared_idempotent_is_run_again(in_parts: Bench) -> None
         "REVOKE SELECT ON nothing FROM PUBLIC",
     ],
 )
-def test_what_cannot_have_done_anything_leaves_no_doubt(in_parts: Bench, statement: str) -> None:
+def test_a_statement_that_cannot_have_taken_effect_leaves_no_row_in_doubt(
+    in_parts: Bench, statement: str
+) -> None:
     """PostgreSQL could not read it, or it undoes as a whole what it cannot finish."""
     with pytest.raises(MigrationFailed) as failed:
         in_parts.apply(non_transactional(statement))

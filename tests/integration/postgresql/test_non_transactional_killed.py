@@ -1,4 +1,4 @@
-"""A process killed before, in and after its statement: the history never says what is not so.
+"""The history matches the database when a process is killed before, in or after its statement.
 
 The process is killed at named calls: `_NonTransactionalStatement.run` is between the intent row and
 the row that records the outcome. The state after a kill inside a statement is created by hand.

@@ -1,4 +1,4 @@
-"""Other tools' history tables, made as those tools make them, on a real server."""
+"""Other tools' history tables, created as those tools create them, on a real server."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_every_tool_has_a_table_here() -> None:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_a_tools_table_is_known_in_any_schema_and_read_as_it_means_it(
+def test_a_tools_table_is_recognized_in_any_schema_and_read_as_the_tool_reads_it(
     bench: Bench, name: str
 ) -> None:
     made, entries = MADE[name]
@@ -250,7 +250,9 @@ def test_a_table_without_applied_versions_does_not_count(bench: Bench, name: str
         ("goose_db_version (id int, version_id int8, is_applied bool)", "VALUES (1, 0, true)"),
     ],
 )
-def test_the_row_that_a_tool_begins_with_is_no_version(bench: Bench, rows: tuple[str, str]) -> None:
+def test_the_row_that_a_tool_begins_with_is_not_a_version(
+    bench: Bench, rows: tuple[str, str]
+) -> None:
     bench.execute(f"CREATE TABLE {rows[0]}; INSERT INTO {rows[0].split()[0]} {rows[1]}")
     assert [other for other in others(bench) if other.is_in_use] == []
 
@@ -270,17 +272,17 @@ def test_the_row_that_a_tool_begins_with_is_no_version(bench: Bench, rows: tuple
         "effects (version text)",
     ],
 )
-def test_a_table_of_such_a_name_with_other_columns_is_none(bench: Bench, table: str) -> None:
+def test_a_table_of_such_a_name_with_other_columns_is_ignored(bench: Bench, table: str) -> None:
     bench.execute(f"CREATE TABLE {table}")
     assert others(bench) == []
 
 
-def test_our_own_tables_are_no_other_tools(bench: Bench) -> None:
+def test_our_own_tables_are_not_taken_for_another_tools(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"))
     assert others(bench) == []
 
 
-def test_views_and_temporary_tables_are_none(bench: Bench) -> None:
+def test_views_and_temporary_tables_are_ignored(bench: Bench) -> None:
     bench.execute("CREATE VIEW schema_migrations AS SELECT '1'::varchar AS version")
     assert others(bench) == []
 
@@ -364,7 +366,7 @@ def test_a_role_that_reads_nothing_else_needs_one_table_of_each_tool(
         inspect(reader, "golang-migrate:6")
 
 
-def test_two_tables_of_a_tool_have_to_be_told_apart(bench: Bench) -> None:
+def test_two_tables_of_a_tool_have_to_be_distinguished_by_schema(bench: Bench) -> None:
     bench.execute("CREATE SCHEMA billing")
     for schema in ("billing", "public"):
         bench.execute(f"SET search_path = {schema}; {MADE['dbmate'][0]}")
@@ -382,7 +384,7 @@ def test_a_table_that_the_tool_has_locked_is_read_again_later(bench: Bench) -> N
     assert not unmet.has_failed
 
 
-def test_a_copy_of_a_database_is_told_apart(bench: Bench, reader: Bench) -> None:
+def test_a_copy_of_a_database_is_distinguished_from_it(bench: Bench, reader: Bench) -> None:
     """Also by a role that may not read the cluster's identifier."""
     bench.execute(MADE["Prisma"][0])
     copied = f"{bench.address.database}_copy"

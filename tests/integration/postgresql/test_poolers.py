@@ -1,4 +1,4 @@
-"""Behind a real PgBouncer, in both pool modes: what a takeover ends, and what it leaves."""
+"""Behind a real PgBouncer, in both pool modes, a takeover terminates only the older holder."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def small(
 
 @pytest.mark.parametrize("mode", POOL_MODES)
 @pytest.mark.parametrize("terminate_holders", [True, False])
-def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
+def test_a_release_terminates_no_query_on_the_backend_of_the_release_before(
     bench: Bench, via: Via, mode: str, terminate_holders: bool
 ) -> None:
     """With a lease table, and without one: a backend that serves another now is not a holder."""
@@ -113,7 +113,7 @@ def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
 
 
 @pytest.mark.parametrize("mode", POOL_MODES)
-def test_releases_under_load_end_nothing_and_leave_nothing(mode: PoolMode) -> None:
+def test_releases_under_load_terminate_no_query_and_leave_no_settings(mode: PoolMode) -> None:
     """`python -m tests.integration.postgresql.releases` makes 200 of them."""
     counts = releases(mode, count=10)
     assert (counts.releases, dict(counts.ended), dict(counts.left)) == (10, {}, {})
@@ -121,7 +121,7 @@ def test_releases_under_load_end_nothing_and_leave_nothing(mode: PoolMode) -> No
 
 
 @pytest.mark.parametrize("end", ["commits", "fails", "runs dry"])
-def test_what_a_script_leaves_is_gone_before_the_pooler_hands_the_backend_on(
+def test_session_state_of_a_script_is_reset_before_the_pooler_reuses_the_backend(
     server: LocalPostgreSQL, end: str
 ) -> None:
     with small(server, default_pool_size="1") as (_, pooled):
@@ -197,7 +197,7 @@ def test_a_non_transactional_down_script_is_refused_likewise(
 
 
 @pytest.mark.parametrize("mode", POOL_MODES)
-def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
+def test_an_interrupted_build_is_not_cleaned_up_through_a_pooler(
     bench: Bench, via: Via, mode: str
 ) -> None:
     bench.execute("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1)")
@@ -218,7 +218,7 @@ def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
     assert (bench.versions(), bench.has("i")) == ([], False)
 
 
-def test_a_pooler_that_shows_a_backends_own_number_is_noticed_when_it_hands_on(
+def test_a_pooler_that_shows_the_backends_process_id_is_detected_when_it_switches_backends(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.execute("CREATE TABLE t (id int)")
@@ -294,7 +294,7 @@ def _url(bench: Bench) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_frozen_holders_running_statement_is_ended(bench: Bench, via: Via, way: str) -> None:
+def test_a_frozen_holders_running_statement_is_terminated(bench: Bench, via: Via, way: str) -> None:
     slow = "CREATE TABLE b (); SELECT pg_sleep(40) /* slow */"
     with holder_process(_url(via(way)), slow) as frozen:
         until(lambda: bench.is_running("slow"))
@@ -326,7 +326,7 @@ def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
     assert (bench.has("i"), bench.versions()) == (False, [])
 
 
-def test_a_build_of_a_frozen_holder_is_ended_by_a_successor_behind_a_pooler(
+def test_a_build_of_a_frozen_holder_is_terminated_by_a_successor_behind_a_pooler(
     bench: Bench, via: Via
 ) -> None:
     bench.execute("CREATE TABLE t (id int)")
@@ -471,7 +471,9 @@ def test_a_pooler_that_cannot_log_in_for_a_moment_is_waited_for(server: LocalPos
         ),
     ],
 )
-def test_a_poolers_words_tell_what_passes_from_what_does_not(words: str, permanent: bool) -> None:
+def test_a_poolers_message_shows_whether_its_error_is_transient(
+    words: str, permanent: bool
+) -> None:
     """As PgBouncer's source has them; its code for all of them is 08P01."""
     assert _is_permanent("08P01", words) is permanent
 
@@ -489,7 +491,7 @@ def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgre
 
 
 @pytest.mark.parametrize("wrong", ["user", "database"])
-def test_what_will_not_pass_is_reported_at_once(
+def test_a_permanent_error_of_a_pooler_is_reported_at_once(
     server: LocalPostgreSQL, poolers: dict[str, LocalPgBouncer], wrong: str
 ) -> None:
     names = {"user": "postgres", "database": "postgres", wrong: "missing"}

@@ -1,4 +1,4 @@
-"""A script is sent as written, stays in the transaction it was given, and leaves no session."""
+"""A script is sent as written, stays in its transaction, and leaves no session state."""
 
 from __future__ import annotations
 
@@ -458,7 +458,7 @@ def _growth(call: Callable[[Bench, str], None], bench: Bench, script: str) -> fl
 
 
 @pytest.mark.parametrize("answer", list(_ANSWERS))
-def test_memory_does_not_grow_with_what_a_script_answers(bench: Bench, answer: str) -> None:
+def test_memory_does_not_grow_with_what_a_script_returns(bench: Bench, answer: str) -> None:
     assert _growth(_apply, bench, _ANSWERS[answer]) < 2
 
 

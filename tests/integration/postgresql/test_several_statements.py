@@ -1,4 +1,4 @@
-"""Scripts of several statements outside a transaction: each is run once, whatever happens."""
+"""A script of several statements outside a transaction runs each statement once."""
 
 from __future__ import annotations
 

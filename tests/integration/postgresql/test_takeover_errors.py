@@ -1,4 +1,4 @@
-"""What PostgreSQL refuses while a holder takes over: reported, and retried if it may pass."""
+"""PostgreSQL's errors during a takeover are reported, and retried if they are transient."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_catalog_race_is_distinguished_from_a_refusal_with_the_same_code(
     assert error.retryable is retryable
 
 
-def test_what_passes_is_waited_for(guarded: Bench) -> None:
+def test_a_transient_error_is_waited_for(guarded: Bench) -> None:
     guarded.execute("CREATE TABLE public.patience (left_over int); INSERT INTO patience VALUES (2)")
     guarded.execute("CREATE SEQUENCE public.tries")  # no rollback takes a try back
     _on_ddl(
@@ -154,7 +154,7 @@ def reader(tmp_path: Path) -> Iterator[LocalPostgreSQL]:
         yield server
 
 
-def test_a_reader_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
+def test_a_read_only_replica_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
     bench = Bench(parse_url(reader.url("shop")))
     with pytest.raises(DatabaseUnavailable, match=r"reader, or a failover.*writer endpoint.*25006"):
         bench.apply(deadline=Deadline.after(3))
@@ -224,7 +224,7 @@ def test_a_holder_does_not_continue_after_a_lost_commit(bench: Bench, vanished: 
     assert not bench.has("three")
 
 
-def test_a_history_that_lost_a_row_is_not_read_as_if_it_were_whole(bench: Bench) -> None:
+def test_a_history_that_lost_a_row_is_not_read_as_complete(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"), migration("SELECT 2", 2))
     with bench.holder(2) as session:
         assert len(session.read_history()) == 2

@@ -1,4 +1,4 @@
-"""Effects and history row together or not at all, whatever breaks, and how a failure reads."""
+"""A migration and its history row commit together or not at all, and its errors are explained."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def counting(bench: Bench) -> Bench:
     return bench
 
 
-def test_effects_and_history_row_stand_together(each_bench: Bench) -> None:
+def test_effects_and_history_row_commit_together(each_bench: Bench) -> None:
     each_bench.apply(migration("CREATE TABLE a (x int); INSERT INTO a VALUES (1), (2)"))
     assert each_bench.column("SELECT count(*) FROM a") == [2]
     (row,) = each_bench.history()
@@ -48,7 +48,7 @@ def test_effects_and_history_row_stand_together(each_bench: Bench) -> None:
     )
 
 
-def test_a_failure_leaves_nothing(each_bench: Bench) -> None:
+def test_a_failed_migration_leaves_no_effects_and_no_row(each_bench: Bench) -> None:
     with pytest.raises(MigrationFailed) as failed:
         each_bench.apply(migration("CREATE TABLE a (); SELECT 1/0"))
     assert failed.value.sqlstate == "22012"
@@ -63,7 +63,7 @@ def test_after_a_failure_the_next_one_applies_on_the_same_connection(bench: Benc
     assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [2])
 
 
-def test_a_migration_applies_once_however_often_it_is_asked_for(counting: Bench) -> None:
+def test_a_migration_applies_once_however_often_it_is_requested(counting: Bench) -> None:
     one = migration(INCREMENT)
     counting.apply(one)
     with pytest.raises(MigrationFailed) as failed:
@@ -132,7 +132,9 @@ def test_a_script_may_not_choose_its_isolation(bench: Bench) -> None:
     assert "transaction:false" not in report
 
 
-def test_a_deferred_constraint_speaks_up_and_nothing_stays(each_bench: Bench) -> None:
+def test_a_violated_deferred_constraint_is_reported_and_nothing_is_committed(
+    each_bench: Bench,
+) -> None:
     each_bench.execute(
         "CREATE TABLE p (id int PRIMARY KEY);"
         "CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED)"
@@ -291,7 +293,9 @@ def test_a_takeover_that_commits_after_the_snapshot_is_seen(bench: Bench, isolat
 
 
 @pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
-def test_a_takeover_ends_a_script_with_a_snapshot_of_its_own(bench: Bench, isolation: str) -> None:
+def test_a_takeover_terminates_a_script_with_a_snapshot_of_its_own(
+    bench: Bench, isolation: str
+) -> None:
     slow = _isolated("CREATE TABLE a (); SELECT pg_sleep(60)", isolation)
     with bench.holder() as session:
         applying = Running(lambda: session.apply(slow, "d", soon()))
@@ -384,7 +388,7 @@ def test_one_long_statement_is_cancelled_at_the_deadline(each_bench: Bench) -> N
     assert "longer timeout" in str(failed.value)
 
 
-def test_many_short_statements_are_ended_at_the_deadline(each_bench: Bench) -> None:
+def test_many_short_statements_are_cancelled_at_the_deadline(each_bench: Bench) -> None:
     """PostgreSQL 17 limits the whole transaction; before that the heartbeat's abort does."""
     script = "CREATE TABLE t ();" + "SELECT pg_sleep(0.1);" * 300
     with each_bench.holder() as session:
@@ -417,7 +421,7 @@ def test_no_row_of_ours_is_written_after_the_deadline(bench: Bench) -> None:
     assert bench.versions() == []
 
 
-def test_a_lock_on_our_tables_is_no_failure_of_a_migration(bench: Bench) -> None:
+def test_a_lock_on_our_tables_is_not_a_failure_of_a_migration(bench: Bench) -> None:
     with bench.holder() as session, bench.connect() as other:
         session.apply(migration("CREATE TABLE t ()"), "d", soon())
         other.run("BEGIN; LOCK TABLE lambda_migrate.fence", timeout=TIMEOUT_SECONDS)
@@ -458,7 +462,7 @@ def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
     assert (bench.has("t"), bench.versions()) == (False, [])
 
 
-def test_the_server_keeps_limits_of_its_own(each_bench: Bench) -> None:
+def test_the_server_enforces_its_own_time_limits(each_bench: Bench) -> None:
     names = (
         "lock_timeout",
         "idle_in_transaction_session_timeout",
@@ -572,7 +576,7 @@ def test_a_script_that_breaks_every_connection_fails(counting: Bench) -> None:
     assert (proxy.cuts, _counter(counting)) == (5, 0)
 
 
-def test_a_backend_ended_in_the_middle_applies_once_in_the_end(counting: Bench) -> None:
+def test_a_migration_whose_backend_is_terminated_applies_once_in_the_end(counting: Bench) -> None:
     with counting.connect() as other, counting.holder(lock_timeout_seconds=20) as session:
         counting.execute("CREATE TABLE gate ()")
         other.run("BEGIN; LOCK gate")
@@ -594,7 +598,7 @@ def test_a_takeover_that_loses_its_connection_tries_again(bench: Bench) -> None:
         assert session.read_history() == []
 
 
-def test_a_server_restarted_in_the_middle_applies_once() -> None:
+def test_a_migration_applies_once_although_the_server_restarts() -> None:
     durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
     with LocalPostgreSQL(major=NEWEST, settings=durable) as server:
         bench = Bench(parse_url(server.url()))

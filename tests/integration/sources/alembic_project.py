@@ -1,4 +1,4 @@
-"""Alembic projects for tests, and the parent's side of the child process in a few lines."""
+"""Alembic projects for tests, and a minimal parent of the child process."""
 
 from __future__ import annotations
 

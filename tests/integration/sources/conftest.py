@@ -1,4 +1,4 @@
-"""Projects of other tools, each with a database of its own."""
+"""Fixtures: projects of other tools, each with its own database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What env.py may do, what it may not, and what is reported then."""
+"""What env.py may do, what it may not do, and how that is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tests.integration.sources.alembic_project import (
 ONE = revision("a1", 'op.execute("CREATE TABLE t ()")', 'op.execute("DROP TABLE t")')
 
 
-def test_several_heads_branches_merges_and_dependencies(project: AlembicProject) -> None:
+def test_several_heads_branches_merges_and_dependencies_are_applied_in_order(
+    project: AlembicProject,
+) -> None:
     """The graph has dependencies as parents, as the version table is computed with them."""
     project.add(
         ONE,
@@ -193,7 +195,7 @@ psycopg.Cursor.execute = break_once
 engine"""
 
 
-def test_a_lost_connection_is_no_failure_of_a_migration(project: AlembicProject) -> None:
+def test_a_lost_connection_is_not_a_failure_of_a_migration(project: AlembicProject) -> None:
     """Whichever statement finds it broken: SQLAlchemy's, ours, or the migration's own."""
     project.write({"migrations/env.py": ENV.replace("\nengine", BREAKS)})
     project.add(
@@ -513,7 +515,9 @@ TRIES_TWICE = ENV.replace(
 """An env.py that catches errors, and runs the migrations again."""
 
 
-def test_env_py_may_try_again_what_failed_as_a_whole(project: AlembicProject) -> None:
+def test_env_py_may_retry_migrations_that_were_rolled_back_entirely(
+    project: AlembicProject,
+) -> None:
     project.write({"migrations/env.py": TRIES_TWICE, "attempt.py": FAILS_FIRST})
     failing = "import attempt; attempt.fail_first()"
     project.add(

@@ -1,4 +1,4 @@
-"""A revision that commits in parts is killed at every point, and runs again."""
+"""A revision that commits in parts can be killed at any point and is then completed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def test_killed_at_any_point_it_ends_as_if_it_had_run_once(
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "asyncpg"])
-def test_the_same_with_other_drivers(project: AlembicProject, driver: str) -> None:
+def test_killed_at_any_point_under_another_driver_it_ends_as_if_it_had_run_once(
+    project: AlembicProject, driver: str
+) -> None:
     use_kills(project, ASYNC_ENV if driver == "asyncpg" else ENV)
     project.add(FIRST, revision("a2", PARTS.strip(), after="a1"))
     project.write({"countdown": "5"})

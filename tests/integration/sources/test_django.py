@@ -109,7 +109,7 @@ def test_sql_is_of_the_strongest_kind_of_its_statements(sql: str, kind: DjangoRe
     assert classify_django_statements(sql) is kind
 
 
-def test_all_migrations_and_permissions_are_there_before_it_is_done(
+def test_all_migrations_and_permissions_exist_before_the_run_is_complete(
     make_project: MakeProject,
 ) -> None:
     project = make_project(settings=WITH_AUTH)
@@ -263,7 +263,7 @@ def test_a_stop_before_a_step_leaves_the_ones_before_it(make_project: MakeProjec
     assert "shop.0002_status" not in done["applied"]
 
 
-def test_a_connection_lost_at_the_history_table_is_no_failure_of_a_migration(
+def test_a_connection_lost_at_the_history_table_is_not_a_failure_of_a_migration(
     make_project: MakeProject,
 ) -> None:
     project = make_project()
@@ -283,7 +283,9 @@ def test_a_connection_lost_at_the_history_table_is_no_failure_of_a_migration(
     assert migrate(project, token=2)["event"] == "done"
 
 
-def test_a_hand_made_run_in_between_is_followed(make_project: MakeProject) -> None:
+def test_a_manual_run_of_the_tool_in_between_is_taken_into_account(
+    make_project: MakeProject,
+) -> None:
     project = make_project()
     assert migrate(project, to="shop.0001_initial")["event"] == "done"
     project.manage("migrate", "shop")
@@ -326,7 +328,7 @@ def test_a_squash_records_what_it_replaces(make_project: MakeProject) -> None:
     assert (project.applied(), project.mirror()) == ([], {})
 
 
-def test_a_commit_inside_a_migration_is_not_lost_from_sight(make_project: MakeProject) -> None:
+def test_a_commit_inside_a_migration_leaves_its_row_in_doubt(make_project: MakeProject) -> None:
     """It works in plain Django, so it has to work here; a kill after it needs a person."""
     own_commit = migration(
         "migrations.RunSQL('CREATE TABLE one (id int)'),"

@@ -1,4 +1,4 @@
-"""The admin function and the deployment hooks, on real runtimes, with Alembic and Django."""
+"""The admin function and the deployment hooks with Alembic and Django, on real runtimes."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_steps_are_applied_and_rolled_back_through_a_pooler(tool: AlembicService
     assert tool.effects() == [1]
 
 
-def test_a_takeover_ends_what_a_killed_holder_runs_behind_a_pooler(
+def test_a_takeover_terminates_what_a_killed_holder_runs_behind_a_pooler(
     sandbox: Sandbox, tmp_path: Path, pooler: LocalPgBouncer
 ) -> None:
     tool = DjangoService(sandbox, tmp_path)
@@ -70,7 +70,7 @@ def test_a_takeover_ends_what_a_killed_holder_runs_behind_a_pooler(
     assert not tool.is_sleeping()
 
 
-def test_a_takeover_ends_both_connections_of_a_frozen_holder(
+def test_a_takeover_terminates_both_connections_of_a_frozen_holder(
     sandbox: Sandbox, tmp_path: Path, pooler: LocalPgBouncer
 ) -> None:
     """They share the lock on the fence row, so its owner is a group of transactions."""

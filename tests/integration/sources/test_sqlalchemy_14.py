@@ -1,4 +1,4 @@
-"""SQLAlchemy 1.4, whose connections commit by themselves, with the oldest supported Alembic."""
+"""SQLAlchemy 1.4, whose connections autocommit, with the oldest supported Alembic."""
 
 from __future__ import annotations
 

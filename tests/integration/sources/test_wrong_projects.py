@@ -1,4 +1,4 @@
-"""What is wrong with a project of Alembic or Django is one sentence that names where it is."""
+"""A fault of an Alembic or Django project is one sentence that names its place."""
 
 from __future__ import annotations
 
@@ -156,7 +156,9 @@ def test_a_tool_that_is_not_installed_is_named_with_its_extra(tool: str, tmp_pat
     )
 
 
-def test_doctor_starts_the_tool_and_says_what_it_refuses(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_doctor_starts_the_tool_and_reports_what_it_refuses(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     service = DjangoService(sandbox, tmp_path)
     service.add(1)
     assert "loads the project: 1 pending" in service.command("doctor")

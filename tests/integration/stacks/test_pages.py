@@ -1,4 +1,4 @@
-"""The pages of each stack: the code that they show runs on real Lambda runtimes, as it stands."""
+"""The code on the page of each stack runs unchanged on real Lambda runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server of its own, as behind the Lambda Web Adapter: the page's code under a real Uvicorn."""
+"""The code of the Lambda Web Adapter's page under a real Uvicorn."""
 
 from __future__ import annotations
 

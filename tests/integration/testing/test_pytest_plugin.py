@@ -1,4 +1,4 @@
-"""The pytest plugin, in projects of users: pytest runs in a process of its own."""
+"""The pytest plugin in users' projects: pytest runs in its own process."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_checks_name_the_migration_and_what_to_do(project: Project) -> None:
     assert "1 failed, 2 passed" in project.run()[1]
 
 
-def test_a_row_of_the_users_is_followed(project: Project) -> None:
+def test_a_row_that_the_user_inserts_must_survive_the_migrations(project: Project) -> None:
     project.write("migrations/0001_orders.sql", ORDERS)
     project.write(
         "migrations/0002_rewrites.sql",

@@ -1,4 +1,4 @@
-"""What the checks of migrations see of a schema."""
+"""The schema comparison of the users' migration checks finds every change."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CHANGES = {
 }
 
 
-def test_every_change_of_a_schema_is_seen_and_so_is_its_end(sandbox: Sandbox) -> None:
+def test_every_change_of_a_schema_and_its_undoing_are_detected(sandbox: Sandbox) -> None:
     database = ScratchDatabase(sandbox.url, sandbox.name)
     with connect_to(database) as connection:
         connection.run(BASE)
