@@ -1,4 +1,4 @@
-"""What these tests share: the servers of the PostgreSQL wing's tests."""
+"""Fixtures of the security tests: the servers of the PostgreSQL tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that an attacker may have made to be more than a text."""
+"""Texts that an attacker may choose: terminal escapes, and syntax of SQL, formats and shells."""
 
 from __future__ import annotations
 

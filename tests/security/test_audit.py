@@ -1,4 +1,4 @@
-"""The audit fails on what is known to be vulnerable, and says when it knows nothing."""
+"""The audit fails on known vulnerabilities, and reports when it could not look any up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_known_vulnerability_fails_the_audit_and_is_reported_with_its_fix() ->
     assert "requests 2.19.0: PYSEC-2023-74; fixed in 2.31.0" in text
 
 
-def test_an_audit_that_skipped_every_package_is_no_audit() -> None:
+def test_an_audit_that_skipped_every_package_is_reported_as_not_audited() -> None:
     assert verdict([answer(SKIPPED, SKIPPED), Answer()])[0] == 0
     assert "not audited" in verdict([answer(SKIPPED), Answer()])[1]
 
@@ -38,6 +38,6 @@ def test_skipped_packages_are_reported() -> None:
     assert (code, text) == (0, "1 packages, no known vulnerability; unknown there: ours")
 
 
-def test_invalid_output_counts_as_no_answer() -> None:
+def test_invalid_output_counts_as_no_response() -> None:
     for text in ("", "Traceback", "{}", "[]", '{"dependencies": null}'):
         assert read(text) == Answer()

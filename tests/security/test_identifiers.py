@@ -1,4 +1,4 @@
-"""Names that would be SQL, a search path that would be ours, a session that would be a holder's."""
+"""No name, search path or session makes our statements do anything else."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def test_literals_and_identifiers_are_quoted(bench: Bench, text: str, conforming
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_names_and_targets_are_quoted_where_sessions_are_ended(victim: Bench, kind: str) -> None:
+def test_names_and_targets_are_quoted_where_sessions_are_terminated(
+    victim: Bench, kind: str
+) -> None:
     """The name of a session is 63 bytes of ASCII to PostgreSQL, whatever the target is."""
     target = NAMES[kind]
     name = application_name(target, 10**18 - 1, 'sch"ema')

@@ -1,4 +1,4 @@
-"""Ten times the migrations cost ten times the work, and neither memory nor messages run away."""
+"""Ten times the migrations cost ten times the work; memory and messages stay bounded."""
 
 from __future__ import annotations
 

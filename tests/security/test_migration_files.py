@@ -1,4 +1,4 @@
-"""Folders that an attacker has filled: nothing is read but migrations, and nothing hangs."""
+"""In a folder that an attacker has filled, only migrations are read, and nothing hangs."""
 
 from __future__ import annotations
 

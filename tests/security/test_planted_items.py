@@ -1,4 +1,4 @@
-"""Another program writes to the item: refused by name, or outlived; never a crash or a deadlock."""
+"""An item that another program wrote causes a clear error or a bounded wait, never a crash."""
 
 from __future__ import annotations
 

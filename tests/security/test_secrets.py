@@ -1,4 +1,4 @@
-"""No password, token or row of a user's data leaves by an error, a line, an event or an item."""
+"""No password, token or row of user data appears in an error, log line, event or item."""
 
 from __future__ import annotations
 

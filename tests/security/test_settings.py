@@ -1,4 +1,4 @@
-"""Settings with a will of their own: taken as names, or refused with one clear error."""
+"""Hostile settings are treated as plain names, or refused with one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others wrote is shown and never obeyed: by the terminal, by its reader, by the log."""
+"""Control characters that others wrote are shown escaped, on terminals and in logs."""
 
 from __future__ import annotations
 
