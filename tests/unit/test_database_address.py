@@ -187,7 +187,9 @@ def test_other_clients_forms_name_the_same_database(url: str) -> None:
         ("''", None),
     ],
 )
-def test_quotes_and_backslashes_in_a_keyword_string(written: str, password: str | None) -> None:
+def test_quotes_and_backslashes_in_a_keyword_string_are_read_as_by_libpq(
+    written: str, password: str | None
+) -> None:
     assert parse_url(f"host=h dbname=d password={written} user=u").password == password
 
 
@@ -195,7 +197,7 @@ def test_quotes_and_backslashes_in_a_keyword_string(written: str, password: str 
     ("query", "sslmode"),
     [("ssl=require", "require"), ("ssl=false", "disable"), ("ssl=verify-full", "verify-full")],
 )
-def test_other_clients_tls_parameter(query: str, sslmode: str) -> None:
+def test_the_tls_parameter_of_other_clients_is_read_as_sslmode(query: str, sslmode: str) -> None:
     assert parse_url(f"postgresql+asyncpg://h/db?{query}").sslmode == sslmode
 
 
@@ -312,7 +314,7 @@ def test_off_loopback_the_default_is_verify_full(host: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", SSLMODES)
-def test_an_asked_mode_is_the_mode_except_on_a_unix_socket(mode: str) -> None:
+def test_a_requested_mode_is_used_except_on_a_unix_socket(mode: str) -> None:
     assert DatabaseAddress(database="db", host="h", sslmode=mode).effective_sslmode == mode
     assert (
         DatabaseAddress(database="db", socket_dir="/run", sslmode=mode).effective_sslmode

@@ -58,7 +58,7 @@ def test_an_absolute_folder_stays_where_it_is(tmp_path: Path) -> None:
     assert read_digest(str(folder), relative_to="/elsewhere") == read_manifest(folder).digest
 
 
-def test_no_migrations_have_a_digest_too(tmp_path: Path) -> None:
+def test_a_folder_without_migrations_has_a_digest(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path, allow_empty=True)
     assert read_digest(str(tmp_path)) == manifest.digest == EMPTY_DIGEST
 

@@ -1,4 +1,4 @@
-"""The mutants fit the code as it is: `make mutants` then shows that the tests notice them."""
+"""The mutants fit the code as it is; `make mutants` then shows that the tests catch them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = [mutant.name for mutant in MUTANTS]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=NAMES)
-def test_each_mutant_changes_one_place_of_todays_code(mutant: Mutant) -> None:
+def test_each_mutant_changes_one_place_of_the_current_code(mutant: Mutant) -> None:
     source = (ROOT / mutant.file).read_text()
     mutated = mutate(source, mutant)
     assert mutated != source
@@ -30,7 +30,7 @@ def test_every_group_is_of_tests_that_exist_and_is_there_for_some_mutant() -> No
 
 
 @pytest.mark.parametrize("times", [0, 2])
-def test_a_pattern_that_does_not_stand_there_exactly_once_is_refused(times: int) -> None:
+def test_a_pattern_that_does_not_occur_exactly_once_is_refused(times: int) -> None:
     mutant = Mutant("a test", "none.py", "old", "new", ("engine",))
     with pytest.raises(ValueError, match=f"stands {times} times in none.py"):
         mutate("old " * times, mutant)

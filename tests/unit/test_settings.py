@@ -1,4 +1,4 @@
-"""Settings: where they are read, who beats whom, and every fault in one error."""
+"""Settings: where they are read, which source takes precedence, and every fault in one error."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_an_adoption_is_undone(call: Call, database: InMemoryDatabase, tmp_path:
     assert "no adoption to undo" in refusal(call, "--undo")
 
 
-def test_without_the_tools_files_the_record_is_enough(
+def test_without_the_tools_files_the_adoption_record_is_enough(
     call: Call, database: InMemoryDatabase, tmp_path: Path
 ) -> None:
     assert call("adopt", "--dry-run")[1]["marked_as_applied"] == ["1_a"]

@@ -1,4 +1,4 @@
-"""What becomes of scripts and names; and the checksums that tools store."""
+"""How each tool's scripts and names are converted, and the checksums that tools store."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_transaction_inside_a_script_becomes_comments() -> None:
     assert "runs in one transaction" in found.changes[0]
 
 
-def test_a_comment_that_looks_like_a_marker_is_none_any_more() -> None:
+def test_a_comment_that_looks_like_a_marker_is_escaped() -> None:
     found = convert("-- +migrate Up\nSELECT 1;\n-- migrate:down\n")
     assert found.content == b"-- migrate:up\n-- was: +migrate Up\nSELECT 1;\n-- was: migrate:down\n"
 

@@ -1,4 +1,4 @@
-"""Which tool it is: its files and its history table have to agree."""
+"""A tool is detected by its files and its history table, which must agree."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_is_ambiguous_or_contradictory_is_one_sentence(
     assert "\n" not in str(refused.value)
 
 
-def test_two_histories_of_one_tool_are_told_apart_by_their_tables() -> None:
+def test_two_histories_of_one_tool_are_distinguished_by_their_tables() -> None:
     both = [history("dbmate", "public.t"), history("dbmate", "billing.t")]
     with pytest.raises(ConfigurationError, match=r"--from public\.t"):
         detect_tool([(BY_NAME["dbmate"], HERE)], both)
@@ -76,7 +76,7 @@ def test_two_histories_of_one_tool_are_told_apart_by_their_tables() -> None:
     assert detected.history == both[1]
 
 
-def test_a_folder_with_subfolders_is_one(tmp_path: Path) -> None:
+def test_a_folder_with_subfolders_is_found_as_one_folder(tmp_path: Path) -> None:
     write(tmp_path, "db/migration/2023/V1__a.sql", "db/migration/2024/V2__b.sql")
     write(tmp_path, "node_modules/other/V1__a.sql", "migrations/0001_own.sql")
     found = find_formats(tmp_path, except_folder=tmp_path / "migrations")

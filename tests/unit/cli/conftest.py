@@ -1,4 +1,4 @@
-"""The command line on the in-memory fakes."""
+"""Fixtures: the command line on the in-memory fakes."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ def test_down_does_not_warn_if_the_files_at_hand_do_not_have_the_migration(
     assert "warning" not in run("down", "--steps", "1", "--yes")[1]
 
 
-def test_down_says_which_down_scripts_are_empty(run: Run, folder: Path) -> None:
+def test_down_names_the_empty_down_scripts(run: Run, folder: Path) -> None:
     (folder / "0004_row.sql").write_text("-- migrate:up\nSELECT 1;\n-- migrate:down\n-- none\n")
     run("up")
     code, out, _ = run("down", "--steps", "2", "--yes")
@@ -443,7 +443,7 @@ def test_plan_shows_every_statement_in_full_on_request(run: Run, folder: Path) -
 
 
 @pytest.mark.parametrize("command", [("lease", "show"), ("lease", "release", "--yes")])
-def test_the_lease_of_an_unknown_target_is_said_to_be_unknown(
+def test_the_lease_of_an_unknown_target_is_reported_as_unknown(
     run: Run, command: tuple[str, ...]
 ) -> None:
     code, out, _ = run(*command)
@@ -477,7 +477,7 @@ def test_repair_as_pending_removes_the_row(run: Run) -> None:
     assert run_json(run, "status")[1]["migrations"][2]["state"] == "pending"
 
 
-def test_repair_says_what_an_answer_is_for_in_a_script_of_several_statements(
+def test_repair_explains_each_answer_for_a_script_of_several_statements(
     run: Run, database: InMemoryDatabase, folder: Path
 ) -> None:
     run("up", "--to", "2")

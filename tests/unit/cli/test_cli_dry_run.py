@@ -66,7 +66,7 @@ def run_json(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
 # --- questions
 
 
-def test_without_a_terminal_a_dry_run_needs_yes_and_says_what_it_would_do(
+def test_without_a_terminal_a_dry_run_needs_yes_and_reports_what_it_would_do(
     run: Run, database: InMemoryDatabase
 ) -> None:
     code, out, err = run()
@@ -90,7 +90,7 @@ def test_a_dry_run_in_production_needs_more_than_yes(run: Run, database: InMemor
 @pytest.mark.parametrize(
     ("said", "agreed"), [("production\n", True), ("y\n", False), ("\n", False), ("", False)]
 )
-def test_at_a_terminal_production_is_typed_out(
+def test_at_a_terminal_the_name_of_production_must_be_typed(
     monkeypatch: pytest.MonkeyPatch, said: str, agreed: bool
 ) -> None:
     class Keyboard(io.StringIO):
@@ -277,7 +277,7 @@ def render_lines(result: DryRunResult, *, width: int = 120, show_all: bool = Fal
 OUTSIDE = "not run, because what runs outside a transaction cannot be rolled back"
 
 
-def test_a_reason_is_said_once_for_all_migrations_that_were_skipped_for_it() -> None:
+def test_a_reason_is_shown_once_for_all_migrations_that_were_skipped_for_it() -> None:
     skipped = tuple(DryRunStep(n, f"{n:04d}_index", SKIPPED, OUTSIDE) for n in range(74))
     lines = render_lines(DryRunResult(steps=skipped))
     assert f"- 0000_index, 0001_index, 0002_index and 71 more: {OUTSIDE}" in lines

@@ -1,4 +1,4 @@
-"""Files of variables, read by the usual rules for quotes."""
+"""Files of environment variables, with the usual rules for quotes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lambda_migrate.errors import ConfigurationError
         ("# first\n\nA=1\nA=2", "2"),
     ],
 )
-def test_values_and_quotes(text: str, value: str) -> None:
+def test_a_value_is_read_without_its_quotes_and_comments(text: str, value: str) -> None:
     assert parse_env_file(text, path=".env")["A"] == value
 
 

@@ -1,4 +1,4 @@
-"""What the command line writes where it cannot: closed pipes, full disks, ASCII terminals."""
+"""The command line's output to closed pipes, full disks and ASCII terminals."""
 
 from __future__ import annotations
 

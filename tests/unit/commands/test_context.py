@@ -1,4 +1,4 @@
-"""The context of a command."""
+"""Creating the context of a command keeps to the command's timeout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `doctor` concludes from settings and from a connection; its I/O has real tests."""
+"""The conclusions of `doctor`; what it reads is tested on real servers."""
 
 from __future__ import annotations
 

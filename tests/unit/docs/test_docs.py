@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_the_settings_page_has_the_table_of_today() -> None:
+def test_the_settings_page_has_the_current_table() -> None:
     assert table_on_page() == make_table(), "run: python -m tests.unit.docs.settings_table"
 
 

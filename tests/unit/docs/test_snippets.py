@@ -111,5 +111,5 @@ def test_files_that_the_pages_name_exist() -> None:
     assert missing == []
 
 
-def test_there_is_something_to_check() -> None:
+def test_the_pages_have_code_to_check() -> None:
     assert all((PYTHON, SQL, COMMANDS))

@@ -1,4 +1,4 @@
-"""The apply loop: failures and their pauses, rows in doubt, contradictions, satisfied manifests."""
+"""The apply loop: failures and their pauses, rows in doubt, and contradicting histories."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_a_deadline_between_two_migrations_is_not_a_failure_of_the_second(
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED, "at once, without a pause"
 
 
-def test_a_deadline_after_the_last_migration_is_no_failure(
+def test_a_deadline_after_the_last_migration_is_not_a_failure(
     fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "R__views"

@@ -1,4 +1,4 @@
-"""Attempts that ran out of time, holders that are killed, leases of other lengths, wrong clocks."""
+"""Attempts that ran out of time, killed holders, other lease lengths, and wrong clocks."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_after_the_pause_one_more_kill_is_reported_at_once(fakes: Fakes) -> None
     assert fakes.table.state.failure is None
 
 
-def test_holders_killed_at_different_migrations_are_no_failure(fakes: Fakes) -> None:
+def test_holders_killed_at_different_migrations_are_not_a_failure(fakes: Fakes) -> None:
     for version in (1, 1, 2, 2, 3, 3):
         is_killed(fakes, V3, at=version)
     assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
@@ -337,7 +337,7 @@ def test_the_first_reading_is_strongly_consistent(fakes: Fakes) -> None:
     assert asked == [True]
 
 
-def test_an_acquisition_is_made_on_the_reading_that_it_was_decided_on(fakes: Fakes) -> None:
+def test_an_acquisition_fails_if_the_item_changed_after_the_decision(fakes: Fakes) -> None:
     """Another may have held and failed meanwhile: what it left is looked at first."""
 
     def hold_and_release() -> None:

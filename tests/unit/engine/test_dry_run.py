@@ -1,4 +1,4 @@
-"""What a dry run does to a target (nothing), and what each of its outcomes means."""
+"""A dry run changes nothing of its target, and reports each outcome."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_pending_migration_runs_in_order_and_nothing_is_left(fakes: Fakes)
     assert fakes.table.state._replace(fence=before.fence) == before
 
 
-def test_it_takes_the_lease_and_releases_it_unchanged(fakes: Fakes) -> None:
+def test_it_acquires_the_lease_and_releases_it_unchanged(fakes: Fakes) -> None:
     seen = []
     fakes.database.on_script = lambda _version: seen.append(fakes.table.state.owner)
     dry_run(fakes)
@@ -123,7 +123,7 @@ def test_observers_receive_what_ran_and_no_failure(fakes: Fakes) -> None:
     ]
 
 
-def test_with_nothing_pending_it_asks_nothing_and_takes_no_lease(fakes: Fakes) -> None:
+def test_with_nothing_pending_it_asks_nothing_and_acquires_no_lease(fakes: Fakes) -> None:
     fakes.migrated(V1)
     questions = RecordedQuestions()
     found = fakes.operations(V1).dry_run(fakes.deadline(), confirm=questions)
@@ -183,7 +183,7 @@ def test_no_dry_run_starts_while_the_lease_is_held(fakes: Fakes) -> None:
         dry_run(fakes)
 
 
-def test_a_holder_without_a_lease_is_not_ended_for_a_dry_run(fakes: Fakes) -> None:
+def test_a_holder_without_a_lease_is_not_terminated_for_a_dry_run(fakes: Fakes) -> None:
     with fakes.database.open_session(LeaseGrant("orders", 1, "frozen"), fakes.deadline()) as frozen:
         InMemoryLeaseTable.acquire(fakes.table, "frozen")
         fakes.clock.advance(3600)

@@ -1,4 +1,4 @@
-"""What feature flags stop, when they are asked, and that they never add to what is allowed."""
+"""What feature flags stop, when they are read, and that they never allow more."""
 
 from __future__ import annotations
 

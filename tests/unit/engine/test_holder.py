@@ -1,4 +1,4 @@
-"""A lease kept alive while its holder works, and what ends the work."""
+"""A lease is renewed while its holder works, and its loss stops the work."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_a_permanently_refused_renewal_is_reported_once_while_the_migration_runs
     assert reported.seconds_left > LEASE_SECONDS / 2
 
 
-def test_a_lease_free_for_others_again_after_its_renewals_failed(
+def test_a_lease_is_free_for_others_after_its_renewals_failed(
     fakes: Fakes, aborted: threading.Event
 ) -> None:
     fakes.database.on_script = stalls(aborted, refuses_to_renew(fakes, EXPIRED))

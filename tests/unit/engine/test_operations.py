@@ -1,4 +1,4 @@
-"""What people do to a target, on the same lease and fence as a starting function."""
+"""Operators' commands, under the same lease and fence as a starting function."""
 
 from __future__ import annotations
 

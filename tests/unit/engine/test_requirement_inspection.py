@@ -1,4 +1,4 @@
-"""Waiting for another tool's migration: who connects, how often, and what everybody else learns."""
+"""Waiting for another tool's migration: which starts connect, how often, and what others read."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_failed_row_fails_every_start_at_once_until_the_pause_is_over(fakes: F
     assert start(fakes, "flyway:1") is Outcome.UP_TO_DATE
 
 
-def test_a_database_that_does_not_respond_is_asked_after_each_pause(fakes: Fakes) -> None:
+def test_a_database_that_does_not_respond_is_inspected_again_after_each_pause(fakes: Fakes) -> None:
     apply(fakes, "20260101_add_status")
     fakes.database.is_down = True
     with pytest.raises(NotReady, match="in-memory database is down"):
@@ -111,7 +111,7 @@ def test_a_database_that_does_not_respond_is_asked_after_each_pause(fakes: Fakes
     assert start(fakes) is Outcome.UP_TO_DATE
 
 
-def test_what_cannot_be_read_is_reported_and_asked_for_again_after_the_pause(
+def test_what_cannot_be_read_is_reported_and_read_again_after_the_pause(
     fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply(fakes, "20260101_add_status")
@@ -159,7 +159,7 @@ def test_several_requirements_are_ready_side_by_side(fakes: Fakes) -> None:
     assert fakes.database.connections == connections, "the first one stays ready"
 
 
-def test_an_address_that_leads_to_another_database_takes_nothing_with_it(fakes: Fakes) -> None:
+def test_an_address_that_leads_to_another_database_is_inspected_again(fakes: Fakes) -> None:
     """A clone at a new address, and a secret whose address was moved."""
     apply(fakes, "20260101_add_status", "20260202_add_total")
     assert start(fakes) is Outcome.UP_TO_DATE

@@ -49,7 +49,7 @@ def test_the_newest_is_rolled_back_first(choice: dict[str, int], chosen: list[in
         ({"only": 0}, "--only 0: no such version"),
     ],
 )
-def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, int], fault: str) -> None:
+def test_an_invalid_choice_is_refused(choice: dict[str, int], fault: str) -> None:
     with pytest.raises(ConfigurationError, match=fault):
         choose_rollback(HISTORY, **choice)
 

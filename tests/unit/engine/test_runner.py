@@ -68,7 +68,7 @@ def test_the_fast_path_is_one_read_and_nothing_else(fakes: Fakes) -> None:
     assert fakes.clock.slept == []
 
 
-def test_the_answer_is_remembered_until_it_is_forgotten(fakes: Fakes) -> None:
+def test_the_result_is_kept_until_it_is_forgotten(fakes: Fakes) -> None:
     fakes.migrated(V2)
     runner = fakes.runner(V2)
     assert [runner.ensure(), runner.ensure(), runner.ensure()] == [Outcome.UP_TO_DATE] * 3
@@ -83,7 +83,7 @@ def test_the_fast_path_serves_even_when_no_time_is_left(fakes: Fakes) -> None:
     assert fakes.runner(V1).ensure(fakes.deadline(0)) is Outcome.UP_TO_DATE
 
 
-def test_a_failed_check_is_not_remembered(fakes: Fakes) -> None:
+def test_the_result_of_a_failed_check_is_not_kept(fakes: Fakes) -> None:
     fakes.database.is_down = True
     runner = fakes.runner(V1)
     with pytest.raises(DatabaseUnavailable):
@@ -161,13 +161,13 @@ def test_a_recorded_failure_is_raised_after_one_read_and_no_connection(fakes: Fa
     assert (fakes.table.log, fakes.database.connections) == (["read"], 0)
 
 
-def test_a_failure_of_other_migration_files_is_no_reason_to_refuse(fakes: Fakes) -> None:
+def test_a_failure_of_other_migration_files_refuses_nothing(fakes: Fakes) -> None:
     fakes.change(failure=failure(fakes, V3.digest))
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.table.state.failure is None, "its version 2 is applied, by other files"
 
 
-def test_a_waiter_learns_of_the_failure_of_the_holder_it_waits_for(fakes: Fakes) -> None:
+def test_a_waiter_raises_the_failure_of_the_holder_it_waits_for(fakes: Fakes) -> None:
     lease = fakes.held_by("holder")
     report = failure(fakes, V2.digest)
     fakes.clock.at(3, lambda: InMemoryLeaseTable.store_failure(fakes.table, lease, report))
@@ -197,7 +197,7 @@ def test_a_waiter_migrates_if_the_holder_finished_something_else(fakes: Fakes) -
     assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
-def test_the_loser_of_an_acquisition_waits_from_the_item_that_came_back(fakes: Fakes) -> None:
+def test_the_loser_of_an_acquisition_waits_with_the_returned_item(fakes: Fakes) -> None:
     leases: list[Lease] = []
     fakes.table.before["acquire"] = lambda: leases.append(fakes.held_by("winner"))
     fakes.clock.at(1, lambda: fakes.finish(leases[0], V1))
@@ -275,7 +275,7 @@ def test_what_became_ready_before_the_acquisition_is_served_without_a_connection
     assert (fakes.table.state.owner, fakes.table.state.fence) == (None, 1)
 
 
-def test_what_a_holder_given_up_on_completed_before_it_was_taken_over_is_served(
+def test_what_a_holder_completed_just_before_its_takeover_is_served(
     fakes: Fakes,
 ) -> None:
     lease = fakes.held_by("slow", seconds=-5)
@@ -296,7 +296,7 @@ def test_what_failed_before_the_acquisition_is_not_tried_again_before_its_pause(
     assert (fakes.table.state.owner, fakes.table.state.failure) == (None, fails)
 
 
-def test_a_lease_that_cannot_be_released_at_once_is_no_reason_not_to_serve(
+def test_a_lease_that_cannot_be_released_at_once_does_not_prevent_serving(
     fakes: Fakes,
 ) -> None:
     lease = fakes.held_by("slow", seconds=-5)
@@ -305,7 +305,7 @@ def test_a_lease_that_cannot_be_released_at_once_is_no_reason_not_to_serve(
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
 
 
-def test_a_lost_answer_to_an_acquisition_ends_with_this_very_owner_holding_it(
+def test_after_a_lost_response_to_an_acquisition_the_same_owner_holds_the_lease(
     fakes: Fakes,
 ) -> None:
     fakes.table.after["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
@@ -342,7 +342,7 @@ def test_a_free_lease_is_not_announced_as_taken_over(fakes: Fakes) -> None:
     assert fakes.observer.events_of(LeaseTakenOver) == []
 
 
-def test_a_lease_watched_for_its_whole_length_is_over_whatever_the_clocks_say(
+def test_a_lease_unchanged_for_its_whole_length_is_over_whatever_the_clocks_show(
     fakes: Fakes,
 ) -> None:
     fakes.held_by("dead", seconds=1_000)
@@ -423,7 +423,9 @@ def test_a_holder_thawed_after_its_lease_checks_it_before_the_next_migration(
     assert fakes.table.state.owner == "successor"
 
 
-def test_a_lease_lost_when_all_was_done_makes_a_waiter_that_serves(fakes: Fakes) -> None:
+def test_an_instance_that_loses_its_lease_after_the_last_migration_waits_and_serves(
+    fakes: Fakes,
+) -> None:
     def take() -> None:
         fakes.clock.advance(60)
         lease = fakes.held_by("successor")
@@ -436,7 +438,7 @@ def test_a_lease_lost_when_all_was_done_makes_a_waiter_that_serves(fakes: Fakes)
     assert fakes.table.log.count("acquire") == 1
 
 
-def test_a_store_that_is_gone_when_all_was_done_does_not_keep_it_from_serving(
+def test_a_store_that_fails_after_the_last_migration_does_not_prevent_serving(
     fakes: Fakes,
 ) -> None:
     def go() -> None:
@@ -479,7 +481,7 @@ def test_releasing_ends_with_the_leases_trust_or_the_deadline(fakes: Fakes) -> N
     assert fakes.table.log.count("store_completion") > 3
 
 
-def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
+def test_waiting_starts_with_the_pause_after_an_error_if_the_first_read_failed(
     fakes: Fakes,
 ) -> None:
     fakes.migrated(V2)
@@ -506,7 +508,7 @@ def test_after_an_unavailable_store_an_untrusted_lease_is_read_again(
 # --- PostgreSQL away
 
 
-def test_an_unavailable_database_frees_the_lease_and_is_no_failure(fakes: Fakes) -> None:
+def test_an_unavailable_database_frees_the_lease_and_is_not_a_failure(fakes: Fakes) -> None:
     fakes.database.is_down = True
     with pytest.raises(DatabaseUnavailable) as caught:
         fakes.runner(V1).ensure(fakes.deadline())

@@ -1,4 +1,4 @@
-"""A runner without a lease table: the database is asked, and PostgreSQL's fence excludes others."""
+"""Without a lease table the database is read, and PostgreSQL's fence excludes others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Lambda function writes: structured lines and EMF, separately."""
+"""Separate the output of a Lambda function into structured lines and EMF."""
 
 from __future__ import annotations
 

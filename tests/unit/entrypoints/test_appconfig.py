@@ -1,4 +1,4 @@
-"""Feature flags as AppConfig serves them: both ways, what is refused, and for how long at most."""
+"""Feature flags from AppConfig, by extension and by API: caching, time limits and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cold start that does not migrate loads: next to nothing, whether it waits or not."""
+"""A cold start that does not migrate imports almost nothing, whether it waits or not."""
 
 from __future__ import annotations
 

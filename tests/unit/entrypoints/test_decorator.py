@@ -1,4 +1,4 @@
-"""``@migrate_on_cold_start``: a gate before the handler, and nothing but a call once it is open."""
+"""``@migrate_on_cold_start`` checks before the first invocation and only calls afterwards."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_name_documentation_and_signature_stay(fakes: Fakes) -> None:
     assert inspect.unwrap(guarded) is served
 
 
-def test_everything_that_it_is_called_with_is_passed_on(fakes: Fakes) -> None:
+def test_every_argument_is_passed_on(fakes: Fakes) -> None:
     def handler(event: Any, context: Any, *more: Any, **named: Any) -> Any:
         return event, context, more, named
 

@@ -263,7 +263,7 @@ def test_a_coroutine_function_stays_one_and_may_respond_by_another(make: Any) ->
 
 
 @pytest.mark.parametrize("make", ASYNCHRONOUS)
-def test_the_event_loop_goes_on_during_the_check(make: Any) -> None:
+def test_the_event_loop_continues_during_the_check(make: Any) -> None:
     other_task_ran = threading.Event()
 
     class WaitingRunner(FailingRunner):
@@ -453,7 +453,7 @@ def test_an_event_with_a_remaining_time_is_not_taken_for_the_context() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["orders", 1, type("Orders", (), {})])
-def test_what_is_no_handler_is_refused(wrong: Any) -> None:
+def test_an_object_that_is_not_a_handler_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"a function \(event, context\); got .*target=\.\.\."):
         migrate_on_cold_start(wrong)
 
@@ -498,7 +498,7 @@ def test_the_variable_switches_off_a_handler_with_another_mode_as_argument(
 
 
 @pytest.mark.parametrize("context", [None, MagicMock()])
-def test_a_unit_test_without_settings_is_told_what_to_set(context: Any) -> None:
+def test_a_unit_test_without_settings_gets_an_error_that_names_what_to_set(context: Any) -> None:
     @migrate_on_cold_start
     def handler(event: Any, context: Any) -> Any: ...
 

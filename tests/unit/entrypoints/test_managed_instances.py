@@ -1,4 +1,4 @@
-"""Managed instances: a file that cannot be used costs a process a check, never an invocation."""
+"""Managed instances: an unusable file causes another check, and never fails an invocation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def test_on_a_full_disk_each_process_checks() -> None:
 @pytest.mark.parametrize(
     "replace", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/hostname")]
 )
-def test_a_file_that_is_none_is_not_used(folder: Path, replace: Callable[[Path], Any]) -> None:
+def test_a_path_that_is_not_a_regular_file_is_not_used(
+    folder: Path, replace: Callable[[Path], Any]
+) -> None:
     count_checks(1)
     (file,) = folder.iterdir()
     file.unlink()

@@ -184,7 +184,7 @@ def test_outside_lambda_a_client_cannot_set_the_deadline(kind: str) -> None:
     assert runner.deadlines == [(None, "")]
 
 
-def test_outside_lambda_the_check_goes_on_after_a_request_got_503(kind: str) -> None:
+def test_outside_lambda_the_check_continues_after_a_request_got_503(kind: str) -> None:
     runner = Runner()
     runner.may_finish.clear()
     client = Client(kind, runner, max_wait_seconds=0.01)

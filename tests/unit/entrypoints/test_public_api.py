@@ -1,4 +1,4 @@
-"""What `import lambda_migrate` gives, and what it costs."""
+"""The public names of `lambda_migrate`, and what importing it loads."""
 
 from __future__ import annotations
 

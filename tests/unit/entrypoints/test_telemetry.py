@@ -1,4 +1,4 @@
-"""One structured line and valid metrics per outcome, and nothing of the function's own touched."""
+"""Each outcome is one structured line and valid metrics; the function's own stay unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts that the settings name, and no secret in any event, error or log line."""
+"""A runner has the parts that the settings name, and its output contains no secret."""
 
 from __future__ import annotations
 

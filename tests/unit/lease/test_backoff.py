@@ -104,7 +104,7 @@ def test_even_the_longest_delay_is_shorter_than_the_time_that_waiting_may_take()
 
 @given(waited=waited_seconds, roll=rolls, failures=failure_counts)
 @settings(deadline=None)
-def test_jitter_is_half(waited: float, roll: float, failures: int) -> None:
+def test_half_of_each_delay_is_random(waited: float, roll: float, failures: int) -> None:
     low, high = delay(waited, 0.0, failures=failures), bound(waited, failures=failures)
     assert low == pytest.approx(high / 2)
     assert delay(waited, roll, failures=failures) == pytest.approx(low + (high - low) * roll)

@@ -1,4 +1,4 @@
-"""The stored layout: what is written is what is read, and nothing else is believed."""
+"""An item is read as it was written, and an item of any other form is refused."""
 
 from __future__ import annotations
 

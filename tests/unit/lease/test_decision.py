@@ -330,7 +330,7 @@ def test_an_inspection_is_not_repeated_before_another_check_was_made() -> None:
 
 @pytest.mark.parametrize("permission", [MAY_MIGRATE, REQUIRE, PAUSED_BY_FLAG])
 @pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
-def test_who_has_just_lost_an_acquisition_waits_instead_of_trying_again(
+def test_an_instance_that_just_lost_an_acquisition_waits_instead_of_retrying(
     state: LeaseState, expected: Decision, permission: Permission
 ) -> None:
     got = step(state, permission=permission, has_lost_acquisition=True)

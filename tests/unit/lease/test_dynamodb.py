@@ -1,4 +1,4 @@
-"""Everything that can go wrong with DynamoDB has one outcome and a clear error."""
+"""Every failure of DynamoDB has one outcome and a clear error."""
 
 from __future__ import annotations
 

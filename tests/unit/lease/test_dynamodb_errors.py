@@ -1,4 +1,4 @@
-"""The server's clock, from the ``Date`` of its responses."""
+"""The server's clock is read from the ``Date`` of its responses."""
 
 from __future__ import annotations
 

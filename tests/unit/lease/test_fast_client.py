@@ -1,4 +1,4 @@
-"""An item, "try again later", or declined: against servers that send anything."""
+"""Whatever a server sends is an item, a retryable error, or left to boto3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials, region and endpoint: as botocore resolves them, or left to boto3."""
+"""Credentials, region and endpoint are those of botocore, or left to boto3."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_an_endpoint_setting_is_used_as_botocore_uses_it(url: str, authority: st
         assert config.endpoint.authority == (authority or url.removeprefix("https://"))
 
 
-def test_the_services_own_endpoint_beats_the_general_one() -> None:
+def test_the_services_own_endpoint_takes_precedence_over_the_general_one() -> None:
     both = {
         **PLAIN,
         "AWS_ENDPOINT_URL": "http://general:1",

@@ -88,7 +88,7 @@ def test_an_item_of_another_layout_marks_nothing_ready(layout: str) -> None:
 
 
 @pytest.mark.parametrize("count", ["-1", "", "2.5", "9" * 5000, " 2", "1_0"])
-def test_a_count_that_is_no_count_marks_nothing_ready(count: str) -> None:
+def test_an_invalid_count_marks_nothing_ready(count: str) -> None:
     item = to_item(READY)
     checked = item["databases"]["M"]["a"]["M"]["addresses"]["M"][ADDRESSES[0]]["M"]
     checked["confirmed"] = {"N": count}

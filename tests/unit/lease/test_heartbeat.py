@@ -1,4 +1,4 @@
-"""A lease is renewed during a block, and losing it aborts what runs. No real time passes."""
+"""A lease is renewed during a block, and its loss aborts the block. No real time passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Database records: never more than a check through the same address has confirmed."""
+"""Database records contain only what a check through the same address has confirmed."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_the_newest_addresses_are_kept() -> None:
 # --- rollbacks
 
 
-def test_a_rollback_withdraws_from_every_address_before_it_begins() -> None:
+def test_a_rollback_withdraws_readiness_at_every_address_before_it_begins() -> None:
     databases = records_after(check(3), check(3, 2, address=TUNNEL))
     databases = remove_ready_digests(databases, ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [0, 1])
@@ -208,12 +208,12 @@ def test_a_history_without_a_common_listed_digest_confirms_nothing_below_the_lis
     assert ready(databases, HERE, kind="e") == ready(databases, HERE) == []
 
 
-def test_a_rollback_through_a_new_address_withdraws_from_the_old_ones() -> None:
+def test_a_rollback_through_a_new_address_withdraws_readiness_at_the_old_ones() -> None:
     databases = remove_ready_digests(records_after(check(3)), ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
 
 
-def test_a_rollback_withdraws_what_its_address_had_in_another_database() -> None:
+def test_a_rollback_withdraws_readiness_that_its_address_had_in_another_database() -> None:
     databases = remove_ready_digests(records_after(check(3)), TWO, HERE, digests(1))
     assert ready(databases, HERE) == []
 

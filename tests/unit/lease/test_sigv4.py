@@ -1,4 +1,4 @@
-"""The signature is AWS's: by AWS's own vectors, and by botocore's signer on whatever comes."""
+"""Signatures equal those of AWS's published vectors, and botocore's for any request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting ends with a step, at the deadline, or with the store. No real time passes."""
+"""Waiting ends with a step, at the deadline, or when the store fails. No real time passes."""
 
 from __future__ import annotations
 
@@ -200,14 +200,14 @@ def test_a_store_that_fails_for_too_long_is_given_up_early() -> None:
     assert 2.0 <= setup.elapsed < 2.0 + MAX_DELAY_SECONDS
 
 
-def test_an_answer_in_between_restarts_the_store_timeout() -> None:
+def test_a_response_in_between_restarts_the_store_timeout() -> None:
     now_and_then: list[Result] = [AWAY, AWAY, Wait(HELD)] * 15
     setup = WaiterSetup([*now_and_then, Serve()], seconds=900.0, store_timeout_seconds=30.0)
     assert setup.waiter.wait(HELD) == Serve()
     assert setup.elapsed > 2 * 30.0
 
 
-def test_a_store_that_answers_is_never_given_up_early() -> None:
+def test_a_store_that_responds_is_never_given_up_early() -> None:
     setup = WaiterSetup([Wait(HELD)], seconds=25.0, store_timeout_seconds=0.0)
     with pytest.raises(NotReady) as caught:
         setup.waiter.wait(HELD)

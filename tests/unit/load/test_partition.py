@@ -1,4 +1,4 @@
-"""What one partition serves, and what it refuses."""
+"""A simulated partition serves its limit and throttles the requests above it."""
 
 from __future__ import annotations
 

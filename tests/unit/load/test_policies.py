@@ -1,4 +1,4 @@
-"""Policies are what their names say, and none defends a table less than the library does."""
+"""Each retry policy does what its name says, and backs off after throttling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The profile: its page, its relay, and its meter."""
+"""The profile of a cold start: its page, its relay, and its meter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated world keeps the laws of the real one, and the library's default meets its bars."""
+"""The simulation follows the real protocol, and the default policy meets its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Go, or no-go, and why."""
+"""A go or a no-go follows from the measurements, with its reasons."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_long_periods_are_evaluated_each_minute() -> None:
     assert not cloudwatch.is_in_alarm(alarm, at=NOON + 360)
 
 
-def test_no_data_reaches_no_alarm() -> None:
+def test_missing_data_triggers_no_alarm() -> None:
     assert not CloudWatch().was_triggered(ALARM)
     assert CloudWatch().ends_ok(ALARM)
 

@@ -109,7 +109,7 @@ def test_a_history_of_ours_and_nothing_pending_are_not_stopped() -> None:
     )
 
 
-def test_other_tools_tables_are_only_asked_for_where_it_matters() -> None:
+def test_other_tools_tables_are_read_only_where_they_matter() -> None:
     def never() -> Sequence[ToolHistory]:
         raise AssertionError("it was asked")
 
@@ -133,7 +133,7 @@ def test_exactly_what_was_applied_is_recorded_and_a_gap_stays_pending() -> None:
     ]
 
 
-def test_what_is_pending_above_the_last_one_is_no_gap() -> None:
+def test_what_is_pending_above_the_last_one_is_not_a_gap() -> None:
     chosen = choose(dbmate(1))
     assert (names(chosen), chosen.gaps) == (["0001_a"], ())
     assert chosen.manifest.version == 1
@@ -154,7 +154,7 @@ def test_a_tool_that_keeps_only_the_last_version_has_all_before_it() -> None:
     assert names(choose(at(2), files=manifest("0001_a", "0003_c", "0004_d"))) == ["0001_a"]
 
 
-def test_a_name_that_is_a_files_counts_before_its_number() -> None:
+def test_the_name_of_a_file_takes_precedence_over_its_number() -> None:
     files = manifest("1_a", "20240101_b")
     other = ToolHistory("yoyo", "t", (ToolHistoryEntry("20240101_b", version=1),))
     assert names(choose(other, files=files)) == ["20240101_b"]
@@ -253,7 +253,7 @@ def test_a_version_that_the_other_history_contradicts_is_refused(
     assert len(choose(other, version=version, ignore_tool_histories=True).migrations) == version
 
 
-def test_a_history_that_knows_none_of_our_files_or_one_that_agrees_contradicts_nothing() -> None:
+def test_a_history_with_none_of_our_files_or_one_that_agrees_contradicts_nothing() -> None:
     squashed = manifest("0001_everything")
     assert names(choose(dbmate(20240101, 20240102), files=squashed, version=1)) == [
         "0001_everything"

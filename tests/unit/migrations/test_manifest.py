@@ -1,4 +1,4 @@
-"""The digest chain_digest."""
+"""The digest of a manifest is a chain, in which every prefix is found."""
 
 from __future__ import annotations
 

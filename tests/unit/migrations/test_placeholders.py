@@ -121,7 +121,7 @@ def test_faults_of_the_file_are_found_without_values_and_all_at_once() -> None:
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.text(st.characters(exclude_categories=["Cs"]))))
-def test_a_value_is_one_token_whatever_it_holds(texts: dict[str, str]) -> None:
+def test_a_replaced_value_is_one_sql_token_whatever_it_contains(texts: dict[str, str]) -> None:
     values = {name: text.replace("\0", "") for name, text in texts.items()}
     tokens = "".join(f", ${{literal:{name}}}" for name in values)
     for sql in (f"SELECT 1{tokens}; SELECT 2", f"DO $$ SELECT 1{tokens} $$; SELECT 2"):

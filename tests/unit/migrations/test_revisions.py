@@ -45,7 +45,7 @@ def make_graph(code: str, *current: str) -> RevisionGraph:
     return RevisionGraph(revisions, [code[-1]], (), current, TABLE)
 
 
-def test_without_the_tool_what_the_mirror_knows_decides() -> None:
+def test_without_the_tool_the_mirror_decides() -> None:
     assert NEW.make_plan(history("c")).is_current
     older = OLD.make_plan(history("c"))
     assert (older.is_current, [row.name for row in older.ahead]) == (True, ["c"])
@@ -55,7 +55,7 @@ def test_without_the_tool_what_the_mirror_knows_decides() -> None:
     assert RevisionManifest("cc" * 32, "alembic").make_plan(history("c")).needs_revision_graph
 
 
-def test_what_the_tool_says_is_pending_ahead_or_unknown() -> None:
+def test_revisions_are_pending_ahead_or_unknown_as_the_tool_reports() -> None:
     manifest = RevisionManifest("cc" * 32, "alembic")
     plan = manifest.make_plan(history("b").with_revision_graph(make_graph("abcd", "b")))
     assert [migration.name for migration in plan.pending] == ["c", "d"]

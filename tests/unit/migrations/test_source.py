@@ -1,4 +1,4 @@
-"""Reading migration files: what is taken, what is refused, and where files may lie."""
+"""Reading migration files: which are read, which are refused, and where they may be."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_without_a_marker_there_is_no_down_script() -> None:
     assert read("-- migrate:up\nselect 1;\n").down is None
 
 
-def test_scripts_are_the_text_between_the_markers_and_know_their_lines() -> None:
+def test_scripts_are_the_text_between_the_markers_with_their_line_numbers() -> None:
     first = read_manifest(GOOD).migrations[0]
     assert first.up == Script("create table orders (id bigint primary key);\n\n", 4)
     assert first.down == Script("drop table orders;\n", 7)
@@ -166,7 +166,7 @@ def test_the_former_name_of_an_option_is_refused_with_the_new_one() -> None:
         read("-- migrate:up transaction:false repeatable:true\nvacuum")
 
 
-def test_a_down_marker_on_the_last_line_without_a_line_end_is_one() -> None:
+def test_a_down_marker_on_the_last_line_without_a_line_end_is_recognized() -> None:
     assert read("-- migrate:up\nselect 1;\n-- migrate:down").up.sql == "select 1;\n"
 
 
@@ -221,7 +221,7 @@ def test_its_text_and_its_name_are_in_the_digest() -> None:
         ("beforeEachMigrate.sql", "SELECT 1", "hooks are beforeMigrate"),
     ],
 )
-def test_what_a_repeatable_migration_cannot_be(filename: str, text: str, fault: str) -> None:
+def test_an_invalid_repeatable_migration_is_refused(filename: str, text: str, fault: str) -> None:
     with pytest.raises(ManifestError, match=fault):
         read(text, filename=filename)
 

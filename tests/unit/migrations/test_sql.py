@@ -1,4 +1,4 @@
-"""The tokens, the checks, the classification and the excerpt, without a database."""
+"""SQL scripts without a database: tokens, checks, classification and excerpts."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_statements_end_where_postgresql_ends_them(sql: str, texts: list[str]) -
     assert [each.text for each in split_statements(sql)] == texts
 
 
-def test_a_statement_knows_its_place_and_its_first_words() -> None:
+def test_a_statement_has_its_place_and_its_first_words() -> None:
     sql = '-- one\nselect 1;\n\n  CREATE unique Index /* x */ concurrently "I" on t (a, b) where c'
     second = split_statements(sql)[1]
     assert (second.line, sql[second.start :][:6]) == (4, "CREATE")
@@ -203,7 +203,7 @@ def test_long_statements_are_cut_like_short_ones(parts: list[str], at: int, word
         "select " + "ee" * 100_000 + "'x\\';",
     ],
 )
-def test_no_script_takes_more_than_a_pass(sql: str) -> None:
+def test_every_script_is_split_in_linear_time(sql: str) -> None:
     # Anything worse than linear would run into the suite's timeout at these lengths.
     assert len(split_statements(sql)) in (0, 1, 5_000)
 
@@ -255,7 +255,7 @@ def test_transaction_control_is_refused(sql: str, transactional: bool) -> None:
         "create \u0131ndex concurrently i on t (a)",
     ],
 )
-def test_what_a_transaction_can_hold_is_let_through(sql: str) -> None:
+def test_statements_that_a_transaction_allows_are_accepted(sql: str) -> None:
     assert faults_of(sql) == []
 
 
@@ -285,7 +285,9 @@ def test_what_a_transaction_can_hold_is_let_through(sql: str) -> None:
         ),
     ],
 )
-def test_what_no_transaction_can_hold_is_sent_to_a_file_of_its_own(sql: str, what: str) -> None:
+def test_statements_that_no_transaction_allows_need_a_file_of_their_own(
+    sql: str, what: str
+) -> None:
     (alone,) = faults_of(sql)
     assert alone.startswith(f"f.sql:1: {what} cannot run inside a transaction; write `transaction:")
     (second,) = faults_of(f"select 1;\n{sql}")
@@ -425,7 +427,7 @@ def test_a_set_of_the_transactions_mode_is_refused(sql: str, says: str) -> None:
         ("set default_transaction_isolation = 'repeatable read'", "`isolation:serializable`"),
     ],
 )
-def test_settings_that_do_not_do_what_they_seem_to_are_warned_of(sql: str, says: str) -> None:
+def test_settings_without_their_apparent_effect_cause_a_warning(sql: str, says: str) -> None:
     (warning,) = find_script_warnings(Script(f"select 1;\n{sql}", 4), path="f.sql")
     assert warning.startswith("f.sql:5: this ")
     assert says in warning
@@ -445,7 +447,7 @@ def test_settings_that_do_not_do_what_they_seem_to_are_warned_of(sql: str, says:
         "set work_mem = 0; reset role; set constraints all deferred",
     ],
 )
-def test_other_settings_are_let_through(sql: str) -> None:
+def test_other_settings_are_accepted(sql: str) -> None:
     assert (faults_of(sql), find_script_warnings(Script(sql), path="f.sql")) == ([], [])
 
 

@@ -1,4 +1,4 @@
-"""Secrets and tokens: what is asked for, what is missing, and that no message contains them."""
+"""Secrets and IAM tokens: what is requested, what is missing, and no message contains them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_port_may_be_a_text() -> None:
     assert credentials_of(FULL | {"port": "6543"}).address().port == 6543
 
 
-def test_a_given_address_beats_the_secrets_place() -> None:
+def test_a_given_address_takes_precedence_over_the_secrets() -> None:
     managed = {"username": "app", "password": "s3cr3t"}
     credentials = credentials_of(managed, address=REMOTE)
 
@@ -205,19 +205,19 @@ def test_a_refusal_by_a_key_or_an_endpoint_is_not_blamed_on_the_role() -> None:
         answer("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
     ],
 )
-def test_a_service_that_does_not_answer_is_retryable(error: Exception) -> None:
+def test_a_service_that_does_not_respond_is_retryable(error: Exception) -> None:
     with pytest.raises(DatabaseUnavailable, match="arn:db") as unavailable:
         SecretCredentials("arn:db", client=Refusing(error)).address()
 
     assert unavailable.value.retryable
 
 
-def test_a_secret_that_does_not_exist_is_a_fault_of_configuration() -> None:
+def test_a_secret_that_does_not_exist_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="there is no such secret"):
         SecretCredentials("no-such").address()
 
 
-def test_no_region_is_a_fault_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_region_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
 
     with pytest.raises(ConfigurationError, match="region"):
@@ -270,7 +270,7 @@ def silent() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_silent_secrets_manager_is_named_when_the_time_is_over(
+def test_an_unresponsive_secrets_manager_is_named_when_the_time_is_over(
     silent: str,
 ) -> None:
     config = Config(read_timeout=5, retries={"total_max_attempts": 1})
@@ -500,7 +500,7 @@ def test_a_login_that_fails_for_another_reason_is_not_tried_again() -> None:
     assert len(rotation.logins) == 1
 
 
-def test_a_secret_that_falls_silent_while_it_is_rotated_hides_no_refused_login() -> None:
+def test_a_secrets_manager_that_stops_responding_during_a_rotation_hides_no_refused_login() -> None:
     rotation = Rotation("new", (0, "old", None))
     credentials = SecretCredentials("db", client=rotation)
 

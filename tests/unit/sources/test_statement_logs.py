@@ -1,4 +1,4 @@
-"""What a step that commits in parts may skip, repeat, or must leave to a person."""
+"""Which statements a partly committed step skips, repeats, or leaves to a person."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_rows_and_unknown_statements_are_never_repeated() -> None:
             StatementLog.resume(entries)
 
 
-def test_another_statement_than_the_committed_one_is_a_mismatch() -> None:
+def test_a_statement_that_differs_from_the_committed_one_is_a_mismatch() -> None:
     with pytest.raises(LogMismatch, match="not among those"):
         StatementLog.resume([TABLE]).match(INDEX)
     with pytest.raises(LogMismatch, match="does not repeat"):
