@@ -14,8 +14,13 @@ from lambda_migrate.local.servers.dynamodb import (
     LocalDynamoDB,
 )
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from tests.contract.databases import DatabaseBench, MemoryBench, PostgreSQLBench, Server
-from tests.contract.leases import DynamoDBTables, LeaseBench, MemoryTables
+from tests.contract.databases import (
+    DatabaseUnderTest,
+    InMemoryUnderTest,
+    PostgreSQLUnderTest,
+    Server,
+)
+from tests.contract.leases import DynamoDBTables, LeaseTableUnderTest, MemoryTables
 
 EXTERNAL_DATABASE = "LAMBDA_MIGRATE_TEST_DATABASE_URL"
 DYNAMODB = "LAMBDA_MIGRATE_TEST_DYNAMODB"
@@ -46,15 +51,15 @@ def fast_client_tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
 
 
 @pytest.fixture(params=["memory", "dynamodb", "dynamodb, fast client"])
-def leases(request: pytest.FixtureRequest) -> Iterator[LeaseBench]:
+def leases(request: pytest.FixtureRequest) -> Iterator[LeaseTableUnderTest]:
     """A target of its own for the test."""
     if request.param == "memory":
-        yield LeaseBench(MemoryTables())
+        yield LeaseTableUnderTest(MemoryTables())
         return
     fixture = "tables" if request.param == "dynamodb" else "fast_client_tables"
-    bench = LeaseBench(request.getfixturevalue(fixture))
-    yield bench
-    bench.store.close()
+    table = LeaseTableUnderTest(request.getfixturevalue(fixture))
+    yield table
+    table.store.close()
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +74,16 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def fresh_database(server: Server) -> Iterator[PostgreSQLBench]:
-    with server.fresh_database() as bench:
-        yield bench
+def fresh_database(server: Server) -> Iterator[PostgreSQLUnderTest]:
+    with server.fresh_database() as db:
+        yield db
 
 
 @pytest.fixture(params=["memory", "postgresql"])
-def bench(request: pytest.FixtureRequest) -> DatabaseBench:
+def db(request: pytest.FixtureRequest) -> DatabaseUnderTest:
     """A database of its own for the test."""
-    make: dict[str, Callable[[], DatabaseBench]] = {
-        "memory": MemoryBench,
+    make: dict[str, Callable[[], DatabaseUnderTest]] = {
+        "memory": InMemoryUnderTest,
         "postgresql": lambda: request.getfixturevalue("fresh_database"),
     }
     return make[request.param]()

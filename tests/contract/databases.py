@@ -60,7 +60,7 @@ def over() -> Deadline:
     return Deadline.after(0)
 
 
-class DatabaseBench(Protocol):
+class DatabaseUnderTest(Protocol):
     """A database, and a view of it that the port does not give."""
 
     @property
@@ -92,7 +92,7 @@ class DatabaseBench(Protocol):
         """What a holder leaves that is killed while a non-transactional script runs."""
 
 
-class MemoryBench:
+class InMemoryUnderTest:
     def __init__(self) -> None:
         self.database = InMemoryDatabase()
 
@@ -134,7 +134,7 @@ class MemoryBench:
         return session.read_history()[-1]
 
 
-class PostgreSQLBench:
+class PostgreSQLUnderTest:
     """A database of its own on a real server; see `Server.fresh_database`."""
 
     def __init__(self, address: DatabaseAddress) -> None:
@@ -232,12 +232,12 @@ class Server:
     url: str
 
     @contextmanager
-    def fresh_database(self) -> Iterator[PostgreSQLBench]:
+    def fresh_database(self) -> Iterator[PostgreSQLUnderTest]:
         name = f"contract_{uuid4().hex[:12]}"
         address = parse_url(self.url)
         _run(address, f"CREATE DATABASE {quote_identifier(name)}")
         try:
-            yield PostgreSQLBench(address.replace(database=name))
+            yield PostgreSQLUnderTest(address.replace(database=name))
         finally:
             _run(address, f"DROP DATABASE {quote_identifier(name)} WITH (FORCE)")
 

@@ -103,7 +103,7 @@ class DynamoDBTables:
         return item
 
 
-class LeaseBench:
+class LeaseTableUnderTest:
     """One target's item, with a clock that the test moves."""
 
     def __init__(self, tables: Tables) -> None:

@@ -30,7 +30,7 @@ from tests.contract.databases import (
     MANIFEST,
     SECOND,
     THIRD,
-    DatabaseBench,
+    DatabaseUnderTest,
     grant,
     migration,
     over,
@@ -40,8 +40,8 @@ from tests.contract.databases import (
 DIGEST = {m.version: MANIFEST.digest_at(m.version) for m in MANIFEST}
 
 
-def open_session(bench: DatabaseBench, fence: int = 1, owner: str = "") -> FencedSession:
-    return bench.database.open_session(grant(fence, owner), soon())
+def open_session(db: DatabaseUnderTest, fence: int = 1, owner: str = "") -> FencedSession:
+    return db.database.open_session(grant(fence, owner), soon())
 
 
 def apply(session: FencedSession, *migrations: Migration) -> None:
@@ -49,26 +49,26 @@ def apply(session: FencedSession, *migrations: Migration) -> None:
         session.apply(one, DIGEST[one.version], soon())
 
 
-def versions(bench: DatabaseBench) -> list[Version]:
-    return [row.version for row in bench.database.read_history(soon())]
+def versions(db: DatabaseUnderTest) -> list[Version]:
+    return [row.version for row in db.database.read_history(soon())]
 
 
 # --- history
 
 
-def test_a_new_database_has_no_history(bench: DatabaseBench) -> None:
-    assert bench.database.read_history(soon()) == []
+def test_a_new_database_has_no_history(db: DatabaseUnderTest) -> None:
+    assert db.database.read_history(soon()) == []
 
 
-def test_a_first_holder_finds_no_history(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_a_first_holder_finds_no_history(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         assert session.read_history() == []
 
 
 def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with open_session(bench, 7) as session:
+    with open_session(db, 7) as session:
         took_ms = session.apply(FIRST, DIGEST[1], soon())
         (row,) = session.read_history()
     assert row == HistoryRow(
@@ -92,52 +92,52 @@ def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
     assert row.applied_at.endswith("Z")
 
 
-def test_versions_of_any_length_and_form_are_stored_and_ordered(bench: DatabaseBench) -> None:
+def test_versions_of_any_length_and_form_are_stored_and_ordered(db: DatabaseUnderTest) -> None:
     ordered = [parse_version(v) for v in ("0", "1.2", "1.10", "9", "20240101000000000001")]
-    with open_session(bench) as session:
+    with open_session(db) as session:
         for version in reversed(ordered):
             session.apply(replace(FIRST, version=version), "digest", soon())
         assert [row.version for row in session.read_history()] == ordered
         session.roll_back(session.read_history()[1], soon())
-    assert versions(bench) == [each for each in ordered if each != parse_version("1.2")]
+    assert versions(db) == [each for each in ordered if each != parse_version("1.2")]
 
 
-def test_the_history_is_the_same_with_and_without_the_fence(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_the_history_is_the_same_with_and_without_the_fence(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, FIRST, SECOND)
-        assert session.read_history() == bench.database.read_history(soon())
+        assert session.read_history() == db.database.read_history(soon())
 
 
-def test_the_history_is_in_the_order_of_versions(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_the_history_is_in_the_order_of_versions(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, THIRD, FIRST, SECOND)
-    assert versions(bench) == [1, 2, 3]
+    assert versions(db) == [1, 2, 3]
 
 
-def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_a_manifest_applied_in_order_is_current(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, *MANIFEST)
         assert MANIFEST.make_plan(session.read_history()).is_current
-    assert bench.effects() == ["0001_a", "0002_b", "0003_c"]
+    assert db.effects() == ["0001_a", "0002_b", "0003_c"]
 
 
 # --- effects and row: together, at most once
 
 
-def test_a_migration_takes_effect_at_most_once(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_a_migration_takes_effect_at_most_once(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, FIRST)
         with pytest.raises(MigrationFailed) as caught:
             apply(session, FIRST)
         assert caught.value.sqlstate == "23505"
         assert len(session.read_history()) == 1
-    assert bench.effects() == ["0001_a"]
+    assert db.effects() == ["0001_a"]
 
 
-def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
+def test_concurrent_attempts_take_effect_once(db: DatabaseUnderTest) -> None:
     def migrate(fence: int) -> str:
         try:
-            with bench.database.open_session(grant(fence), soon()) as session:
+            with db.database.open_session(grant(fence), soon()) as session:
                 if not session.read_history():
                     apply(session, FIRST)
         except (StaleFencingToken, NotReady, MigrationFailed) as error:
@@ -149,47 +149,47 @@ def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
     assert "done" in ends
     # A holder whose session is ended while it connects gets DatabaseUnavailable instead.
     assert set(ends) <= {"done", "StaleFencingToken", "LeaseLost", "DatabaseUnavailable"}
-    assert bench.effects() == ["0001_a"]
-    assert versions(bench) == [1]
+    assert db.effects() == ["0001_a"]
+    assert versions(db) == [1]
 
 
 def test_a_failed_migration_is_rolled_back_and_earlier_ones_stay(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with open_session(bench) as session:
+    with open_session(db) as session:
         apply(session, FIRST)
         with pytest.raises(MigrationFailed) as caught:
-            apply(session, bench.breaking(SECOND, "22012"))
+            apply(session, db.breaking(SECOND, "22012"))
         assert (caught.value.migration, caught.value.sqlstate) == ("0002_b", "22012")
         assert [row.version for row in session.read_history()] == [1]
-    assert bench.effects() == ["0001_a"]
+    assert db.effects() == ["0001_a"]
 
 
-def test_a_holder_can_continue_after_a_failure(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
-        broken = bench.breaking(FIRST, "P0001")
+def test_a_holder_can_continue_after_a_failure(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
+        broken = db.breaking(FIRST, "P0001")
         with pytest.raises(MigrationFailed):
             apply(session, broken)
-        bench.fix(broken)
+        db.fix(broken)
         apply(session, FIRST, SECOND)
-    assert bench.effects() == ["0001_a", "0002_b"]
+    assert db.effects() == ["0001_a", "0002_b"]
 
 
-def test_a_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
+def test_a_script_that_would_end_its_transaction_is_rejected(db: DatabaseUnderTest) -> None:
     script = f"{FIRST.up.sql}; COMMIT; SELECT 1"
-    with open_session(bench) as session:
+    with open_session(db) as session:
         with pytest.raises(MigrationFailed, match="0001_a"):
             apply(session, replace(FIRST, up=Script(script)))
         assert session.read_history() == []
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
-def test_nothing_starts_after_the_deadline(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_nothing_starts_after_the_deadline(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         with pytest.raises(MigrationFailed, match="deadline"):
             session.apply(FIRST, DIGEST[1], over())
         assert session.read_history() == []
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
 # --- the fence
@@ -197,35 +197,35 @@ def test_nothing_starts_after_the_deadline(bench: DatabaseBench) -> None:
 
 @pytest.mark.parametrize("offered", [1, 6, 7])
 def test_a_fence_that_is_not_higher_is_stale_and_the_error_names_the_recorded_one(
-    bench: DatabaseBench, offered: int
+    db: DatabaseUnderTest, offered: int
 ) -> None:
-    open_session(bench, 7).close()
+    open_session(db, 7).close()
     with pytest.raises(StaleFencingToken) as caught:
-        open_session(bench, offered, owner="late")
+        open_session(db, offered, owner="late")
     assert caught.value.current_token == 7
 
 
-def test_the_fence_outlives_the_holder_and_only_grows(bench: DatabaseBench) -> None:
+def test_the_fence_outlives_the_holder_and_only_grows(db: DatabaseUnderTest) -> None:
     for fence in (1, 2, 10):
-        open_session(bench, fence).close()
+        open_session(db, fence).close()
         with pytest.raises(StaleFencingToken) as caught:
-            open_session(bench, fence, owner="late")
+            open_session(db, fence, owner="late")
         assert caught.value.current_token == fence
 
 
-def test_a_stale_fence_does_not_affect_the_holder(bench: DatabaseBench) -> None:
-    with open_session(bench, 7) as session:
+def test_a_stale_fence_does_not_affect_the_holder(db: DatabaseUnderTest) -> None:
+    with open_session(db, 7) as session:
         with pytest.raises(StaleFencingToken):
-            open_session(bench, 6)
+            open_session(db, 6)
         apply(session, FIRST)
-    assert bench.effects() == ["0001_a"]
+    assert db.effects() == ["0001_a"]
 
 
-def test_the_same_holder_can_connect_again(bench: DatabaseBench) -> None:
-    open_session(bench, 7).close()
-    with open_session(bench, 7) as again:
+def test_the_same_holder_can_connect_again(db: DatabaseUnderTest) -> None:
+    open_session(db, 7).close()
+    with open_session(db, 7) as again:
         apply(again, FIRST)
-    assert versions(bench) == [1]
+    assert versions(db) == [1]
 
 
 ROW = HistoryRow(1, FIRST.name, FIRST.checksum, DIGEST[1], down=FIRST.down)
@@ -253,73 +253,73 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 @every_call
 def test_a_superseded_holder_cannot_write(
-    bench: DatabaseBench, call: Callable[[FencedSession], object]
+    db: DatabaseUnderTest, call: Callable[[FencedSession], object]
 ) -> None:
-    with open_session(bench, 1) as older:
+    with open_session(db, 1) as older:
         apply(older, FIRST)
-        with open_session(bench, 2):
-            before = bench.database.read_history(soon())
+        with open_session(db, 2):
+            before = db.database.read_history(soon())
             with pytest.raises(LeaseLost):
                 call(older)
-            assert bench.database.read_history(soon()) == before
-    assert bench.effects() == ["0001_a"]
+            assert db.database.read_history(soon()) == before
+    assert db.effects() == ["0001_a"]
 
 
-def test_a_holder_stays_superseded_after_its_successor_has_left(bench: DatabaseBench) -> None:
-    with open_session(bench, 1) as older:
-        open_session(bench, 2).close()
+def test_a_holder_stays_superseded_after_its_successor_has_left(db: DatabaseUnderTest) -> None:
+    with open_session(db, 1) as older:
+        open_session(db, 2).close()
         with pytest.raises(LeaseLost):
             apply(older, FIRST)
         with pytest.raises(LeaseLost):
             older.read_history()
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
 def test_a_successor_applies_the_migration_that_the_superseded_holder_could_not_commit(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
     successors: list[FencedSession] = []
-    with open_session(bench, 1) as older:
-        ended = bench.in_the_middle(
+    with open_session(db, 1) as older:
+        ended = db.in_the_middle(
             lambda slow: apply(older, slow),
             FIRST,
-            lambda: successors.append(open_session(bench, 2)),
+            lambda: successors.append(open_session(db, 2)),
         )
     assert isinstance(ended, LeaseLost)
-    assert bench.effects() == []
+    assert db.effects() == []
     with successors[0] as successor:
         assert successor.read_history() == []
         apply(successor, FIRST)
-    assert bench.effects() == ["0001_a"]
-    assert [row.fence for row in bench.database.read_history(soon())] == [2]
+    assert db.effects() == ["0001_a"]
+    assert [row.fence for row in db.database.read_history(soon())] == [2]
 
 
 # --- abort and close
 
 
-def test_abort_ends_the_running_script_without_a_commit(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
-        ended = bench.in_the_middle(lambda slow: apply(session, slow), FIRST, session.abort)
+def test_abort_ends_the_running_script_without_a_commit(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
+        ended = db.in_the_middle(lambda slow: apply(session, slow), FIRST, session.abort)
     assert isinstance(ended, LeaseLost)
-    assert bench.effects() == []
-    assert versions(bench) == []
+    assert db.effects() == []
+    assert versions(db) == []
 
 
 @every_call
 def test_nothing_runs_after_an_abort(
-    bench: DatabaseBench, call: Callable[[FencedSession], object]
+    db: DatabaseUnderTest, call: Callable[[FencedSession], object]
 ) -> None:
-    with open_session(bench) as session:
+    with open_session(db) as session:
         apply(session, FIRST)
         session.abort()
         session.abort()
         with pytest.raises(LeaseLost):
             call(session)
-    assert versions(bench) == [1]
+    assert versions(db) == [1]
 
 
-def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
-    session = open_session(bench)
+def test_close_may_be_called_twice(db: DatabaseUnderTest) -> None:
+    session = open_session(db)
     session.close()
     session.close()
 
@@ -328,48 +328,48 @@ def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
 
 
 def test_without_terminating_holders_a_connected_older_holder_is_an_error(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with open_session(bench, 1) as older:
+    with open_session(db, 1) as older:
         with pytest.raises(LeaseHeld):
-            bench.database.open_session(grant(2), soon(), terminate_holders=False)
+            db.database.open_session(grant(2), soon(), terminate_holders=False)
         apply(older, FIRST)
-    assert bench.effects() == ["0001_a"]
+    assert db.effects() == ["0001_a"]
 
 
 def test_without_terminating_holders_the_takeover_succeeds_once_the_older_holder_has_left(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    open_session(bench, 1).close()
-    with bench.database.open_session(grant(2), soon(), terminate_holders=False) as session:
+    open_session(db, 1).close()
+    with db.database.open_session(grant(2), soon(), terminate_holders=False) as session:
         apply(session, FIRST)
-    assert bench.effects() == ["0001_a"]
+    assert db.effects() == ["0001_a"]
 
 
 # --- environment
 
 
-def record_environment(bench: DatabaseBench, right: LeaseGrant) -> None:
-    with bench.database.open_session(right, soon()) as session:
+def record_environment(db: DatabaseUnderTest, right: LeaseGrant) -> None:
+    with db.database.open_session(right, soon()) as session:
         session.record_environment()
 
 
 def test_a_takeover_records_no_environment_and_neither_does_a_migration(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with bench.database.open_session(grant(1, environment="staging"), soon()) as session:
+    with db.database.open_session(grant(1, environment="staging"), soon()) as session:
         apply(session, FIRST)
-    assert read_recorded_environment(bench) == ""
-    record_environment(bench, grant(2, environment="production"))
-    assert read_recorded_environment(bench) == "production"
+    assert read_recorded_environment(db) == ""
+    record_environment(db, grant(2, environment="production"))
+    assert read_recorded_environment(db) == "production"
 
 
-def test_a_holder_that_was_superseded_records_no_environment(bench: DatabaseBench) -> None:
-    with bench.database.open_session(grant(1, environment="staging"), soon()) as session:
-        record_environment(bench, grant(2))
+def test_a_holder_that_was_superseded_records_no_environment(db: DatabaseUnderTest) -> None:
+    with db.database.open_session(grant(1, environment="staging"), soon()) as session:
+        record_environment(db, grant(2))
         with pytest.raises(LeaseLost):
             session.record_environment()
-    assert read_recorded_environment(bench) == ""
+    assert read_recorded_environment(db) == ""
 
 
 @pytest.mark.parametrize(
@@ -384,104 +384,104 @@ def test_a_holder_that_was_superseded_records_no_environment(bench: DatabaseBenc
     ],
 )
 def test_a_function_of_another_environment_is_rejected(
-    bench: DatabaseBench, recorded: str, mine: str, replaces: bool, is_let_in: bool
+    db: DatabaseUnderTest, recorded: str, mine: str, replaces: bool, is_let_in: bool
 ) -> None:
-    record_environment(bench, grant(1, environment=recorded))
+    record_environment(db, grant(1, environment=recorded))
     mine_now = grant(2, environment=mine, replaces_environment=replaces)
     if is_let_in:
-        bench.database.open_session(mine_now, soon()).close()
+        db.database.open_session(mine_now, soon()).close()
         return
     with pytest.raises(ConfigurationError, match=f"environment '{recorded}'"):
-        bench.database.open_session(mine_now, soon())
+        db.database.open_session(mine_now, soon())
 
 
 def test_a_rejected_environment_changes_neither_the_recorded_one_nor_the_holder(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with bench.database.open_session(grant(1, environment="staging"), soon()) as session:
+    with db.database.open_session(grant(1, environment="staging"), soon()) as session:
         session.record_environment()
         with pytest.raises(ConfigurationError):
-            bench.database.open_session(grant(2, environment="production"), soon())
+            db.database.open_session(grant(2, environment="production"), soon())
         apply(session, FIRST)
-    bench.database.open_session(grant(2, environment="staging"), soon()).close()
+    db.database.open_session(grant(2, environment="staging"), soon()).close()
 
 
-def test_a_new_recorded_environment_rejects_the_old_one(bench: DatabaseBench) -> None:
-    record_environment(bench, grant(1, environment="staging"))
-    record_environment(bench, grant(2, environment="production", replaces_environment=True))
+def test_a_new_recorded_environment_rejects_the_old_one(db: DatabaseUnderTest) -> None:
+    record_environment(db, grant(1, environment="staging"))
+    record_environment(db, grant(2, environment="production", replaces_environment=True))
     with pytest.raises(ConfigurationError, match="'production'"):
-        bench.database.open_session(grant(3, environment="staging"), soon())
+        db.database.open_session(grant(3, environment="staging"), soon())
 
 
 # --- revert
 
 
-def test_a_rollback_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_a_rollback_undoes_the_effects_and_removes_the_row(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, FIRST, SECOND)
         session.roll_back(session.read_history()[-1], soon())
         assert [row.version for row in session.read_history()] == [1]
-    assert bench.effects() == ["0001_a"]
+    assert db.effects() == ["0001_a"]
 
 
-def test_a_rollback_runs_the_recorded_down_script(bench: DatabaseBench) -> None:
-    with open_session(bench, 1) as session:
+def test_a_rollback_runs_the_recorded_down_script(db: DatabaseUnderTest) -> None:
+    with open_session(db, 1) as session:
         apply(session, FIRST)
-    with open_session(bench, 2) as other_code:
+    with open_session(db, 2) as other_code:
         (row,) = other_code.read_history()
         assert row.down == FIRST.down
         other_code.roll_back(row, soon())
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
-def test_a_rolled_back_migration_can_be_applied_again(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_a_rolled_back_migration_can_be_applied_again(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, FIRST)
         session.roll_back(session.read_history()[0], soon())
-        assert bench.effects() == []
+        assert db.effects() == []
         assert MANIFEST.make_plan(session.read_history()).pending[0] == FIRST
 
 
-def test_a_migration_without_a_down_script_cannot_be_rolled_back(bench: DatabaseBench) -> None:
+def test_a_migration_without_a_down_script_cannot_be_rolled_back(db: DatabaseUnderTest) -> None:
     for_good = migration(1, "for_good", down=None)
-    with open_session(bench) as session:
+    with open_session(db) as session:
         session.apply(for_good, "digest", soon())
         with pytest.raises(MigrationFailed, match="without a down script"):
             session.roll_back(session.read_history()[0], soon())
         assert len(session.read_history()) == 1
-    assert bench.effects() == ["0001_for_good"]
+    assert db.effects() == ["0001_for_good"]
 
 
-def test_a_down_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
+def test_a_down_script_that_would_end_its_transaction_is_rejected(db: DatabaseUnderTest) -> None:
     bad = migration(1, "bad", down="DELETE FROM effects; COMMIT")
-    with open_session(bench) as session:
+    with open_session(db) as session:
         session.apply(bad, "digest", soon())
         with pytest.raises(MigrationFailed, match="0001_bad"):
             session.roll_back(session.read_history()[0], soon())
         assert len(session.read_history()) == 1
-    assert bench.effects() == ["0001_bad"]
+    assert db.effects() == ["0001_bad"]
 
 
 # --- other tools' histories
 
 
-def test_a_database_without_other_tools_has_no_other_history(bench: DatabaseBench) -> None:
-    assert bench.database.read_tool_histories(soon()) == []
-    with open_session(bench) as session:
+def test_a_database_without_other_tools_has_no_other_history(db: DatabaseUnderTest) -> None:
+    assert db.database.read_tool_histories(soon()) == []
+    with open_session(db) as session:
         apply(session, FIRST)
         assert session.read_tool_histories() == []
 
 
-def test_other_histories_are_not_read_after_the_deadline(bench: DatabaseBench) -> None:
+def test_other_histories_are_not_read_after_the_deadline(db: DatabaseUnderTest) -> None:
     with pytest.raises(DatabaseUnavailable):
-        bench.database.read_tool_histories(over())
+        db.database.read_tool_histories(over())
 
 
 # --- record and forget
 
 
-def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench) -> None:
-    with open_session(bench, 4) as session:
+def test_a_baseline_records_migrations_without_running_them(db: DatabaseUnderTest) -> None:
+    with open_session(db, 4) as session:
         session.record_applied([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
         rows = session.read_history()
         assert MANIFEST.make_plan(rows).pending == (THIRD,)
@@ -489,17 +489,17 @@ def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench
         (1, RowState.APPLIED, True, 0, 4),
         (2, RowState.APPLIED, True, 0, 4),
     ]
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
 def test_recording_an_applied_version_updates_its_digest_and_keeps_its_owner(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with open_session(bench, 1) as session:
+    with open_session(db, 1) as session:
         apply(session, FIRST)
         (before,) = session.read_history()
     edited = replace(FIRST, name="0001_edited", checksum="e" * 64, down=Script("SELECT 2", line=9))
-    with open_session(bench, 2) as session:
+    with open_session(db, 2) as session:
         session.record_applied([(edited, "d" * 64)], baseline=True)
         (after,) = session.read_history()
     assert after == replace(
@@ -507,25 +507,25 @@ def test_recording_an_applied_version_updates_its_digest_and_keeps_its_owner(
     )
 
 
-def test_recording_resolves_a_row_in_doubt(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
-        bench.leave_in_doubt(session, INDEX, took_effect=True)
+def test_recording_resolves_a_row_in_doubt(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
+        db.leave_in_doubt(session, INDEX, took_effect=True)
         session.record_applied([(INDEX, "digest")], baseline=False)
         (row,) = session.read_history()
     assert (row.state, row.up) == (RowState.APPLIED, None)
     assert row.applied_at is not None
 
 
-def test_forgetting_makes_a_migration_pending_without_undoing_it(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_forgetting_makes_a_migration_pending_without_undoing_it(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, FIRST, SECOND)
         session.delete_rows([2, 99])
         assert MANIFEST.make_plan(session.read_history()).pending == (SECOND, THIRD)
-    assert bench.effects() == ["0001_a", "0002_b"]
+    assert db.effects() == ["0001_a", "0002_b"]
 
 
-def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_recording_and_forgetting_no_version_does_nothing(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, FIRST)
         session.record_applied([], baseline=True)
         session.delete_rows([])
@@ -540,12 +540,10 @@ def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) 
     [(False, True, True), (False, False, False), (True, True, False), (True, False, True)],
 )
 def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
-    bench: DatabaseBench, rolling_back: bool, took_effect: bool, is_applied: bool
+    db: DatabaseUnderTest, rolling_back: bool, took_effect: bool, is_applied: bool
 ) -> None:
-    with open_session(bench) as session:
-        row = bench.leave_in_doubt(
-            session, INDEX, took_effect=took_effect, rolling_back=rolling_back
-        )
+    with open_session(db) as session:
+        row = db.leave_in_doubt(session, INDEX, took_effect=took_effect, rolling_back=rolling_back)
         assert row.state is (RowState.ROLLING_BACK if rolling_back else RowState.STARTED)
         session.resolve_in_doubt(row, soon())
         rows = session.read_history()
@@ -553,32 +551,32 @@ def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
 
 
 def test_a_row_that_cannot_be_resolved_stays_in_doubt_and_the_error_names_repair(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL")
-    with open_session(bench) as session:
-        row = bench.leave_in_doubt(session, opaque, took_effect=None)
+    with open_session(db) as session:
+        row = db.leave_in_doubt(session, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair"):
             session.resolve_in_doubt(row, soon())
         assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
-def test_a_row_in_doubt_of_an_idempotent_script_is_pending_again(bench: DatabaseBench) -> None:
+def test_a_row_in_doubt_of_an_idempotent_script_is_pending_again(db: DatabaseUnderTest) -> None:
     up = Script("ALTER DATABASE nowhere RESET ALL", transactional=False, idempotent=True)
-    with open_session(bench) as session:
+    with open_session(db) as session:
         one = replace(migration(3, "opaque", up=up.sql), up=up)
-        row = bench.leave_in_doubt(session, one, took_effect=None)
+        row = db.leave_in_doubt(session, one, took_effect=None)
         session.resolve_in_doubt(row, soon())
         assert session.read_history() == []
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
 def test_no_statement_starts_while_its_row_is_in_doubt(
-    bench: DatabaseBench, took_effect: bool
+    db: DatabaseUnderTest, took_effect: bool
 ) -> None:
     """It is resolved first: what took effect is not done again, what did not is done once."""
-    with open_session(bench) as session:
-        bench.leave_in_doubt(session, INDEX, took_effect=took_effect)
+    with open_session(db) as session:
+        db.leave_in_doubt(session, INDEX, took_effect=took_effect)
         if took_effect:
             with pytest.raises(MigrationFailed, match="in the history"):
                 session.apply(INDEX, "digest", soon())
@@ -590,40 +588,38 @@ def test_no_statement_starts_while_its_row_is_in_doubt(
 @pytest.mark.parametrize("rolling_back", [True, False])
 @pytest.mark.parametrize("took_effect", [True, False])
 def test_no_rollback_starts_while_its_row_is_in_doubt(
-    bench: DatabaseBench, took_effect: bool, rolling_back: bool
+    db: DatabaseUnderTest, took_effect: bool, rolling_back: bool
 ) -> None:
-    with open_session(bench) as session:
-        row = bench.leave_in_doubt(
-            session, INDEX, took_effect=took_effect, rolling_back=rolling_back
-        )
+    with open_session(db) as session:
+        row = db.leave_in_doubt(session, INDEX, took_effect=took_effect, rolling_back=rolling_back)
         session.roll_back(row, soon())
         assert session.read_history() == []
 
 
-def test_no_rollback_starts_while_its_row_cannot_be_resolved(bench: DatabaseBench) -> None:
+def test_no_rollback_starts_while_its_row_cannot_be_resolved(db: DatabaseUnderTest) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL", down="SELECT 1 / 0")
-    with open_session(bench) as session:
-        row = bench.leave_in_doubt(session, opaque, took_effect=None)
+    with open_session(db) as session:
+        row = db.leave_in_doubt(session, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair 3 --as"):
             session.roll_back(row, soon())
         assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
-def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) -> None:
+def test_a_procedure_that_fails_leaves_its_row_in_doubt(db: DatabaseUnderTest) -> None:
     """It may have committed a part, and only its author knows what a second run does."""
     raising = "DO $$BEGIN COMMIT; RAISE 'as planned'; END$$"
     up = Script(raising, transactional=False)
-    broken = bench.breaking(replace(migration(3, "batches"), up=up), "P0001")
-    with open_session(bench) as session:
+    broken = db.breaking(replace(migration(3, "batches"), up=up), "P0001")
+    with open_session(db) as session:
         with pytest.raises(RepairRequired, match="part of it may be committed"):
             session.apply(replace(broken, up=up), "digest", soon())
         assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
-def test_a_successor_resolves_the_rows_of_a_dead_holder(bench: DatabaseBench) -> None:
-    with open_session(bench, 1) as dead:
-        bench.leave_in_doubt(dead, INDEX, took_effect=False)
-    with open_session(bench, 2) as successor:
+def test_a_successor_resolves_the_rows_of_a_dead_holder(db: DatabaseUnderTest) -> None:
+    with open_session(db, 1) as dead:
+        db.leave_in_doubt(dead, INDEX, took_effect=False)
+    with open_session(db, 2) as successor:
         (row,) = successor.read_history()
         successor.resolve_in_doubt(row, soon())
         successor.apply(INDEX, "digest", soon())
@@ -633,178 +629,180 @@ def test_a_successor_resolves_the_rows_of_a_dead_holder(bench: DatabaseBench) ->
 # --- who it is
 
 
-def test_the_fingerprint_is_stable_and_contains_no_secret(bench: DatabaseBench) -> None:
-    assert bench.database.fingerprint == bench.database.fingerprint != ""
-    assert "@" not in bench.database.fingerprint
+def test_the_fingerprint_is_stable_and_contains_no_secret(db: DatabaseUnderTest) -> None:
+    assert db.database.fingerprint == db.database.fingerprint != ""
+    assert "@" not in db.database.fingerprint
 
 
 # --- a dry run
 
 
-def read_recorded_environment(bench: DatabaseBench) -> str:
-    fence = bench.database.inspect(soon()).fence
+def read_recorded_environment(db: DatabaseUnderTest) -> str:
+    fence = db.database.inspect(soon()).fence
     return fence.environment if fence is not None else ""
 
 
-def begin_dry_run(bench: DatabaseBench, fence: int = 1, *, environment: str = "") -> DryRunSession:
-    return bench.database.begin_dry_run(grant(fence, environment=environment), soon())
+def begin_dry_run(db: DatabaseUnderTest, fence: int = 1, *, environment: str = "") -> DryRunSession:
+    return db.database.begin_dry_run(grant(fence, environment=environment), soon())
 
 
-def test_a_dry_run_leaves_neither_effects_nor_history(bench: DatabaseBench) -> None:
-    with begin_dry_run(bench) as dry_run:
+def test_a_dry_run_leaves_neither_effects_nor_history(db: DatabaseUnderTest) -> None:
+    with begin_dry_run(db) as dry_run:
         assert dry_run.read_history() == []
         for one in MANIFEST:
             assert dry_run.run_migration(one, soon()).seconds >= 0
         dry_run.roll_back()
-        assert (bench.effects(), versions(bench)) == ([], [])
-    assert (bench.effects(), versions(bench)) == ([], [])
+        assert (db.effects(), versions(db)) == ([], [])
+    assert (db.effects(), versions(db)) == ([], [])
 
 
 def test_a_closed_dry_run_leaves_nothing_either(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with begin_dry_run(bench) as dry_run:
+    with begin_dry_run(db) as dry_run:
         dry_run.run_migration(FIRST, soon())
     dry_run.close()
-    assert (bench.effects(), versions(bench)) == ([], [])
+    assert (db.effects(), versions(db)) == ([], [])
 
 
-def test_a_dry_run_reads_the_history(bench: DatabaseBench) -> None:
-    with open_session(bench) as session:
+def test_a_dry_run_reads_the_history(db: DatabaseUnderTest) -> None:
+    with open_session(db) as session:
         apply(session, FIRST)
-    with begin_dry_run(bench, 2) as dry_run:
-        assert dry_run.read_history() == bench.database.read_history(soon())
+    with begin_dry_run(db, 2) as dry_run:
+        assert dry_run.read_history() == db.database.read_history(soon())
         dry_run.run_migration(SECOND, soon())
-    assert bench.effects() == ["0001_a"]
+    assert db.effects() == ["0001_a"]
 
 
-def test_a_dry_run_neither_raises_the_fence_nor_stamps_the_database(bench: DatabaseBench) -> None:
-    bench.database.open_session(grant(1), soon()).close()
-    with begin_dry_run(bench, 9, environment="staging") as dry_run:
+def test_a_dry_run_neither_raises_the_fence_nor_stamps_the_database(db: DatabaseUnderTest) -> None:
+    db.database.open_session(grant(1), soon()).close()
+    with begin_dry_run(db, 9, environment="staging") as dry_run:
         dry_run.run_migration(FIRST, soon())
         dry_run.roll_back()
-    assert read_recorded_environment(bench) == ""
-    record_environment(bench, grant(2, environment="production"))
-    assert read_recorded_environment(bench) == "production"
+    assert read_recorded_environment(db) == ""
+    record_environment(db, grant(2, environment="production"))
+    assert read_recorded_environment(db) == "production"
 
 
 def test_a_failure_in_a_dry_run_is_reported_as_by_apply_and_the_dry_run_can_continue(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    broken = bench.breaking(SECOND, "22012")
-    with begin_dry_run(bench) as dry_run:
+    broken = db.breaking(SECOND, "22012")
+    with begin_dry_run(db) as dry_run:
         dry_run.run_migration(FIRST, soon())
         with pytest.raises(MigrationFailed) as in_dry_run:
             dry_run.run_migration(broken, soon())
         dry_run.run_migration(THIRD, soon())
         dry_run.roll_back()
-    with open_session(bench) as session, pytest.raises(MigrationFailed) as applied:
+    with open_session(db) as session, pytest.raises(MigrationFailed) as applied:
         apply(session, broken)
     assert str(in_dry_run.value) == str(applied.value)
     assert in_dry_run.value.sqlstate == applied.value.sqlstate == "22012"
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
-def test_a_dry_run_can_start_again(bench: DatabaseBench) -> None:
-    with begin_dry_run(bench) as dry_run:
+def test_a_dry_run_can_start_again(db: DatabaseUnderTest) -> None:
+    with begin_dry_run(db) as dry_run:
         dry_run.run_migration(FIRST, soon())
         dry_run.begin(soon())
         dry_run.run_migration(FIRST, soon())
         dry_run.roll_back()
         dry_run.begin(soon())
         dry_run.run_migration(FIRST, soon())
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
 @pytest.mark.parametrize("script", ["COMMIT", "SELECT 1; ROLLBACK", "END; SELECT 1"])
 def test_a_dry_run_rejects_a_script_that_would_end_its_transaction(
-    bench: DatabaseBench, script: str
+    db: DatabaseUnderTest, script: str
 ) -> None:
-    with begin_dry_run(bench) as dry_run:
+    with begin_dry_run(db) as dry_run:
         with pytest.raises(MigrationFailed, match="0001_a"):
             dry_run.run_migration(replace(FIRST, up=Script(f"{FIRST.up.sql}; {script}")), soon())
         dry_run.run_migration(SECOND, soon())
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
-def test_a_dry_run_skips_what_runs_outside_a_transaction(bench: DatabaseBench) -> None:
-    with begin_dry_run(bench) as dry_run, pytest.raises(MigrationFailed, match="transaction:false"):
+def test_a_dry_run_skips_what_runs_outside_a_transaction(db: DatabaseUnderTest) -> None:
+    with begin_dry_run(db) as dry_run, pytest.raises(MigrationFailed, match="transaction:false"):
         dry_run.run_migration(INDEX, soon())
-    with open_session(bench) as session:
+    with open_session(db) as session:
         session.apply(INDEX, "digest", soon())
 
 
 def test_a_dry_run_is_refused_while_a_holder_is_connected_and_does_not_end_it(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    with open_session(bench, 1) as session:
+    with open_session(db, 1) as session:
         with pytest.raises(LeaseHeld):
-            begin_dry_run(bench, 2)
+            begin_dry_run(db, 2)
         apply(session, FIRST)
-    begin_dry_run(bench, 3).close()
-    assert bench.effects() == ["0001_a"]
+    begin_dry_run(db, 3).close()
+    assert db.effects() == ["0001_a"]
 
 
 def test_a_connected_dry_run_refuses_other_dry_runs_and_migrations_without_terminating(
-    bench: DatabaseBench,
+    db: DatabaseUnderTest,
 ) -> None:
-    open_session(bench, 1).close()
-    with begin_dry_run(bench, 2) as dry_run:
+    open_session(db, 1).close()
+    with begin_dry_run(db, 2) as dry_run:
         with pytest.raises(LeaseHeld):
-            begin_dry_run(bench, 3)
+            begin_dry_run(db, 3)
         with pytest.raises(LeaseHeld):
-            bench.database.open_session(grant(3), soon(), terminate_holders=False)
+            db.database.open_session(grant(3), soon(), terminate_holders=False)
         dry_run.run_migration(FIRST, soon())
-    open_session(bench, 3).close()
+    open_session(db, 3).close()
 
 
-def test_a_successor_ends_a_dry_run(bench: DatabaseBench) -> None:
-    open_session(bench, 1).close()
-    with begin_dry_run(bench, 2) as dry_run:
+def test_a_successor_ends_a_dry_run(db: DatabaseUnderTest) -> None:
+    open_session(db, 1).close()
+    with begin_dry_run(db, 2) as dry_run:
         dry_run.run_migration(FIRST, soon())
-        with open_session(bench, 3) as session:
+        with open_session(db, 3) as session:
             with pytest.raises(LeaseLost):
                 dry_run.run_migration(SECOND, soon())
             apply(session, THIRD)
-    assert bench.effects() == ["0003_c"]
+    assert db.effects() == ["0003_c"]
 
 
 @pytest.mark.parametrize("offered", [1, 7])
 def test_a_dry_run_under_a_fence_that_is_not_higher_is_stale(
-    bench: DatabaseBench, offered: int
+    db: DatabaseUnderTest, offered: int
 ) -> None:
-    open_session(bench, 7).close()
+    open_session(db, 7).close()
     with pytest.raises(StaleFencingToken) as caught:
-        bench.database.begin_dry_run(grant(offered, owner="late"), soon())
+        db.database.begin_dry_run(grant(offered, owner="late"), soon())
     assert caught.value.current_token == 7
 
 
-def test_a_superseded_dry_run_does_not_start_again(bench: DatabaseBench) -> None:
-    with begin_dry_run(bench) as dry_run:
+def test_a_superseded_dry_run_does_not_start_again(db: DatabaseUnderTest) -> None:
+    with begin_dry_run(db) as dry_run:
         dry_run.roll_back()
-        open_session(bench, 2).close()
+        open_session(db, 2).close()
         with pytest.raises(LeaseLost):
             dry_run.begin(soon())
 
 
-def test_a_dry_run_in_the_database_of_another_environment_is_rejected(bench: DatabaseBench) -> None:
-    record_environment(bench, grant(1, environment="production"))
+def test_a_dry_run_in_the_database_of_another_environment_is_rejected(
+    db: DatabaseUnderTest,
+) -> None:
+    record_environment(db, grant(1, environment="production"))
     with pytest.raises(ConfigurationError, match="'production'"):
-        begin_dry_run(bench, 2, environment="staging")
+        begin_dry_run(db, 2, environment="staging")
 
 
-def test_an_aborted_dry_run_has_ended(bench: DatabaseBench) -> None:
-    with begin_dry_run(bench) as dry_run:
-        ended = bench.in_the_middle(
+def test_an_aborted_dry_run_has_ended(db: DatabaseUnderTest) -> None:
+    with begin_dry_run(db) as dry_run:
+        ended = db.in_the_middle(
             lambda slow: dry_run.run_migration(slow, soon()), FIRST, dry_run.abort
         )
         assert isinstance(ended, LeaseLost)
         with pytest.raises(LeaseLost):
             dry_run.run_migration(SECOND, soon())
-    assert bench.effects() == []
+    assert db.effects() == []
 
 
-def test_a_dry_run_starts_no_migration_after_the_deadline(bench: DatabaseBench) -> None:
-    with begin_dry_run(bench) as dry_run, pytest.raises(MigrationFailed, match="deadline"):
+def test_a_dry_run_starts_no_migration_after_the_deadline(db: DatabaseUnderTest) -> None:
+    with begin_dry_run(db) as dry_run, pytest.raises(MigrationFailed, match="deadline"):
         dry_run.run_migration(FIRST, over())
-    assert bench.effects() == []
+    assert db.effects() == []

@@ -19,7 +19,7 @@ from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock
-from tests.contract.leases import DATABASES, DynamoDBTables, LeaseBench, failure
+from tests.contract.leases import DATABASES, DynamoDBTables, LeaseTableUnderTest, failure
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_both_clients_read_an_item_of_boto3_alike(
     fast_client: FastClient, tables: DynamoDBTables, target: str, consistent: bool
 ) -> None:
     store = tables.store(target, FakeClock())
-    lease = LeaseBench(tables).acquire("other target")
+    lease = LeaseTableUnderTest(tables).acquire("other target")
     assert lease.fence == 1
     mine = store.acquire("größer")
     assert not isinstance(mine, LeaseState)

@@ -18,7 +18,7 @@ PROFILE = "orders/staging/lambda-migrate"
 CONTEXT = {"target": "orders", "environment": "staging", "function": "orders-api"}
 
 
-class Bench(Protocol):
+class FlagsUnderTest(Protocol):
     """A source and what sets its flags."""
 
     @property
@@ -32,7 +32,7 @@ class Bench(Protocol):
         """Fail from now on."""
 
 
-class MemoryBench:
+class InMemoryFlagsUnderTest:
     def __init__(self) -> None:
         self.source = self._flags = InMemoryFlags()
 
@@ -44,7 +44,7 @@ class MemoryBench:
         self._flags.is_down = True
 
 
-class AppConfigBench:
+class AppConfigUnderTest:
     def __init__(self, served: LocalAppConfig, source: AppConfigFlags, clock: FakeClock) -> None:
         self.source = source
         self._served = served
@@ -65,9 +65,11 @@ class AppConfigBench:
 
 
 @pytest.fixture(params=["memory", "extension", "api"])
-def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def tested(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FlagsUnderTest]:
     if request.param == "memory":
-        yield MemoryBench()
+        yield InMemoryFlagsUnderTest()
         return
     clock = FakeClock()
     with LocalAppConfig(PROFILE, {PAUSED: {"default": False}}) as served:
@@ -77,7 +79,7 @@ def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         port = str(served.port) if request.param == "extension" else ""
         source = AppConfigFlags(PROFILE, CONTEXT, port=port, clock=clock)
         source._uses_api = not port
-        yield AppConfigBench(served, source, clock)
+        yield AppConfigUnderTest(served, source, clock)
 
 
 @pytest.fixture
@@ -85,26 +87,28 @@ def deadline() -> Deadline:
     return Deadline.after(60)
 
 
-def test_by_default_the_flags_stop_nothing(bench: Bench, deadline: Deadline) -> None:
-    assert bench.source.read(deadline) == Flags()
+def test_by_default_the_flags_stop_nothing(tested: FlagsUnderTest, deadline: Deadline) -> None:
+    assert tested.source.read(deadline) == Flags()
 
 
 @pytest.mark.parametrize(
     "flags", [Flags(paused=True), Flags(mode="off"), Flags(mode="require", hold_back_at=20261127)]
 )
-def test_the_last_document_is_read(bench: Bench, deadline: Deadline, flags: Flags) -> None:
-    bench.source.read(deadline)
-    bench.set_flags(flags)
-    assert bench.source.read(deadline) == flags
-    bench.set_flags(Flags())
-    assert bench.source.read(deadline) == Flags()
+def test_the_last_document_is_read(
+    tested: FlagsUnderTest, deadline: Deadline, flags: Flags
+) -> None:
+    tested.source.read(deadline)
+    tested.set_flags(flags)
+    assert tested.source.read(deadline) == flags
+    tested.set_flags(Flags())
+    assert tested.source.read(deadline) == Flags()
 
 
-def test_unreadable_flags_are_a_retryable_error(bench: Bench, deadline: Deadline) -> None:
-    bench.source.read(deadline)
-    bench.make_unavailable()
+def test_unreadable_flags_are_a_retryable_error(tested: FlagsUnderTest, deadline: Deadline) -> None:
+    tested.source.read(deadline)
+    tested.make_unavailable()
     with pytest.raises(FlagsUnavailable) as error:
-        bench.source.read(deadline)
+        tested.source.read(deadline)
     assert error.value.retryable
-    bench.set_flags(Flags(paused=True))
-    assert bench.source.read(deadline) == Flags(paused=True)
+    tested.set_flags(Flags(paused=True))
+    assert tested.source.read(deadline) == Flags(paused=True)

@@ -15,7 +15,7 @@ from lambda_migrate.migrations import Manifest
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
-from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
+from tests.contract.databases import FIRST, SECOND, PostgreSQLUnderTest, grant, soon
 from tests.contract.leases import DynamoDBTables
 
 FILES = Manifest([FIRST, SECOND])
@@ -87,8 +87,8 @@ LAYOUT_1 = """
 LAYOUT_3 = "UPDATE lambda_migrate.fence SET layout = 3"
 
 
-def tables_of(bench: PostgreSQLBench) -> list[list[object]]:
-    return bench.run(
+def tables_of(db: PostgreSQLUnderTest) -> list[list[object]]:
+    return db.run(
         "SELECT to_jsonb(f)::text FROM lambda_migrate.fence f"
         " UNION ALL SELECT to_jsonb(h)::text FROM lambda_migrate.history h"
     )
@@ -97,7 +97,7 @@ def tables_of(bench: PostgreSQLBench) -> list[list[object]]:
 @OTHER_LAYOUTS
 @pytest.mark.parametrize("act", ON_THE_ITEM.values(), ids=ON_THE_ITEM)
 def test_an_item_of_another_layout_is_rejected_and_unchanged(
-    fresh_database: PostgreSQLBench, tables: DynamoDBTables, layout: int, act: Act
+    fresh_database: PostgreSQLUnderTest, tables: DynamoDBTables, layout: int, act: Act
 ) -> None:
     with fresh_database.database.open_session(grant(1), soon()) as session:
         session.apply(FIRST, "digest", soon())
@@ -115,7 +115,7 @@ def test_an_item_of_another_layout_is_rejected_and_unchanged(
 @OTHER_LAYOUTS
 @pytest.mark.parametrize("act", ON_THE_DATABASE.values(), ids=ON_THE_DATABASE)
 def test_a_schema_of_another_layout_is_rejected_and_unchanged(
-    fresh_database: PostgreSQLBench, layout: int, act: Act
+    fresh_database: PostgreSQLUnderTest, layout: int, act: Act
 ) -> None:
     with fresh_database.database.open_session(grant(1), soon()) as session:
         session.apply(FIRST, "digest", soon())
@@ -148,14 +148,14 @@ TABLES_OF_3 = """
     ALTER TABLE lambda_migrate.history ADD COLUMN added_by_layout_3 integer;"""
 
 
-def definitions_of(bench: PostgreSQLBench) -> list[list[object]]:
-    tables = bench.run(
+def definitions_of(db: PostgreSQLUnderTest) -> list[list[object]]:
+    tables = db.run(
         "SELECT attrelid::regclass::text, attname::text FROM pg_attribute JOIN pg_class c"
         " ON c.oid = attrelid WHERE relnamespace = 'lambda_migrate'::regnamespace ORDER BY 1, 2"
     )
     for table in ("fence", "history"):
         if [f"lambda_migrate.{table}", "ctid"] in tables:
-            tables += bench.run(f"SELECT to_jsonb(t)::text FROM lambda_migrate.{table} t")
+            tables += db.run(f"SELECT to_jsonb(t)::text FROM lambda_migrate.{table} t")
     return tables
 
 
@@ -163,7 +163,7 @@ def definitions_of(bench: PostgreSQLBench) -> list[list[object]]:
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("act", ON_DAMAGED_TABLES.values(), ids=ON_DAMAGED_TABLES)
 def test_nothing_is_created_in_a_schema_of_another_layout_with_a_table_missing_or_empty(
-    fresh_database: PostgreSQLBench,
+    fresh_database: PostgreSQLUnderTest,
     layout: int,
     damage: str,
     act: Callable[[Database], object],
@@ -179,7 +179,7 @@ def test_nothing_is_created_in_a_schema_of_another_layout_with_a_table_missing_o
 
 
 def test_a_require_function_reports_a_schema_of_another_layout(
-    fresh_database: PostgreSQLBench,
+    fresh_database: PostgreSQLUnderTest,
 ) -> None:
     """A function that may migrate records it as a failure, so that no function waits in vain."""
     with fresh_database.database.open_session(grant(1), soon()):

@@ -19,7 +19,7 @@ from lambda_migrate.lease.record import (
     join_digests,
 )
 from lambda_migrate.lease.store import Lease, LeaseStore
-from tests.contract.leases import ADDRESS, DATABASES, LEASE_SECONDS, LeaseBench, failure
+from tests.contract.leases import ADDRESS, DATABASES, LEASE_SECONDS, LeaseTableUnderTest, failure
 
 PROGRESS = Progress("0003_größer", 2, 5, 1_700_000_000_000, 2)
 LENGTH_MS = round(LEASE_SECONDS * 1000)
@@ -51,12 +51,12 @@ every_write_that_releases_the_lease = pytest.mark.parametrize(
 # --- acquiring
 
 
-def test_a_missing_item_reads_as_an_empty_state(leases: LeaseBench) -> None:
+def test_a_missing_item_reads_as_an_empty_state(leases: LeaseTableUnderTest) -> None:
     assert leases.store.read() == leases.state() == LeaseState()
 
 
 def test_the_first_acquisition_has_fencing_token_one_and_the_new_state(
-    leases: LeaseBench,
+    leases: LeaseTableUnderTest,
 ) -> None:
     lease = leases.acquire("a")
     until_ms = leases.clock.wall_ms() + round(LEASE_SECONDS * 1000)
@@ -67,7 +67,7 @@ def test_the_first_acquisition_has_fencing_token_one_and_the_new_state(
     assert leases.state() == lease.state
 
 
-def test_a_lease_is_trusted_until_a_margin_before_its_end(leases: LeaseBench) -> None:
+def test_a_lease_is_trusted_until_a_margin_before_its_end(leases: LeaseTableUnderTest) -> None:
     asked_at = leases.clock.monotonic()
     lease = leases.acquire("a")
     assert lease.trusted_until == asked_at + LEASE_SECONDS - CLOCK_SKEW_MS / 1000
@@ -75,12 +75,12 @@ def test_a_lease_is_trusted_until_a_margin_before_its_end(leases: LeaseBench) ->
     assert leases.store.renew(lease).trusted_until == lease.trusted_until + 5
 
 
-def test_the_loser_gets_the_current_state(leases: LeaseBench) -> None:
+def test_the_loser_gets_the_current_state(leases: LeaseTableUnderTest) -> None:
     lease = leases.acquire("a")
     assert leases.lose("b") == lease.state == leases.state()
 
 
-def test_one_of_many_simultaneous_acquisitions_wins(leases: LeaseBench) -> None:
+def test_one_of_many_simultaneous_acquisitions_wins(leases: LeaseTableUnderTest) -> None:
     count = 20
     for _ in range(3):
         stores = leases.tables.stores(count, leases.clock)
@@ -103,7 +103,7 @@ def test_one_of_many_simultaneous_acquisitions_wins(leases: LeaseBench) -> None:
         }
 
 
-def test_one_of_many_takes_over_an_expired_lease(leases: LeaseBench) -> None:
+def test_one_of_many_takes_over_an_expired_lease(leases: LeaseTableUnderTest) -> None:
     count = 20
     stores = leases.tables.stores(count, leases.clock)
     stores[0].acquire("dead")
@@ -123,7 +123,7 @@ def test_one_of_many_takes_over_an_expired_lease(leases: LeaseBench) -> None:
     assert [lease.fence for lease in winners] == [2]
 
 
-def test_the_fence_grows_by_one_with_every_acquisition(leases: LeaseBench) -> None:
+def test_the_fence_grows_by_one_with_every_acquisition(leases: LeaseTableUnderTest) -> None:
     fences = []
     for owner in ("a", "b", "a", "c"):
         lease = leases.acquire(owner)
@@ -133,7 +133,7 @@ def test_the_fence_grows_by_one_with_every_acquisition(leases: LeaseBench) -> No
 
 
 @every_write
-def test_no_write_lowers_the_fence(leases: LeaseBench, write: Write) -> None:
+def test_no_write_lowers_the_fence(leases: LeaseTableUnderTest, write: Write) -> None:
     leases.store.release(leases.acquire("a"))
     lease = leases.acquire("b")
     write(leases.store, lease)
@@ -144,20 +144,22 @@ def test_no_write_lowers_the_fence(leases: LeaseBench, write: Write) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, LEASE_SECONDS, LEASE_SECONDS + CLOCK_SKEW_MS / 1000])
-def test_a_live_lease_is_not_acquired(leases: LeaseBench, after: float) -> None:
+def test_a_live_lease_is_not_acquired(leases: LeaseTableUnderTest, after: float) -> None:
     leases.acquire("a")
     leases.clock.advance(after)
     assert leases.lose("b").owner == "a"
 
 
-def test_an_expired_lease_is_acquired_with_a_higher_fencing_token(leases: LeaseBench) -> None:
+def test_an_expired_lease_is_acquired_with_a_higher_fencing_token(
+    leases: LeaseTableUnderTest,
+) -> None:
     leases.acquire("a")
     leases.outlast()
     lease = leases.acquire("b")
     assert (lease.owner, lease.fence) == ("b", 2)
 
 
-def test_a_renewed_lease_is_live_again(leases: LeaseBench) -> None:
+def test_a_renewed_lease_is_live_again(leases: LeaseTableUnderTest) -> None:
     lease = leases.acquire("a")
     leases.clock.advance(LEASE_SECONDS)
     leases.store.renew(lease)
@@ -165,7 +167,9 @@ def test_a_renewed_lease_is_live_again(leases: LeaseBench) -> None:
     assert leases.lose("b").owner == "a"
 
 
-def test_a_takeover_returns_the_progress_of_the_previous_holder(leases: LeaseBench) -> None:
+def test_a_takeover_returns_the_progress_of_the_previous_holder(
+    leases: LeaseTableUnderTest,
+) -> None:
     leases.store.renew(leases.acquire("a"), PROGRESS)
     leases.outlast()
     assert leases.acquire("b").state.progress == PROGRESS
@@ -174,7 +178,7 @@ def test_a_takeover_returns_the_progress_of_the_previous_holder(leases: LeaseBen
 
 @every_write_that_releases_the_lease
 def test_releasing_the_lease_deletes_the_progress_except_after_an_inspection(
-    leases: LeaseBench, write: Write
+    leases: LeaseTableUnderTest, write: Write
 ) -> None:
     lease = leases.acquire("a")
     leases.store.renew(lease, PROGRESS)
@@ -184,7 +188,7 @@ def test_releasing_the_lease_deletes_the_progress_except_after_an_inspection(
 
 
 def test_a_lease_unchanged_for_its_whole_length_is_acquired_whatever_the_clocks_show(
-    leases: LeaseBench,
+    leases: LeaseTableUnderTest,
 ) -> None:
     leases.acquire("a")
     leases.clock.step_wall_clock(-3600)
@@ -207,7 +211,9 @@ def test_a_lease_unchanged_for_its_whole_length_is_acquired_whatever_the_clocks_
     assert leases.acquire("b", expected=state, is_expired=True).fence == 2
 
 
-def test_a_lease_renewed_since_the_expected_state_is_not_acquired(leases: LeaseBench) -> None:
+def test_a_lease_renewed_since_the_expected_state_is_not_acquired(
+    leases: LeaseTableUnderTest,
+) -> None:
     lease = leases.acquire("a")
     state = leases.state()
     leases.clock.advance(1)
@@ -215,7 +221,9 @@ def test_a_lease_renewed_since_the_expected_state_is_not_acquired(leases: LeaseB
     assert leases.lose("b", expected=state, is_expired=True).owner == "a"
 
 
-def test_a_lease_acquired_since_the_expected_state_is_not_acquired(leases: LeaseBench) -> None:
+def test_a_lease_acquired_since_the_expected_state_is_not_acquired(
+    leases: LeaseTableUnderTest,
+) -> None:
     lease = leases.acquire("a")
     state = leases.state()
     leases.store.release(lease)
@@ -223,12 +231,14 @@ def test_a_lease_acquired_since_the_expected_state_is_not_acquired(leases: Lease
     assert leases.lose("b", expected=state, is_expired=True).owner == "c"
 
 
-def test_an_empty_expected_state_acquires_no_held_lease(leases: LeaseBench) -> None:
+def test_an_empty_expected_state_acquires_no_held_lease(leases: LeaseTableUnderTest) -> None:
     leases.acquire("a")
     assert leases.lose("b", expected=LeaseState(), is_expired=True).owner == "a"
 
 
-def test_a_lease_is_acquired_only_with_the_newest_expected_state(leases: LeaseBench) -> None:
+def test_a_lease_is_acquired_only_with_the_newest_expected_state(
+    leases: LeaseTableUnderTest,
+) -> None:
     assert leases.acquire("a", expected=LeaseState()).fence == 1
     state = leases.state()
     leases.outlast()
@@ -239,7 +249,7 @@ def test_a_lease_is_acquired_only_with_the_newest_expected_state(leases: LeaseBe
 
 @pytest.mark.parametrize("ahead_seconds", [0.5, 1.0])
 def test_clocks_that_differ_by_the_margin_acquire_no_live_lease(
-    leases: LeaseBench, ahead_seconds: float
+    leases: LeaseTableUnderTest, ahead_seconds: float
 ) -> None:
     leases.acquire("a")
     leases.clock.advance(LEASE_SECONDS)
@@ -248,7 +258,7 @@ def test_clocks_that_differ_by_the_margin_acquire_no_live_lease(
 
 
 def test_clocks_that_differ_by_an_hour_cost_a_lease_but_the_fencing_token_still_grows(
-    leases: LeaseBench,
+    leases: LeaseTableUnderTest,
 ) -> None:
     slow = leases.acquire("slow clock")
     leases.clock.step_wall_clock(3600)
@@ -263,7 +273,7 @@ def test_clocks_that_differ_by_an_hour_cost_a_lease_but_the_fencing_token_still_
 
 @every_write
 def test_a_holder_whose_lease_was_taken_over_writes_nothing(
-    leases: LeaseBench, write: Write
+    leases: LeaseTableUnderTest, write: Write
 ) -> None:
     lease = leases.acquire("a")
     leases.outlast()
@@ -276,7 +286,7 @@ def test_a_holder_whose_lease_was_taken_over_writes_nothing(
 
 @every_write
 def test_a_holder_whose_successor_has_finished_writes_nothing(
-    leases: LeaseBench, write: Write
+    leases: LeaseTableUnderTest, write: Write
 ) -> None:
     lease = leases.acquire("a")
     leases.outlast()
@@ -289,7 +299,7 @@ def test_a_holder_whose_successor_has_finished_writes_nothing(
 
 @every_write
 def test_the_owner_with_an_older_fencing_token_writes_nothing(
-    leases: LeaseBench, write: Write
+    leases: LeaseTableUnderTest, write: Write
 ) -> None:
     older = leases.acquire("a")
     leases.store.release(older)
@@ -302,7 +312,7 @@ def test_the_owner_with_an_older_fencing_token_writes_nothing(
 
 @every_write
 def test_another_owner_with_the_same_fencing_token_writes_nothing(
-    leases: LeaseBench, write: Write
+    leases: LeaseTableUnderTest, write: Write
 ) -> None:
     lease = leases.acquire("a")
     with pytest.raises(LeaseLost):
@@ -311,7 +321,7 @@ def test_another_owner_with_the_same_fencing_token_writes_nothing(
 
 
 @every_write_that_keeps_the_lease
-def test_a_released_lease_writes_nothing(leases: LeaseBench, write: Write) -> None:
+def test_a_released_lease_writes_nothing(leases: LeaseTableUnderTest, write: Write) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
     before = leases.state()
@@ -321,7 +331,7 @@ def test_a_released_lease_writes_nothing(leases: LeaseBench, write: Write) -> No
 
 
 @pytest.mark.parametrize("name", ["store_completion", "store_inspection", "store_failure"])
-def test_a_result_after_the_release_is_lost(leases: LeaseBench, name: str) -> None:
+def test_a_result_after_the_release_is_lost(leases: LeaseTableUnderTest, name: str) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
     with pytest.raises(LeaseLost):
@@ -330,7 +340,7 @@ def test_a_result_after_the_release_is_lost(leases: LeaseBench, name: str) -> No
 
 
 @every_write
-def test_a_lease_on_a_missing_item_is_lost(leases: LeaseBench, write: Write) -> None:
+def test_a_lease_on_a_missing_item_is_lost(leases: LeaseTableUnderTest, write: Write) -> None:
     with pytest.raises(LeaseLost):
         write(leases.store, Lease("a", 7, 0.0, LeaseState()))
     assert leases.state() == LeaseState()
@@ -339,7 +349,7 @@ def test_a_lease_on_a_missing_item_is_lost(leases: LeaseBench, write: Write) -> 
 # --- repeated writes
 
 
-def test_an_acquisition_that_arrives_twice_is_one(leases: LeaseBench) -> None:
+def test_an_acquisition_that_arrives_twice_is_one(leases: LeaseTableUnderTest) -> None:
     """Because its response was lost, or because it was delivered again, late."""
     lease = leases.acquire("a")
     leases.clock.advance(5)
@@ -351,14 +361,16 @@ def test_an_acquisition_that_arrives_twice_is_one(leases: LeaseBench) -> None:
 
 
 def test_an_acquisition_that_arrives_after_its_release_acquires_nothing(
-    leases: LeaseBench,
+    leases: LeaseTableUnderTest,
 ) -> None:
     leases.store.release(leases.acquire("a", expected=LeaseState()))
     assert leases.lose("a", expected=LeaseState()) == LeaseState(fence=1)
 
 
 @every_write
-def test_a_write_whose_response_was_lost_is_done_not_lost(leases: LeaseBench, write: Write) -> None:
+def test_a_write_whose_response_was_lost_is_done_not_lost(
+    leases: LeaseTableUnderTest, write: Write
+) -> None:
     lease = leases.acquire("a")
     write(leases.store, lease)
     once = leases.state()
@@ -367,7 +379,9 @@ def test_a_write_whose_response_was_lost_is_done_not_lost(leases: LeaseBench, wr
 
 
 @every_write_that_releases_the_lease
-def test_a_write_repeated_after_a_takeover_is_lost(leases: LeaseBench, write: Write) -> None:
+def test_a_write_repeated_after_a_takeover_is_lost(
+    leases: LeaseTableUnderTest, write: Write
+) -> None:
     lease = leases.acquire("a")
     write(leases.store, lease)
     leases.acquire("b")
@@ -377,7 +391,7 @@ def test_a_write_repeated_after_a_takeover_is_lost(leases: LeaseBench, write: Wr
     assert leases.state() == before
 
 
-def test_a_different_result_is_not_taken_for_the_stored_one(leases: LeaseBench) -> None:
+def test_a_different_result_is_not_taken_for_the_stored_one(leases: LeaseTableUnderTest) -> None:
     lease = leases.acquire("a")
     leases.store.store_failure(lease, failure(attempts=1))
     with pytest.raises(LeaseLost):
@@ -389,7 +403,7 @@ def test_a_different_result_is_not_taken_for_the_stored_one(leases: LeaseBench) 
 # --- what each write does
 
 
-def test_renew_extends_the_lease_and_publishes_progress(leases: LeaseBench) -> None:
+def test_renew_extends_the_lease_and_publishes_progress(leases: LeaseTableUnderTest) -> None:
     lease = leases.acquire("a")
     leases.clock.advance(7)
     leases.store.renew(lease, PROGRESS)
@@ -398,7 +412,7 @@ def test_renew_extends_the_lease_and_publishes_progress(leases: LeaseBench) -> N
     )
 
 
-def test_renew_without_progress_keeps_the_published_progress(leases: LeaseBench) -> None:
+def test_renew_without_progress_keeps_the_published_progress(leases: LeaseTableUnderTest) -> None:
     lease = leases.acquire("a")
     leases.store.renew(lease, PROGRESS)
     leases.store.renew(lease)
@@ -406,7 +420,7 @@ def test_renew_without_progress_keeps_the_published_progress(leases: LeaseBench)
 
 
 def test_complete_stores_the_records_releases_and_deletes_the_failure(
-    leases: LeaseBench,
+    leases: LeaseTableUnderTest,
 ) -> None:
     leases.store.store_failure(leases.acquire("a"), failure())
     lease = leases.acquire("b")
@@ -415,7 +429,7 @@ def test_complete_stores_the_records_releases_and_deletes_the_failure(
     assert leases.state() == LeaseState(fence=2, databases=DATABASES)
 
 
-def test_complete_replaces_the_records(leases: LeaseBench) -> None:
+def test_complete_replaces_the_records(leases: LeaseTableUnderTest) -> None:
     leases.store.store_completion(leases.acquire("a"), DATABASES)
     other = {"9c": DatabaseRecord(addresses={"elsewhere:5432/orders": (0, 2)})}
     leases.store.store_completion(leases.acquire("b"), other)
@@ -423,14 +437,16 @@ def test_complete_replaces_the_records(leases: LeaseBench) -> None:
 
 
 def test_an_inspection_stores_the_records_releases_and_keeps_the_failure(
-    leases: LeaseBench,
+    leases: LeaseTableUnderTest,
 ) -> None:
     leases.store.store_failure(leases.acquire("a"), failure())
     leases.store.store_inspection(leases.acquire("b"), DATABASES)
     assert leases.state() == LeaseState(fence=2, databases=DATABASES, failure=failure())
 
 
-def test_fail_stores_the_failure_releases_and_keeps_the_records(leases: LeaseBench) -> None:
+def test_fail_stores_the_failure_releases_and_keeps_the_records(
+    leases: LeaseTableUnderTest,
+) -> None:
     leases.store.store_completion(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
     leases.store.renew(lease, PROGRESS)
@@ -447,12 +463,14 @@ def test_fail_stores_the_failure_releases_and_keeps_the_records(leases: LeaseBen
     ],
     ids=["out of time", "killed", "a version of another tool"],
 )
-def test_a_failure_is_read_as_it_was_written(leases: LeaseBench, recorded: Failure) -> None:
+def test_a_failure_is_read_as_it_was_written(
+    leases: LeaseTableUnderTest, recorded: Failure
+) -> None:
     leases.store.store_failure(leases.acquire("a"), recorded)
     assert leases.state().failure == recorded
 
 
-def test_release_changes_nothing_else(leases: LeaseBench) -> None:
+def test_release_changes_nothing_else(leases: LeaseTableUnderTest) -> None:
     leases.store.store_completion(leases.acquire("a"), DATABASES)
     leases.store.store_failure(leases.acquire("b"), failure())
     before = leases.state()
@@ -462,7 +480,9 @@ def test_release_changes_nothing_else(leases: LeaseBench) -> None:
     assert leases.state() == before._replace(fence=3)
 
 
-def test_raise_fence_raises_the_fencing_token_and_keeps_the_lease(leases: LeaseBench) -> None:
+def test_raise_fence_raises_the_fencing_token_and_keeps_the_lease(
+    leases: LeaseTableUnderTest,
+) -> None:
     lease = leases.acquire("a")
     lifted = leases.store.raise_fence(lease, 41)
     assert (lifted.owner, lifted.fence) == ("a", 41)
@@ -474,13 +494,13 @@ def test_raise_fence_raises_the_fencing_token_and_keeps_the_lease(leases: LeaseB
     assert leases.acquire("b").fence == 42
 
 
-def test_raise_fence_never_lowers_the_fencing_token(leases: LeaseBench) -> None:
+def test_raise_fence_never_lowers_the_fencing_token(leases: LeaseTableUnderTest) -> None:
     lifted = leases.store.raise_fence(leases.acquire("a"), 41)
     assert leases.store.raise_fence(lifted, 7).fence == 41
     assert leases.state().fence == 41
 
 
-def test_withdraw_replaces_the_records_and_keeps_the_lease(leases: LeaseBench) -> None:
+def test_withdraw_replaces_the_records_and_keeps_the_lease(leases: LeaseTableUnderTest) -> None:
     leases.store.store_completion(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
     fewer = {
@@ -493,7 +513,7 @@ def test_withdraw_replaces_the_records_and_keeps_the_lease(leases: LeaseBench) -
     assert leases.state().databases == fewer
 
 
-def test_all_stored_digests_are_read_as_written(leases: LeaseBench) -> None:
+def test_all_stored_digests_are_read_as_written(leases: LeaseTableUnderTest) -> None:
     ready = join_digests(f"{n:064x}" for n in range(MAX_READY_DIGESTS))
     databases = {
         "2a1f0a2e": DatabaseRecord(ready, ready, addresses={ADDRESS: (MAX_READY_DIGESTS, 1)})
@@ -503,14 +523,14 @@ def test_all_stored_digests_are_read_as_written(leases: LeaseBench) -> None:
 
 
 @every_write
-def test_each_write_is_one_request(leases: LeaseBench, write: Write) -> None:
+def test_each_write_is_one_request(leases: LeaseTableUnderTest, write: Write) -> None:
     lease = leases.acquire("a")
     before = leases.store.request_count
     write(leases.store, lease)
     assert leases.store.request_count == before + 1
 
 
-def test_the_loser_decides_from_the_returned_state(leases: LeaseBench) -> None:
+def test_the_loser_decides_from_the_returned_state(leases: LeaseTableUnderTest) -> None:
     leases.acquire("a")
     in_the_way = leases.lose("b")
     step = decide(

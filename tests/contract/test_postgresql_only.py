@@ -15,16 +15,16 @@ from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import InMemoryLeaseTable
-from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
+from tests.contract.databases import FIRST, SECOND, PostgreSQLUnderTest, grant, soon
 
 
-def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLBench) -> None:
+def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLUnderTest) -> None:
     before = fresh_database.tables()
     assert fresh_database.database.read_history(soon()) == []
     assert fresh_database.tables() == before
 
 
-def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLBench) -> None:
+def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLUnderTest) -> None:
     database = fresh_database.database
     other = PostgreSQLDatabase(database.fingerprint, database.connect, schema='my "other" schema')
     with database.open_session(grant(5), soon()) as session:
@@ -33,7 +33,7 @@ def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLBench) 
         assert session.read_history() == []
 
 
-def test_a_dry_run_of_the_first_run_creates_nothing(fresh_database: PostgreSQLBench) -> None:
+def test_a_dry_run_of_the_first_run_creates_nothing(fresh_database: PostgreSQLUnderTest) -> None:
     before = fresh_database.tables()
     with fresh_database.database.begin_dry_run(grant(1), soon()) as dry_run:
         dry_run.run_migration(FIRST, soon())
@@ -61,7 +61,7 @@ def find_identity(database: Database) -> str:
     return fence.identity
 
 
-def test_a_copy_by_template_gets_its_own_identity(fresh_database: PostgreSQLBench) -> None:
+def test_a_copy_by_template_gets_its_own_identity(fresh_database: PostgreSQLUnderTest) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
     cold_start(database, store, ONE)
     identity = find_identity(database)
@@ -78,7 +78,7 @@ def test_a_copy_by_template_gets_its_own_identity(fresh_database: PostgreSQLBenc
 
 
 def test_a_copy_is_not_served_in_require_mode(
-    fresh_database: PostgreSQLBench,
+    fresh_database: PostgreSQLUnderTest,
 ) -> None:
     store = InMemoryLeaseTable()
     cold_start(fresh_database.database, store, ONE)
@@ -87,7 +87,7 @@ def test_a_copy_is_not_served_in_require_mode(
 
 
 def test_two_addresses_of_one_database_do_not_invalidate_each_other(
-    fresh_database: PostgreSQLBench,
+    fresh_database: PostgreSQLUnderTest,
 ) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
     tunnel = PostgreSQLDatabase("localhost:15432/orders", database.connect)
@@ -101,7 +101,7 @@ def test_two_addresses_of_one_database_do_not_invalidate_each_other(
 
 
 def test_two_schemas_of_one_database_with_one_target_are_independent(
-    fresh_database: PostgreSQLBench,
+    fresh_database: PostgreSQLUnderTest,
 ) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
     other = PostgreSQLDatabase(database.fingerprint, database.connect, schema="other")
@@ -119,7 +119,7 @@ def test_two_schemas_of_one_database_with_one_target_are_independent(
     assert fresh_database.effects() == ["0001_a", "0002_b"]
 
 
-def test_a_restore_in_place_is_detected(fresh_database: PostgreSQLBench) -> None:
+def test_a_restore_in_place_is_detected(fresh_database: PostgreSQLUnderTest) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
     cold_start(database, store, ONE)
     fence = fresh_database.run("SELECT token, owner FROM lambda_migrate.fence")

@@ -24,8 +24,8 @@ from tests.contract.databases import (
     FIRST,
     SECOND,
     THIRD,
-    DatabaseBench,
-    PostgreSQLBench,
+    DatabaseUnderTest,
+    PostgreSQLUnderTest,
     grant,
     soon,
 )
@@ -77,8 +77,8 @@ class Service:
 
 
 @pytest.fixture
-def service(bench: DatabaseBench) -> Service:
-    return Service(bench.database)
+def service(db: DatabaseUnderTest) -> Service:
+    return Service(db.database)
 
 
 def test_they_follow_the_versions_in_the_order_of_names_and_run_once(service: Service) -> None:
@@ -246,16 +246,16 @@ def test_verify_reports_nothing(service: Service) -> None:
     assert service.start(older, "require") is Outcome.UP_TO_DATE
 
 
-def test_a_broken_text_fails_only_its_own_manifest(bench: DatabaseBench, service: Service) -> None:
+def test_a_broken_text_fails_only_its_own_manifest(db: DatabaseUnderTest, service: Service) -> None:
     service.start(release(1, a="1"))
-    broken = bench.breaking(repeatable("a", "2"), "22012")
+    broken = db.breaking(repeatable("a", "2"), "22012")
     code = Manifest([FIRST, SECOND, broken])
     with pytest.raises(MigrationFailed, match="as planned"):
         service.start(code)
     failure = service.table.state.failure
     assert failure is not None
     assert (failure.digest, failure.migration, failure.version) == (code.digest, "R__a", "")
-    bench.fix(broken)
+    db.fix(broken)
     assert service.start(release(1, a="1")) is Outcome.UP_TO_DATE
     assert service.operations(release(2, a="3")).up(soon()) == ("R__a",), "0002_b had committed"
     assert service.has(a="3")
@@ -279,12 +279,12 @@ def _killed(*_: object) -> Migration:
 
 
 def test_a_holder_whose_fence_is_taken_over_applies_nothing(
-    bench: DatabaseBench, service: Service
+    db: DatabaseUnderTest, service: Service
 ) -> None:
     service.start(release(1, a="1"))
     version = RepeatableVersion.of_row("R__a", 1, 50)
     with service.database.open_session(grant(50), soon()) as session:
-        error = bench.in_the_middle(
+        error = db.in_the_middle(
             lambda one: session.apply(one, "digest", soon()),
             replace(repeatable("a", "2"), version=version),
             lambda: service.database.open_session(grant(51), soon()).close(),
@@ -305,7 +305,7 @@ def test_a_rollback_killed_after_it_began_leaves_texts_pending(
     assert service.operations(code).up(soon()) == ("R__a",)
 
 
-def test_the_view_is_the_newest_text(fresh_database: PostgreSQLBench) -> None:
+def test_the_view_is_the_newest_text(fresh_database: PostgreSQLUnderTest) -> None:
     service = Service(fresh_database.database)
     for code in (release(1, a="1"), release(2, a="2"), release(1, a="1")):
         service.start(code)

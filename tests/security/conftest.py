@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.postgresql.conftest import bench, databases, each_bench, servers
+from tests.integration.postgresql.conftest import databases, db, each_db, servers
 
-__all__ = ["bench", "databases", "each_bench", "servers"]
+__all__ = ["databases", "db", "each_db", "servers"]

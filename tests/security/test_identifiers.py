@@ -20,14 +20,20 @@ from lambda_migrate.postgresql.sql_fragments import (
     quote_identifier,
     quote_literal,
 )
-from tests.integration.postgresql.bench import MAJORS, Bench, ServerURL, migration, soon
+from tests.integration.postgresql.empty_database import (
+    MAJORS,
+    EmptyDatabase,
+    ServerURL,
+    migration,
+    soon,
+)
 
 from .hostile import OBEYED, SQL
 
 NAMES = {**SQL, **{k: v for k, v in OBEYED.items() if k != "tag"}, "63 bytes": "\u017c" * 31 + '"'}
 
 
-def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
+def everything(db: EmptyDatabase, *, schema: str = DEFAULT_SCHEMA) -> None:
     """Every kind of statement of ours, from the first to the last."""
     rows = [
         migration("CREATE TABLE a (x int)", 1, down="DROP TABLE a"),
@@ -39,7 +45,7 @@ def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
         migration("REINDEX INDEX CONCURRENTLY i", 5, non_transactional=True),
         migration("DROP INDEX CONCURRENTLY i", 6, non_transactional=True),
     ]
-    with bench.holder(schema=schema) as session:
+    with db.holder(schema=schema) as session:
         for each in rows:
             session.apply(each, f"digest-{each.version}", soon())
         session.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
@@ -52,18 +58,18 @@ def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
         for row in reversed(session.read_history()):
             if row.version in (1, 3):
                 session.roll_back(row, soon())
-    bench.database(schema=schema).read_history(soon())
+    db.database(schema=schema).read_history(soon())
 
 
 @pytest.fixture
-def victim(bench: Bench) -> Iterator[Bench]:
-    bench.execute("CREATE TABLE victim (x int); INSERT INTO victim VALUES (1)")
-    yield bench
-    assert bench.column("SELECT x FROM victim") == [1]
+def victim(db: EmptyDatabase) -> Iterator[EmptyDatabase]:
+    db.execute("CREATE TABLE victim (x int); INSERT INTO victim VALUES (1)")
+    yield db
+    assert db.column("SELECT x FROM victim") == [1]
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_schema_name_is_quoted(victim: Bench, kind: str) -> None:
+def test_a_schema_name_is_quoted(victim: EmptyDatabase, kind: str) -> None:
     name = NAMES[kind]
     everything(victim, schema=name)
     listed = victim.column("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|info)'")
@@ -71,7 +77,7 @@ def test_a_schema_name_is_quoted(victim: Bench, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_the_history_returns_texts_unchanged(victim: Bench, kind: str) -> None:
+def test_the_history_returns_texts_unchanged(victim: EmptyDatabase, kind: str) -> None:
     text = NAMES[kind]
     one = Migration(
         1,
@@ -98,9 +104,9 @@ def test_the_history_returns_texts_unchanged(victim: Bench, kind: str) -> None:
 
 @pytest.mark.parametrize("text", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("conforming", ["on", "off"])
-def test_literals_and_identifiers_are_quoted(bench: Bench, text: str, conforming: str) -> None:
+def test_literals_and_identifiers_are_quoted(db: EmptyDatabase, text: str, conforming: str) -> None:
     """Whatever a script did to the session."""
-    with bench.connect() as connection:
+    with db.connect() as connection:
         connection.run(f"SET standard_conforming_strings = {conforming}")
         rows = connection.run(f"SELECT {quote_literal(text)} AS {quote_identifier(text[:20])}")
     assert rows == [[text]]
@@ -108,7 +114,7 @@ def test_literals_and_identifiers_are_quoted(bench: Bench, text: str, conforming
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_names_and_targets_are_quoted_where_sessions_are_terminated(
-    victim: Bench, kind: str
+    victim: EmptyDatabase, kind: str
 ) -> None:
     """The name of a session is 63 bytes of ASCII to PostgreSQL, whatever the target is."""
     target = NAMES[kind]
@@ -213,38 +219,38 @@ PATHS = ["evil", "evil, public", "evil, pg_catalog", "pg_catalog, evil"]
 
 @pytest.mark.parametrize("path", PATHS)
 def test_functions_operators_and_tables_of_other_roles_are_not_used(
-    bench: Bench, path: str
+    db: EmptyDatabase, path: str
 ) -> None:
-    bench.execute(";".join(_traps()))
-    bench.execute(
+    db.execute(";".join(_traps()))
+    db.execute(
         "CREATE TABLE public.schema_migrations (version varchar PRIMARY KEY);"
         " INSERT INTO public.schema_migrations VALUES ('1')"
     )
-    with search_path(bench, path):
-        _trapped(bench)
-        _everything_qualified(bench)
+    with search_path(db, path):
+        _trapped(db)
+        _everything_qualified(db)
 
 
 @contextmanager
-def search_path(bench: Bench, path: str) -> Iterator[None]:
-    bench.execute(f"ALTER DATABASE {_database(bench)} SET search_path = {path}")
+def search_path(db: EmptyDatabase, path: str) -> Iterator[None]:
+    db.execute(f"ALTER DATABASE {_database(db)} SET search_path = {path}")
     try:
         yield
     finally:
-        bench.execute(f"ALTER DATABASE {_database(bench)} RESET search_path")
+        db.execute(f"ALTER DATABASE {_database(db)} RESET search_path")
 
 
-def _database(bench: Bench) -> str:
-    return quote_identifier(bench.address.database)
+def _database(db: EmptyDatabase) -> str:
+    return quote_identifier(db.address.database)
 
 
-def _trapped(bench: Bench) -> None:
+def _trapped(db: EmptyDatabase) -> None:
     """The traps work: a statement that names no schema runs one."""
-    with bench.connect() as connection, pytest.raises(PostgresError, match="hijacked"):
+    with db.connect() as connection, pytest.raises(PostgresError, match="hijacked"):
         connection.run("SELECT extract(epoch FROM pg_catalog.now()) * 1000")
 
 
-def _everything_qualified(bench: Bench) -> None:
+def _everything_qualified(db: EmptyDatabase) -> None:
     """As `everything`, by scripts that are on their guard themselves."""
     rows = [
         migration("CREATE TABLE public.a (x int)", 1, down="DROP TABLE public.a"),
@@ -254,7 +260,7 @@ def _everything_qualified(bench: Bench) -> None:
         migration("REINDEX INDEX CONCURRENTLY public.i", 5, non_transactional=True),
         migration("DROP INDEX CONCURRENTLY public.i", 6, non_transactional=True),
     ]
-    with bench.holder(2) as session:
+    with db.holder(2) as session:
         for each in rows[:3]:
             session.apply(each, "digest", soon())
         for each in rows[3:]:
@@ -272,28 +278,28 @@ def _everything_qualified(bench: Bench) -> None:
         for row in reversed(session.read_history()):
             if row.version in (1, 3):
                 session.roll_back(row, soon())
-    with bench.connect() as other:
+    with db.connect() as other:
         other.run(Queries(DEFAULT_SCHEMA).try_advisory_lock())
-        with pytest.raises(LeaseHeld), bench.holder(3, terminate_holders=False):
+        with pytest.raises(LeaseHeld), db.holder(3, terminate_holders=False):
             pass
-    bench.history()
+    db.history()
 
 
-def test_a_script_runs_under_the_roles_own_path(bench: Bench) -> None:
-    bench.execute("CREATE SCHEMA app")
-    with search_path(bench, "app"):
-        bench.apply(
+def test_a_script_runs_under_the_roles_own_path(db: EmptyDatabase) -> None:
+    db.execute("CREATE SCHEMA app")
+    with search_path(db, "app"):
+        db.apply(
             migration("CREATE TABLE t (x int)"),
             migration("CREATE INDEX CONCURRENTLY t_x ON t (x)", 2, non_transactional=True),
             migration("INSERT INTO t VALUES (1)", 3),
         )
-    assert bench.has("app.t")
-    assert bench.is_valid("app.t_x")
-    assert bench.versions() == [1, 2, 3]
+    assert db.has("app.t")
+    assert db.is_valid("app.t_x")
+    assert db.versions() == [1, 2, 3]
 
 
-def test_the_search_path_is_reset_after_the_transaction(bench: Bench) -> None:
-    with bench.connect() as connection:
+def test_the_search_path_is_reset_after_the_transaction(db: EmptyDatabase) -> None:
+    with db.connect() as connection:
         connection.run(f"{SAFE_SEARCH_PATH} SELECT 1")
         assert connection.run("SHOW search_path") == [['"$user", public']]
 
@@ -302,35 +308,33 @@ def test_the_search_path_is_reset_after_the_transaction(bench: Bench) -> None:
 
 
 @contextmanager
-def login(bench: Bench, *, more: str = "") -> Iterator[Callable[[str], Connection]]:
+def login(db: EmptyDatabase, *, more: str = "") -> Iterator[Callable[[str], Connection]]:
     """A role without rights that may log in."""
     role = f"other_{uuid4().hex[:8]}"
-    bench.execute(f"CREATE ROLE {role} LOGIN {more}")
-    other = Bench(bench.address.replace(user=role))
+    db.execute(f"CREATE ROLE {role} LOGIN {more}")
+    other = EmptyDatabase(db.address.replace(user=role))
     try:
         yield other.connect
     finally:
-        bench.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 @pytest.fixture
-def plain(bench: Bench) -> Iterator[Bench]:
+def plain(db: EmptyDatabase) -> Iterator[EmptyDatabase]:
     """The same database, as a role that is no superuser."""
     role = f"migrating_{uuid4().hex[:8]}"
-    bench.execute(
-        f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {_database(bench)} TO {role};"
+    db.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {_database(db)} TO {role};"
         f"GRANT CREATE ON SCHEMA public TO {role}"
     )
-    yield Bench(bench.address.replace(user=role))
-    bench.execute(
-        f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"
-    )
+    yield EmptyDatabase(db.address.replace(user=role))
+    db.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_a_session_of_another_role_with_our_application_name_is_ignored(
-    plain: Bench, bench: Bench
+    plain: EmptyDatabase, db: EmptyDatabase
 ) -> None:
-    with login(bench) as connect, connect(application_name("shop", 1)) as other:
+    with login(db) as connect, connect(application_name("shop", 1)) as other:
         plain.apply(migration("CREATE TABLE a (x int)"), fence=2)
         with plain.holder(3, terminate_holders=False):
             pass
@@ -338,10 +342,10 @@ def test_a_session_of_another_role_with_our_application_name_is_ignored(
 
 
 def test_a_login_without_privileges_can_neither_read_nor_change_the_fence(
-    plain: Bench, bench: Bench
+    plain: EmptyDatabase, db: EmptyDatabase
 ) -> None:
     plain.apply(migration("CREATE TABLE a (x int)"))
-    with login(bench) as connect, connect("any client") as other:
+    with login(db) as connect, connect("any client") as other:
         for statement in (
             "SELECT * FROM lambda_migrate.fence",
             "UPDATE lambda_migrate.fence SET token = 99",
@@ -355,14 +359,16 @@ def test_a_login_without_privileges_can_neither_read_nor_change_the_fence(
             other.run("ROLLBACK")
 
 
-def test_an_older_holder_of_another_role_is_still_superseded(plain: Bench, bench: Bench) -> None:
+def test_an_older_holder_of_another_role_is_still_superseded(
+    plain: EmptyDatabase, db: EmptyDatabase
+) -> None:
     """It is in the fence row: it did hold, and is not to be passed over."""
-    bench.apply(migration("SELECT 1"))
-    bench.execute(
+    db.apply(migration("SELECT 1"))
+    db.execute(
         f"GRANT ALL ON SCHEMA lambda_migrate TO {plain.address.user};"
         f"GRANT ALL ON ALL TABLES IN SCHEMA lambda_migrate TO {plain.address.user}"
     )
-    with bench.holder(2), pytest.raises(ConfigurationError, match="another role"), plain.holder(3):
+    with db.holder(2), pytest.raises(ConfigurationError, match="another role"), plain.holder(3):
         pass
 
 
@@ -370,7 +376,7 @@ def test_the_oldest_supported_server_accepts_every_statement(
     servers: Callable[[int], str], databases: Callable[[str], ServerURL]
 ) -> None:
     """Functions and rules of resolution differ between versions; the other tests run on one."""
-    bench = Bench(databases(servers(MAJORS[0])).address)
-    bench.execute("DROP SCHEMA IF EXISTS lambda_migrate CASCADE")
-    everything(bench)
-    assert bench.versions() == []
+    db = EmptyDatabase(databases(servers(MAJORS[0])).address)
+    db.execute("DROP SCHEMA IF EXISTS lambda_migrate CASCADE")
+    everything(db)
+    assert db.versions() == []

@@ -18,7 +18,7 @@ from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import CLOCK_SKEW_MS, DatabaseRecord, LeaseState, join_digests
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.testing import FixedRandom
-from tests.integration.postgresql.bench import Bench, migration
+from tests.integration.postgresql.empty_database import EmptyDatabase, migration
 from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, item_size, manifest, prefixes
 
 from .hostile import OBEYED, SQL, obeyed
@@ -229,19 +229,19 @@ def test_the_largest_item_stays_far_below_400_kb() -> None:
 
 
 @pytest.mark.parametrize("planted", [10**13, 2**62, 2**63 - 1, 2**63, 10**19])
-def test_a_forged_fence_does_not_reach_postgresql(bench: Bench, planted: int) -> None:
+def test_a_forged_fence_does_not_reach_postgresql(db: EmptyDatabase, planted: int) -> None:
     """The item can be created again; a token with no room above it could not be passed again."""
-    bench.apply(migration("CREATE TABLE a (x int)"), fence=1)
-    with pytest.raises(ConfigurationError, match="Delete the item"), bench.holder(planted):
+    db.apply(migration("CREATE TABLE a (x int)"), fence=1)
+    with pytest.raises(ConfigurationError, match="Delete the item"), db.holder(planted):
         pass
-    assert bench.column("SELECT token FROM lambda_migrate.fence") == [1]
-    bench.apply(migration("CREATE TABLE b (x int)", 2), fence=2)
-    assert bench.versions() == [1, 2]
+    assert db.column("SELECT token FROM lambda_migrate.fence") == [1]
+    db.apply(migration("CREATE TABLE b (x int)", 2), fence=2)
+    assert db.versions() == [1, 2]
 
 
-def test_a_fence_after_a_year_of_cold_starts_is_accepted(bench: Bench) -> None:
-    bench.apply(migration("CREATE TABLE a (x int)"), fence=3 * 10**10)
-    assert bench.versions() == [1]
+def test_a_fence_after_a_year_of_cold_starts_is_accepted(db: EmptyDatabase) -> None:
+    db.apply(migration("CREATE TABLE a (x int)"), fence=3 * 10**10)
+    assert db.versions() == [1]
 
 
 @pytest.mark.parametrize("owner", [*OBEYED.values(), *SQL.values()], ids=[*OBEYED, *SQL])

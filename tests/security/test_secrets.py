@@ -27,7 +27,7 @@ from lambda_migrate.postgresql.credentials import IamCredentials, SecretCredenti
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import RecordingObserver
-from tests.integration.postgresql.bench import Bench, migration
+from tests.integration.postgresql.empty_database import EmptyDatabase, migration
 
 PASSWORD = "hunter2-Tr0ub4dor"
 PERSON = "alice@example.com"
@@ -112,16 +112,16 @@ SCRIPTS = {
 }
 
 
-class Place:
-    """A real database, with everything that it tells others written down."""
+class FailingTarget:
+    """A target with a real database, and a record of everything that other instances can read."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, db: EmptyDatabase) -> None:
         self.store = InMemoryLeaseTable()
         self.observer = RecordingObserver()
         self._target = Target(
             "orders",
             store=self.store,
-            database=bench.database(),
+            database=db.database(),
             policy=Policy(),
             observer=self.observer,
         )
@@ -138,24 +138,24 @@ class Place:
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_user_data_reaches_no_item_event_or_other_instance(bench: Bench, kind: str) -> None:
+def test_user_data_reaches_no_item_event_or_other_instance(db: EmptyDatabase, kind: str) -> None:
     """The instance that tried raises the whole report, once."""
     script, sqlstate = SCRIPTS[kind]
-    place = Place(bench)
+    target = FailingTarget(db)
     manifest = Manifest([migration(script)])
-    tried = place.fail(manifest)
-    told_of_it = place.fail(manifest)
-    assert tried.sqlstate == told_of_it.sqlstate == sqlstate
-    assert tried.cause == told_of_it.cause
+    tried = target.fail(manifest)
+    repeated = target.fail(manifest)
+    assert tried.sqlstate == repeated.sqlstate == sqlstate
+    assert tried.cause == repeated.cause
     assert PERSON not in tried.summary + tried.cause
-    assert PERSON not in chain(told_of_it)
-    assert PERSON not in place.reported
-    assert sqlstate in place.reported
+    assert PERSON not in chain(repeated)
+    assert PERSON not in target.reported
+    assert sqlstate in target.reported
 
 
-def test_an_error_is_not_chained_to_the_drivers_error(bench: Bench) -> None:
+def test_an_error_is_not_chained_to_the_drivers_error(db: EmptyDatabase) -> None:
     """pg8000's error shows all fields: DETAIL and context would stand in every traceback again."""
-    with bench.connect() as connection, pytest.raises(PostgresError) as caught:
+    with db.connect() as connection, pytest.raises(PostgresError) as caught:
         connection.run(
             f"CREATE TEMP TABLE t (e text UNIQUE); INSERT INTO t VALUES ('{PERSON}'), ('{PERSON}')"
         )
@@ -165,9 +165,9 @@ def test_an_error_is_not_chained_to_the_drivers_error(bench: Bench) -> None:
 
 
 @contextmanager
-def role(bench: Bench) -> Iterator[str]:
+def role(db: EmptyDatabase) -> Iterator[str]:
     yield "secretive"
-    bench.execute("DROP ROLE IF EXISTS secretive")
+    db.execute("DROP ROLE IF EXISTS secretive")
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def role(bench: Bench) -> Iterator[str]:
         f"SELECT 'postgresql://app:{PASSWORD}@h/d'::int",
     ],
 )
-def test_a_password_in_a_script_is_in_no_error_and_no_item(bench: Bench, script: str) -> None:
-    with role(bench):
-        place = Place(bench)
-        failed = place.fail(Manifest([migration(script)]))
+def test_a_password_in_a_script_is_in_no_error_and_no_item(db: EmptyDatabase, script: str) -> None:
+    with role(db):
+        target = FailingTarget(db)
+        failed = target.fail(Manifest([migration(script)]))
         assert PASSWORD not in str(failed) + failed.cause + failed.detail
-        assert PASSWORD not in place.reported
+        assert PASSWORD not in target.reported
 
 
 @pytest.mark.parametrize(

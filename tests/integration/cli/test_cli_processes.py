@@ -34,7 +34,7 @@ NUMBERS = count()
 
 
 @dataclass
-class Bench:
+class CommandLine:
     """A database, an item in the lease table, and a directory of migrations."""
 
     server: LocalPostgreSQL
@@ -110,49 +110,49 @@ def dynamodb() -> Iterator[LocalDynamoDB]:
 
 
 @pytest.fixture
-def bench(server: LocalPostgreSQL, dynamodb: LocalDynamoDB, tmp_path: Path) -> Bench:
+def cli(server: LocalPostgreSQL, dynamodb: LocalDynamoDB, tmp_path: Path) -> CommandLine:
     name = f"cli{next(NUMBERS)}"
     server.create_database(name)
     folder = tmp_path / "migrations"
     folder.mkdir()
-    return Bench(server, dynamodb, name, folder)
+    return CommandLine(server, dynamodb, name, folder)
 
 
-def test_every_step_from_new_to_down(bench: Bench) -> None:
-    assert bench.run("new", "create_orders")[0] == 0
-    bench.write("30000101000000_second", "CREATE TABLE second (id int);", "DROP TABLE second;")
-    assert bench.run("status", "--exit-code")[0] == 3
-    assert [step["statements"] for step in bench.answer("plan")[1]["pending"]] == [1, 1]
-    code, out, _ = bench.run("up")
+def test_every_step_from_new_to_down(cli: CommandLine) -> None:
+    assert cli.run("new", "create_orders")[0] == 0
+    cli.write("30000101000000_second", "CREATE TABLE second (id int);", "DROP TABLE second;")
+    assert cli.run("status", "--exit-code")[0] == 3
+    assert [step["statements"] for step in cli.answer("plan")[1]["pending"]] == [1, 1]
+    code, out, _ = cli.run("up")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["applied"] * 3
-    assert bench.run("status", "--exit-code")[0] == 0
-    assert bench.answer("status")[1]["is_marked_ready"] is True
-    assert bench.answer("verify")[1]["agree"] is True
-    assert bench.run("down", "--steps", "1")[0] == 2
-    code, document = bench.answer("down", "--steps", "1", "--yes")
+    assert cli.run("status", "--exit-code")[0] == 0
+    assert cli.answer("status")[1]["is_marked_ready"] is True
+    assert cli.answer("verify")[1]["agree"] is True
+    assert cli.run("down", "--steps", "1")[0] == 2
+    code, document = cli.answer("down", "--steps", "1", "--yes")
     assert (code, document["rolled_back"]) == (0, ["30000101000000_second"])
-    assert bench.rows("SELECT to_regclass('second')") == [[None]]
+    assert cli.rows("SELECT to_regclass('second')") == [[None]]
 
 
 def test_wait_ends_when_the_database_answers_and_at_once_if_it_never_will(
-    bench: Bench, tmp_path: Path
+    cli: CommandLine, tmp_path: Path
 ) -> None:
-    answer = bench.answer("wait")[1]
+    answer = cli.answer("wait")[1]
     assert answer["attempts"] == 1
     nowhere = f"postgresql://postgres@/x?host={tmp_path}"
-    code, out, err = bench.run("wait", "--database-url", nowhere, "--timeout", "0.2")
+    code, out, err = cli.run("wait", "--database-url", nowhere, "--timeout", "0.2")
     assert (code, out.count("waiting: cannot connect")) == (1, 1)
     assert "the database did not respond within" in err
-    unknown = bench.server.url("does_not_exist")
-    code, document = bench.answer("wait", "--database-url", unknown, "--timeout", "60")
+    unknown = cli.server.url("does_not_exist")
+    code, document = cli.answer("wait", "--database-url", unknown, "--timeout", "60")
     assert (code, document["error"]["kind"]) == (2, "ConfigurationError")
 
 
-def test_wait_outlasts_a_server_that_starts_later(tmp_path: Path, bench: Bench) -> None:
+def test_wait_outlasts_a_server_that_starts_later(tmp_path: Path, cli: CommandLine) -> None:
     port = find_free_port()
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    waiting = bench.start("wait", "--database-url", url, "--timeout", "60")
+    waiting = cli.start("wait", "--database-url", url, "--timeout", "60")
     assert waiting.stdout is not None
     assert waiting.stdout.readline().startswith("waiting: ")
     with LocalPostgreSQL(tcp_port=port):
@@ -163,71 +163,70 @@ def test_wait_outlasts_a_server_that_starts_later(tmp_path: Path, bench: Bench) 
 
 
 def test_variables_come_from_a_file_and_quiet_commands_write_nothing(
-    bench: Bench, tmp_path: Path
+    cli: CommandLine, tmp_path: Path
 ) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text("LAMBDA_MIGRATE_SCHEMA='from file'\nDATABASE_URL=nonsense\n")
-    bench.write("1_a", "DROP TABLE IF EXISTS t;", "SELECT 1;")
-    assert bench.run("--env-file", str(env_file), "up", "-q") == (0, "", "")
-    assert bench.rows('SELECT count(*) FROM "from file".history') == [[1]]
+    cli.write("1_a", "DROP TABLE IF EXISTS t;", "SELECT 1;")
+    assert cli.run("--env-file", str(env_file), "up", "-q") == (0, "", "")
+    assert cli.rows('SELECT count(*) FROM "from file".history') == [[1]]
     for command in (["down", "--steps", "1", "--yes"], ["up", "--format", "table"]):
-        assert bench.run(*command, "--quiet", f"--env-file={env_file}") == (0, "", "")
-    assert "1_a" in bench.run("status", "-q", "--env-file", str(env_file))[1]
+        assert cli.run(*command, "--quiet", f"--env-file={env_file}") == (0, "", "")
+    assert "1_a" in cli.run("status", "-q", "--env-file", str(env_file))[1]
     env_file.write_text("PGPASSWORD='geheim")
-    code, _, err = bench.run("status", "--env-file", str(env_file))
+    code, _, err = cli.run("status", "--env-file", str(env_file))
     assert (code, f"{env_file}:1: the quote of PGPASSWORD is not closed" in err) == (2, True)
     assert "geheim" not in err
 
 
-def test_a_warning_of_a_migration_reaches_the_terminal_and_the_json(bench: Bench) -> None:
+def test_a_warning_of_a_migration_reaches_the_terminal_and_the_json(cli: CommandLine) -> None:
     warn = "DO $$ BEGIN RAISE WARNING '3 orders were skipped'; END $$;"
     notice = {"severity": "WARNING", "message": "3 orders were skipped"}
-    bench.write("1_a", warn, warn)
-    bench.write("2_b", f"{warn} SELECT 1/0;")
-    assert bench.answer("plan", "--dry-run", "--yes")[1]["dry_run"]["notices"] == [
+    cli.write("1_a", warn, warn)
+    cli.write("2_b", f"{warn} SELECT 1/0;")
+    assert cli.answer("plan", "--dry-run", "--yes")[1]["dry_run"]["notices"] == [
         {"migration": name, **notice} for name in ("1_a", "2_b")
     ]
-    assert "\n  warning: 3 orders were skipped\n" in bench.run("up", "--to", "1")[1]
-    code, document = bench.answer("up")
+    assert "\n  warning: 3 orders were skipped\n" in cli.run("up", "--to", "1")[1]
+    code, document = cli.answer("up")
     assert (code, document["error"]["notices"]) == (1, [{"migration": "2_b", **notice}])
-    reverted = bench.answer("down", "--to", "0", "--yes")[1]
+    reverted = cli.answer("down", "--to", "0", "--yes")[1]
     assert reverted["notices"] == [{"migration": "1_a", **notice}]
 
 
-def test_baseline_repair_and_lease_work_on_real_servers(bench: Bench) -> None:
-    bench.write("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;")
-    bench.rows("CREATE TABLE a (id int)")
-    assert bench.run("up")[0] == 1
-    assert "42P07" in bench.answer("status")[1]["lease"]["failure"]["sqlstate"]
-    assert bench.answer("baseline", "1", "--yes")[1]["marked_as_applied"] == ["1_a"]
-    assert bench.answer("repair", "1", "--as", "pending", "--yes")[0] == 2
-    assert bench.answer("repair", "1", "--as", "pending", "--force", "--yes")[0] == 0
-    assert bench.answer("repair", "1", "--as", "applied", "--yes")[0] == 0
+def test_baseline_repair_and_lease_work_on_real_servers(cli: CommandLine) -> None:
+    cli.write("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;")
+    cli.rows("CREATE TABLE a (id int)")
+    assert cli.run("up")[0] == 1
+    assert "42P07" in cli.answer("status")[1]["lease"]["failure"]["sqlstate"]
+    assert cli.answer("baseline", "1", "--yes")[1]["marked_as_applied"] == ["1_a"]
+    assert cli.answer("repair", "1", "--as", "pending", "--yes")[0] == 2
+    assert cli.answer("repair", "1", "--as", "pending", "--force", "--yes")[0] == 0
+    assert cli.answer("repair", "1", "--as", "applied", "--yes")[0] == 0
     assert (
-        bench.answer("repair", "--environment", "test", "--yes")[1]["recorded_environment"]
-        == "test"
+        cli.answer("repair", "--environment", "test", "--yes")[1]["recorded_environment"] == "test"
     )
-    assert bench.run("up", "--environment", "production")[0] == 2
-    assert bench.answer("lease", "show")[1]["owner"] is None
-    assert bench.answer("lease", "release")[1]["released"] is False
-    assert bench.answer("verify", "--resync", "--environment", "test")[1]["agree"] is True
+    assert cli.run("up", "--environment", "production")[0] == 2
+    assert cli.answer("lease", "show")[1]["owner"] is None
+    assert cli.answer("lease", "release")[1]["released"] is False
+    assert cli.answer("verify", "--resync", "--environment", "test")[1]["agree"] is True
 
 
-def test_a_failing_script_is_shown_with_its_line_and_caret(bench: Bench) -> None:
-    bench.write("1_bad", "CREATE TABLE t (\n  id int nott null\n);")
-    code, out, err = bench.run("up")
+def test_a_failing_script_is_shown_with_its_line_and_caret(cli: CommandLine) -> None:
+    cli.write("1_bad", "CREATE TABLE t (\n  id int nott null\n);")
+    code, out, err = cli.run("up")
     assert code == 1
     assert out.startswith("failed    1_bad")
     lines = err.splitlines()
     at = next(n for n, line in enumerate(lines) if "nott null" in line)
-    assert f"{bench.folder}/1_bad.sql:3:10" in lines[at - 1]
+    assert f"{cli.folder}/1_bad.sql:3:10" in lines[at - 1]
     assert lines[at + 1].index("^") == lines[at].index("nott")
 
 
-def test_the_lease_table_is_created_once_and_a_foreign_table_is_refused(bench: Bench) -> None:
-    client = bench.dynamodb.client()
-    assert bench.answer("table", "create", "--table", "fresh")[1]["created"] is True
-    assert bench.answer("table", "create", "--table", "fresh")[1]["created"] is False
+def test_the_lease_table_is_created_once_and_a_foreign_table_is_refused(cli: CommandLine) -> None:
+    client = cli.dynamodb.client()
+    assert cli.answer("table", "create", "--table", "fresh")[1]["created"] is True
+    assert cli.answer("table", "create", "--table", "fresh")[1]["created"] is False
     backups = client.describe_continuous_backups(TableName="fresh")["ContinuousBackupsDescription"]
     recovery = backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
     assert recovery == "ENABLED"
@@ -237,7 +236,7 @@ def test_the_lease_table_is_created_once_and_a_foreign_table_is_refused(bench: B
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
         BillingMode="PAY_PER_REQUEST",
     )
-    code, _, err = bench.run("table", "create", "--table", "other")
+    code, _, err = cli.run("table", "create", "--table", "other")
     assert code == 2
     assert "id (HASH, S)" in err
 
@@ -252,36 +251,38 @@ def test_the_lease_table_is_created_once_and_a_foreign_table_is_refused(bench: B
     ],
 )
 def test_an_invalid_url_is_an_error(
-    bench: Bench, arguments: tuple[str, ...], code: int, said: str
+    cli: CommandLine, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
-    bench.write("1_a", "SELECT 1;")
-    found, out, err = bench.run(*arguments)
+    cli.write("1_a", "SELECT 1;")
+    found, out, err = cli.run(*arguments)
     assert (found, out) == (code, "")
     assert said in err
     assert "hunter2" not in err
-    found, out, err = bench.run(*arguments, "--format", "json")
+    found, out, err = cli.run(*arguments, "--format", "json")
     assert json.loads(out)["error"]["exit_code"] == code == found
     assert err == ""
 
 
 @pytest.mark.parametrize("table", ["leases", ""])
-def test_of_two_concurrent_ups_one_applies_and_the_other_is_busy(bench: Bench, table: str) -> None:
-    bench.variables = {"LAMBDA_MIGRATE_TABLE": table}
-    bench.write("1_log", "CREATE TABLE log (n int); INSERT INTO log VALUES (1);")
-    bench.write("2_slow", "SELECT pg_sleep(1.5); INSERT INTO log VALUES (2);")
-    both = [bench.start("up"), bench.start("up")]
+def test_of_two_concurrent_ups_one_applies_and_the_other_is_busy(
+    cli: CommandLine, table: str
+) -> None:
+    cli.variables = {"LAMBDA_MIGRATE_TABLE": table}
+    cli.write("1_log", "CREATE TABLE log (n int); INSERT INTO log VALUES (1);")
+    cli.write("2_slow", "SELECT pg_sleep(1.5); INSERT INTO log VALUES (2);")
+    both = [cli.start("up"), cli.start("up")]
     outputs = [process.communicate(timeout=60) for process in both]
     codes = [process.returncode for process in both]
     assert sorted(codes) == [0, 4], outputs
-    assert bench.rows("SELECT n FROM log ORDER BY n") == [[1], [2]]
+    assert cli.rows("SELECT n FROM log ORDER BY n") == [[1], [2]]
     assert outputs[codes.index(4)][1].startswith("busy")
 
 
-def test_up_wait_continues_when_the_holder_has_finished(bench: Bench) -> None:
-    bench.write("1_slow", "CREATE TABLE log (n int); SELECT pg_sleep(5);")
-    first = bench.start("up")
-    bench.wait_for(lambda: _is_at(bench, "pg_sleep(5)"))
-    code, out, _ = bench.run("up", "--wait")
+def test_up_wait_continues_when_the_holder_has_finished(cli: CommandLine) -> None:
+    cli.write("1_slow", "CREATE TABLE log (n int); SELECT pg_sleep(5);")
+    first = cli.start("up")
+    cli.wait_for(lambda: _is_at(cli, "pg_sleep(5)"))
+    code, out, _ = cli.run("up", "--wait")
     assert code == 0
     assert "waiting: " in out
     assert "nothing to do" in out
@@ -294,90 +295,90 @@ def test_up_wait_continues_when_the_holder_has_finished(bench: Bench) -> None:
     [(signal.SIGINT, "leases"), (signal.SIGTERM, "leases"), (signal.SIGINT, "")],
 )
 def test_an_interrupted_up_leaves_nothing_half_done_and_releases_the_lease(
-    bench: Bench, signum: signal.Signals, table: str
+    cli: CommandLine, signum: signal.Signals, table: str
 ) -> None:
-    bench.variables = {"LAMBDA_MIGRATE_TABLE": table}
-    bench.write("1_kept", "CREATE TABLE kept (n int);")
-    bench.write("2_slow", "CREATE TABLE half (n int); SELECT pg_sleep(60);")
-    process = bench.start("up")
-    bench.wait_for(lambda: _is_at(bench, "pg_sleep(60)"))
+    cli.variables = {"LAMBDA_MIGRATE_TABLE": table}
+    cli.write("1_kept", "CREATE TABLE kept (n int);")
+    cli.write("2_slow", "CREATE TABLE half (n int); SELECT pg_sleep(60);")
+    process = cli.start("up")
+    cli.wait_for(lambda: _is_at(cli, "pg_sleep(60)"))
     process.send_signal(signum)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 128 + signum
     assert "applied   1_kept" in out
     assert "interrupted" in err
     assert "Traceback" not in err
-    bench.wait_for(lambda: not _is_at(bench, "pg_sleep(60)"))
-    assert bench.rows("SELECT to_regclass('kept') IS NULL, to_regclass('half')") == [[False, None]]
-    bench.write("2_slow", "CREATE TABLE half (n int);")
-    assert bench.answer("up")[1]["applied"] == ["2_slow"]
+    cli.wait_for(lambda: not _is_at(cli, "pg_sleep(60)"))
+    assert cli.rows("SELECT to_regclass('kept') IS NULL, to_regclass('half')") == [[False, None]]
+    cli.write("2_slow", "CREATE TABLE half (n int);")
+    assert cli.answer("up")[1]["applied"] == ["2_slow"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_dry_run_leaves_nothing_and_blocks_no_process(
-    bench: Bench, signum: signal.Signals
+    cli: CommandLine, signum: signal.Signals
 ) -> None:
-    bench.write("1_kept", "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1);")
-    bench.answer("up")
-    bench.write("2_alter", "ALTER TABLE kept ADD COLUMN m int; CREATE TABLE half (n int);")
-    bench.write("3_slow", "UPDATE kept SET n = 2; SELECT pg_sleep(60);")
-    process = bench.start("plan", "--dry-run", "--yes")
-    bench.wait_for(lambda: _is_at(bench, "pg_sleep(60)"))
+    cli.write("1_kept", "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1);")
+    cli.answer("up")
+    cli.write("2_alter", "ALTER TABLE kept ADD COLUMN m int; CREATE TABLE half (n int);")
+    cli.write("3_slow", "UPDATE kept SET n = 2; SELECT pg_sleep(60);")
+    process = cli.start("plan", "--dry-run", "--yes")
+    cli.wait_for(lambda: _is_at(cli, "pg_sleep(60)"))
     process.send_signal(signum)
     out, err = process.communicate(timeout=20)
     assert process.returncode == (128 + signum if signum != signal.SIGKILL else -signum)
     assert "ran       2_alter" in out
     assert ("the lease is released" in err) is (signum != signal.SIGKILL)
     assert "Traceback" not in err
-    bench.wait_for(lambda: not _is_at(bench, "pg_sleep(60)"))
-    assert bench.rows("SELECT * FROM kept") == [[1]]
-    assert bench.rows("SELECT to_regclass('half')") == [[None]]
-    code, status = bench.answer("status")
+    cli.wait_for(lambda: not _is_at(cli, "pg_sleep(60)"))
+    assert cli.rows("SELECT * FROM kept") == [[1]]
+    assert cli.rows("SELECT to_regclass('half')") == [[None]]
+    code, status = cli.answer("status")
     assert (code, status["counts"]["applied"], status["lease"]["failure"]) == (0, 1, None)
     assert (status["lease"]["owner"] is None) is (signum != signal.SIGKILL)
 
 
-def test_a_dry_run_asks_at_a_terminal_and_shows_what_it_runs(bench: Bench) -> None:
-    bench.write("1_slow", "CREATE TABLE half (n int); SELECT pg_sleep(0.3);")
-    shown = _on_a_terminal(bench, "plan", "--dry-run", typed=b"n\n")
+def test_a_dry_run_asks_at_a_terminal_and_shows_what_it_runs(cli: CommandLine) -> None:
+    cli.write("1_slow", "CREATE TABLE half (n int); SELECT pg_sleep(0.3);")
+    shown = _on_a_terminal(cli, "plan", "--dry-run", typed=b"n\n")
     assert b"dry-run 1 migration?" in shown
     assert b"nothing was changed" in shown
-    shown = _on_a_terminal(bench, "plan", "--dry-run", typed=b"y\n")
+    shown = _on_a_terminal(cli, "plan", "--dry-run", typed=b"y\n")
     assert b"ran 1 migration on" in shown
     assert b"\x1b[" in shown
-    assert bench.rows("SELECT to_regclass('half')") == [[None]]
+    assert cli.rows("SELECT to_regclass('half')") == [[None]]
 
 
-def _is_at(bench: Bench, text: str) -> bool:
+def _is_at(cli: CommandLine, text: str) -> bool:
     active = "SELECT query FROM pg_stat_activity WHERE state = 'active' AND datname = :name"
-    rows = bench.server.execute(active, name=bench.database)
+    rows = cli.server.execute(active, name=cli.database)
     return any(text in row[0] for row in rows)
 
 
-def test_on_a_terminal_progress_is_shown_and_a_question_asked(bench: Bench) -> None:
-    bench.write("1_slow", "SELECT pg_sleep(0.3);", "SELECT 1;")
-    shown = _on_a_terminal(bench, "up")
+def test_on_a_terminal_progress_is_shown_and_a_question_asked(cli: CommandLine) -> None:
+    cli.write("1_slow", "SELECT pg_sleep(0.3);", "SELECT 1;")
+    shown = _on_a_terminal(cli, "up")
     assert b"1_slow" in shown
     assert b"\x1b[" in shown
-    shown = _on_a_terminal(bench, "down", "--steps", "1", typed=b"n\n")
+    shown = _on_a_terminal(cli, "down", "--steps", "1", typed=b"n\n")
     assert b"roll back 1 migration?" in shown
     assert b"nothing was changed" in shown
-    assert bench.answer("status")[1]["counts"]["applied"] == 1
+    assert cli.answer("status")[1]["counts"]["applied"] == 1
 
 
-def test_no_color_means_no_color_on_a_terminal(bench: Bench) -> None:
-    bench.write("1_a", "SELECT 1;")
-    coloured = _on_a_terminal(bench, "status")
-    bench.variables = {"NO_COLOR": "1"}
-    plain = _on_a_terminal(bench, "status")
+def test_no_color_means_no_color_on_a_terminal(cli: CommandLine) -> None:
+    cli.write("1_a", "SELECT 1;")
+    coloured = _on_a_terminal(cli, "status")
+    cli.variables = {"NO_COLOR": "1"}
+    plain = _on_a_terminal(cli, "status")
     assert b"\x1b[33m" in coloured
     assert b"\x1b[33m" not in plain
 
 
-def _on_a_terminal(bench: Bench, *arguments: str, typed: bytes = b"") -> bytes:
+def _on_a_terminal(cli: CommandLine, *arguments: str, typed: bytes = b"") -> bytes:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, *arguments], env=bench.environ, stdin=theirs, stdout=theirs, stderr=theirs
+        [*COMMAND, *arguments], env=cli.environ, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     os.write(ours, typed)
@@ -426,20 +427,20 @@ class Expiring(http.server.BaseHTTPRequestHandler):
 
 
 def test_credentials_that_expire_during_up_are_reported_at_once_and_at_the_end(
-    bench: Bench,
+    cli: CommandLine,
 ) -> None:
-    Expiring.upstream = bench.dynamodb.endpoint_url
+    Expiring.upstream = cli.dynamodb.endpoint_url
     way = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Expiring)
     threading.Thread(target=way.serve_forever, daemon=True).start()
-    bench.variables["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{way.server_port}"
-    bench.variables["LAMBDA_MIGRATE_LEASE_SECONDS"] = "5"
-    bench.write("0001_long", "CREATE TABLE t (id int);\nSELECT pg_sleep(60);")
-    process = bench.start("up")
+    cli.variables["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{way.server_port}"
+    cli.variables["LAMBDA_MIGRATE_LEASE_SECONDS"] = "5"
+    cli.write("0001_long", "CREATE TABLE t (id int);\nSELECT pg_sleep(60);")
+    process = cli.start("up")
     assert process.stderr is not None
-    bench.wait_for(lambda: _is_sleeping(bench))
+    cli.wait_for(lambda: _is_sleeping(cli))
     Expiring.have_expired.set()
     first = process.stderr.readline()
-    assert _is_sleeping(bench), "the migration still runs when the warning comes"
+    assert _is_sleeping(cli), "the migration still runs when the warning comes"
     out, err = process.communicate(timeout=60)
     way.shutdown()
     way.server_close()
@@ -452,9 +453,9 @@ def test_credentials_that_expire_during_up_are_reported_at_once_and_at_the_end(
     assert output.count("ExpiredTokenException: The security token is expired") == 2
     assert "outlive the migration" in output
     assert "passed" not in output
-    assert bench.rows("SELECT count(*) FROM lambda_migrate.history") == [[0]]
+    assert cli.rows("SELECT count(*) FROM lambda_migrate.history") == [[0]]
 
 
-def _is_sleeping(bench: Bench) -> bool:
+def _is_sleeping(cli: CommandLine) -> bool:
     sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = "
-    return bench.rows(f"{sql}'{bench.database}'") == [[1]]
+    return cli.rows(f"{sql}'{cli.database}'") == [[1]]

@@ -164,14 +164,14 @@ def test_each_breach_of_another_tool_fails_its_verdict(
 
 
 FAILURE = replace(SERVED, status="error", error_type="MigrationFailed", payload=None)
-TOLD = replace(CHECK, outcome="MigrationFailed", cause="0005_effect 42P01")
+FAILED_CHECK = replace(CHECK, outcome="MigrationFailed", cause="0005_effect 42P01")
 FAILING = replace(
     GOOD,
     scenario=make_scenario("failing", 2),
     observed=[observed(FAILURE), observed(replace(FAILURE, environment_id="env0002"))],
     checks={
-        "v1 env0001": [TOLD, replace(TOLD, fence=1, ended=10.0)],
-        "v1 env0002": [replace(TOLD, fence=2, ended=13.1)],
+        "v1 env0001": [FAILED_CHECK, replace(FAILED_CHECK, fence=1, ended=10.0)],
+        "v1 env0002": [replace(FAILED_CHECK, fence=2, ended=13.1)],
     },
     requests_by_environment={"v1 env0001": 6, "v1 env0002": 3},
     attempts=2,
@@ -183,7 +183,12 @@ def test_failing_migration_with_one_try_per_pause_passes() -> None:
     assert failed(FAILING) == []
 
 
-EARLY = {"v1 env0001": [replace(TOLD, fence=1, ended=10.0), replace(TOLD, fence=2, ended=12.0)]}
+EARLY = {
+    "v1 env0001": [
+        replace(FAILED_CHECK, fence=1, ended=10.0),
+        replace(FAILED_CHECK, fence=2, ended=12.0),
+    ]
+}
 
 
 @pytest.mark.parametrize(
@@ -195,13 +200,19 @@ EARLY = {"v1 env0001": [replace(TOLD, fence=1, ended=10.0), replace(TOLD, fence=
             "every invocation failed because of the migration",
         ),
         (
-            {"checks": {"v1 env0001": [TOLD, replace(TOLD, cause="0002 42P01")]}},
+            {"checks": {"v1 env0001": [FAILED_CHECK, replace(FAILED_CHECK, cause="0002 42P01")]}},
             "all failures have the same cause",
         ),
-        ({"checks": {"v1 env0001": [replace(TOLD, cause="")]}}, "all failures have the same cause"),
+        (
+            {"checks": {"v1 env0001": [replace(FAILED_CHECK, cause="")]}},
+            "all failures have the same cause",
+        ),
         ({"attempts": 3}, "at most one attempt in each pause"),
         ({"checks": EARLY}, "at most one attempt in each pause"),
-        ({"attempts": 0, "checks": {"v1 env0001": [TOLD]}}, "at most one attempt in each pause"),
+        (
+            {"attempts": 0, "checks": {"v1 env0001": [FAILED_CHECK]}},
+            "at most one attempt in each pause",
+        ),
     ],
 )
 def test_each_wrong_failure_fails_its_verdict(change: Mapping[str, Any], what: str) -> None:

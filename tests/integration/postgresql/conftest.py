@@ -11,8 +11,8 @@ import pytest
 from lambda_migrate.database_address import parse_url
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
-from .bench import MAJORS, NEWEST, Bench, ServerURL
 from .dry_runs import SHOP
+from .empty_database import MAJORS, NEWEST, EmptyDatabase, ServerURL
 
 _SETTINGS = {"deadlock_timeout": "100ms", "max_connections": "60"}
 
@@ -69,11 +69,11 @@ _EMPTY = """
 """
 
 
-def _bench(database: ServerURL) -> Bench:
+def _db(database: ServerURL) -> EmptyDatabase:
     with database.connect() as connection:
         connection.run("SET default_transaction_read_only = off")
         connection.run(_EMPTY)
-    return Bench(database.address)
+    return EmptyDatabase(database.address)
 
 
 Servers = Callable[[int], str]
@@ -81,19 +81,21 @@ Databases = Callable[[str], ServerURL]
 
 
 @pytest.fixture
-def bench(servers: Servers, databases: Databases) -> Bench:
+def db(servers: Servers, databases: Databases) -> EmptyDatabase:
     """An empty database on the newest version."""
-    return _bench(databases(servers(NEWEST)))
+    return _db(databases(servers(NEWEST)))
 
 
 @pytest.fixture
-def shop(bench: Bench) -> Bench:
+def shop(db: EmptyDatabase) -> EmptyDatabase:
     """Customers and orders, for dry runs."""
-    bench.execute(SHOP)
-    return bench
+    db.execute(SHOP)
+    return db
 
 
 @pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
-def each_bench(request: pytest.FixtureRequest, servers: Servers, databases: Databases) -> Bench:
+def each_db(
+    request: pytest.FixtureRequest, servers: Servers, databases: Databases
+) -> EmptyDatabase:
     """An empty database on each version in turn."""
-    return _bench(databases(servers(request.param)))
+    return _db(databases(servers(request.param)))

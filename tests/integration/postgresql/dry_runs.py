@@ -9,7 +9,7 @@ from lambda_migrate.migrations import Migration
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, TableChange
 from lambda_migrate.postgresql.ports import DryRunSession, LeaseGrant
 
-from .bench import Bench, migration, soon
+from .empty_database import EmptyDatabase, migration, soon
 
 SHOP = """
     CREATE TABLE customers (id bigint PRIMARY KEY, name text);
@@ -22,18 +22,18 @@ SHOP = """
 
 
 @contextmanager
-def open_dry_run(bench: Bench, fence: int = 1) -> Iterator[DryRunSession]:
-    with bench.database().begin_dry_run(LeaseGrant("shop", fence, "me"), soon()) as dry_run:
+def open_dry_run(db: EmptyDatabase, fence: int = 1) -> Iterator[DryRunSession]:
+    with db.database().begin_dry_run(LeaseGrant("shop", fence, "me"), soon()) as dry_run:
         yield dry_run
 
 
-def run_in_dry_run(bench: Bench, *scripts: str) -> list[MigrationEffects]:
+def run_in_dry_run(db: EmptyDatabase, *scripts: str) -> list[MigrationEffects]:
     """What each script did, all in one dry_run; the database is found as it was."""
-    before = fingerprint(bench)
-    with open_dry_run(bench) as dry_run:
+    before = fingerprint(db)
+    with open_dry_run(db) as dry_run:
         measured = [dry_run.run_migration(one, soon()) for one in numbered(scripts)]
         dry_run.roll_back()
-    assert fingerprint(bench) == before
+    assert fingerprint(db) == before
     return measured
 
 
@@ -41,9 +41,9 @@ def numbered(scripts: Sequence[str]) -> list[Migration]:
     return [migration(script, version) for version, script in enumerate(scripts, 1)]
 
 
-def fingerprint(bench: Bench) -> list[list[object]]:
+def fingerprint(db: EmptyDatabase) -> list[list[object]]:
     """Everything that a migration could have left in the catalog, and the rows of the shop."""
-    rows = bench.execute(
+    rows = db.execute(
         "SELECT 'relation', relname::text, relfilenode::text, relnatts::text FROM pg_class"
         " WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname LIKE 'pg_toast%')"
         " UNION ALL SELECT 'type', typname::text, '', '' FROM pg_type"
@@ -55,7 +55,7 @@ def fingerprint(bench: Bench) -> list[list[object]]:
         name for kind, name, *_ in rows if kind == "relation" and name in ("orders", "customers")
     ]
     return rows + [
-        bench.execute(f"SELECT count(*), md5(string_agg(t::text, ',' ORDER BY id)) FROM {t} t")[0]
+        db.execute(f"SELECT count(*), md5(string_agg(t::text, ',' ORDER BY id)) FROM {t} t")[0]
         for t in tables
     ]
 

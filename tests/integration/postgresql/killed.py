@@ -25,7 +25,7 @@ from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.holder_connection import HolderConnection
-from tests.integration.postgresql.bench import Bench, soon
+from tests.integration.postgresql.empty_database import EmptyDatabase, soon
 
 _ROOT = Path(__file__).parents[3]
 _MODULE = "tests.integration.postgresql.killed"
@@ -36,14 +36,14 @@ class Kill:
     """Which process is killed, and when.
 
     Attributes:
-        bench: The database.
+        db: The database.
         migration: The only migration.
         command: ``up`` or ``down``.
         message: At which message after the intent row, from 1.
         is_sent: Whether the message is sent, and the server works on it.
     """
 
-    bench: Bench
+    db: EmptyDatabase
     migration: Migration
     command: str
     message: int
@@ -51,7 +51,7 @@ class Kill:
 
     def run(self) -> bool:
         """Run the process; returns whether it was killed."""
-        arguments = (self.bench.address, self.migration, self.command, self.message, self.is_sent)
+        arguments = (self.db.address, self.migration, self.command, self.message, self.is_sent)
         process = subprocess.run(
             [sys.executable, "-m", _MODULE, pickle.dumps(arguments).hex()],
             cwd=_ROOT,
@@ -63,11 +63,11 @@ class Kill:
         return process.returncode != 0
 
 
-def make_operations(bench: Bench, *migrations: Migration) -> Operations:
+def make_operations(db: EmptyDatabase, *migrations: Migration) -> Operations:
     """The commands for a manifest, under a lease of their own."""
     policy = Policy(lease_seconds=20.0, failure_pause_seconds=0.0)
     store = InMemoryLeaseTable(lease_seconds=20.0)
-    return Operations(Manifest(migrations), Target("t", store, bench.database(), policy=policy))
+    return Operations(Manifest(migrations), Target("t", store, db.database(), policy=policy))
 
 
 def _run_until_killed(kill: Kill) -> None:
@@ -86,7 +86,7 @@ def _run_until_killed(kill: Kill) -> None:
         return real(self, sql, *arguments, **options)
 
     HolderConnection.run = run  # type: ignore[method-assign]  # in this process only
-    operations = make_operations(kill.bench, kill.migration)
+    operations = make_operations(kill.db, kill.migration)
     if kill.command == "up":
         operations.up(soon())
     else:
@@ -95,4 +95,4 @@ def _run_until_killed(kill: Kill) -> None:
 
 if __name__ == "__main__":
     address, *rest = pickle.loads(bytes.fromhex(sys.argv[1]))
-    _run_until_killed(Kill(Bench(address), *rest))
+    _run_until_killed(Kill(EmptyDatabase(address), *rest))

@@ -103,7 +103,7 @@ class Proxy:
 
 
 def through(proxy: Proxy) -> dict[str, Any]:
-    """What makes a `Bench` connect through the proxy."""
+    """What makes a `EmptyDatabase` connect through the proxy."""
     return {"connect": lambda name, s: connect(proxy.address, application_name=name, timeout=s)}
 
 

@@ -27,7 +27,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.connection import Connection, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.ports import LeaseGrant
 
-from .bench import Bench, ServerURL, migration, soon
+from .empty_database import EmptyDatabase, ServerURL, migration, soon
 
 LEFT = """
     SELECT array_to_string(array(
@@ -116,7 +116,7 @@ class Application:
                 self._counts.left[found] += 1
 
 
-def release(pooled: Bench, number: int) -> None:
+def release(pooled: EmptyDatabase, number: int) -> None:
     """One, through the pooler."""
     session = pooled.database().open_session(
         LeaseGrant("shop", number, f"release {number}"), soon()
@@ -149,7 +149,7 @@ def releases(pool_mode: PoolMode, *, count: int, threads: int = 4) -> Counts:
         LocalPostgreSQL(tcp_port=0, databases=["shop"]) as server,
         LocalPgBouncer(server, pool_mode=pool_mode, settings=sizes) as pooler,
     ):
-        pooled = Bench(parse_url(pooler.url("shop")))
+        pooled = EmptyDatabase(parse_url(pooler.url("shop")))
         with Application(pooled, counts, threads=threads):
             for number in range(1, count + 1):
                 release(pooled, number)

@@ -7,7 +7,7 @@ import pytest
 from lambda_migrate.postgresql.connection import PostgresError
 from lambda_migrate.sources.catalog_lookup import find_conflict, resolve_in_doubt
 
-from .bench import Bench
+from .empty_database import EmptyDatabase
 
 INDEX = "CREATE INDEX CONCURRENTLY item_price ON item (price)"
 UNIQUE_INDEX = "CREATE UNIQUE INDEX CONCURRENTLY item_price ON item (price)"
@@ -29,9 +29,9 @@ TWO_EQUAL_PRICES = "INSERT INTO item VALUES (1), (1)"
     ],
 )
 def test_a_statement_took_effect_if_the_catalog_has_its_object(
-    bench: Bench, before: list[str], statement: str, took_effect: bool | None, conflict: str
+    db: EmptyDatabase, before: list[str], statement: str, took_effect: bool | None, conflict: str
 ) -> None:
-    with bench.connect() as connection:
+    with db.connect() as connection:
         version = int(connection.run("SHOW server_version_num", timeout=9)[0][0])
 
         def run(sql: str) -> list[list[object]]:

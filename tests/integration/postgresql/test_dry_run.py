@@ -9,14 +9,14 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, RelationLock
 
-from .bench import Bench, migration, soon
 from .dry_runs import ORDERS, SHOP, change, open_dry_run, run_in_dry_run
+from .empty_database import EmptyDatabase, migration, soon
 
 
-def test_rows_are_counted_as_postgresql_counts_them(each_bench: Bench) -> None:
-    each_bench.execute(SHOP)
+def test_rows_are_counted_as_postgresql_counts_them(each_db: EmptyDatabase) -> None:
+    each_db.execute(SHOP)
     first, second = run_in_dry_run(
-        each_bench,
+        each_db,
         "INSERT INTO orders (total) SELECT 1 FROM generate_series(1, 7);"
         " DELETE FROM orders WHERE id <= 3; UPDATE orders SET total = 2 WHERE id <= 13",
         "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS"
@@ -34,7 +34,7 @@ def test_rows_are_counted_as_postgresql_counts_them(each_bench: Bench) -> None:
     assert (again.inserted, again.updated, again.deleted) == (0, 2, 0)
 
 
-def test_rows_of_a_table_created_in_the_dry_run_are_marked_as_new(shop: Bench) -> None:
+def test_rows_of_a_table_created_in_the_dry_run_are_marked_as_new(shop: EmptyDatabase) -> None:
     made, filled = run_in_dry_run(
         shop, "CREATE TABLE totals (n int)", "INSERT INTO totals SELECT id FROM orders"
     )
@@ -49,10 +49,10 @@ def test_rows_of_a_table_created_in_the_dry_run_are_marked_as_new(shop: Bench) -
     assert change(filled, ORDERS).scanned == 1000
 
 
-def test_a_rewrite_is_recognized_by_the_tables_new_file(each_bench: Bench) -> None:
-    each_bench.execute(SHOP)
+def test_a_rewrite_is_recognized_by_the_tables_new_file(each_db: EmptyDatabase) -> None:
+    each_db.execute(SHOP)
     plain, rewriting = run_in_dry_run(
-        each_bench,
+        each_db,
         "ALTER TABLE orders ADD COLUMN x int NOT NULL DEFAULT 1",
         "ALTER TABLE orders ALTER COLUMN customer TYPE numeric",
     )
@@ -64,7 +64,7 @@ def test_a_rewrite_is_recognized_by_the_tables_new_file(each_bench: Bench) -> No
     assert rewriting.locks[0] == RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
 
 
-def test_sizes_are_reported_before_and_after(shop: Bench) -> None:
+def test_sizes_are_reported_before_and_after(shop: EmptyDatabase) -> None:
     size = shop.column("SELECT pg_total_relation_size('orders')")[0]
     grown, gone = run_in_dry_run(
         shop,
@@ -79,14 +79,14 @@ def test_sizes_are_reported_before_and_after(shop: Bench) -> None:
     assert change(gone, ORDERS).bytes_after is None
 
 
-def test_rows_are_unknown_where_postgresql_does_not_count(shop: Bench) -> None:
+def test_rows_are_unknown_where_postgresql_does_not_count(shop: EmptyDatabase) -> None:
     shop.execute("ALTER DATABASE " + shop.address.database + " SET track_counts = off")
     (measured,) = run_in_dry_run(shop, "UPDATE orders SET total = 1")
     reported = change(measured, ORDERS)
     assert (reported.inserted, reported.updated, reported.deleted, reported.scanned) == (None,) * 4
 
 
-def test_a_failed_migration_is_not_counted_with_the_next(shop: Bench) -> None:
+def test_a_failed_migration_is_not_counted_with_the_next(shop: EmptyDatabase) -> None:
     with open_dry_run(shop) as dry_run:
         with pytest.raises(MigrationFailed):
             dry_run.run_migration(migration("UPDATE orders SET total = 1; SELECT 1/0"), soon())
@@ -96,9 +96,9 @@ def test_a_failed_migration_is_not_counted_with_the_next(shop: Bench) -> None:
     assert change(measured, ORDERS).updated == 1
 
 
-def test_a_used_sequence_is_reported_with_its_values(each_bench: Bench) -> None:
-    each_bench.execute(SHOP + "; CREATE SEQUENCE idle; CREATE SEQUENCE fresh")
-    with open_dry_run(each_bench) as dry_run:
+def test_a_used_sequence_is_reported_with_its_values(each_db: EmptyDatabase) -> None:
+    each_db.execute(SHOP + "; CREATE SEQUENCE idle; CREATE SEQUENCE fresh")
+    with open_dry_run(each_db) as dry_run:
         dry_run.run_migration(
             migration("INSERT INTO orders (total) VALUES (1), (2); SELECT nextval('fresh')"), soon()
         )

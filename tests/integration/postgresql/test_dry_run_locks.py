@@ -7,8 +7,8 @@ import pytest
 from lambda_migrate.postgresql.connection import PostgresError
 from lambda_migrate.postgresql.dry_run_effects import RelationLock
 
-from .bench import Bench, migration, soon
 from .dry_runs import ORDERS, SHOP, change, open_dry_run, run_in_dry_run
+from .empty_database import EmptyDatabase, migration, soon
 
 LOCKS = [
     ("SELECT count(*) FROM orders", "ACCESS SHARE"),
@@ -31,7 +31,9 @@ LOCKS = [
 
 
 @pytest.mark.parametrize(("script", "mode"), LOCKS)
-def test_the_strongest_lock_on_each_table_is_reported(shop: Bench, script: str, mode: str) -> None:
+def test_the_strongest_lock_on_each_table_is_reported(
+    shop: EmptyDatabase, script: str, mode: str
+) -> None:
     (measured,) = run_in_dry_run(shop, script)
     assert next(lock for lock in measured.locks if lock.relation == ORDERS) == RelationLock(
         ORDERS, "table", mode
@@ -40,7 +42,7 @@ def test_the_strongest_lock_on_each_table_is_reported(shop: Bench, script: str, 
 
 @pytest.mark.parametrize(("script", "mode"), LOCKS)
 def test_what_a_lock_is_reported_to_block_waits_and_nothing_else(
-    shop: Bench, script: str, mode: str
+    shop: EmptyDatabase, script: str, mode: str
 ) -> None:
     def waits(statement: str) -> bool:
         try:
@@ -63,17 +65,17 @@ def test_what_a_lock_is_reported_to_block_waits_and_nothing_else(
     assert blocked == {what: what in lock.blocks for what in blocked}
 
 
-def test_locks_are_reported_on_every_version(each_bench: Bench) -> None:
-    each_bench.execute(SHOP)
+def test_locks_are_reported_on_every_version(each_db: EmptyDatabase) -> None:
+    each_db.execute(SHOP)
     added, filled = run_in_dry_run(
-        each_bench, "ALTER TABLE orders ADD COLUMN x int", "UPDATE orders SET x = 1"
+        each_db, "ALTER TABLE orders ADD COLUMN x int", "UPDATE orders SET x = 1"
     )
     assert added.locks == (RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE"),)
     assert filled.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),)
     assert (change(filled, ORDERS).updated, change(filled, ORDERS).dead_rows) == (1000, 1000)
 
 
-def test_the_strongest_locks_come_first_and_harmless_ones_last(shop: Bench) -> None:
+def test_the_strongest_locks_come_first_and_harmless_ones_last(shop: EmptyDatabase) -> None:
     (measured,) = run_in_dry_run(
         shop,
         "CREATE TABLE a (id int); CREATE INDEX ON a (id); UPDATE orders SET total = 1;"
@@ -87,7 +89,7 @@ def test_the_strongest_locks_come_first_and_harmless_ones_last(shop: Bench) -> N
     assert measured.locks[-1].blocks == ()
 
 
-def test_a_lock_of_an_earlier_migration_is_reported_with_its_name(shop: Bench) -> None:
+def test_a_lock_of_an_earlier_migration_is_reported_with_its_name(shop: EmptyDatabase) -> None:
     _, altered, filled, indexed, dropped = run_in_dry_run(
         shop,
         "ALTER TABLE orders ADD COLUMN x int",
@@ -103,7 +105,7 @@ def test_a_lock_of_an_earlier_migration_is_reported_with_its_name(shop: Bench) -
     assert dropped.locks[0] == exclusive
 
 
-def test_a_table_that_is_only_filled_again_has_no_stronger_lock(shop: Bench) -> None:
+def test_a_table_that_is_only_filled_again_has_no_stronger_lock(shop: EmptyDatabase) -> None:
     *_, again = run_in_dry_run(
         shop,
         "ALTER TABLE orders ADD COLUMN x int",
@@ -113,7 +115,7 @@ def test_a_table_that_is_only_filled_again_has_no_stronger_lock(shop: Bench) -> 
     assert again.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE", since="0002_m"),)
 
 
-def test_an_index_lock_that_blocks_readers_of_its_table_is_reported(shop: Bench) -> None:
+def test_an_index_lock_that_blocks_readers_of_its_table_is_reported(shop: EmptyDatabase) -> None:
     (measured,) = run_in_dry_run(shop, "REINDEX INDEX orders_pkey")
     assert measured.locks == (
         RelationLock("public.orders_pkey", "index", "ACCESS EXCLUSIVE"),
@@ -121,7 +123,7 @@ def test_an_index_lock_that_blocks_readers_of_its_table_is_reported(shop: Bench)
     )
 
 
-def test_names_are_written_as_sql_needs_them(shop: Bench) -> None:
+def test_names_are_written_as_sql_needs_them(shop: EmptyDatabase) -> None:
     shop.execute('CREATE SCHEMA "My Shop"; CREATE TABLE "My Shop"."Order ""lines" (id int)')
     (measured,) = run_in_dry_run(shop, 'ALTER TABLE "My Shop"."Order ""lines" ADD COLUMN x int')
     assert [lock.relation for lock in measured.locks] == ['"My Shop"."Order ""lines"']

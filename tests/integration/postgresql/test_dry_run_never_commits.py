@@ -11,8 +11,8 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
 
-from .bench import Bench, Running, migration, soon, until
 from .dry_runs import ORDERS, fingerprint, open_dry_run
+from .empty_database import EmptyDatabase, Running, migration, soon, until
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ ESCAPES = [
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("script", ESCAPES)
 def test_postgresql_itself_commits_nothing_of_a_script_that_was_misread(
-    shop: Bench, script: str
+    shop: EmptyDatabase, script: str
 ) -> None:
     before = fingerprint(shop)
     with open_dry_run(shop) as dry_run:
@@ -57,12 +57,14 @@ def test_postgresql_itself_commits_nothing_of_a_script_that_was_misread(
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("script", [ESCAPES[0], ESCAPES[4], ESCAPES[5]])
-def test_no_version_commits_anything_of_a_misread_script(each_bench: Bench, script: str) -> None:
-    with open_dry_run(each_bench) as dry_run:
+def test_no_version_commits_anything_of_a_misread_script(
+    each_db: EmptyDatabase, script: str
+) -> None:
+    with open_dry_run(each_db) as dry_run:
         with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
             dry_run.run_migration(migration(script), soon())
         dry_run.roll_back()
-    assert (each_bench.has("leak"), each_bench.has("leak2")) == (False, False)
+    assert (each_db.has("leak"), each_db.has("leak2")) == (False, False)
 
 
 @pytest.mark.usefixtures("unread")
@@ -74,13 +76,13 @@ def test_no_version_commits_anything_of_a_misread_script(each_bench: Bench, scri
         "ROLLBACK; BEGIN READ WRITE; CREATE TABLE leak (); COMMIT; BEGIN; SAVEPOINT x",
     ],
 )
-def test_a_commit_that_passes_every_check_is_reported(shop: Bench, script: str) -> None:
+def test_a_commit_that_passes_every_check_is_reported(shop: EmptyDatabase, script: str) -> None:
     with open_dry_run(shop) as dry_run, pytest.raises(RepairRequired, match="may be committed"):
         dry_run.run_migration(migration(script), soon())
 
 
 @pytest.mark.usefixtures("unread")
-def test_what_was_committed_is_not_reported_as_rolled_back(shop: Bench) -> None:
+def test_what_was_committed_is_not_reported_as_rolled_back(shop: EmptyDatabase) -> None:
     with open_dry_run(shop) as dry_run:
         with pytest.raises(RepairRequired):
             dry_run.run_migration(migration("CREATE TABLE leak (); CLOSE ALL; COMMIT"), soon())
@@ -89,7 +91,7 @@ def test_what_was_committed_is_not_reported_as_rolled_back(shop: Bench) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-def test_a_transaction_begun_in_place_of_ours_is_detected(shop: Bench) -> None:
+def test_a_transaction_begun_in_place_of_ours_is_detected(shop: EmptyDatabase) -> None:
     with open_dry_run(shop) as dry_run:
         with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
             dry_run.run_migration(
@@ -99,7 +101,7 @@ def test_a_transaction_begun_in_place_of_ours_is_detected(shop: Bench) -> None:
     assert not shop.has("leak")
 
 
-def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: Bench) -> None:
+def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: EmptyDatabase) -> None:
     before = fingerprint(shop)
     with open_dry_run(shop) as dry_run:
         dry_run.run_migration(migration("CREATE TABLE leak ()"), soon())
@@ -111,7 +113,9 @@ def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: Bench) -> None:
     assert fingerprint(shop) == before
 
 
-def test_the_outcome_of_a_broken_transaction_is_read_over_another_connection(shop: Bench) -> None:
+def test_the_outcome_of_a_broken_transaction_is_read_over_another_connection(
+    shop: EmptyDatabase,
+) -> None:
     with open_dry_run(shop) as dry_run:
         dry_run.run_migration(migration("INSERT INTO orders (total) VALUES (1)"), soon())
         (pid,) = shop.holders()
@@ -122,7 +126,7 @@ def test_the_outcome_of_a_broken_transaction_is_read_over_another_connection(sho
     assert shop.column("SELECT count(*) FROM orders") == [1000]
 
 
-def test_a_vanished_client_leaves_nothing_and_blocks_no_session(shop: Bench) -> None:
+def test_a_vanished_client_leaves_nothing_and_blocks_no_session(shop: EmptyDatabase) -> None:
     with open_dry_run(shop) as dry_run:
         dry_run.run_migration(migration("TRUNCATE orders"), soon())
         dry_run.abort()

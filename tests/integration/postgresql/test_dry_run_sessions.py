@@ -8,12 +8,12 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 
-from .bench import Bench, migration, soon
 from .dry_runs import open_dry_run, run_in_dry_run
+from .empty_database import EmptyDatabase, migration, soon
 
 
-def test_nothing_of_a_session_reaches_the_next_migration(bench: Bench) -> None:
-    with open_dry_run(bench) as dry_run:
+def test_nothing_of_a_session_reaches_the_next_migration(db: EmptyDatabase) -> None:
+    with open_dry_run(db) as dry_run:
         dry_run.run_migration(
             migration(
                 "CREATE SCHEMA s; CREATE TABLE s.t (); SET search_path = s; SET ROLE pg_monitor;"
@@ -45,21 +45,21 @@ DEFERRED = """
 """
 
 
-def test_deferred_constraints_are_checked_as_by_a_commit(each_bench: Bench) -> None:
-    each_bench.execute(DEFERRED)
+def test_deferred_constraints_are_checked_as_by_a_commit(each_db: EmptyDatabase) -> None:
+    each_db.execute(DEFERRED)
     orphan = migration("INSERT INTO children VALUES (1)")
-    with open_dry_run(each_bench) as dry_run, pytest.raises(MigrationFailed) as reported:
+    with open_dry_run(each_db) as dry_run, pytest.raises(MigrationFailed) as reported:
         dry_run.run_migration(orphan, soon())
     with pytest.raises(MigrationFailed) as applied:
-        each_bench.apply(orphan)
+        each_db.apply(orphan)
     assert reported.value.sqlstate == "23503"
     assert str(reported.value) == str(applied.value)
 
 
-def test_what_begins_deferred_is_deferred_again_for_each_migration(bench: Bench) -> None:
-    bench.execute(DEFERRED)
+def test_what_begins_deferred_is_deferred_again_for_each_migration(db: EmptyDatabase) -> None:
+    db.execute(DEFERRED)
     run_in_dry_run(
-        bench,
+        db,
         "INSERT INTO children VALUES (1); INSERT INTO parents VALUES (1)",
         "INSERT INTO children VALUES (2); INSERT INTO parents VALUES (2)",
         "CREATE TABLE pets (owner int REFERENCES parents DEFERRABLE INITIALLY DEFERRED);"
@@ -68,9 +68,9 @@ def test_what_begins_deferred_is_deferred_again_for_each_migration(bench: Bench)
     )
 
 
-def test_what_does_not_begin_deferred_is_checked_at_once(bench: Bench) -> None:
-    bench.execute(DEFERRED.replace("INITIALLY DEFERRED", "INITIALLY IMMEDIATE"))
-    with open_dry_run(bench) as dry_run:
+def test_what_does_not_begin_deferred_is_checked_at_once(db: EmptyDatabase) -> None:
+    db.execute(DEFERRED.replace("INITIALLY DEFERRED", "INITIALLY IMMEDIATE"))
+    with open_dry_run(db) as dry_run:
         dry_run.run_migration(migration("SELECT 1"), soon())
         with pytest.raises(MigrationFailed) as failed:
             dry_run.run_migration(
@@ -80,7 +80,7 @@ def test_what_does_not_begin_deferred_is_checked_at_once(bench: Bench) -> None:
     assert failed.value.sqlstate == "23503"
 
 
-def test_an_error_has_file_line_and_caret(bench: Bench) -> None:
-    with open_dry_run(bench) as dry_run, pytest.raises(MigrationFailed) as failed:
+def test_an_error_has_file_line_and_caret(db: EmptyDatabase) -> None:
+    with open_dry_run(db) as dry_run, pytest.raises(MigrationFailed) as failed:
         dry_run.run_migration(migration("SELECT 1;\nSELECT nothing", line=3), soon())
     assert "migrations/0001_m.sql:4:8\n  4 | SELECT nothing\n             ^" in str(failed.value)

@@ -21,31 +21,31 @@ from lambda_migrate.postgresql.ports import FenceRow, StaleFencingToken
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.session import PostgreSQLSession
 
-from .bench import Bench, Running, migration, soon, until
+from .empty_database import EmptyDatabase, Running, migration, soon, until
 
 
 @pytest.mark.parametrize(("fence", "owner"), [(2, "me"), (3, "me"), (1, "other"), (3, "")])
 def test_a_stale_grant_gets_an_error_that_names_the_current_token(
-    bench: Bench, fence: int, owner: str
+    db: EmptyDatabase, fence: int, owner: str
 ) -> None:
-    bench.apply(fence=3, grant={"owner": "first"})
-    with pytest.raises(StaleFencingToken) as stale, bench.holder(fence, owner):
+    db.apply(fence=3, grant={"owner": "first"})
+    with pytest.raises(StaleFencingToken) as stale, db.holder(fence, owner):
         pass
     assert stale.value.current_token == 3
 
 
-def test_a_holder_may_acquire_its_own_fence_again(bench: Bench) -> None:
-    with bench.holder(3) as first, bench.holder(3) as again:
+def test_a_holder_may_acquire_its_own_fence_again(db: EmptyDatabase) -> None:
+    with db.holder(3) as first, db.holder(3) as again:
         again.apply(migration("CREATE TABLE t ()"), "d", soon())
         assert len(first.read_history()) == 1
 
 
 def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench.holder() as session:
+    with db.holder() as session:
         session.apply(migration("CREATE TABLE t ()"), "d", soon())
-        database = bench.database()
+        database = db.database()
         assert database.inspect(soon()).has_active_holder
         with monkeypatch.context() as slow:
             slow.setattr(session._connection.raw_connection, "close", lambda: None)
@@ -53,18 +53,18 @@ def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
         assert not database.inspect(soon()).has_active_holder
 
 
-def _supersede(bench: Bench) -> None:
-    with bench.holder(2, "successor"):
+def _supersede(db: EmptyDatabase) -> None:
+    with db.holder(2, "successor"):
         pass
 
 
-def test_a_holder_superseded_between_two_migrations_commits_nothing_more(bench: Bench) -> None:
-    with bench.holder() as session:
+def test_a_holder_superseded_between_two_migrations_commits_nothing_more(db: EmptyDatabase) -> None:
+    with db.holder() as session:
         session.apply(migration("CREATE TABLE a ()"), "d", soon())
-        _supersede(bench)
+        _supersede(db)
         with pytest.raises(LeaseLost):
             session.apply(migration("CREATE TABLE b ()", 2), "d", soon())
-    assert (bench.has("a"), bench.has("b"), bench.versions()) == (True, False, [1])
+    assert (db.has("a"), db.has("b"), db.versions()) == (True, False, [1])
 
 
 def _hide(session: PostgreSQLSession) -> None:
@@ -74,183 +74,183 @@ def _hide(session: PostgreSQLSession) -> None:
 
 
 def test_a_superseded_holder_that_could_not_be_terminated_commits_nothing(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
-    with bench.holder() as session:
+    with db.holder() as session:
         _hide(session)
-        _supersede(bench)
+        _supersede(db)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.apply(migration("CREATE TABLE b ()"), "d", soon())
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
-    assert (bench.has("b"), bench.versions()) == (False, [])
+    assert (db.has("b"), db.versions()) == (False, [])
 
 
 def test_no_token_is_superseded_while_a_transaction_under_it_is_open(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         FencedConnection, "_terminate", lambda *_: []
     )  # a backend that does not end
-    with bench.holder() as session:
+    with db.holder() as session:
         _hide(session)
         session._connection.begin(soon())
         with (
             pytest.raises(DatabaseUnavailable, match=r"by backend \d+ \(lambda-migrate:shop:1"),
-            bench.holder(2, deadline=Deadline.after(1)),
+            db.holder(2, deadline=Deadline.after(1)),
         ):
             pass
         session._connection.commit("SELECT 1", soon())
         session.apply(migration("CREATE TABLE b ()"), "d", soon())
-    assert (bench.has("b"), bench.versions()) == (True, [1])
+    assert (db.has("b"), db.versions()) == (True, [1])
 
 
 _SLOW = "CREATE TABLE b (); SELECT pg_sleep(30) /* slow */"
 
 
-def test_a_holder_superseded_inside_its_script_commits_nothing(each_bench: Bench) -> None:
-    with each_bench.holder() as session:
+def test_a_holder_superseded_inside_its_script_commits_nothing(each_db: EmptyDatabase) -> None:
+    with each_db.holder() as session:
         slow = Running(lambda: session.apply(migration(_SLOW), "d", soon()))
-        until(lambda: each_bench.is_running("slow"))
-        _supersede(each_bench)
+        until(lambda: each_db.is_running("slow"))
+        _supersede(each_db)
         assert isinstance(slow.outcome(), LeaseLost)
-    assert (each_bench.has("b"), each_bench.versions()) == (False, [])
+    assert (each_db.has("b"), each_db.versions()) == (False, [])
 
 
 def test_a_holder_superseded_before_its_transaction_begins_does_not_begin_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
-    with bench.holder() as session:
+    db.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
+    with db.holder() as session:
         _hide(session)
         run = session._connection.run
 
         def late(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             monkeypatch.undo()
-            _supersede(bench)
+            _supersede(db)
             return run(sql, deadline, **more)
 
         monkeypatch.setattr(session._connection, "run", late)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
-    assert (bench.has("b"), bench.versions()) == (False, [])
-    assert bench.column("SELECT is_called FROM tries") == [False]
+    assert (db.has("b"), db.versions()) == (False, [])
+    assert db.column("SELECT is_called FROM tries") == [False]
 
 
 def test_a_holder_superseded_before_the_commit_of_a_write_of_its_own_commits_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench.holder() as session:
+    with db.holder() as session:
         commit = session._connection.commit
 
         def late(writes: str, deadline: Deadline) -> list[object]:
             monkeypatch.undo()
-            _supersede(bench)
+            _supersede(db)
             return commit(writes, deadline)
 
         monkeypatch.setattr(session._connection, "commit", late)
         with pytest.raises(LeaseLost):
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
-    assert bench.versions() == []
+    assert db.versions() == []
 
 
-def test_a_holder_without_a_fence_row_does_not_begin(bench: Bench) -> None:
-    with bench.holder() as session:
-        bench.execute("DELETE FROM lambda_migrate.fence")
+def test_a_holder_without_a_fence_row_does_not_begin(db: EmptyDatabase) -> None:
+    with db.holder() as session:
+        db.execute("DELETE FROM lambda_migrate.fence")
         with pytest.raises(LeaseLost):
             session.apply(migration("CREATE TABLE b ()"), "d", soon())
-    assert (bench.has("b"), bench.versions()) == (False, [])
+    assert (db.has("b"), db.versions()) == (False, [])
 
 
 def test_a_holder_superseded_inside_a_statement_without_transaction_runs_nothing_more(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
-    bench.execute("CREATE TABLE orders (id int)")
-    with bench.connect() as old, bench.holder() as session:
+    db.execute("CREATE TABLE orders (id int)")
+    with db.connect() as old, db.holder() as session:
         old.run("BEGIN; SELECT count(*) FROM orders; LOCK orders IN SHARE MODE")
         build = migration("CREATE INDEX CONCURRENTLY i ON orders (id)", non_transactional=True)
         slow = Running(lambda: session.apply(build, "d", soon()))
-        until(lambda: bench.is_running("CREATE INDEX"))
-        _supersede(bench)
-        assert not bench.is_running("CREATE INDEX")
+        until(lambda: db.is_running("CREATE INDEX"))
+        _supersede(db)
+        assert not db.is_running("CREATE INDEX")
         assert isinstance(slow.outcome(), LeaseLost)
-    assert bench.states() == {1: "started"}
-    assert bench.is_valid("i") is not True
+    assert db.states() == {1: "started"}
+    assert db.is_valid("i") is not True
 
 
-def test_a_superseded_holder_runs_no_non_transactional_statement(bench: Bench) -> None:
+def test_a_superseded_holder_runs_no_non_transactional_statement(db: EmptyDatabase) -> None:
     """Not even one whose session no successor found, and who is alone by now."""
-    bench.execute("CREATE TABLE orders (id int)")
-    with bench.holder() as session:
+    db.execute("CREATE TABLE orders (id int)")
+    with db.holder() as session:
         _hide(session)
         session._connection.is_direct_connection = True
-        _supersede(bench)
-        until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
+        _supersede(db)
+        until(lambda: not db.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session._connection.run_non_transactional(
                 "CREATE INDEX CONCURRENTLY i ON orders (id)", soon()
             )
-    assert not bench.has("i")
+    assert not db.has("i")
 
 
 @pytest.mark.parametrize("act", ["record", "forget"])
-def test_a_superseded_holder_records_nothing(bench: Bench, act: str) -> None:
+def test_a_superseded_holder_records_nothing(db: EmptyDatabase, act: str) -> None:
     one = migration("SELECT 1")
-    with bench.holder() as session:
-        _supersede(bench)
+    with db.holder() as session:
+        _supersede(db)
         acts = {
             "record": lambda: session.record_applied([(one, "d")], baseline=True),
             "forget": lambda: session.delete_rows([1]),
         }
         with pytest.raises(LeaseLost):
             acts[act]()
-    assert bench.versions() == []
+    assert db.versions() == []
 
 
 # --- who is ended
 
 
 @pytest.fixture
-def older(bench: Bench) -> Iterator[PostgreSQLSession]:
-    with bench.holder() as session:
+def older(db: EmptyDatabase) -> Iterator[PostgreSQLSession]:
+    with db.holder() as session:
         yield session
 
 
-def _assert_ended(bench: Bench, older: PostgreSQLSession) -> None:
-    (before,) = bench.holders() or bench.pids("application_name = 'disguised'")
-    with bench.holder(2, "successor") as successor:
+def _assert_ended(db: EmptyDatabase, older: PostgreSQLSession) -> None:
+    (before,) = db.holders() or db.pids("application_name = 'disguised'")
+    with db.holder(2, "successor") as successor:
         successor.apply(migration("CREATE TABLE after ()", 9), "d", soon())
-        assert before not in bench.pids("true")
-    assert bench.versions() == [9]
+        assert before not in db.pids("true")
+    assert db.versions() == [9]
 
 
-def test_an_idle_older_holder_is_terminated(bench: Bench, older: PostgreSQLSession) -> None:
-    _assert_ended(bench, older)
+def test_an_idle_older_holder_is_terminated(db: EmptyDatabase, older: PostgreSQLSession) -> None:
+    _assert_ended(db, older)
 
 
 def test_an_older_holder_with_the_fence_row_locked_is_terminated(
-    bench: Bench, older: PostgreSQLSession
+    db: EmptyDatabase, older: PostgreSQLSession
 ) -> None:
     older._connection.begin(soon())
-    _assert_ended(bench, older)
+    _assert_ended(db, older)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_connection_that_shares_the_fence_row_is_terminated(
-    each_bench: Bench, count: int
+    each_db: EmptyDatabase, count: int
 ) -> None:
     """The connections of another tool's migration, some of which may have ended already."""
-    bench = each_bench
-    bench.apply()
+    db = each_db
+    db.apply()
     with ExitStack() as stack:
-        ended, reader, *sharers = (stack.enter_context(bench.connect()) for _ in range(2 + count))
+        ended, reader, *sharers = (stack.enter_context(db.connect()) for _ in range(2 + count))
         reader.run("BEGIN; SELECT token FROM lambda_migrate.fence; SELECT pg_current_xact_id()")
         for sharer in (ended, *sharers):
             sharer.run("BEGIN; SELECT token FROM lambda_migrate.fence FOR SHARE")
         ended.run("COMMIT")
-        assert len(bench.holders()) == 0
-        assert bench.database().inspect(soon()).has_active_holder
-        with bench.holder(2, "successor"):
+        assert len(db.holders()) == 0
+        assert db.database().inspect(soon()).has_active_holder
+        with db.holder(2, "successor"):
             for sharer in sharers:
                 with pytest.raises(ConnectionLost):
                     sharer.run("SELECT 1")
@@ -259,12 +259,12 @@ def test_every_connection_that_shares_the_fence_row_is_terminated(
 
 
 def test_an_older_holder_that_changed_its_name_is_terminated(
-    bench: Bench, older: PostgreSQLSession
+    db: EmptyDatabase, older: PostgreSQLSession
 ) -> None:
     script = migration("SET application_name = 'disguised'; SELECT pg_sleep(30) /* slow */")
     slow = Running(lambda: older.apply(script, "d", soon()))
-    until(lambda: bench.is_running("slow"))
-    _assert_ended(bench, older)
+    until(lambda: db.is_running("slow"))
+    _assert_ended(db, older)
     assert isinstance(slow.outcome(), LeaseLost)
 
 
@@ -272,12 +272,12 @@ _LOCK = "BEGIN; SELECT token FROM lambda_migrate.fence FOR UPDATE"
 
 
 def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_terminated(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An ordinary release: its backend may serve another client in the next instant."""
-    bench.apply()
+    db.apply()
     set_token = FencedConnection._set_token
-    with bench.connect() as other:
+    with db.connect() as other:
 
         def let_go(
             successor: FencedConnection,
@@ -291,16 +291,16 @@ def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_terminated(
 
         monkeypatch.setattr(FencedConnection, "_set_token", let_go)
         other.run(_LOCK)
-        with bench.holder(2):
+        with db.holder(2):
             assert other.run("SELECT 1") == [[1]]
 
 
 def test_a_backend_that_is_in_another_transaction_by_now_is_not_terminated(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.apply()
+    db.apply()
     set_token = FencedConnection._set_token
-    with bench.connect() as other:
+    with db.connect() as other:
 
         def too_late(
             successor: FencedConnection,
@@ -317,137 +317,135 @@ def test_a_backend_that_is_in_another_transaction_by_now_is_not_terminated(
 
         monkeypatch.setattr(FencedConnection, "_set_token", too_late)
         other.run(_LOCK)
-        with bench.holder(2):
+        with db.holder(2):
             assert other.run("SELECT 1; COMMIT") == [[1]]
 
 
 @contextmanager
-def _logins(bench: Bench) -> Iterator[tuple[str, str, str]]:
+def _logins(db: EmptyDatabase) -> Iterator[tuple[str, str, str]]:
     """The owner of everything, which cannot log in; a role that may act as it; and any other."""
-    names = tuple(
-        f"{who}_{bench.address.database}" for who in ("owner", "deployer", "unprivileged")
-    )
+    names = tuple(f"{who}_{db.address.database}" for who in ("owner", "deployer", "unprivileged"))
     owner, deployer, unprivileged = names
-    bench.execute(
+    db.execute(
         f"CREATE ROLE {owner} NOLOGIN; CREATE ROLE {deployer} LOGIN NOINHERIT IN ROLE {owner};"
         f" CREATE ROLE {unprivileged} LOGIN; ALTER ROLE {deployer} SET role = '{owner}';"
         f" CREATE SCHEMA lambda_migrate AUTHORIZATION {owner}"
     )
     yield owner, deployer, unprivileged
-    bench.execute(
+    db.execute(
         f"DROP SCHEMA lambda_migrate CASCADE; DROP OWNED BY {', '.join(names)};"
         f" DROP ROLE {', '.join(names)}"
     )
 
 
-def _as(bench: Bench, role: str) -> Bench:
-    return Bench(bench.address.replace(user=role))
+def _as(db: EmptyDatabase, role: str) -> EmptyDatabase:
+    return EmptyDatabase(db.address.replace(user=role))
 
 
 @pytest.mark.parametrize("is_running", [False, True])
 def test_a_holder_that_acts_as_another_role_is_terminated_by_one_that_does_too(
-    bench: Bench, is_running: bool
+    db: EmptyDatabase, is_running: bool
 ) -> None:
     """PostgreSQL asks the role that is set, and the login role is one and the same."""
-    with _logins(bench) as (_, deployer, _):
-        with _as(bench, deployer).holder() as session:
-            (before,) = bench.holders()
+    with _logins(db) as (_, deployer, _):
+        with _as(db, deployer).holder() as session:
+            (before,) = db.holders()
             if is_running:
                 session._connection.begin(soon())
-            _as(bench, deployer).apply(migration("SELECT 1"), fence=2)
-            assert before not in bench.pids("true")
-        assert bench.versions() == [1]
+            _as(db, deployer).apply(migration("SELECT 1"), fence=2)
+            assert before not in db.pids("true")
+        assert db.versions() == [1]
 
 
 @pytest.mark.parametrize("acts_as", ["the owner", "a role with grants"])
 def test_a_holder_that_only_a_set_role_lets_write_is_not_superseded_unnoticed(
-    bench: Bench, acts_as: str
+    db: EmptyDatabase, acts_as: str
 ) -> None:
     """As with two users in turn: one login may not end the other's session, and both are NOINHERIT.
 
     Its statement outside a transaction would take effect after the successor has read the history.
     """
-    with _logins(bench) as (owner, deployer, unprivileged):
-        _as(bench, deployer).apply()
+    with _logins(db) as (owner, deployer, unprivileged):
+        _as(db, deployer).apply()
         writer = owner
         if acts_as != "the owner":
-            writer = f"writer_{bench.address.database}"
-            bench.execute(
+            writer = f"writer_{db.address.database}"
+            db.execute(
                 f"CREATE ROLE {writer}; GRANT USAGE ON SCHEMA lambda_migrate TO {writer};"
                 f" GRANT ALL ON ALL TABLES IN SCHEMA lambda_migrate TO {writer}"
             )
-        bench.execute(
+        db.execute(
             f"ALTER ROLE {unprivileged} NOINHERIT; GRANT {writer} TO {unprivileged};"
             f" ALTER ROLE {unprivileged} SET role = '{writer}'"
         )
-        with _as(bench, unprivileged).holder(2) as session:
-            (before,) = bench.holders()
+        with _as(db, unprivileged).holder(2) as session:
+            (before,) = db.holders()
             with (
                 pytest.raises(ConfigurationError, match="may not terminate it: use the same role"),
-                _as(bench, deployer).holder(3),
+                _as(db, deployer).holder(3),
             ):
                 pass
-            with pytest.raises(LeaseHeld), _as(bench, deployer).holder(3, terminate_holders=False):
+            with pytest.raises(LeaseHeld), _as(db, deployer).holder(3, terminate_holders=False):
                 pass
             session.apply(migration("VACUUM", non_transactional=True), "d", soon())
-            assert bench.holders() == [before]
-        assert bench.versions() == [1]
+            assert db.holders() == [before]
+        assert db.versions() == [1]
         if writer != owner:
-            bench.execute(f"DROP OWNED BY {writer}; DROP ROLE {writer}")
+            db.execute(f"DROP OWNED BY {writer}; DROP ROLE {writer}")
 
 
-def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) -> None:
+def test_a_login_that_may_not_write_our_tables_blocks_no_holder(db: EmptyDatabase) -> None:
     """Any login can take an advisory lock; only what needs it for itself is refused."""
-    with _logins(bench) as (_, deployer, unprivileged), _as(bench, unprivileged).connect() as other:
+    with _logins(db) as (_, deployer, unprivileged), _as(db, unprivileged).connect() as other:
         other.run(Queries("lambda_migrate").try_advisory_lock())
         for fence, terminate_holders in ((1, True), (2, False)):
-            with _as(bench, deployer).holder(fence, terminate_holders=terminate_holders) as session:
+            with _as(db, deployer).holder(fence, terminate_holders=terminate_holders) as session:
                 session.apply(migration("SELECT 1", fence), "d", soon())
                 with pytest.raises(MigrationFailed, match="advisory lock of schema"):
                     session.apply(migration("VACUUM", 9, non_transactional=True), "d", soon())
         assert other.run("SELECT 1") == [[1]]
-        assert bench.versions() == [1, 2]
+        assert db.versions() == [1, 2]
 
 
-def test_sessions_that_are_not_older_holders_are_not_terminated(bench: Bench) -> None:
+def test_sessions_that_are_not_older_holders_are_not_terminated(db: EmptyDatabase) -> None:
     """Another target's holder, the same target's in another schema, and other sessions."""
     with (
-        bench.holder(schema="theirs", grant={"target": "billing"}),
-        bench.holder(schema="other service"),
-        bench.connect("unrelated"),
-        bench.connect("lambda-migrate:shop:1"),
+        db.holder(schema="theirs", grant={"target": "billing"}),
+        db.holder(schema="other service"),
+        db.connect("unrelated"),
+        db.connect("lambda-migrate:shop:1"),
     ):
         # What was a holder's backend may serve another by now, whatever its name is.
-        bench.apply(fence=6, grant={"owner": "earlier"})
+        db.apply(fence=6, grant={"owner": "earlier"})
         clients = "backend_type = 'client backend'"
         # A connection that was closed is listed until its backend has ended: the last look's, too.
-        before = until(lambda: len(found := set(bench.pids(clients))) == 4 and found)
-        with bench.holder(7, "successor"):
-            assert before < set(bench.pids(clients))
+        before = until(lambda: len(found := set(db.pids(clients))) == 4 and found)
+        with db.holder(7, "successor"):
+            assert before < set(db.pids(clients))
 
 
-def test_a_live_older_holder_is_not_terminated_if_termination_is_off(bench: Bench) -> None:
-    with bench.holder() as session:
-        with pytest.raises(LeaseHeld), bench.holder(2, terminate_holders=False):
+def test_a_live_older_holder_is_not_terminated_if_termination_is_off(db: EmptyDatabase) -> None:
+    with db.holder() as session:
+        with pytest.raises(LeaseHeld), db.holder(2, terminate_holders=False):
             pass
         session.apply(migration("SELECT 1"), "d", soon())
-    bench.apply(migration("SELECT 1", 2), fence=2, terminate_holders=False)
-    assert bench.versions() == [1, 2]
+    db.apply(migration("SELECT 1", 2), fence=2, terminate_holders=False)
+    assert db.versions() == [1, 2]
 
 
 def test_of_two_holders_that_terminate_no_session_the_second_detects_the_first(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
     """Before either of them has set its token."""
-    bench.apply(migration("SELECT 1"))
-    with bench.connect("first") as first:
+    db.apply(migration("SELECT 1"))
+    with db.connect("first") as first:
         until(lambda: first.run(Queries("lambda_migrate").try_advisory_lock()) == [[True]])
         with (
             pytest.raises(LeaseHeld, match=rf"backend {first.pid} \(first, since 20"),
-            bench.holder(2, terminate_holders=False),
+            db.holder(2, terminate_holders=False),
         ):
             pass
-    bench.apply(migration("SELECT 1", 2), fence=2, terminate_holders=False)
+    db.apply(migration("SELECT 1", 2), fence=2, terminate_holders=False)
 
 
 # --- the advisory lock
@@ -455,13 +453,13 @@ def test_of_two_holders_that_terminate_no_session_the_second_detects_the_first(
 
 @pytest.mark.parametrize("message", ["commit", "undo"])
 def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
-    bench: Bench, message: str
+    db: EmptyDatabase, message: str
 ) -> None:
     """What a session forgets is looked at in the middle: its temporary table is locked."""
-    with bench.holder() as session, bench.connect() as other, bench.connect() as locking:
+    with db.holder() as session, db.connect() as other, db.connect() as locking:
         connection = session._connection
         connection.run("CREATE TEMPORARY TABLE forgotten ()", soon())
-        (table,) = bench.column(
+        (table,) = db.column(
             "SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class"
             " WHERE relname = 'forgotten'"
         )
@@ -471,7 +469,7 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
             "undo": lambda: connection.reset_session(soon()),
         }
         running = Running(messages[message])
-        until(lambda: bench.pids("wait_event_type = 'Lock'"))
+        until(lambda: db.pids("wait_event_type = 'Lock'"))
         assert other.run(connection.queries.try_advisory_lock()) == [[False]]
         locking.run("ROLLBACK")
         assert running.outcome() is None
@@ -496,72 +494,74 @@ class _WhileAsleep(Clock):
         SYSTEM_CLOCK.sleep(seconds)
 
 
-def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(bench: Bench) -> None:
-    with bench.holder() as session, bench.connect() as other:
+def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(
+    db: EmptyDatabase,
+) -> None:
+    with db.holder() as session, db.connect() as other:
         _hide(session)
         session._connection.is_direct_connection = True
         assert other.run(session._connection.queries.try_advisory_lock()) == [[True]]
         clock = _WhileAsleep(lambda: other.run("SELECT pg_advisory_unlock_all()"))
         session.apply(migration("VACUUM", non_transactional=True), "d", Deadline.after(20, clock))
-    assert bench.versions() == [1]
+    assert db.versions() == [1]
 
 
 def test_a_holder_that_may_terminate_no_session_terminates_none_after_its_connection_broke(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
     """It waits for the other one, which has the advisory lock and may be about to take over."""
-    with bench.connect("claimant") as claimant:
+    with db.connect("claimant") as claimant:
 
         def done() -> None:
             assert claimant.run("SELECT 1") == [[1]]
             claimant.run("SELECT pg_advisory_unlock_all()")
 
         deadline = Deadline.after(20, _WhileAsleep(done))
-        with bench.holder(deadline=deadline, terminate_holders=False) as session:
-            bench.terminate(session._connection.raw_connection.pid)
+        with db.holder(deadline=deadline, terminate_holders=False) as session:
+            db.terminate(session._connection.raw_connection.pid)
             assert claimant.run(session._connection.queries.try_advisory_lock()) == [[True]]
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
-    assert bench.versions() == [1]
+    assert db.versions() == [1]
 
 
-def test_a_holder_that_may_terminate_no_session_reports_one_that_stays(bench: Bench) -> None:
-    with bench.connect("claimant") as claimant:
-        with bench.holder(deadline=Deadline.after(2), terminate_holders=False) as session:
-            bench.terminate(session._connection.raw_connection.pid)
+def test_a_holder_that_may_terminate_no_session_reports_one_that_stays(db: EmptyDatabase) -> None:
+    with db.connect("claimant") as claimant:
+        with db.holder(deadline=Deadline.after(2), terminate_holders=False) as session:
+            db.terminate(session._connection.raw_connection.pid)
             claimant.run(session._connection.queries.try_advisory_lock())
             with pytest.raises(
                 DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"
             ):
                 session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
-    assert bench.versions() == []
+    assert db.versions() == []
 
 
-def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench) -> None:
-    with each_bench.holder() as session:
+def test_our_own_abort_ends_the_statement_and_everything_after(each_db: EmptyDatabase) -> None:
+    with each_db.holder() as session:
         slow = Running(lambda: session.apply(migration(_SLOW), "d", soon()))
-        until(lambda: each_bench.is_running("slow"))
+        until(lambda: each_db.is_running("slow"))
         session.abort()
         assert isinstance(slow.outcome(), LeaseLost)
         with pytest.raises(LeaseLost):
             session.apply(migration("SELECT 1", 2), "d", soon())
         with pytest.raises(LeaseLost):
             session.read_history()
-    until(lambda: not each_bench.is_running("slow"))
-    assert (each_bench.has("b"), each_bench.versions()) == (False, [])
+    until(lambda: not each_db.is_running("slow"))
+    assert (each_db.has("b"), each_db.versions()) == (False, [])
 
 
 def test_an_abort_of_a_statement_without_transaction_is_left_for_the_successor_to_resolve(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
-    with bench.holder() as session:
+    with db.holder() as session:
         statement = migration("VACUUM /* slow */ t", non_transactional=True)
-        bench.execute("CREATE TABLE t ()")
-        with bench.connect() as old:
+        db.execute("CREATE TABLE t ()")
+        with db.connect() as old:
             old.run("BEGIN; LOCK t")
             slow = Running(lambda: session.apply(statement, "d", soon()))
-            until(lambda: bench.is_running("VACUUM /* slow"))
+            until(lambda: db.is_running("VACUUM /* slow"))
             session.abort()
             assert isinstance(slow.outcome(), LeaseLost)
-    assert bench.states() == {1: "started"}
+    assert db.states() == {1: "started"}

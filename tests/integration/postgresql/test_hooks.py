@@ -13,7 +13,7 @@ from lambda_migrate.manifest_digest import read_digest
 from lambda_migrate.migrations import Manifest, read_manifest
 from lambda_migrate.testing import InMemoryLeaseTable
 
-from .bench import Bench, Running, soon, until
+from .empty_database import EmptyDatabase, Running, soon, until
 from .proxy import Proxy, through
 
 NOTE = "INSERT INTO notes (note) VALUES ('{0}');"
@@ -30,9 +30,9 @@ FILES = {
 class Project:
     """A folder of migrations, and a database with a table for notes."""
 
-    def __init__(self, bench: Bench, folder: Path) -> None:
-        self.bench, self.folder = bench, folder
-        self.bench.execute("CREATE TABLE notes (id serial, note text)")
+    def __init__(self, db: EmptyDatabase, folder: Path) -> None:
+        self.db, self.folder = db, folder
+        self.db.execute("CREATE TABLE notes (id serial, note text)")
         self.table = InMemoryLeaseTable()
         self.write(**FILES)
 
@@ -45,27 +45,27 @@ class Project:
         return read_manifest(self.folder)
 
     def operations(self, **changes: object) -> Operations:
-        target = Target("shop", self.table, self.bench.database(**changes))
+        target = Target("shop", self.table, self.db.database(**changes))
         return Operations(self.manifest, target)
 
     def up(self) -> tuple[str, ...]:
         return self.operations().up(soon())
 
     def notes(self) -> list[str]:
-        found = self.bench.column("SELECT note FROM notes ORDER BY id")
-        self.bench.execute("TRUNCATE notes")
+        found = self.db.column("SELECT note FROM notes ORDER BY id")
+        self.db.execute("TRUNCATE notes")
         return found
 
 
 @pytest.fixture
-def project(bench: Bench, tmp_path: Path) -> Project:
-    return Project(bench, tmp_path)
+def project(db: EmptyDatabase, tmp_path: Path) -> Project:
+    return Project(db, tmp_path)
 
 
 def test_they_run_around_a_run_and_after_each_migration(project: Project) -> None:
     assert project.up() == ("0001_notes", "0002_a", "R__view")
     assert project.notes() == ["before", "each", "a", "each", "view", "each", "after"]
-    assert [row.name for row in project.bench.history() if "M" in row.name] == []
+    assert [row.name for row in project.db.history() if "M" in row.name] == []
 
 
 def test_they_run_neither_without_a_migration_nor_in_a_rollback(project: Project) -> None:
@@ -101,7 +101,7 @@ def test_a_failing_hook_rolls_back_its_migration_and_is_named(
     assert f'column "nothing" does not exist [42703]\n  {project.folder}/{hook}.sql:4:3' in str(
         failed.value.detail
     )
-    assert [str(version) for version in project.bench.versions()] == applied
+    assert [str(version) for version in project.db.versions()] == applied
     project.notes()
     project.write(**{hook: NOTE.format("x")})
     project.up()
@@ -139,8 +139,8 @@ def test_a_dry_run_runs_them_and_keeps_nothing(project: Project) -> None:
 
 
 def test_each_begins_as_the_sessions_role_with_its_search_path(project: Project) -> None:
-    name = f"reader_{project.bench.address.database}"[:60].lower()
-    project.bench.execute(f"CREATE ROLE {name}; CREATE SCHEMA other")
+    name = f"reader_{project.db.address.database}"[:60].lower()
+    project.db.execute(f"CREATE ROLE {name}; CREATE SCHEMA other")
     project.write(
         **{"0001_notes": f"-- migrate:up\nSET search_path = other; SET ROLE {name};"},
         afterEachMigrate="INSERT INTO notes (note) VALUES (current_user || current_schema)",
@@ -149,7 +149,7 @@ def test_each_begins_as_the_sessions_role_with_its_search_path(project: Project)
         project.up()
         assert project.notes()[1] == "postgrespublic"
     finally:
-        project.bench.execute(f"DROP ROLE {name}")
+        project.db.execute(f"DROP ROLE {name}")
 
 
 def test_a_migration_outside_a_transaction_has_no_hooks(project: Project) -> None:
@@ -187,7 +187,7 @@ def test_a_fault_of_a_hook_is_reported_once(project: Project) -> None:
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
 def test_a_commit_in_doubt_runs_them_once(project: Project, deliver: bool) -> None:
     needle = project.manifest.make_plan([]).pending[0].checksum.encode()
-    with Proxy(project.bench.address, needle=needle, deliver=deliver) as proxy:
+    with Proxy(project.db.address, needle=needle, deliver=deliver) as proxy:
         project.operations(**through(proxy)).up(soon())
         assert proxy.cuts == 1
     assert project.notes() == ["before", "each", "a", "each", "view", "each", "after"]
@@ -196,9 +196,9 @@ def test_a_commit_in_doubt_runs_them_once(project: Project, deliver: bool) -> No
 def test_a_holder_taken_over_during_a_hook_commits_nothing(project: Project) -> None:
     project.write(afterEachMigrate=NOTE.format("slow") + " SELECT pg_sleep(60) /* slow */;")
     plan = project.manifest.make_plan([])
-    with project.bench.holder(7) as session:
+    with project.db.holder(7) as session:
         slow = Running(lambda: session.apply(plan.pending[0], "d", soon()))
-        until(lambda: project.bench.is_running("pg_sleep"))
-        with project.bench.holder(8, "successor"):
+        until(lambda: project.db.is_running("pg_sleep"))
+        with project.db.holder(8, "successor"):
             assert isinstance(slow.outcome(), LeaseLost)
-    assert (project.notes(), project.bench.versions()) == ([], [])
+    assert (project.notes(), project.db.versions()) == ([], [])

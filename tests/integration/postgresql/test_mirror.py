@@ -20,7 +20,7 @@ from lambda_migrate.sources.database import ToolDatabase, ToolProject
 from lambda_migrate.sources.fence_queries import FenceQueries, RevisionRow
 from lambda_migrate.sources.protocol import ChildError, ChildRequest
 
-from .bench import Bench, migration, soon
+from .empty_database import EmptyDatabase, migration, soon
 
 CODE = RevisionGraph(
     revisions=(Revision("a1", (), "a1_orders"), Revision("b2", ("a1",), "b2_status")),
@@ -31,8 +31,8 @@ CODE = RevisionGraph(
 )
 
 
-def read_history(bench: Bench) -> RevisionHistory:
-    history = bench.database(mirror_scope="alembic").inspect(soon()).history
+def read_history(db: EmptyDatabase) -> RevisionHistory:
+    history = db.database(mirror_scope="alembic").inspect(soon()).history
     assert isinstance(history, RevisionHistory)
     return history
 
@@ -49,39 +49,39 @@ def make_queries(owner: str = "me", identity: str = "") -> FenceQueries:
     )
 
 
-def test_a_completion_stores_the_ancestry_and_old_code_stays_satisfied(bench: Bench) -> None:
-    bench.execute("CREATE TABLE alembic_version (version_num text)")
-    bench.execute("INSERT INTO alembic_version VALUES ('b2')")
+def test_a_completion_stores_the_ancestry_and_old_code_stays_satisfied(db: EmptyDatabase) -> None:
+    db.execute("CREATE TABLE alembic_version (version_num text)")
+    db.execute("INSERT INTO alembic_version VALUES ('b2')")
     old, new = (RevisionManifest(each * 64, "alembic") for each in ("0", "1"))
-    with bench.holder(mirror_scope="alembic") as session:
+    with db.holder(mirror_scope="alembic") as session:
         assert isinstance(session, RevisionSession)
         session.version_table = CODE.version_table
         history = session.read_history().with_revision_graph(CODE)
         session.record_satisfied(old, history)
-        bench.execute("UPDATE alembic_version SET version_num = 'c3'")
+        db.execute("UPDATE alembic_version SET version_num = 'c3'")
         newer = Revision("c3", ("b2",), "c3_total")
         code = replace(CODE, revisions=(*CODE.revisions, newer), heads=("c3",), applied=("c3",))
         session.record_satisfied(new, session.read_history().with_revision_graph(code))
         session.disconnect()
         assert session.read_history().satisfied_digests[1:] == (old.digest, new.digest)
-    history = read_history(bench)
+    history = read_history(db)
     assert [row.name for row in history] == ["a1_orders", "b2_status", "c3_total"]
     plan = old.make_plan(history)
     assert plan.is_current
     assert [row.name for row in plan.ahead] == ["c3_total"]
     assert RevisionManifest("2" * 64, "alembic").make_plan(history).needs_revision_graph
-    bench.execute("UPDATE alembic_version SET version_num = 'a1'")
-    assert old.make_plan(read_history(bench)).needs_revision_graph  # rolled back by hand
-    bench.execute("UPDATE alembic_version SET version_num = 'unknown'")
-    unknown = read_history(bench).with_revision_graph(replace(CODE, applied=("unknown",)))
+    db.execute("UPDATE alembic_version SET version_num = 'a1'")
+    assert old.make_plan(read_history(db)).needs_revision_graph  # rolled back by hand
+    db.execute("UPDATE alembic_version SET version_num = 'unknown'")
+    unknown = read_history(db).with_revision_graph(replace(CODE, applied=("unknown",)))
     divergences = old.make_plan(unknown).divergences
     assert [each.name for each in divergences] == ["unknown"]
 
 
-def test_a_child_compares_the_fence_that_it_shares(bench: Bench) -> None:
-    with bench.holder(mirror_scope="alembic") as session:
+def test_a_child_compares_the_fence_that_it_shares(db: EmptyDatabase) -> None:
+    with db.holder(mirror_scope="alembic") as session:
         queries = make_queries(identity=session.identity)
-        with bench.connect() as child:
+        with db.connect() as child:
             row = child.run(f"BEGIN; {queries.share_fence()}")[-1]
             queries.compare(row)
             [[timeout]] = child.run("SHOW statement_timeout")
@@ -97,11 +97,11 @@ def test_a_child_compares_the_fence_that_it_shares(bench: Bench) -> None:
                 queries.compare(None)
 
 
-def test_rows_of_the_mirror_are_written_only_under_the_holders_own_fence(bench: Bench) -> None:
-    with bench.holder(mirror_scope="alembic") as session:
+def test_rows_of_the_mirror_are_written_only_under_the_holders_own_fence(db: EmptyDatabase) -> None:
+    with db.holder(mirror_scope="alembic") as session:
         assert isinstance(session, RevisionSession)
         mine, other = (make_queries(each, session.identity) for each in ("me", "another"))
-        with bench.connect() as child:
+        with db.connect() as child:
             started = RevisionRow("a'1", ("\\0",), 1, "a1", "started", ("x",))
             assert child.run(other.upsert_revision(started)) == []
             assert child.run(mine.upsert_revision(started)) == [[1]]
@@ -126,18 +126,18 @@ def test_rows_of_the_mirror_are_written_only_under_the_holders_own_fence(bench: 
         assert list(session.read_history()) == []
 
 
-def test_a_holder_that_finds_the_code_satisfied_starts_no_child(bench: Bench) -> None:
-    bench.execute("CREATE TABLE alembic_version (version_num text)")
-    bench.execute("INSERT INTO alembic_version VALUES ('b2')")
+def test_a_holder_that_finds_the_code_satisfied_starts_no_child(db: EmptyDatabase) -> None:
+    db.execute("CREATE TABLE alembic_version (version_num text)")
+    db.execute("INSERT INTO alembic_version VALUES ('b2')")
     manifest = RevisionManifest("0" * 64, "alembic")
-    with bench.holder(mirror_scope="alembic") as session:
+    with db.holder(mirror_scope="alembic") as session:
         assert isinstance(session, RevisionSession)
         session.version_table = CODE.version_table
         session.record_satisfied(manifest, session.read_history().with_revision_graph(CODE))
     project = ToolProject("alembic", "/no such folder, so no child can start", {}, "alembic")
-    database = ToolDatabase(bench.database(mirror_scope="alembic"), project)
+    database = ToolDatabase(db.database(mirror_scope="alembic"), project)
     assert manifest.make_plan(database.read_history(soon())).is_current
-    assert (database.tool, database.fingerprint) == ("alembic", bench.address.fingerprint)
+    assert (database.tool, database.fingerprint) == ("alembic", db.address.fingerprint)
     with database.open_session(LeaseGrant("shop", 2, "another"), soon()) as holder:
         history = holder.read_history()
         assert manifest.make_plan(history).is_current
@@ -150,13 +150,15 @@ def test_a_holder_that_finds_the_code_satisfied_starts_no_child(bench: Bench) ->
         project.read_modules(soon())
 
 
-def test_another_tools_table_is_written_with_ours_until_the_option_is_removed(bench: Bench) -> None:
-    bench.execute("CREATE TABLE schema_migrations (version text PRIMARY KEY)")
-    with bench.holder() as session:
+def test_another_tools_table_is_written_with_ours_until_the_option_is_removed(
+    db: EmptyDatabase,
+) -> None:
+    db.execute("CREATE TABLE schema_migrations (version text PRIMARY KEY)")
+    with db.holder() as session:
         kept = SyncedHistory("dbmate", ("public", "schema_migrations"), (("1", "0001", ""),))
         session.sync_tool_history(kept)
         session.apply(migration("SELECT 1"), "d", soon())
-        assert bench.column("SELECT version FROM schema_migrations") == ["0001"]
+        assert db.column("SELECT version FROM schema_migrations") == ["0001"]
         session.sync_tool_history(None)
         session.apply(migration("SELECT 1", 2), "d", soon())
-    assert bench.column("SELECT version FROM schema_migrations") == ["0001"]
+    assert db.column("SELECT version FROM schema_migrations") == ["0001"]

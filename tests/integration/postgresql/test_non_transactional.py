@@ -11,7 +11,7 @@ from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 
-from .bench import Bench, Running, migration, soon, until
+from .empty_database import EmptyDatabase, Running, migration, soon, until
 from .proxy import Proxy, message, through
 
 BUILD = "CREATE INDEX CONCURRENTLY i ON orders (id)"
@@ -23,22 +23,22 @@ def non_transactional(sql: str, version: int = 1, **more: object) -> Migration:
 
 
 @pytest.fixture
-def orders(bench: Bench) -> Bench:
-    bench.execute("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (1)")
-    return bench
+def orders(db: EmptyDatabase) -> EmptyDatabase:
+    db.execute("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (1)")
+    return db
 
 
-def _invalid(bench: Bench, name: str = "i") -> None:
+def _invalid(db: EmptyDatabase, name: str = "i") -> None:
     """Leave an INVALID index behind, as a crash does."""
-    bench.execute("CREATE TABLE IF NOT EXISTS orders (id int); INSERT INTO orders VALUES (1), (1)")
-    with bench.connect() as connection, pytest.raises(Exception, match="could not create unique"):
+    db.execute("CREATE TABLE IF NOT EXISTS orders (id int); INSERT INTO orders VALUES (1), (1)")
+    with db.connect() as connection, pytest.raises(Exception, match="could not create unique"):
         connection.run(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON orders (id)")
-    assert bench.is_valid(name) is False
+    assert db.is_valid(name) is False
 
 
-def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
+def _interrupted(db: EmptyDatabase, one: Migration, state: str = "started") -> None:
     """Leave a row in doubt behind, as a crash does."""
-    with bench.holder() as session:
+    with db.holder() as session:
         queries, grant = session._connection.queries, session._connection.grant
         session._connection.write(queries.insert_started(one, "d", grant), soon())
         session._connection.write(
@@ -46,16 +46,16 @@ def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
         )
 
 
-def _resolve(bench: Bench) -> None:
-    with bench.holder(2) as session:
+def _resolve(db: EmptyDatabase) -> None:
+    with db.holder(2) as session:
         (row,) = session.read_history()
         session.resolve_in_doubt(row, soon())
 
 
-def test_an_index_is_built_concurrently(each_bench: Bench) -> None:
-    each_bench.execute("CREATE TABLE orders (id int)")
-    each_bench.apply(non_transactional(BUILD))
-    assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
+def test_an_index_is_built_concurrently(each_db: EmptyDatabase) -> None:
+    each_db.execute("CREATE TABLE orders (id int)")
+    each_db.apply(non_transactional(BUILD))
+    assert (each_db.is_valid("i"), each_db.states()) == (True, {1: "applied"})
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_an_index_is_built_concurrently(each_bench: Bench) -> None:
         ("SELECT 1", "DROP INDEX CONCURRENTLY IF EXISTS nothing"),
     ],
 )
-def test_each_kind_applies_with_its_row(orders: Bench, before: str, statement: str) -> None:
+def test_each_kind_applies_with_its_row(orders: EmptyDatabase, before: str, statement: str) -> None:
     orders.execute(before)
     with orders.holder() as session:
         session.apply(non_transactional(statement), "d", soon())
@@ -83,7 +83,9 @@ def test_each_kind_applies_with_its_row(orders: Bench, before: str, statement: s
     assert orders.states() == {1: "applied", 2: "applied"}
 
 
-def test_a_build_waits_for_an_old_transaction_longer_than_lock_timeout(orders: Bench) -> None:
+def test_a_build_waits_for_an_old_transaction_longer_than_lock_timeout(
+    orders: EmptyDatabase,
+) -> None:
     with orders.connect() as old, orders.holder(lock_timeout_seconds=0.01) as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         build = Running(lambda: session.apply(non_transactional(BUILD), "d", soon()))
@@ -95,16 +97,16 @@ def test_a_build_waits_for_an_old_transaction_longer_than_lock_timeout(orders: B
     assert orders.is_valid("i") is True
 
 
-def test_a_failing_unique_build_leaves_neither_index_nor_row(each_bench: Bench) -> None:
-    each_bench.execute("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (1)")
+def test_a_failing_unique_build_leaves_neither_index_nor_row(each_db: EmptyDatabase) -> None:
+    each_db.execute("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (1)")
     with pytest.raises(MigrationFailed, match="could not create unique") as failed:
-        each_bench.apply(non_transactional(UNIQUE))
+        each_db.apply(non_transactional(UNIQUE))
     assert failed.value.sqlstate == "23505"
-    assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
+    assert (each_db.is_valid("i"), each_db.versions()) == (None, [])
 
 
 def test_a_build_past_its_deadline_is_cancelled_and_cleaned_up_by_the_next_holder(
-    orders: Bench,
+    orders: EmptyDatabase,
 ) -> None:
     with orders.connect() as old, orders.holder() as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
@@ -118,7 +120,7 @@ def test_a_build_past_its_deadline_is_cancelled_and_cleaned_up_by_the_next_holde
     assert (orders.is_valid("i"), orders.versions()) == (None, [])
 
 
-def test_an_index_whose_build_is_terminated_is_built_once_in_the_end(orders: Bench) -> None:
+def test_an_index_whose_build_is_terminated_is_built_once_in_the_end(orders: EmptyDatabase) -> None:
     with orders.connect() as old, orders.holder() as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         build = Running(lambda: session.apply(non_transactional(BUILD), "d", soon()))
@@ -132,7 +134,7 @@ def test_an_index_whose_build_is_terminated_is_built_once_in_the_end(orders: Ben
 @pytest.mark.parametrize("needle", [b"'started'", message(BUILD), b"state = 'applied'"])
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "message lost"])
 def test_a_connection_lost_at_any_step_builds_once(
-    orders: Bench, needle: bytes, deliver: bool
+    orders: EmptyDatabase, needle: bytes, deliver: bool
 ) -> None:
     with (
         Proxy(orders.address, needle=needle, deliver=deliver) as proxy,
@@ -143,14 +145,14 @@ def test_a_connection_lost_at_any_step_builds_once(
     assert (orders.is_valid("i"), orders.states()) == (True, {1: "applied"})
 
 
-def test_a_connection_lost_between_two_migrations_is_opened_again(orders: Bench) -> None:
+def test_a_connection_lost_between_two_migrations_is_opened_again(orders: EmptyDatabase) -> None:
     with orders.holder() as session:
         orders.terminate(orders.holders()[0])
         session.apply(non_transactional(BUILD), "d", soon())
     assert orders.is_valid("i") is True
 
 
-def test_a_statement_applies_once_however_often_it_is_requested(orders: Bench) -> None:
+def test_a_statement_applies_once_however_often_it_is_requested(orders: EmptyDatabase) -> None:
     one = non_transactional("INSERT INTO orders VALUES (7)")
     orders.apply(one)
     with pytest.raises(MigrationFailed) as failed:
@@ -163,12 +165,12 @@ def test_a_statement_applies_once_however_often_it_is_requested(orders: Bench) -
 # --- what stands there before
 
 
-def test_an_invalid_index_of_another_origin_is_refused(bench: Bench) -> None:
-    _invalid(bench)
+def test_an_invalid_index_of_another_origin_is_refused(db: EmptyDatabase) -> None:
+    _invalid(db)
     statement = "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)"
     with pytest.raises(MigrationFailed, match=r"INVALID index i .*DROP INDEX CONCURRENTLY i"):
-        bench.apply(non_transactional(statement))
-    assert (bench.is_valid("i"), bench.versions()) == (False, [])
+        db.apply(non_transactional(statement))
+    assert (db.is_valid("i"), db.versions()) == (False, [])
 
 
 class NeverBegun(BaseException):
@@ -223,7 +225,7 @@ _IN_THE_WAY = [
 @pytest.mark.usefixtures("nothing_begins")
 @pytest.mark.parametrize(("before", "statement", "why"), _IN_THE_WAY)
 def test_a_conflict_is_refused_before_the_intent(
-    orders: Bench, before: str, statement: str, why: str
+    orders: EmptyDatabase, before: str, statement: str, why: str
 ) -> None:
     """Else a crash right after the intent would be taken for success, or for failure."""
     orders.execute(before)
@@ -235,12 +237,12 @@ def test_a_conflict_is_refused_before_the_intent(
 @pytest.mark.usefixtures("nothing_begins")
 @pytest.mark.parametrize("statement", ["REINDEX TABLE CONCURRENTLY orders", "REINDEX SCHEMA "])
 def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
-    bench: Bench, statement: str
+    db: EmptyDatabase, statement: str
 ) -> None:
-    _invalid(bench, "i_ccnew")
+    _invalid(db, "i_ccnew")
     whole = statement if "TABLE" in statement else f"{statement}CONCURRENTLY public"
     with pytest.raises(MigrationFailed, match=r"INVALID indexes.*: i_ccnew; run `DROP INDEX"):
-        bench.apply(non_transactional(whole))
+        db.apply(non_transactional(whole))
 
 
 @pytest.mark.parametrize(
@@ -253,29 +255,31 @@ def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
     ],
 )
 def test_an_existing_index_is_recognized_by_its_definition(
-    each_bench: Bench, definition: str
+    each_db: EmptyDatabase, definition: str
 ) -> None:
     """However its definition is written; and nothing of the comparison is left."""
-    bench = each_bench
-    bench.execute(
+    db = each_db
+    db.execute(
         'CREATE TABLE "odd USING t" (gone int, id int, label text, "odd USING (x" tsvector);'
         'ALTER TABLE "odd USING t" DROP COLUMN gone;'
         f'CREATE INDEX "i USING x" ON "odd USING t" {definition}'
     )
     name = 'IF NOT EXISTS "i USING x" ON "odd USING t"'
-    bench.apply(non_transactional(f"CREATE INDEX CONCURRENTLY {name} {definition}"))
+    db.apply(non_transactional(f"CREATE INDEX CONCURRENTLY {name} {definition}"))
     with pytest.raises(MigrationFailed, match="another definition"):
-        bench.apply(non_transactional(f"CREATE INDEX CONCURRENTLY {name} (id)", 2), fence=2)
-    assert bench.states() == {1: "applied"}
-    assert bench.column("SELECT relname FROM pg_class WHERE relname LIKE '%_like%'") == []
+        db.apply(non_transactional(f"CREATE INDEX CONCURRENTLY {name} (id)", 2), fence=2)
+    assert db.states() == {1: "applied"}
+    assert db.column("SELECT relname FROM pg_class WHERE relname LIKE '%_like%'") == []
 
 
 @pytest.mark.parametrize("statement", ["DROP INDEX CONCURRENTLY i", "REINDEX INDEX CONCURRENTLY i"])
-def test_a_migration_may_drop_or_rebuild_an_invalid_index(bench: Bench, statement: str) -> None:
-    _invalid(bench)
-    bench.execute("DELETE FROM orders")
-    bench.apply(non_transactional(statement))
-    assert bench.is_valid("i") is not False
+def test_a_migration_may_drop_or_rebuild_an_invalid_index(
+    db: EmptyDatabase, statement: str
+) -> None:
+    _invalid(db)
+    db.execute("DELETE FROM orders")
+    db.apply(non_transactional(statement))
+    assert db.is_valid("i") is not False
 
 
 @pytest.mark.parametrize(
@@ -287,7 +291,7 @@ def test_a_migration_may_drop_or_rebuild_an_invalid_index(bench: Bench, statemen
     ],
 )
 def test_a_failure_is_not_taken_for_success_by_its_result(
-    orders: Bench, before: str, statement: str, sqlstate: str
+    orders: EmptyDatabase, before: str, statement: str, sqlstate: str
 ) -> None:
     orders.execute(before)
     with pytest.raises(MigrationFailed) as failed:
@@ -299,14 +303,14 @@ def test_a_failure_is_not_taken_for_success_by_its_result(
 # --- resolving
 
 
-def test_a_half_built_index_is_dropped_and_built_again(each_bench: Bench) -> None:
-    _invalid(each_bench)
-    _interrupted(each_bench, non_transactional(UNIQUE))
-    _resolve(each_bench)
-    assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
-    each_bench.execute("DELETE FROM orders")
-    each_bench.apply(non_transactional(UNIQUE), fence=3)
-    assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
+def test_a_half_built_index_is_dropped_and_built_again(each_db: EmptyDatabase) -> None:
+    _invalid(each_db)
+    _interrupted(each_db, non_transactional(UNIQUE))
+    _resolve(each_db)
+    assert (each_db.is_valid("i"), each_db.versions()) == (None, [])
+    each_db.execute("DELETE FROM orders")
+    each_db.apply(non_transactional(UNIQUE), fence=3)
+    assert (each_db.is_valid("i"), each_db.states()) == (True, {1: "applied"})
 
 
 RESOLVE_CASES = [
@@ -337,7 +341,7 @@ RESOLVE_CASES = [
 
 @pytest.mark.parametrize(("before", "statement", "state"), RESOLVE_CASES)
 def test_a_row_in_doubt_is_resolved_by_the_catalog(
-    orders: Bench, before: str, statement: str, state: str | None
+    orders: EmptyDatabase, before: str, statement: str, state: str | None
 ) -> None:
     orders.execute(before)
     _interrupted(orders, non_transactional(statement))
@@ -345,12 +349,12 @@ def test_a_row_in_doubt_is_resolved_by_the_catalog(
     assert orders.states() == ({} if state is None else {1: state})
 
 
-def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
-    _invalid(bench, "i_ccnew")
-    bench.execute("CREATE INDEX i ON orders (id)")
-    _interrupted(bench, non_transactional("REINDEX INDEX CONCURRENTLY i"))
-    _resolve(bench)
-    assert (bench.is_valid("i_ccnew"), bench.is_valid("i")) == (None, True)
+def test_what_an_interrupted_reindex_left_is_dropped(db: EmptyDatabase) -> None:
+    _invalid(db, "i_ccnew")
+    db.execute("CREATE INDEX i ON orders (id)")
+    _interrupted(db, non_transactional("REINDEX INDEX CONCURRENTLY i"))
+    _resolve(db)
+    assert (db.is_valid("i_ccnew"), db.is_valid("i")) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -363,15 +367,17 @@ def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
         "ALTER SUBSCRIPTION s REFRESH PUBLICATION",
     ],
 )
-def test_an_undetermined_outcome_names_the_repair_command(bench: Bench, statement: str) -> None:
-    _interrupted(bench, non_transactional(statement))
+def test_an_undetermined_outcome_names_the_repair_command(
+    db: EmptyDatabase, statement: str
+) -> None:
+    _interrupted(db, non_transactional(statement))
     with pytest.raises(RepairRequired, match="lambda-migrate repair 1 --as applied"):
-        _resolve(bench)
-    assert bench.states() == {1: "started"}
+        _resolve(db)
+    assert db.states() == {1: "started"}
 
 
 def test_a_lost_statement_of_undetermined_outcome_needs_repair(
-    orders: Bench,
+    orders: EmptyDatabase,
 ) -> None:
     statement = "INSERT INTO orders VALUES (7)"
     with (
@@ -383,11 +389,11 @@ def test_a_lost_statement_of_undetermined_outcome_needs_repair(
     assert orders.states() == {1: "started"}
 
 
-def test_a_row_without_its_statement_is_refused(bench: Bench) -> None:
-    _interrupted(bench, non_transactional(BUILD))
-    bench.execute("UPDATE lambda_migrate.history SET up = NULL")
+def test_a_row_without_its_statement_is_refused(db: EmptyDatabase) -> None:
+    _interrupted(db, non_transactional(BUILD))
+    db.execute("UPDATE lambda_migrate.history SET up = NULL")
     with pytest.raises(MigrationFailed, match="lambda-migrate repair"):
-        _resolve(bench)
+        _resolve(db)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +401,7 @@ def test_a_row_without_its_statement_is_refused(bench: Bench) -> None:
     [("CREATE INDEX i ON orders (id)", {1: "applied"}), ("SELECT 1", {})],
 )
 def test_an_interrupted_rollback_is_resolved_both_ways(
-    orders: Bench, before: str, states: dict[int, str]
+    orders: EmptyDatabase, before: str, states: dict[int, str]
 ) -> None:
     down = "DROP INDEX CONCURRENTLY i"
     orders.execute(before)
@@ -406,17 +412,19 @@ def test_an_interrupted_rollback_is_resolved_both_ways(
     assert orders.states() == states
 
 
-def test_an_interrupted_drop_is_finished(bench: Bench) -> None:
-    _invalid(bench)
+def test_an_interrupted_drop_is_finished(db: EmptyDatabase) -> None:
+    _invalid(db)
     one = non_transactional(UNIQUE, down="DROP INDEX CONCURRENTLY i", down_non_transactional=True)
-    _interrupted(bench, one, "rolling_back")
-    _resolve(bench)
-    assert (bench.is_valid("i"), bench.states()) == (None, {})
+    _interrupted(db, one, "rolling_back")
+    _resolve(db)
+    assert (db.is_valid("i"), db.states()) == (None, {})
 
 
-def test_an_interrupted_drop_does_not_drop_another_index_of_the_same_name(bench: Bench) -> None:
+def test_an_interrupted_drop_does_not_drop_another_index_of_the_same_name(
+    db: EmptyDatabase,
+) -> None:
     """The index that the statement was about is gone: another schema's is not dropped for it."""
-    bench.execute(
+    db.execute(
         "CREATE SCHEMA first; CREATE SCHEMA second;"
         "CREATE TABLE first.t (id int); CREATE INDEX i ON first.t (id);"
         "CREATE TABLE second.t (id int); CREATE INDEX i ON second.t (id);"
@@ -424,15 +432,15 @@ def test_an_interrupted_drop_does_not_drop_another_index_of_the_same_name(bench:
         "'ALTER DATABASE %I SET search_path = first, second', current_database()); END$$"
     )
     one = non_transactional("DROP INDEX CONCURRENTLY i")
-    with bench.holder() as session, pytest.MonkeyPatch.context() as patched:
+    with db.holder() as session, pytest.MonkeyPatch.context() as patched:
         _die_after_the_statement(patched)
         with pytest.raises(Killed):
             session.apply(one, "d", soon())
-    with bench.holder(2) as session:
+    with db.holder(2) as session:
         with pytest.raises(MigrationFailed, match="in the history already"):
             session.apply(one, "d", soon())
         assert [row.state.value for row in session.read_history()] == ["applied"]
-    assert bench.column("SELECT to_regclass('second.i') IS NOT NULL") == [True]
+    assert db.column("SELECT to_regclass('second.i') IS NOT NULL") == [True]
 
 
 # --- what failed, and may have done a part
@@ -465,7 +473,7 @@ _IN_PARTS = """DO $$ BEGIN INSERT INTO orders VALUES (7); COMMIT;
 
 
 @pytest.fixture
-def in_parts(orders: Bench) -> Bench:
+def in_parts(orders: EmptyDatabase) -> EmptyDatabase:
     orders.execute("""CREATE TABLE broken (x int); INSERT INTO broken VALUES (1);
         CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN
             INSERT INTO orders VALUES (7); COMMIT;
@@ -473,13 +481,13 @@ def in_parts(orders: Bench) -> Bench:
     return orders
 
 
-def _sevens(bench: Bench) -> int:
-    return int(bench.column("SELECT count(*) FROM orders WHERE id = 7")[0])
+def _sevens(db: EmptyDatabase) -> int:
+    return int(db.column("SELECT count(*) FROM orders WHERE id = 7")[0])
 
 
 @pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
 def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
-    in_parts: Bench, statement: str
+    in_parts: EmptyDatabase, statement: str
 ) -> None:
     one = non_transactional(statement)
     with pytest.raises(RepairRequired, match="part of it may be committed") as failed:
@@ -494,7 +502,9 @@ def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
 
 
 @pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
-def test_what_is_declared_idempotent_is_pending_again(in_parts: Bench, statement: str) -> None:
+def test_what_is_declared_idempotent_is_pending_again(
+    in_parts: EmptyDatabase, statement: str
+) -> None:
     one = _idempotent(non_transactional(statement))
     with pytest.raises(MigrationFailed) as failed:
         in_parts.apply(one)
@@ -507,7 +517,7 @@ def test_what_is_declared_idempotent_is_pending_again(in_parts: Bench, statement
     assert (_sevens(in_parts), in_parts.states()) == (2, {1: "applied"})
 
 
-def test_a_down_script_declared_idempotent_is_run_again(in_parts: Bench) -> None:
+def test_a_down_script_declared_idempotent_is_run_again(in_parts: EmptyDatabase) -> None:
     down = Script("CALL p()", 7, transactional=False, idempotent=True)
     one = replace(migration("SELECT 1"), down=down)
     in_parts.apply(one)
@@ -534,7 +544,7 @@ def test_a_down_script_declared_idempotent_is_run_again(in_parts: Bench) -> None
     ],
 )
 def test_a_statement_that_cannot_have_taken_effect_leaves_no_row_in_doubt(
-    in_parts: Bench, statement: str
+    in_parts: EmptyDatabase, statement: str
 ) -> None:
     """PostgreSQL could not read it, or it undoes as a whole what it cannot finish."""
     with pytest.raises(MigrationFailed) as failed:
@@ -545,23 +555,23 @@ def test_a_statement_that_cannot_have_taken_effect_leaves_no_row_in_doubt(
 # --- interrupted for real
 
 
-def _cancelled_half_way(bench: Bench, one: Migration, old: str) -> None:
+def _cancelled_half_way(db: EmptyDatabase, one: Migration, old: str) -> None:
     """Run it until its deadline, while an older transaction keeps it from its second half."""
-    with bench.connect() as older, bench.holder() as session:
+    with db.connect() as older, db.holder() as session:
         older.run("BEGIN")
         older.run(old)
         with pytest.raises(MigrationFailed, match="deadline"):
             session.apply(one, "d", soon(0.6))
-        until(lambda: not bench.is_running("CONCURRENTLY"))
-    assert bench.states() == {1: "started"}
+        until(lambda: not db.is_running("CONCURRENTLY"))
+    assert db.states() == {1: "started"}
 
 
-def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Bench) -> None:
+def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(db: EmptyDatabase) -> None:
     """What was not there before the intent is the statement's own; without an intent it counts not.
 
     A database may refuse temporary tables.
     """
-    bench.execute(
+    db.execute(
         """DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain')
             THEN CREATE ROLE plain LOGIN; END IF;
             EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database());
@@ -569,7 +579,7 @@ def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Benc
             CREATE TABLE orders (id int); ALTER TABLE orders OWNER TO plain;
             GRANT CREATE ON SCHEMA public TO plain"""
     )
-    plain = Bench(bench.address.replace(user="plain"))
+    plain = EmptyDatabase(db.address.replace(user="plain"))
     with plain.holder() as session, pytest.MonkeyPatch.context() as patched:
         _die_after_the_statement(patched)
         with pytest.raises(Killed):
@@ -579,17 +589,17 @@ def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Benc
     with pytest.raises(MigrationFailed, match="could not be compared"):
         plain.apply(non_transactional(BUILD.replace("i ON", "IF NOT EXISTS i ON"), 2), fence=3)
     grant = "GRANT TEMP ON DATABASE %I TO PUBLIC"
-    bench.execute(f"DO $$BEGIN EXECUTE format('{grant}', current_database()); END$$")
+    db.execute(f"DO $$BEGIN EXECUTE format('{grant}', current_database()); END$$")
 
 
-def test_a_detach_that_was_interrupted_is_finished(each_bench: Bench) -> None:
-    each_bench.execute(_PARTITIONS)
+def test_a_detach_that_was_interrupted_is_finished(each_db: EmptyDatabase) -> None:
+    each_db.execute(_PARTITIONS)
     detach = non_transactional("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
-    _cancelled_half_way(each_bench, detach, "SELECT * FROM p")
-    assert each_bench.column("SELECT inhdetachpending FROM pg_inherits") == [True]
-    _resolve(each_bench)
-    assert each_bench.column("SELECT count(*) FROM pg_inherits") == [0]
-    assert each_bench.states() == {1: "applied"}
+    _cancelled_half_way(each_db, detach, "SELECT * FROM p")
+    assert each_db.column("SELECT inhdetachpending FROM pg_inherits") == [True]
+    _resolve(each_db)
+    assert each_db.column("SELECT count(*) FROM pg_inherits") == [0]
+    assert each_db.states() == {1: "applied"}
 
 
 _TOAST = """CREATE TABLE docs (id int PRIMARY KEY, t text);
@@ -598,38 +608,40 @@ _TOAST = """CREATE TABLE docs (id int PRIMARY KEY, t text);
 
 @pytest.mark.parametrize("what", ["TABLE CONCURRENTLY docs", "SCHEMA CONCURRENTLY public"])
 def test_what_an_interrupted_reindex_left_on_the_toast_table_is_dropped(
-    each_bench: Bench, what: str
+    each_db: EmptyDatabase, what: str
 ) -> None:
-    each_bench.execute(_TOAST)
-    _cancelled_half_way(each_bench, non_transactional(f"REINDEX {what}"), "SELECT * FROM docs")
-    _resolve(each_bench)
-    assert each_bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
-    each_bench.apply(non_transactional(f"REINDEX {what}"), fence=3)
-    assert each_bench.states() == {1: "applied"}
+    each_db.execute(_TOAST)
+    _cancelled_half_way(each_db, non_transactional(f"REINDEX {what}"), "SELECT * FROM docs")
+    _resolve(each_db)
+    assert each_db.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
+    each_db.apply(non_transactional(f"REINDEX {what}"), fence=3)
+    assert each_db.states() == {1: "applied"}
 
 
-def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_bench: Bench) -> None:
-    each_bench.execute(
+def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_db: EmptyDatabase) -> None:
+    each_db.execute(
         "CREATE SCHEMA s; CREATE TABLE p (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);"
         'CREATE TABLE s."P 1" PARTITION OF p FOR VALUES FROM (0) TO (10)'
     )
     one = non_transactional("REINDEX TABLE CONCURRENTLY p")
-    _cancelled_half_way(each_bench, one, "SELECT * FROM p")
-    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
-    _resolve(each_bench)
-    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
-    assert each_bench.versions() == []
+    _cancelled_half_way(each_db, one, "SELECT * FROM p")
+    assert each_db.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
+    _resolve(each_db)
+    assert each_db.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+    assert each_db.versions() == []
 
 
-def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(bench: Bench) -> None:
+def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(
+    db: EmptyDatabase,
+) -> None:
     """No owner of a table may use the schema of its TOAST table."""
-    bench.execute(
+    db.execute(
         f"""{_TOAST}; CREATE TABLE s (x int); DO $$BEGIN IF NOT EXISTS (
             SELECT FROM pg_roles WHERE rolname = 'plain') THEN CREATE ROLE plain LOGIN; END IF;
             EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database()); END$$;
             ALTER TABLE docs OWNER TO plain; GRANT CREATE ON SCHEMA public TO plain"""
     )
-    plain = Bench(bench.address.replace(user="plain"))
+    plain = EmptyDatabase(db.address.replace(user="plain"))
     one = non_transactional("REINDEX TABLE CONCURRENTLY docs")
     _cancelled_half_way(plain, one, "SELECT * FROM docs")
     with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
@@ -642,24 +654,26 @@ def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(be
     with plain.holder(4) as session:
         session.apply(one, "d", soon())
     assert plain.states() == {1: "applied"}
-    assert len(bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid")) == 1
+    assert len(db.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid")) == 1
 
 
 def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
-    each_bench: Bench,
+    each_db: EmptyDatabase,
 ) -> None:
-    each_bench.execute(f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id)")
-    assert each_bench.is_valid("i") is False
-    _interrupted(each_bench, non_transactional("CREATE INDEX i ON ONLY p (id)"))
-    _resolve(each_bench)
-    assert each_bench.states() == {1: "applied"}
+    each_db.execute(f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id)")
+    assert each_db.is_valid("i") is False
+    _interrupted(each_db, non_transactional("CREATE INDEX i ON ONLY p (id)"))
+    _resolve(each_db)
+    assert each_db.states() == {1: "applied"}
 
 
 # --- a row in doubt is resolved before anything else begins
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_applying_over_a_row_in_doubt_resolves_it_first(orders: Bench, is_there: bool) -> None:
+def test_applying_over_a_row_in_doubt_resolves_it_first(
+    orders: EmptyDatabase, is_there: bool
+) -> None:
     if is_there:
         orders.execute(BUILD.replace("CONCURRENTLY", ""))
     _interrupted(orders, non_transactional(BUILD))
@@ -675,7 +689,7 @@ def test_applying_over_a_row_in_doubt_resolves_it_first(orders: Bench, is_there:
 @pytest.mark.parametrize("outside_down", [True, False])
 @pytest.mark.parametrize("is_there", [True, False])
 def test_rolling_back_a_row_in_doubt_resolves_it_first(
-    orders: Bench, is_there: bool, outside_down: bool
+    orders: EmptyDatabase, is_there: bool, outside_down: bool
 ) -> None:
     down = "DROP INDEX CONCURRENTLY i" if outside_down else "DROP INDEX i"
     if is_there:

@@ -22,7 +22,7 @@ from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 from lambda_migrate.runner import MigrationRunner
 
-from .bench import Bench, soon
+from .empty_database import EmptyDatabase, soon
 
 OTHER = f"other_{os.getpid()}"
 POINTS = ("before the statement", "in the statement", "after the statement")
@@ -130,8 +130,8 @@ class Killed(BaseException):
 class Fakes:
     """One kind on an empty database, and the commands that are given."""
 
-    def __init__(self, bench: Bench, kind: Kind) -> None:
-        self.bench = bench
+    def __init__(self, db: EmptyDatabase, kind: Kind) -> None:
+        self.db = db
         self.kind = kind
         self.manifest = Manifest(
             [
@@ -141,7 +141,7 @@ class Fakes:
         )
         store = InMemoryLeaseTable(lease_seconds=20.0)
         policy = Policy(lease_seconds=20.0, failure_pause_seconds=0.0)
-        self.target = Target("t", store, bench.database(), policy=policy)
+        self.target = Target("t", store, db.database(), policy=policy)
 
     def up(self) -> None:
         MigrationRunner(self.manifest, self.target).ensure(soon())
@@ -151,24 +151,24 @@ class Fakes:
 
     def agrees(self) -> bool:
         """Whether the history and the schema say the same, and nothing is half done."""
-        states = self.bench.states()
+        states = self.db.states()
         is_applied = states.get(2) == "applied"
         condition = self.kind.effect.format(applied=str(is_applied).lower())
-        has_effect = self.bench.execute(f"SELECT {condition}")[0][0]
-        invalid = self.bench.execute(
+        has_effect = self.db.execute(f"SELECT {condition}")[0][0]
+        invalid = self.db.execute(
             "SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
             " WHERE NOT indisvalid AND relkind = 'i'"
         )
         return {*states.values()} == {"applied"} and has_effect is is_applied and not invalid
 
 
-def _kill(monkeypatch: pytest.MonkeyPatch, bench: Bench, point: str, half: str) -> None:
+def _kill(monkeypatch: pytest.MonkeyPatch, db: EmptyDatabase, point: str, half: str) -> None:
     """The next statement is the process's last act, or its row is what it comes not to."""
     real = _NonTransactionalStatement.run
 
     def dying(self: _NonTransactionalStatement, **arguments: Any) -> None:
         if point == POINTS[1]:
-            bench.execute(half)
+            db.execute(half)
         elif point == POINTS[2]:
             real(self, **arguments)
         raise Killed
@@ -177,16 +177,16 @@ def _kill(monkeypatch: pytest.MonkeyPatch, bench: Bench, point: str, half: str) 
 
 
 def _given(scene: Fakes, killed: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    scene.bench.execute(f"DROP DATABASE IF EXISTS {OTHER}")
+    scene.db.execute(f"DROP DATABASE IF EXISTS {OTHER}")
     act, half = scene.up, scene.kind.half_up
     if killed == "down":
         scene.up()
         act, half = scene.down, scene.kind.half_down
     with monkeypatch.context() as patched:
-        _kill(patched, scene.bench, point, half)
+        _kill(patched, scene.db, point, half)
         with pytest.raises(Killed):
             act()
-    assert scene.bench.states()[2] == {"up": "started", "down": "rolling_back"}[killed]
+    assert scene.db.states()[2] == {"up": "started", "down": "rolling_back"}[killed]
 
 
 @pytest.mark.parametrize("then", ["up", "down"])
@@ -194,17 +194,22 @@ def _given(scene: Fakes, killed: str, monkeypatch: pytest.MonkeyPatch, point: st
 @pytest.mark.parametrize("killed", ["up", "down"])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_history_and_schema_agree_wherever_the_process_was_killed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: Kind, killed: str, point: str, then: str
+    db: EmptyDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    killed: str,
+    point: str,
+    then: str,
 ) -> None:
     """Whatever command comes next, and whatever comes after that."""
-    scene = Fakes(bench, kind)
+    scene = Fakes(db, kind)
     _given(scene, killed, monkeypatch, point)
     commands: dict[str, Callable[[], None]] = {"up": scene.up, "down": scene.down}
     for command in (then, "up", "down", "up"):
         commands[command]()
         assert scene.agrees(), command
-        assert (2 in bench.states()) is (command == "up")
-    bench.execute(f"DROP DATABASE IF EXISTS {OTHER}")
+        assert (2 in db.states()) is (command == "up")
+    db.execute(f"DROP DATABASE IF EXISTS {OTHER}")
 
 
 COUNTING = """CREATE TABLE counter (n int); INSERT INTO counter VALUES (0);
@@ -216,12 +221,12 @@ COUNTING = """CREATE TABLE counter (n int); INSERT INTO counter VALUES (0);
 @pytest.mark.parametrize("point", [POINTS[0], POINTS[2]])
 @pytest.mark.parametrize("killed", ["up", "down"])
 def test_what_commits_in_parts_is_never_run_again_by_itself(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, killed: str, point: str, then: str
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch, killed: str, point: str, then: str
 ) -> None:
-    scene = Fakes(bench, Kind(COUNTING, "CALL more(1)", "CALL more(-1)", "true"))
+    scene = Fakes(db, Kind(COUNTING, "CALL more(1)", "CALL more(-1)", "true"))
     _given(scene, killed, monkeypatch, point)
-    before = bench.column("SELECT n FROM counter"), bench.states()
+    before = db.column("SELECT n FROM counter"), db.states()
     for _ in range(2):
         with pytest.raises(RepairRequired, match="`lambda-migrate repair 2 --as applied`"):
             {"up": scene.up, "down": scene.down}[then]()
-        assert (bench.column("SELECT n FROM counter"), bench.states()) == before
+        assert (db.column("SELECT n FROM counter"), db.states()) == before

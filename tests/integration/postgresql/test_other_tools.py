@@ -13,7 +13,7 @@ from lambda_migrate.migrations.requirements import parse_requirements
 from lambda_migrate.migrations.version import DottedVersion, Version
 from lambda_migrate.postgresql.other_tools import TOOLS, read_tool_histories
 
-from .bench import Bench, migration, soon
+from .empty_database import EmptyDatabase, migration, soon
 
 MADE: dict[str, tuple[str, list[tuple[str, str, Version | None]]]] = {
     "dbmate": (
@@ -204,8 +204,8 @@ MADE: dict[str, tuple[str, list[tuple[str, str, Version | None]]]] = {
 """How each tool makes its table, and what it is to be read as: label, state, version here."""
 
 
-def others(bench: Bench) -> list[ToolHistory]:
-    return bench.database().read_tool_histories(soon())
+def others(db: EmptyDatabase) -> list[ToolHistory]:
+    return db.database().read_tool_histories(soon())
 
 
 def test_every_tool_has_a_table_here() -> None:
@@ -214,32 +214,32 @@ def test_every_tool_has_a_table_here() -> None:
 
 @pytest.mark.parametrize("name", MADE)
 def test_a_tools_table_is_recognized_in_any_schema_and_read_as_the_tool_reads_it(
-    bench: Bench, name: str
+    db: EmptyDatabase, name: str
 ) -> None:
     made, entries = MADE[name]
-    bench.execute(f'CREATE SCHEMA "o\'d"; SET search_path = "o\'d"; {made}')
-    [other] = others(bench)
+    db.execute(f'CREATE SCHEMA "o\'d"; SET search_path = "o\'d"; {made}')
+    [other] = others(db)
     schema = {"graphile-migrate": "graphile_migrate", "sqitch": "sqitch", "drizzle": "drizzle"}
     assert (other.tool, other.unreadable_reason) == (name, "")
     assert other.table.startswith(f"{schema.get(name, chr(111) + chr(39) + 'd')}.")
     assert [(each.label, each.state, each.version) for each in other.entries] == entries
     assert other.is_in_use
-    with bench.holder() as session:
+    with db.holder() as session:
         assert session.read_tool_histories() == [other]
 
 
-def test_what_is_found_is_the_same_on_every_version(each_bench: Bench) -> None:
+def test_what_is_found_is_the_same_on_every_version(each_db: EmptyDatabase) -> None:
     for number, (made, _) in enumerate(MADE.values()):
-        each_bench.execute(f"CREATE SCHEMA s{number}; SET search_path = s{number}; {made}")
-    assert sorted(other.tool for other in others(each_bench)) == sorted(MADE)
-    assert [other for other in others(each_bench) if other.unreadable_reason] == []
+        each_db.execute(f"CREATE SCHEMA s{number}; SET search_path = s{number}; {made}")
+    assert sorted(other.tool for other in others(each_db)) == sorted(MADE)
+    assert [other for other in others(each_db) if other.unreadable_reason] == []
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_a_table_without_applied_versions_does_not_count(bench: Bench, name: str) -> None:
+def test_a_table_without_applied_versions_does_not_count(db: EmptyDatabase, name: str) -> None:
     made = MADE[name][0].partition("INSERT INTO")[0]
-    bench.execute(made)
-    assert [other.tool for other in others(bench) if other.is_in_use] == []
+    db.execute(made)
+    assert [other.tool for other in others(db) if other.is_in_use] == []
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,10 @@ def test_a_table_without_applied_versions_does_not_count(bench: Bench, name: str
     ],
 )
 def test_the_row_that_a_tool_begins_with_is_not_a_version(
-    bench: Bench, rows: tuple[str, str]
+    db: EmptyDatabase, rows: tuple[str, str]
 ) -> None:
-    bench.execute(f"CREATE TABLE {rows[0]}; INSERT INTO {rows[0].split()[0]} {rows[1]}")
-    assert [other for other in others(bench) if other.is_in_use] == []
+    db.execute(f"CREATE TABLE {rows[0]}; INSERT INTO {rows[0].split()[0]} {rows[1]}")
+    assert [other for other in others(db) if other.is_in_use] == []
 
 
 @pytest.mark.parametrize(
@@ -272,35 +272,37 @@ def test_the_row_that_a_tool_begins_with_is_not_a_version(
         "effects (version text)",
     ],
 )
-def test_a_table_of_such_a_name_with_other_columns_is_ignored(bench: Bench, table: str) -> None:
-    bench.execute(f"CREATE TABLE {table}")
-    assert others(bench) == []
+def test_a_table_of_such_a_name_with_other_columns_is_ignored(
+    db: EmptyDatabase, table: str
+) -> None:
+    db.execute(f"CREATE TABLE {table}")
+    assert others(db) == []
 
 
-def test_our_own_tables_are_not_taken_for_another_tools(bench: Bench) -> None:
-    bench.apply(migration("SELECT 1"))
-    assert others(bench) == []
+def test_our_own_tables_are_not_taken_for_another_tools(db: EmptyDatabase) -> None:
+    db.apply(migration("SELECT 1"))
+    assert others(db) == []
 
 
-def test_views_and_temporary_tables_are_ignored(bench: Bench) -> None:
-    bench.execute("CREATE VIEW schema_migrations AS SELECT '1'::varchar AS version")
-    assert others(bench) == []
+def test_views_and_temporary_tables_are_ignored(db: EmptyDatabase) -> None:
+    db.execute("CREATE VIEW schema_migrations AS SELECT '1'::varchar AS version")
+    assert others(db) == []
 
 
-def test_two_services_with_a_tool_each_are_distinguished(bench: Bench) -> None:
-    bench.execute("CREATE SCHEMA billing")
-    bench.execute(MADE["dbmate"][0])
-    bench.execute(f"SET search_path = billing; {MADE['golang-migrate'][0]}")
-    assert [(other.tool, other.table) for other in others(bench)] == [
+def test_two_services_with_a_tool_each_are_distinguished(db: EmptyDatabase) -> None:
+    db.execute("CREATE SCHEMA billing")
+    db.execute(MADE["dbmate"][0])
+    db.execute(f"SET search_path = billing; {MADE['golang-migrate'][0]}")
+    assert [(other.tool, other.table) for other in others(db)] == [
         ("golang-migrate", "billing.schema_migrations"),
         ("dbmate", "public.schema_migrations"),
     ]
 
 
-def test_reading_leaves_nothing_in_the_session(bench: Bench) -> None:
-    bench.execute(MADE["dbmate"][0])
+def test_reading_leaves_nothing_in_the_session(db: EmptyDatabase) -> None:
+    db.execute(MADE["dbmate"][0])
     settings = ("search_path", "row_security", "lock_timeout")
-    with bench.connect() as connection:
+    with db.connect() as connection:
         before = [connection.run(f"SHOW {name}") for name in settings]
         assert read_tool_histories(connection.run)
         assert [connection.run(f"SHOW {name}") for name in settings] == before
@@ -310,34 +312,34 @@ def test_reading_leaves_nothing_in_the_session(bench: Bench) -> None:
 
 
 @pytest.fixture
-def reader(bench: Bench) -> Iterator[Bench]:
+def reader(db: EmptyDatabase) -> Iterator[EmptyDatabase]:
     """The database through a role that may read the tools' tables and nothing else."""
-    bench.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
-    yield Bench(bench.address.replace(user="reader"))
-    bench.execute("DROP OWNED BY reader; DROP ROLE reader")
+    db.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
+    yield EmptyDatabase(db.address.replace(user="reader"))
+    db.execute("DROP OWNED BY reader; DROP ROLE reader")
 
 
-def grant(bench: Bench, schema: str) -> None:
+def grant(db: EmptyDatabase, schema: str) -> None:
     name = f'"{schema}"'
-    bench.execute(
+    db.execute(
         f"GRANT USAGE ON SCHEMA {name} TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA {name}"
         " TO reader"
     )
 
 
-def inspect(bench: Bench, text: str) -> RequirementInspection:
-    return bench.database().inspect_requirements(parse_requirements(text).entries, soon())
+def inspect(db: EmptyDatabase, text: str) -> RequirementInspection:
+    return db.database().inspect_requirements(parse_requirements(text).entries, soon())
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_a_version_is_required_by_its_label_or_number(
-    bench: Bench, reader: Bench, name: str
+    db: EmptyDatabase, reader: EmptyDatabase, name: str
 ) -> None:
     made, entries = MADE[name]
-    bench.execute(f"{made}")
+    db.execute(f"{made}")
     schemas = ("public", "graphile_migrate", "sqitch", "drizzle")
-    schema = next(each for each in schemas if others(bench)[0].table.startswith(f"{each}."))
-    grant(bench, schema)
+    schema = next(each for each in schemas if others(db)[0].table.startswith(f"{each}."))
+    grant(db, schema)
     [tool] = [tool for tool in TOOLS if tool.name == name]
     for label, state, _ in entries:
         required = f"{tool.setting_name}:{label.partition(' ')[0]}"
@@ -350,15 +352,15 @@ def test_a_version_is_required_by_its_label_or_number(
 
 
 def test_a_role_that_reads_nothing_else_needs_one_table_of_each_tool(
-    bench: Bench, reader: Bench
+    db: EmptyDatabase, reader: EmptyDatabase
 ) -> None:
-    bench.execute("CREATE SCHEMA billing; CREATE SCHEMA secret")
-    bench.execute(MADE["Prisma"][0])
+    db.execute("CREATE SCHEMA billing; CREATE SCHEMA secret")
+    db.execute(MADE["Prisma"][0])
     for schema in ("billing", "secret"):
-        bench.execute(f"SET search_path = {schema}; {MADE['golang-migrate'][0]}")
-    bench.execute("ALTER TABLE billing.schema_migrations RENAME TO moves")
-    grant(bench, "public")
-    grant(bench, "billing")
+        db.execute(f"SET search_path = {schema}; {MADE['golang-migrate'][0]}")
+    db.execute("ALTER TABLE billing.schema_migrations RENAME TO moves")
+    grant(db, "public")
+    grant(db, "billing")
     text = "golang-migrate@billing.moves:6, prisma:20240101000000_first, prisma:20240109_later"
     inspection = inspect(reader, text)
     assert [each.is_applied for each in inspection.statuses] == [True, True, False]
@@ -366,37 +368,39 @@ def test_a_role_that_reads_nothing_else_needs_one_table_of_each_tool(
         inspect(reader, "golang-migrate:6")
 
 
-def test_two_tables_of_a_tool_have_to_be_distinguished_by_schema(bench: Bench) -> None:
-    bench.execute("CREATE SCHEMA billing")
+def test_two_tables_of_a_tool_have_to_be_distinguished_by_schema(db: EmptyDatabase) -> None:
+    db.execute("CREATE SCHEMA billing")
     for schema in ("billing", "public"):
-        bench.execute(f"SET search_path = {schema}; {MADE['dbmate'][0]}")
+        db.execute(f"SET search_path = {schema}; {MADE['dbmate'][0]}")
     with pytest.raises(ConfigurationError, match=r"name the schema of one, dbmate@billing:3"):
-        inspect(bench, "dbmate:3")
-    assert not inspect(bench, "dbmate@public:3").unmet
+        inspect(db, "dbmate:3")
+    assert not inspect(db, "dbmate@public:3").unmet
 
 
-def test_a_table_that_the_tool_has_locked_is_read_again_later(bench: Bench) -> None:
-    bench.execute(MADE["golang-migrate"][0])
-    with bench.connect() as tool:
+def test_a_table_that_the_tool_has_locked_is_read_again_later(db: EmptyDatabase) -> None:
+    db.execute(MADE["golang-migrate"][0])
+    with db.connect() as tool:
         tool.run("BEGIN; TRUNCATE schema_migrations")
-        [unmet] = inspect(bench, "golang-migrate:6").unmet
+        [unmet] = inspect(db, "golang-migrate:6").unmet
     assert "lock timeout" in unmet.reason
     assert not unmet.has_failed
 
 
-def test_a_copy_of_a_database_is_distinguished_from_it(bench: Bench, reader: Bench) -> None:
+def test_a_copy_of_a_database_is_distinguished_from_it(
+    db: EmptyDatabase, reader: EmptyDatabase
+) -> None:
     """Also by a role that may not read the cluster's identifier."""
-    bench.execute(MADE["Prisma"][0])
-    copied = f"{bench.address.database}_copy"
-    bench.execute(f"CREATE DATABASE {copied} TEMPLATE {bench.address.database}")
-    copy = Bench(bench.address.replace(database=copied))
+    db.execute(MADE["Prisma"][0])
+    copied = f"{db.address.database}_copy"
+    db.execute(f"CREATE DATABASE {copied} TEMPLATE {db.address.database}")
+    copy = EmptyDatabase(db.address.replace(database=copied))
     try:
-        grant(bench, "public")
-        ids = [inspect(each, "prisma:x").system_id for each in (bench, reader, copy)]
-        bench.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        grant(db, "public")
+        ids = [inspect(each, "prisma:x").system_id for each in (db, reader, copy)]
+        db.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
         ids.append(inspect(reader, "prisma:x").system_id)
     finally:
-        bench.execute(f"DROP DATABASE {copied} WITH (FORCE)")
+        db.execute(f"DROP DATABASE {copied} WITH (FORCE)")
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
     assert ids[3].startswith("/")
@@ -405,24 +409,24 @@ def test_a_copy_of_a_database_is_distinguished_from_it(bench: Bench, reader: Ben
 # --- a table that cannot be read
 
 
-def test_a_table_that_we_may_not_read_counts_as_in_use(bench: Bench) -> None:
-    bench.execute(MADE["dbmate"][0])
-    bench.execute("DROP ROLE IF EXISTS reader")
-    bench.execute("CREATE ROLE reader LOGIN")
+def test_a_table_that_we_may_not_read_counts_as_in_use(db: EmptyDatabase) -> None:
+    db.execute(MADE["dbmate"][0])
+    db.execute("DROP ROLE IF EXISTS reader")
+    db.execute("CREATE ROLE reader LOGIN")
     try:
-        reader = Bench(bench.address.replace(user="reader"))
+        reader = EmptyDatabase(db.address.replace(user="reader"))
         [other] = others(reader)
         assert other.is_in_use
         assert "GRANT SELECT" in other.unreadable_reason
     finally:
-        bench.execute("DROP ROLE reader")
+        db.execute("DROP ROLE reader")
 
 
-def test_a_table_that_is_locked_counts_as_in_use_and_is_not_waited_for(bench: Bench) -> None:
-    bench.execute(MADE["dbmate"][0])
-    with bench.connect() as tool:
+def test_a_table_that_is_locked_counts_as_in_use_and_is_not_waited_for(db: EmptyDatabase) -> None:
+    db.execute(MADE["dbmate"][0])
+    with db.connect() as tool:
         tool.run("BEGIN; LOCK TABLE schema_migrations")
-        [other] = others(bench)
+        [other] = others(db)
     assert other.is_in_use
     assert "lock timeout" in other.unreadable_reason
 
@@ -436,31 +440,31 @@ _TRAP = """
 """
 
 
-def test_a_row_security_policy_is_not_run(bench: Bench) -> None:
-    bench.execute(_TRAP)
-    bench.execute("DROP ROLE IF EXISTS planter")
-    bench.execute("DROP ROLE IF EXISTS migrator")
-    bench.execute(
+def test_a_row_security_policy_is_not_run(db: EmptyDatabase) -> None:
+    db.execute(_TRAP)
+    db.execute("DROP ROLE IF EXISTS planter")
+    db.execute("DROP ROLE IF EXISTS migrator")
+    db.execute(
         "CREATE ROLE planter; CREATE ROLE migrator LOGIN; GRANT CREATE ON SCHEMA public TO planter;"
         " GRANT ALL ON sprung TO PUBLIC"
     )
     try:
-        bench.execute(
+        db.execute(
             f"SET ROLE planter; {MADE['dbmate'][0]};"
             " ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY;"
             " CREATE POLICY p ON schema_migrations USING (public.trap());"
             " GRANT SELECT ON schema_migrations TO PUBLIC"
         )
-        [other] = others(Bench(bench.address.replace(user="migrator")))
+        [other] = others(EmptyDatabase(db.address.replace(user="migrator")))
         assert "row-level security" in other.unreadable_reason
-        assert bench.execute("SELECT * FROM sprung") == []
+        assert db.execute("SELECT * FROM sprung") == []
     finally:
-        bench.execute("DROP OWNED BY planter, migrator; DROP ROLE planter; DROP ROLE migrator")
+        db.execute("DROP OWNED BY planter, migrator; DROP ROLE planter; DROP ROLE migrator")
 
 
-def test_a_cast_of_another_roles_type_is_not_run(bench: Bench) -> None:
-    bench.execute(_TRAP)
-    bench.execute(
+def test_a_cast_of_another_roles_type_is_not_run(db: EmptyDatabase) -> None:
+    db.execute(_TRAP)
+    db.execute(
         """CREATE TYPE evil AS (a int);
         CREATE FUNCTION as_text(evil) RETURNS text LANGUAGE plpgsql AS
             $$ BEGIN PERFORM public.trap(); RETURN '1'; END $$;
@@ -468,5 +472,5 @@ def test_a_cast_of_another_roles_type_is_not_run(bench: Bench) -> None:
         CREATE TABLE schema_migrations (version evil);
         INSERT INTO schema_migrations VALUES (ROW(1))"""
     )
-    assert others(bench) == []
-    assert bench.execute("SELECT * FROM sprung") == []
+    assert others(db) == []
+    assert db.execute("SELECT * FROM sprung") == []

@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError, ManifestError, MigrationFa
 from lambda_migrate.migrations import read_manifest
 from lambda_migrate.testing import InMemoryLeaseTable, RecordingObserver
 
-from .bench import Bench, soon
+from .empty_database import EmptyDatabase, soon
 
 UP, DOWN = "-- migrate:up placeholders:true\n", "-- migrate:down placeholders:true\n"
 
@@ -43,9 +43,9 @@ DO $body$ BEGIN INSERT INTO ${{ident:value}} VALUES (${{literal:value}}); END $b
 class Project:
     """A folder of migrations, and a database with a table for notes."""
 
-    def __init__(self, bench: Bench, folder: Path) -> None:
-        self.bench, self.folder = bench, folder
-        self.bench.execute("CREATE TABLE notes (note text)")
+    def __init__(self, db: EmptyDatabase, folder: Path) -> None:
+        self.db, self.folder = db, folder
+        self.db.execute("CREATE TABLE notes (note text)")
         self.table, self.observer = InMemoryLeaseTable(), RecordingObserver()
 
     def write(self, **files: str) -> None:
@@ -53,7 +53,7 @@ class Project:
             (self.folder / f"{name}.sql").write_text(text)
 
     def operations(self, placeholders: Any) -> Operations:
-        database = self.bench.database(placeholders=placeholders)
+        database = self.db.database(placeholders=placeholders)
         target = Target("shop", self.table, database, observer=self.observer)
         return Operations(read_manifest(self.folder), target)
 
@@ -70,47 +70,45 @@ class Project:
 
     def read_stored_text(self) -> str:
         """Whatever the library has stored or reported."""
-        history = self.bench.execute("SELECT h::text FROM lambda_migrate.history h")
+        history = self.db.execute("SELECT h::text FROM lambda_migrate.history h")
         return f"{history}{self.table.state}{self.observer.events}"
 
 
 @pytest.fixture
-def project(bench: Bench, tmp_path: Path) -> Project:
-    return Project(bench, tmp_path)
+def project(db: EmptyDatabase, tmp_path: Path) -> Project:
+    return Project(db, tmp_path)
 
 
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("standard", ["on", "off"])
 def test_no_value_leaves_its_quotes(project: Project, value: str, standard: str) -> None:
-    database = project.bench.address.database
-    project.bench.execute(
-        f'ALTER DATABASE "{database}" SET standard_conforming_strings = {standard}'
-    )
+    database = project.db.address.database
+    project.db.execute(f'ALTER DATABASE "{database}" SET standard_conforming_strings = {standard}')
     project.write(**{"0001_it": TEXT})
     placeholders = json.dumps({"value": value})
     project.operations(placeholders).up(soon())
-    assert project.bench.column("SELECT note FROM notes") == [value] * 3
-    (table,) = project.bench.column(
+    assert project.db.column("SELECT note FROM notes") == [value] * 3
+    (table,) = project.db.column(
         "SELECT relname FROM pg_class WHERE relnatts = 1 AND "
         "relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'notes'"
     )
     assert table == value
     assert value not in project.read_stored_text()
     project.operations(placeholders).down(soon(), steps=1)
-    assert project.bench.versions() == []
+    assert project.db.versions() == []
 
 
 def test_a_rollback_uses_the_value_of_its_own_time(project: Project) -> None:
     project.write(**{"0001_it": TEXT})
     project.up(value="first value")
-    project.bench.execute('ALTER TABLE "first value" RENAME TO "second value"')
-    (row,) = project.bench.history()
+    project.db.execute('ALTER TABLE "first value" RENAME TO "second value"')
+    (row,) = project.db.history()
     assert row.down is not None
     assert row.down.sql == "DROP TABLE ${ident:value};\n"
     with pytest.raises(ConfigurationError, match=r"back:\n.*script\):10: .* has no value"):
         project.down()
     assert project.down(value="second value") == ("0001_it",)
-    assert not project.bench.has('"second value"')
+    assert not project.db.has('"second value"')
 
 
 def test_no_rollback_begins_without_a_value_for_a_later_one(project: Project) -> None:
@@ -118,7 +116,7 @@ def test_no_rollback_begins_without_a_value_for_a_later_one(project: Project) ->
     project.up(value="some value")
     with pytest.raises(ConfigurationError, match=r"0001_it .stored down script.:10: "):
         project.operations({}).down(soon(), to=0)
-    assert project.bench.versions() == [1, 2]
+    assert project.db.versions() == [1, 2]
 
 
 def test_a_missing_value_is_found_before_the_first_script(project: Project) -> None:
@@ -136,7 +134,7 @@ def test_a_missing_value_is_found_before_the_first_script(project: Project) -> N
         "afterMigrate.sql:2",
     ]
     assert len(places) == 9
-    assert project.bench.versions() == []
+    assert project.db.versions() == []
     with pytest.raises(ManifestError):
         project.operations({}).dry_run(soon())
     with pytest.raises(ConfigurationError, match="is not a JSON object"):
@@ -181,14 +179,14 @@ def test_a_hook_has_placeholders_and_its_errors_point_into_its_file(project: Pro
     assert "afterEachMigrate.sql:3:8\n" in project.fail(value="a 'longer' value").detail
     project.write(afterEachMigrate="-- migrate:up\nINSERT INTO notes VALUES ('${literal:value}');")
     project.up(value="a 'longer' value")
-    assert project.bench.column("SELECT note FROM notes") == [
+    assert project.db.column("SELECT note FROM notes") == [
         "a 'longer' value",
         "${literal:value}",
     ]
 
 
 def test_notices_and_constraints_that_are_checked_last_show_no_value(project: Project) -> None:
-    project.bench.execute("CREATE TABLE keys (k text UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    project.db.execute("CREATE TABLE keys (k text UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     project.write(
         **{
             "0001_it": f"{UP}DO $$ BEGIN RAISE NOTICE 'it is %', ${{literal:value}}; END $$;\n"

@@ -28,7 +28,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, connect
 from lambda_migrate.postgresql.ports import LeaseGrant
 
-from .bench import Bench, Running, migration, soon, until
+from .empty_database import EmptyDatabase, Running, migration, soon, until
 from .releases import LEAVES_SESSION_STATE, LEFT, releases
 
 POOL_MODES: tuple[PoolMode, ...] = ("session", "transaction")
@@ -54,25 +54,25 @@ def poolers(server: LocalPostgreSQL) -> Iterator[dict[str, LocalPgBouncer]]:
 
 
 @pytest.fixture
-def bench(server: LocalPostgreSQL) -> Iterator[Bench]:
+def db(server: LocalPostgreSQL) -> Iterator[EmptyDatabase]:
     """A database, without a pooler in between."""
     name = f"pooled_{next(_NUMBERS)}"
     server.create_database(name)
-    yield Bench(parse_url(server.tcp_url(name) + "?sslmode=disable"))
+    yield EmptyDatabase(parse_url(server.tcp_url(name) + "?sslmode=disable"))
     server.drop_database(name)
 
 
-Via = Callable[[str], Bench]
+Via = Callable[[str], EmptyDatabase]
 
 
 @pytest.fixture
-def via(bench: Bench, poolers: dict[str, LocalPgBouncer]) -> Via:
+def via(db: EmptyDatabase, poolers: dict[str, LocalPgBouncer]) -> Via:
     """The same database, by one of `WAYS`."""
 
-    def by(way: str) -> Bench:
+    def by(way: str) -> EmptyDatabase:
         if way == "direct":
-            return bench
-        return Bench(parse_url(poolers[way].url(bench.address.database)))
+            return db
+        return EmptyDatabase(parse_url(poolers[way].url(db.address.database)))
 
     return by
 
@@ -85,7 +85,7 @@ def small(
     name = f"pooled_{next(_NUMBERS)}"
     server.create_database(name)
     with LocalPgBouncer(server, pool_mode=mode, settings=settings) as pooler:
-        yield pooler, Bench(parse_url(pooler.url(name)))
+        yield pooler, EmptyDatabase(parse_url(pooler.url(name)))
     server.drop_database(name)
 
 
@@ -95,21 +95,21 @@ def small(
 @pytest.mark.parametrize("mode", POOL_MODES)
 @pytest.mark.parametrize("terminate_holders", [True, False])
 def test_a_release_terminates_no_query_on_the_backend_of_the_release_before(
-    bench: Bench, via: Via, mode: str, terminate_holders: bool
+    db: EmptyDatabase, via: Via, mode: str, terminate_holders: bool
 ) -> None:
     """With a lease table, and without one: a backend that serves another now is not a holder."""
     pooled = via(mode)
     pooled.apply(migration("SELECT pg_backend_pid()"))
-    (backend,) = bench.pids("backend_type = 'client backend'")
+    (backend,) = db.pids("backend_type = 'client backend'")
     slow = "SELECT pg_backend_pid(), pg_advisory_xact_lock(77)"
-    with bench.connect() as other, pooled.connect("application") as application:
+    with db.connect() as other, pooled.connect("application") as application:
         other.run("SELECT pg_advisory_lock(77)")
         query = Running(lambda: application.run(slow))
-        until(lambda: backend in bench.pids("wait_event_type = 'Lock' AND query LIKE '%77%'"))
+        until(lambda: backend in db.pids("wait_event_type = 'Lock' AND query LIKE '%77%'"))
         pooled.apply(migration("SELECT 2", 2), fence=2, terminate_holders=terminate_holders)
         other.run("SELECT pg_advisory_unlock(77)")
         assert query.outcome() == [[backend, ""]]
-    assert bench.versions() == [1, 2]
+    assert db.versions() == [1, 2]
 
 
 @pytest.mark.parametrize("mode", POOL_MODES)
@@ -150,15 +150,15 @@ def test_a_direct_session_is_distinguished_from_a_pooled_one(via: Via) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
-    bench: Bench, via: Via, way: str
+    db: EmptyDatabase, via: Via, way: str
 ) -> None:
     locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
     with via(way).holder() as session:
         for version, script in enumerate(("SELECT 1", "SELECT pg_advisory_unlock_all()"), 1):
             session.apply(migration(script, version), "d", soon())
             expected = [session._connection.raw_connection.pid] if way == "direct" else []
-            assert bench.column(locks) == expected
-    until(lambda: not bench.column(locks))
+            assert db.column(locks) == expected
+    until(lambda: not db.column(locks))
 
 
 # --- statements outside a transaction
@@ -166,7 +166,7 @@ def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
 
 @pytest.mark.parametrize("mode", POOL_MODES)
 def test_a_non_transactional_statement_is_refused_before_its_intent(
-    bench: Bench, via: Via, mode: str
+    db: EmptyDatabase, via: Via, mode: str
 ) -> None:
     build = migration("CREATE INDEX CONCURRENTLY i ON t (id)", 2, non_transactional=True)
     with via(mode).holder() as session:
@@ -174,9 +174,9 @@ def test_a_non_transactional_statement_is_refused_before_its_intent(
         with pytest.raises(MigrationFailed, match=_DIRECT) as failed:
             session.apply(build, "d", soon())
     assert failed.value.migration == "0002_m"
-    assert (bench.states(), bench.has("i")) == ({1: "applied"}, False)
-    bench.apply(build, fence=2)
-    assert (bench.states(), bench.has("i")) == ({1: "applied", 2: "applied"}, True)
+    assert (db.states(), db.has("i")) == ({1: "applied"}, False)
+    db.apply(build, fence=2)
+    assert (db.states(), db.has("i")) == ({1: "applied", 2: "applied"}, True)
 
 
 _DIRECT = re.compile(r"transaction:false.*pooler.*own endpoint.*LAMBDA_MIGRATE_DATABASE_URL")
@@ -184,27 +184,27 @@ _DIRECT = re.compile(r"transaction:false.*pooler.*own endpoint.*LAMBDA_MIGRATE_D
 
 @pytest.mark.parametrize("mode", POOL_MODES)
 def test_a_non_transactional_down_script_is_refused_likewise(
-    bench: Bench, via: Via, mode: str
+    db: EmptyDatabase, via: Via, mode: str
 ) -> None:
-    bench.execute("CREATE TABLE t (id int)")
+    db.execute("CREATE TABLE t (id int)")
     drop = "DROP INDEX CONCURRENTLY i"
-    bench.apply(migration("CREATE INDEX i ON t (id)", down=drop, down_non_transactional=True))
+    db.apply(migration("CREATE INDEX i ON t (id)", down=drop, down_non_transactional=True))
     with via(mode).holder(2) as session:
         (row,) = session.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
             session.roll_back(row, soon())
-    assert (bench.states(), bench.has("i")) == ({1: "applied"}, True)
+    assert (db.states(), db.has("i")) == ({1: "applied"}, True)
 
 
 @pytest.mark.parametrize("mode", POOL_MODES)
 def test_an_interrupted_build_is_not_cleaned_up_through_a_pooler(
-    bench: Bench, via: Via, mode: str
+    db: EmptyDatabase, via: Via, mode: str
 ) -> None:
-    bench.execute("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1)")
-    with bench.connect() as connection, pytest.raises(Exception, match="could not create unique"):
+    db.execute("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1)")
+    with db.connect() as connection, pytest.raises(Exception, match="could not create unique"):
         connection.run("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)")
     build = migration("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)", non_transactional=True)
-    with bench.holder() as session:
+    with db.holder() as session:
         queries = session._connection.queries
         session._connection.write(
             queries.insert_started(build, "d", session._connection.grant), soon()
@@ -213,16 +213,16 @@ def test_an_interrupted_build_is_not_cleaned_up_through_a_pooler(
         (row,) = session.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
             session.resolve_in_doubt(row, soon())
-    with bench.holder(3) as session:
+    with db.holder(3) as session:
         session.resolve_in_doubt(row, soon())
-    assert (bench.versions(), bench.has("i")) == ([], False)
+    assert (db.versions(), db.has("i")) == ([], False)
 
 
 def test_a_pooler_that_shows_the_backends_process_id_is_detected_when_it_switches_backends(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.execute("CREATE TABLE t (id int)")
-    with bench.holder() as session:
+    db.execute("CREATE TABLE t (id int)")
+    with db.holder() as session:
         require_direct_connection = session._connection.require_direct_connection
 
         def then_hands_on(name: str, deadline: Deadline) -> None:
@@ -234,12 +234,12 @@ def test_a_pooler_that_shows_the_backends_process_id_is_detected_when_it_switche
             session._connection.run_non_transactional(
                 "CREATE INDEX CONCURRENTLY i ON t (id)", soon()
             )
-    assert not bench.has("i")
+    assert not db.has("i")
 
 
-def test_settings_of_a_non_transactional_statement_end_with_it(bench: Bench) -> None:
-    bench.execute("CREATE TABLE t (id int)")
-    with bench.holder() as session:
+def test_settings_of_a_non_transactional_statement_end_with_it(db: EmptyDatabase) -> None:
+    db.execute("CREATE TABLE t (id int)")
+    with db.holder() as session:
         for statement in ("VACUUM t", "VACUUM missing"):
             ran = Running(
                 lambda: session._connection.run_non_transactional(statement, soon())  # noqa: B023
@@ -288,73 +288,77 @@ def holder_process(url: str, sql: str, *, freeze: str = "") -> Iterator[subproce
         process.communicate()
 
 
-def _url(bench: Bench) -> str:
-    at = bench.address
+def _url(db: EmptyDatabase) -> str:
+    at = db.address
     return f"postgresql://{at.user}@{at.host}:{at.port}/{at.database}?sslmode=disable"
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_frozen_holders_running_statement_is_terminated(bench: Bench, via: Via, way: str) -> None:
+def test_a_frozen_holders_running_statement_is_terminated(
+    db: EmptyDatabase, via: Via, way: str
+) -> None:
     slow = "CREATE TABLE b (); SELECT pg_sleep(40) /* slow */"
     with holder_process(_url(via(way)), slow) as frozen:
-        until(lambda: bench.is_running("slow"))
+        until(lambda: db.is_running("slow"))
         frozen.send_signal(signal.SIGSTOP)
         via(way).apply(migration("CREATE TABLE after ()", 9), fence=2)
-        assert not bench.is_running("slow")
+        assert not db.is_running("slow")
         frozen.send_signal(signal.SIGCONT)
         _, said = frozen.communicate(timeout=20)
     assert "LeaseLost" in said
-    assert (bench.has("b"), bench.versions()) == (False, [9])
+    assert (db.has("b"), db.versions()) == (False, [9])
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
-    bench: Bench, via: Via, way: str
+    db: EmptyDatabase, via: Via, way: str
 ) -> None:
     """Its successor takes over by any way, resolves the doubt, and releases the schema."""
-    bench.execute("CREATE TABLE t (id int)")
+    db.execute("CREATE TABLE t (id int)")
     build = "CREATE INDEX CONCURRENTLY i ON t (id)"
-    with holder_process(_url(bench), build, freeze="before the statement") as frozen:
+    with holder_process(_url(db), build, freeze="before the statement") as frozen:
         until(lambda: read_state(frozen.pid) == "T")
-        assert bench.states() == {1: "started"}
+        assert db.states() == {1: "started"}
         with via(way).holder(2) as session:
             (row,) = session.read_history()
             session.resolve_in_doubt(row, soon())
             frozen.send_signal(signal.SIGCONT)
             _, said = frozen.communicate(timeout=20)
         assert "LeaseLost" in said
-    assert (bench.has("i"), bench.versions()) == (False, [])
+    assert (db.has("i"), db.versions()) == (False, [])
 
 
 def test_a_build_of_a_frozen_holder_is_terminated_by_a_successor_behind_a_pooler(
-    bench: Bench, via: Via
+    db: EmptyDatabase, via: Via
 ) -> None:
-    bench.execute("CREATE TABLE t (id int)")
-    with bench.connect() as old:
+    db.execute("CREATE TABLE t (id int)")
+    with db.connect() as old:
         old.run("BEGIN; LOCK t IN SHARE MODE; SELECT count(*) FROM t")
-        with holder_process(_url(bench), "CREATE INDEX CONCURRENTLY i ON t (id)") as frozen:
-            until(lambda: bench.is_running("CREATE INDEX"))
+        with holder_process(_url(db), "CREATE INDEX CONCURRENTLY i ON t (id)") as frozen:
+            until(lambda: db.is_running("CREATE INDEX"))
             frozen.send_signal(signal.SIGSTOP)
             with via("transaction").holder(2):
-                assert not bench.is_running("CREATE INDEX")
+                assert not db.is_running("CREATE INDEX")
                 old.run("ROLLBACK")
                 frozen.send_signal(signal.SIGCONT)
                 _, said = frozen.communicate(timeout=20)
             assert "LeaseLost" in said
-    assert bench.is_valid("i") is not True
+    assert db.is_valid("i") is not True
 
 
 # --- a busy backend
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_without_a_lease_table_the_busy_backend_is_named(bench: Bench, via: Via, way: str) -> None:
+def test_without_a_lease_table_the_busy_backend_is_named(
+    db: EmptyDatabase, via: Via, way: str
+) -> None:
     slow_script = migration("SELECT pg_advisory_xact_lock(77) /* slow */")
-    with bench.connect() as other_work, via(way).holder(lock_timeout_seconds=20.0) as session:
+    with db.connect() as other_work, via(way).holder(lock_timeout_seconds=20.0) as session:
         other_work.run("SELECT pg_advisory_lock(77)")
         slow = Running(lambda: session.apply(slow_script, "d", soon()))
-        until(lambda: bench.is_running("slow"))
-        (backend,) = bench.pids("query LIKE '%slow%' AND state = 'active'")
+        until(lambda: db.is_running("slow"))
+        (backend,) = db.pids("query LIKE '%slow%' AND state = 'active'")
         for other in WAYS:
             with (
                 pytest.raises(LeaseHeld, match=rf"backend {backend} \(.*since 20.*try again"),
@@ -363,9 +367,9 @@ def test_without_a_lease_table_the_busy_backend_is_named(bench: Bench, via: Via,
                 pass
         other_work.run("SELECT pg_advisory_unlock(77)")
         assert isinstance(slow.outcome(), int)
-    until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
+    until(lambda: not db.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
     via(way).apply(migration("SELECT 2", 2), fence=2, terminate_holders=False)
-    assert bench.versions() == [1, 2]
+    assert db.versions() == [1, 2]
 
 
 # --- a pooler that has no connection to give
@@ -383,7 +387,7 @@ def test_a_pooler_that_is_full_for_a_moment_is_waited_for(server: LocalPostgreSQ
         assert late.outcome() is None
 
 
-def _connection(pooled: Bench) -> Any:
+def _connection(pooled: EmptyDatabase) -> Any:
     with suppress(ConnectFailed):
         return pooled.connect()
 
@@ -404,7 +408,7 @@ def test_a_pooler_whose_server_restarts_is_waited_for() -> None:
         LocalPostgreSQL(tcp_port=0, databases=["shop"]) as server,
         LocalPgBouncer(server, settings={"server_login_retry": "1"}) as pooler,
     ):
-        pooled = Bench(parse_url(pooler.url("shop")))
+        pooled = EmptyDatabase(parse_url(pooler.url("shop")))
         server.stop()
         late = Running(lambda: pooled.apply(migration("SELECT 1")))
         until(lambda: "connect failed" in pooler.log.read_text())
@@ -420,7 +424,7 @@ def test_a_pooler_that_cannot_log_in_for_a_moment_is_waited_for(server: LocalPos
     server.execute("CREATE ROLE app LOGIN CONNECTION LIMIT 0")
     server.execute("GRANT CREATE ON DATABASE crowded TO app")
     with LocalPgBouncer(server, settings={"server_login_retry": "1"}, users=["app"]) as pooler:
-        pooled = Bench(parse_url(pooler.url("crowded", "app")))
+        pooled = EmptyDatabase(parse_url(pooler.url("crowded", "app")))
         late = Running(lambda: pooled.apply(migration("SELECT 1")))
         until(lambda: "pooler error: too many connections" in pooler.log.read_text())
         assert late.is_alive()

@@ -12,8 +12,8 @@ from lambda_migrate.migrations import Migration
 from lambda_migrate.migrations.migration import Script
 from lambda_migrate.postgresql import transactional
 
-from .bench import Bench, Running, migration, soon, until
 from .dry_runs import open_dry_run
+from .empty_database import EmptyDatabase, Running, migration, soon, until
 
 # --- its own transaction
 
@@ -34,24 +34,26 @@ from .dry_runs import open_dry_run
     ],
 )
 def test_a_script_that_controls_its_transaction_is_refused_before_it_runs(
-    bench: Bench, control: str
+    db: EmptyDatabase, control: str
 ) -> None:
     script = f"CREATE TABLE a ();\n\n{control};\nCREATE TABLE b ()"
     with pytest.raises(MigrationFailed, match=r"migrations/0001_m\.sql:6: ") as failed:
-        bench.apply(migration(script, line=4))
+        db.apply(migration(script, line=4))
     assert failed.value.migration == "0001_m"
-    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, False, [])
+    assert (db.has("a"), db.has("b"), db.versions()) == (False, False, [])
 
 
 _PROCEDURE = "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$; CALL p()"
 
 
 @pytest.mark.parametrize("inner", ["DO $$ BEGIN COMMIT; END $$", _PROCEDURE])
-def test_a_commit_inside_a_block_is_refused_by_postgresql(each_bench: Bench, inner: str) -> None:
+def test_a_commit_inside_a_block_is_refused_by_postgresql(
+    each_db: EmptyDatabase, inner: str
+) -> None:
     with pytest.raises(MigrationFailed) as failed:
-        each_bench.apply(migration(f"CREATE TABLE a (); {inner}"))
+        each_db.apply(migration(f"CREATE TABLE a (); {inner}"))
     assert failed.value.sqlstate == "2D000"
-    assert (each_bench.has("a"), each_bench.versions()) == (False, [])
+    assert (each_db.has("a"), each_db.versions()) == (False, [])
 
 
 @pytest.mark.parametrize(
@@ -65,49 +67,49 @@ def test_a_commit_inside_a_block_is_refused_by_postgresql(each_bench: Bench, inn
     ],
 )
 def test_a_script_that_fools_the_lexer_gets_no_history_row(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
-    with bench.holder() as session:
+    with db.holder() as session:
         with pytest.raises(RepairRequired, match="ended its transaction"):
             session.apply(migration(script), "d", soon())
         assert session.read_history() == []
         session.apply(migration("SELECT 1", 2), "d", soon())
-    assert bench.versions() == [2]
-    assert not bench.has("b")
+    assert db.versions() == [2]
+    assert not db.has("b")
 
 
 def test_a_down_script_that_fools_the_lexer_keeps_its_history_row(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.apply(migration("SELECT 1", down="SELECT 1; COMMIT"))
-    (row,) = bench.history()
+    db.apply(migration("SELECT 1", down="SELECT 1; COMMIT"))
+    (row,) = db.history()
     monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
-    with bench.holder(2) as session, pytest.raises(RepairRequired):
+    with db.holder(2) as session, pytest.raises(RepairRequired):
         session.roll_back(row, soon())
-    assert bench.versions() == [1]
+    assert db.versions() == [1]
 
 
-def test_savepoints_are_the_scripts_own(bench: Bench) -> None:
-    bench.apply(
+def test_savepoints_are_the_scripts_own(db: EmptyDatabase) -> None:
+    db.apply(
         migration(
             "CREATE TABLE a (); SAVEPOINT s; CREATE TABLE b (); ROLLBACK TO SAVEPOINT s;"
             " SAVEPOINT again; CREATE TABLE c (); RELEASE again"
         )
     )
-    assert [bench.has(name) for name in "abc"] == [True, False, True]
+    assert [db.has(name) for name in "abc"] == [True, False, True]
 
 
-def test_a_transaction_block_around_the_whole_script_changes_nothing(bench: Bench) -> None:
+def test_a_transaction_block_around_the_whole_script_changes_nothing(db: EmptyDatabase) -> None:
     block = "-- AlterEnum\nBEGIN;\nCREATE TABLE a ();\nCREATE TABLE b ({});\nCOMMIT;\n"
     with pytest.raises(MigrationFailed, match=r"migrations/0001_m\.sql:4:19") as failed:
-        bench.apply(migration(block.format("x nothing")))
+        db.apply(migration(block.format("x nothing")))
     assert 'type "nothing" does not exist' in failed.value.cause
-    assert (bench.has("a"), bench.versions()) == (False, [])
-    bench.apply(migration(block.format(""), down="BEGIN; DROP TABLE a, b; COMMIT"), fence=2)
-    with bench.holder(3) as session:
-        session.roll_back(bench.history()[0], soon())
-    assert (bench.has("a"), bench.versions()) == (False, [])
+    assert (db.has("a"), db.versions()) == (False, [])
+    db.apply(migration(block.format(""), down="BEGIN; DROP TABLE a, b; COMMIT"), fence=2)
+    with db.holder(3) as session:
+        session.roll_back(db.history()[0], soon())
+    assert (db.has("a"), db.versions()) == (False, [])
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,10 @@ def test_a_transaction_block_around_the_whole_script_changes_nothing(bench: Benc
     ],
 )
 def test_an_incomplete_script_is_reported_at_its_own_place(
-    bench: Bench, script: str, place: str
+    db: EmptyDatabase, script: str, place: str
 ) -> None:
     with pytest.raises(MigrationFailed) as failed:
-        bench.apply(migration(script))
+        db.apply(migration(script))
     assert f"migrations/0001_m.sql:{place}" in failed.value.detail
     assert "CONSTRAINTS" not in failed.value.detail, "the library's own SQL"
 
@@ -176,28 +178,28 @@ _CLEAN = [
 
 @pytest.mark.parametrize("left", list(_LEFT_BEHIND))
 def test_session_state_reaches_neither_our_row_nor_the_next_migration(
-    bench: Bench, left: str
+    db: EmptyDatabase, left: str
 ) -> None:
-    role = f"left_{bench.address.database}"
+    role = f"left_{db.address.database}"
     down = "SELECT 'back\\slash', 'größe ✓', '\\'';"
-    with bench.holder() as session:
+    with db.holder() as session:
         session.apply(migration(_LEFT_BEHIND[left].format(role=role), down=down), "d", soon())
         session.apply(migration(_SESSION, 2), "d", soon())
         first, second = session.read_history()
-    assert bench.execute("SELECT * FROM public.seen") == [_CLEAN]
+    assert db.execute("SELECT * FROM public.seen") == [_CLEAN]
     assert first.down is not None
     assert first.down.sql == down
     assert second.started_at.endswith("Z")
-    bench.execute(f"DROP ROLE IF EXISTS {role}")
+    db.execute(f"DROP ROLE IF EXISTS {role}")
 
 
 @pytest.mark.parametrize("left", ["prepared", "advisory", "temporary", "search_path", "encoding"])
-def test_session_state_of_a_failed_script_is_gone_too(bench: Bench, left: str) -> None:
-    with bench.holder() as session:
+def test_session_state_of_a_failed_script_is_gone_too(db: EmptyDatabase, left: str) -> None:
+    with db.holder() as session:
         with pytest.raises(MigrationFailed):
             session.apply(migration(_LEFT_BEHIND[left] + "; SELECT 1/0"), "d", soon())
         session.apply(migration(_SESSION, 2), "d", soon())
-    assert bench.execute("SELECT * FROM public.seen") == [_CLEAN]
+    assert db.execute("SELECT * FROM public.seen") == [_CLEAN]
 
 
 # --- as written
@@ -220,20 +222,20 @@ _AS_WRITTEN = {
 
 
 @pytest.mark.parametrize("name", list(_AS_WRITTEN))
-def test_a_script_reaches_the_server_as_written(bench: Bench, name: str) -> None:
+def test_a_script_reaches_the_server_as_written(db: EmptyDatabase, name: str) -> None:
     script, value = _AS_WRITTEN[name]
-    bench.apply(migration(f"CREATE TABLE t AS SELECT x FROM ({script}\n) AS s (x)"))
-    assert bench.column("SELECT x FROM t") == [value]
+    db.apply(migration(f"CREATE TABLE t AS SELECT x FROM ({script}\n) AS s (x)"))
+    assert db.column("SELECT x FROM t") == [value]
 
 
-def test_names_may_be_of_any_language(each_bench: Bench) -> None:
-    each_bench.apply(migration('CREATE TABLE größe ("naïve ""col""" int); CREATE TABLE "漢字" ()'))
-    assert each_bench.has('"größe"')
-    assert each_bench.has('"漢字"')
+def test_names_may_be_of_any_language(each_db: EmptyDatabase) -> None:
+    each_db.apply(migration('CREATE TABLE größe ("naïve ""col""" int); CREATE TABLE "漢字" ()'))
+    assert each_db.has('"größe"')
+    assert each_db.has('"漢字"')
 
 
-def test_functions_and_blocks_of_every_kind_apply(each_bench: Bench) -> None:
-    each_bench.apply(
+def test_functions_and_blocks_of_every_kind_apply(each_db: EmptyDatabase) -> None:
+    each_db.apply(
         migration(
             """
             CREATE FUNCTION one() RETURNS int LANGUAGE sql
@@ -245,28 +247,28 @@ def test_functions_and_blocks_of_every_kind_apply(each_bench: Bench) -> None:
             """
         )
     )
-    assert each_bench.execute("SELECT one(), two()") == [[1, 2]]
-    assert each_bench.has("made")
+    assert each_db.execute("SELECT one(), two()") == [[1, 2]]
+    assert each_db.has("made")
 
 
 @pytest.mark.parametrize("end", ["", ";", "; -- no newline", "; /* the end */", ";;;", "\n\n"])
-def test_a_script_may_end_as_it_likes(bench: Bench, end: str) -> None:
-    bench.apply(migration(f"CREATE TABLE t (){end}"))
-    assert bench.has("t")
+def test_a_script_may_end_as_it_likes(db: EmptyDatabase, end: str) -> None:
+    db.apply(migration(f"CREATE TABLE t (){end}"))
+    assert db.has("t")
 
 
-def test_a_script_of_5_mb_applies(each_bench: Bench) -> None:
+def test_a_script_of_5_mb_applies(each_db: EmptyDatabase) -> None:
     rows = ",".join(f"({n}, '{'ü' * 40}')" for n in range(60_000))
     script = f"CREATE TABLE t (n int, s text); INSERT INTO t VALUES {rows}"
     assert len(script.encode()) > 5_000_000
-    each_bench.apply(migration(script))
-    assert each_bench.column("SELECT count(*) FROM t") == [60_000]
+    each_db.apply(migration(script))
+    assert each_db.column("SELECT count(*) FROM t") == [60_000]
 
 
 @pytest.mark.parametrize("character", ["\0", "\ud83d"])
 @pytest.mark.parametrize("non_transactional", [False, True])
 def test_what_cannot_be_sent_is_refused_with_its_place(
-    bench: Bench, character: str, non_transactional: bool
+    db: EmptyDatabase, character: str, non_transactional: bool
 ) -> None:
     bad = Migration(
         1,
@@ -277,19 +279,19 @@ def test_what_cannot_be_sent_is_refused_with_its_place(
         "m/0001_m.sql",
     )
     with pytest.raises(MigrationFailed, match=r"m/0001_m\.sql:4: .* at offset 8"):
-        bench.apply(bad)
-    assert bench.versions() == []
+        db.apply(bad)
+    assert db.versions() == []
 
 
 def test_a_down_script_that_cannot_be_stored_is_refused_before_anything_runs(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
     bad = Migration(
         1, "0001_m", Script("CREATE TABLE t ()"), Script("SELECT '\0'", 5), "c", "m/0001_m.sql"
     )
     with pytest.raises(MigrationFailed, match=r"m/0001_m\.sql:5: a NUL at offset 8"):
-        bench.apply(bad)
-    assert not bench.has("t")
+        db.apply(bad)
+    assert not db.has("t")
 
 
 # --- what PostgreSQL says meanwhile
@@ -301,9 +303,9 @@ SKIPPED = ("WARNING", "3 orders were skipped")
 
 @pytest.mark.parametrize("non_transactional", [False, True])
 def test_warnings_of_either_kind_of_script_are_kept_for_their_migration_alone(
-    bench: Bench, non_transactional: bool
+    db: EmptyDatabase, non_transactional: bool
 ) -> None:
-    with bench.holder() as session:
+    with db.holder() as session:
         up = migration(
             WARN,
             down=WARN,
@@ -320,29 +322,29 @@ def test_warnings_of_either_kind_of_script_are_kept_for_their_migration_alone(
 
 
 def test_the_warnings_of_several_statements_outside_a_transaction_are_all_kept(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
-    with bench.holder() as session:
+    with db.holder() as session:
         session.apply(migration(f"{WARN}; SELECT 1; {WARN}", non_transactional=True), "d", soon())
         assert session.take_notices() == (SKIPPED, SKIPPED)
 
 
-def test_a_script_that_is_repeated_after_a_lock_timeout_warns_once(bench: Bench) -> None:
-    bench.execute("CREATE TABLE t ()")
-    with bench.connect() as other, bench.holder() as session:
+def test_a_script_that_is_repeated_after_a_lock_timeout_warns_once(db: EmptyDatabase) -> None:
+    db.execute("CREATE TABLE t ()")
+    with db.connect() as other, db.holder() as session:
         other.run("BEGIN; LOCK t")
         running = Running(
             lambda: session.apply(migration(f"{WARN}; LOCK t IN SHARE MODE"), "d", soon())
         )
-        until(lambda: bench.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
-        until(lambda: not bench.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        until(lambda: db.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        until(lambda: not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
         other.run("COMMIT")
         assert isinstance(running.outcome(), int)
         assert session.take_notices() == (SKIPPED,)
 
 
-def test_a_notice_has_its_detail_and_hint_on_one_line_without_passwords(bench: Bench) -> None:
-    with bench.holder() as session:
+def test_a_notice_has_its_detail_and_hint_on_one_line_without_passwords(db: EmptyDatabase) -> None:
+    with db.holder() as session:
         script = (
             "CREATE TABLE t (); DROP TABLE IF EXISTS u; CREATE VIEW v AS TABLE t; "
             "CREATE VIEW w AS TABLE t; DROP TABLE t CASCADE; DO $$ BEGIN "
@@ -360,12 +362,12 @@ def test_a_notice_has_its_detail_and_hint_on_one_line_without_passwords(bench: B
         )
 
 
-def test_notices_are_bounded_and_no_warning_is_lost_for_a_notice(bench: Bench) -> None:
+def test_notices_are_bounded_and_no_warning_is_lost_for_a_notice(db: EmptyDatabase) -> None:
     script = f"""DO $$ BEGIN
         FOR n IN 1..500 LOOP RAISE NOTICE '%', n; END LOOP;
         RAISE WARNING '%', repeat('x', 8000000);
     END $$; {WARN}"""
-    with bench.holder() as session:
+    with db.holder() as session:
         session.apply(migration(script), "d", soon())
         *first, long, warning, rest = session.take_notices()
     assert first == [("NOTICE", str(n)) for n in range(1, 19)]
@@ -374,15 +376,15 @@ def test_notices_are_bounded_and_no_warning_is_lost_for_a_notice(bench: Bench) -
     assert rest == ("NOTICE", "482 more messages were left out")
 
 
-def test_the_notices_of_a_failed_script_are_kept(bench: Bench) -> None:
-    with bench.holder() as session:
+def test_the_notices_of_a_failed_script_are_kept(db: EmptyDatabase) -> None:
+    with db.holder() as session:
         with pytest.raises(MigrationFailed):
             session.apply(migration(f"{WARN}; SELECT 1/0"), "d", soon())
         assert session.take_notices() == (SKIPPED,)
 
 
-def test_the_notices_of_a_dry_run_are_kept(bench: Bench) -> None:
-    with open_dry_run(bench) as dry_run:
+def test_the_notices_of_a_dry_run_are_kept(db: EmptyDatabase) -> None:
+    with open_dry_run(db) as dry_run:
         dry_run.run_migration(migration(WARN), soon())
         assert dry_run.take_notices() == (SKIPPED,)
         dry_run.roll_back()
@@ -404,67 +406,67 @@ _ANSWERS = {
 """Scripts whose answer has {n} rows, or {n} times 100 bytes."""
 
 
-def _apply(bench: Bench, script: str) -> None:
-    bench.apply(migration(script))
+def _apply(db: EmptyDatabase, script: str) -> None:
+    db.apply(migration(script))
 
 
-def _fail(bench: Bench, script: str) -> None:
+def _fail(db: EmptyDatabase, script: str) -> None:
     with pytest.raises(MigrationFailed, match="P0001"):
-        bench.apply(migration(script))
+        db.apply(migration(script))
 
 
-def _apply_non_transactional(bench: Bench, script: str) -> None:
-    bench.apply(migration(script, non_transactional=True))
+def _apply_non_transactional(db: EmptyDatabase, script: str) -> None:
+    db.apply(migration(script, non_transactional=True))
 
 
-def _roll_back(bench: Bench, script: str) -> None:
-    with bench.holder() as session:
+def _roll_back(db: EmptyDatabase, script: str) -> None:
+    with db.holder() as session:
         session.apply(migration("SELECT 1", down=script), "d", soon())
         session.roll_back(session.read_history()[0], soon())
 
 
-def _roll_back_non_transactional(bench: Bench, script: str) -> None:
-    with bench.holder() as session:
+def _roll_back_non_transactional(db: EmptyDatabase, script: str) -> None:
+    with db.holder() as session:
         session.apply(migration("SELECT 1", down=script, down_non_transactional=True), "d", soon())
         session.roll_back(session.read_history()[0], soon())
 
 
-def _dry_run(bench: Bench, script: str) -> None:
-    with open_dry_run(bench) as dry_run:
+def _dry_run(db: EmptyDatabase, script: str) -> None:
+    with open_dry_run(db) as dry_run:
         dry_run.run_migration(migration(script), soon())
         dry_run.roll_back()
 
 
-def _peak(call: Callable[[Bench, str], None], bench: Bench, script: str) -> int:
+def _peak(call: Callable[[EmptyDatabase, str], None], db: EmptyDatabase, script: str) -> int:
     """The most bytes that Python had allocated at any moment of a call."""
-    bench.execute(
+    db.execute(
         "SET client_min_messages = error;"
         " DROP SCHEMA IF EXISTS lambda_migrate CASCADE; DROP TABLE IF EXISTS t"
     )
     tracemalloc.start()
     try:
-        call(bench, script)
+        call(db, script)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
-def _growth(call: Callable[[Bench, str], None], bench: Bench, script: str) -> float:
+def _growth(call: Callable[[EmptyDatabase, str], None], db: EmptyDatabase, script: str) -> float:
     """Memory for 100,000 rows (or 10 MB) against memory for 2,000."""
     few, many = script.format(n=2_000), script.format(n=100_000)
-    call(bench, few)  # what is loaded only once belongs to neither
-    base = _peak(call, bench, few)
-    return _peak(call, bench, many) / base
+    call(db, few)  # what is loaded only once belongs to neither
+    base = _peak(call, db, few)
+    return _peak(call, db, many) / base
 
 
 @pytest.mark.parametrize("answer", list(_ANSWERS))
-def test_memory_does_not_grow_with_what_a_script_returns(bench: Bench, answer: str) -> None:
-    assert _growth(_apply, bench, _ANSWERS[answer]) < 2
+def test_memory_does_not_grow_with_what_a_script_returns(db: EmptyDatabase, answer: str) -> None:
+    assert _growth(_apply, db, _ANSWERS[answer]) < 2
 
 
-def test_memory_does_not_grow_with_an_error(bench: Bench) -> None:
+def test_memory_does_not_grow_with_an_error(db: EmptyDatabase) -> None:
     script = "DO $$ BEGIN RAISE EXCEPTION 'no' USING DETAIL = repeat('x', 100 * {n}); END $$"
-    assert _growth(_fail, bench, script) < 2
+    assert _growth(_fail, db, script) < 2
 
 
 @pytest.mark.parametrize(
@@ -472,12 +474,12 @@ def test_memory_does_not_grow_with_an_error(bench: Bench) -> None:
 )
 @pytest.mark.parametrize("answer", ["select", "a long row"])
 def test_memory_does_not_grow_however_a_script_is_run(
-    bench: Bench, answer: str, call: Callable[[Bench, str], None]
+    db: EmptyDatabase, answer: str, call: Callable[[EmptyDatabase, str], None]
 ) -> None:
-    assert _growth(call, bench, _ANSWERS[answer]) < 2
+    assert _growth(call, db, _ANSWERS[answer]) < 2
 
 
-def test_an_error_of_megabytes_is_truncated_visibly(bench: Bench) -> None:
+def test_an_error_of_megabytes_is_truncated_visibly(db: EmptyDatabase) -> None:
     script = """
         DO $$ DECLARE long text := repeat('x', 8000000); BEGIN
             EXECUTE format(
@@ -485,7 +487,7 @@ def test_an_error_of_megabytes_is_truncated_visibly(bench: Bench) -> None:
                 long, long, long);
         END $$"""
     with pytest.raises(MigrationFailed, match="no x") as failed:
-        bench.apply(migration(script))
+        db.apply(migration(script))
     lines = str(failed.value).splitlines()
     assert max(len(line) for line in lines) < 5_000
     assert sum(line.endswith("[...]") for line in lines) == 3

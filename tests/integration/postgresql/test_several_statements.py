@@ -14,7 +14,7 @@ from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import Migration
 from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 
-from .bench import Bench, migration, soon
+from .empty_database import EmptyDatabase, migration, soon
 from .killed import Kill, make_operations
 
 UP = """SET lock_timeout = '30s';
@@ -45,12 +45,12 @@ def several(up: str, down: str | None = None) -> Migration:
 
 
 @pytest.fixture
-def shop(bench: Bench) -> Bench:
-    bench.execute(SCHEMA)
-    return bench
+def shop(db: EmptyDatabase) -> EmptyDatabase:
+    db.execute(SCHEMA)
+    return db
 
 
-def test_each_statement_takes_effect_in_both_directions(shop: Bench) -> None:
+def test_each_statement_takes_effect_in_both_directions(shop: EmptyDatabase) -> None:
     operations = make_operations(shop, several(UP, DOWN))
     operations.up(soon())
     assert (shop.execute(STATE), shop.states()) == (APPLIED, {1: "applied"})
@@ -63,7 +63,7 @@ def test_each_statement_takes_effect_in_both_directions(shop: Bench) -> None:
     ("command", "is_sent"), [("up", False), ("up", True), ("down", False)], ids=str
 )
 def test_a_process_killed_at_any_message_changes_nothing_in_the_end(
-    shop: Bench, command: str, is_sent: bool
+    shop: EmptyDatabase, command: str, is_sent: bool
 ) -> None:
     one = several(UP, DOWN)
     if command == "down":
@@ -80,9 +80,9 @@ def test_a_process_killed_at_any_message_changes_nothing_in_the_end(
     assert message > 20, "it was killed between all statements"
 
 
-def test_settings_apply_to_the_statements_below_them(bench: Bench) -> None:
-    bench.execute("CREATE SCHEMA app; CREATE ROLE owner_of_app; GRANT ALL ON SCHEMA app TO public")
-    bench.apply(
+def test_settings_apply_to_the_statements_below_them(db: EmptyDatabase) -> None:
+    db.execute("CREATE SCHEMA app; CREATE ROLE owner_of_app; GRANT ALL ON SCHEMA app TO public")
+    db.apply(
         several(
             "SET search_path TO app;\nCREATE TABLE a (x int);\nSET ROLE owner_of_app; "
             "CREATE TABLE b (x int);\nRESET ROLE;CREATE INDEX CONCURRENTLY i ON app.a (x);"
@@ -92,18 +92,18 @@ def test_settings_apply_to_the_statements_below_them(bench: Bench) -> None:
     owners = (
         "SELECT tableowner FROM pg_tables WHERE tablename IN ('a', 'b', 'c') ORDER BY tablename"
     )
-    assert bench.column(owners)[1] == "owner_of_app"
-    assert bench.column(owners)[0] == bench.column(owners)[2] != "owner_of_app"
-    assert bench.is_valid("app.i")
-    bench.execute("DROP OWNED BY owner_of_app; DROP ROLE owner_of_app")
+    assert db.column(owners)[1] == "owner_of_app"
+    assert db.column(owners)[0] == db.column(owners)[2] != "owner_of_app"
+    assert db.is_valid("app.i")
+    db.execute("DROP OWNED BY owner_of_app; DROP ROLE owner_of_app")
 
 
 @pytest.mark.parametrize("point", ["before", "after"])
 @pytest.mark.parametrize("path", ["SET search_path TO app", 'SET SESSION search_path = "app", x'])
 def test_an_index_is_found_again_by_the_search_path_of_its_script(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, path: str, point: str
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch, path: str, point: str
 ) -> None:
-    bench.execute("CREATE SCHEMA app; CREATE TABLE app.a (x int); CREATE TABLE a (y int)")
+    db.execute("CREATE SCHEMA app; CREATE TABLE app.a (x int); CREATE TABLE a (y int)")
     one = several(
         f"{path};\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON a (x)",
         f"{path};\nDROP INDEX CONCURRENTLY i;",
@@ -121,13 +121,13 @@ def test_an_index_is_found_again_by_the_search_path_of_its_script(
             with pytest.raises(KeyboardInterrupt):
                 command()
 
-    operations = make_operations(bench, one)
+    operations = make_operations(db, one)
     interrupt(lambda: operations.up(soon()))
-    make_operations(bench, one).up(soon())
-    assert (bench.is_valid("app.i"), bench.states()) == (True, {1: "applied"})
+    make_operations(db, one).up(soon())
+    assert (db.is_valid("app.i"), db.states()) == (True, {1: "applied"})
     interrupt(lambda: operations.down(soon(), to=0))
-    make_operations(bench, one).down(soon(), to=0)
-    assert (bench.has("app.i"), bench.states()) == (False, {})
+    make_operations(db, one).down(soon(), to=0)
+    assert (db.has("app.i"), db.states()) == (False, {})
 
 
 FAILING = "UPDATE counter SET n = n + 1;\nCREATE INDEX CONCURRENTLY i ON orders (id);\n  {};\n"
@@ -137,7 +137,7 @@ FAILING = "UPDATE counter SET n = n + 1;\nCREATE INDEX CONCURRENTLY i ON orders 
     "wrong", ["INSERT INTO nothing VALUES (1)", "CREATE INDEX CONCURRENTLY j ON orders (nothing)"]
 )
 def test_after_a_failure_the_corrected_file_continues_where_it_stopped(
-    shop: Bench, wrong: str
+    shop: EmptyDatabase, wrong: str
 ) -> None:
     report = r"(?s)0001_m\.sql:5.*statement 3 of 3: those before it are committed"
     with pytest.raises(MigrationFailed, match=report):
@@ -150,7 +150,7 @@ def test_after_a_failure_the_corrected_file_continues_where_it_stopped(
     assert (row.checksum, row.down) == (corrected.checksum, corrected.down)
 
 
-def test_a_statement_in_a_transaction_is_complete_once_it_is_committed(shop: Bench) -> None:
+def test_a_statement_in_a_transaction_is_complete_once_it_is_committed(shop: EmptyDatabase) -> None:
     script = "UPDATE counter SET n = n + 1;\nSELECT {};\nSELECT 3"
     for _ in range(2):
         with pytest.raises(MigrationFailed):
@@ -160,7 +160,7 @@ def test_a_statement_in_a_transaction_is_complete_once_it_is_committed(shop: Ben
     assert (shop.execute(STATE), shop.states()) == ([[1, 0, None, "ok"]], {1: "applied"})
 
 
-def test_statements_that_have_run_must_stay_in_the_corrected_file(shop: Bench) -> None:
+def test_statements_that_have_run_must_stay_in_the_corrected_file(shop: EmptyDatabase) -> None:
     with pytest.raises(MigrationFailed):
         make_operations(shop, several(FAILING.format("SELECT 1/0"))).up(soon())
     changed = several(FAILING.format("SELECT 1").replace("n + 1", "n + 2"))
@@ -169,7 +169,7 @@ def test_statements_that_have_run_must_stay_in_the_corrected_file(shop: Bench) -
     assert shop.execute(STATE) == [[1, 0, "it", "ok"]]
 
 
-def test_a_failure_of_the_first_statement_leaves_no_row(shop: Bench) -> None:
+def test_a_failure_of_the_first_statement_leaves_no_row(shop: EmptyDatabase) -> None:
     for first in ("SELECT 1/0", "CREATE INDEX CONCURRENTLY i ON nothing (id)"):
         with pytest.raises(MigrationFailed):
             make_operations(shop, several(f"{first}; SELECT 1")).up(soon())
@@ -180,7 +180,7 @@ def test_a_failure_of_the_first_statement_leaves_no_row(shop: Bench) -> None:
     assert shop.states() == {1: "applied"}
 
 
-def test_a_statement_whose_outcome_is_unknown_is_named(shop: Bench) -> None:
+def test_a_statement_whose_outcome_is_unknown_is_named(shop: EmptyDatabase) -> None:
     shop.execute("CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; RAISE 'no'; END $$")
     one = several("UPDATE counter SET n = n + 1;\nCALL p();\nSELECT 1")
     for _ in range(2):
@@ -189,7 +189,7 @@ def test_a_statement_whose_outcome_is_unknown_is_named(shop: Bench) -> None:
     assert shop.execute(STATE) == [[1, 0, None, "ok"]]
 
 
-def test_a_commit_before_a_concurrent_build_is_ignored(shop: Bench) -> None:
+def test_a_commit_before_a_concurrent_build_is_ignored(shop: EmptyDatabase) -> None:
     one = several(
         "UPDATE counter SET n = n + 1;\nCOMMIT;\nCREATE INDEX CONCURRENTLY i ON orders (id)"
     )
@@ -197,12 +197,12 @@ def test_a_commit_before_a_concurrent_build_is_ignored(shop: Bench) -> None:
     assert (shop.execute(STATE), shop.states()) == ([[1, 0, "it", "ok"]], {1: "applied"})
 
 
-def test_a_script_of_settings_alone_is_applied(bench: Bench) -> None:
-    bench.apply(several("SET a.b = 1; SET a.c = 2"))
-    assert bench.states() == {1: "applied"}
+def test_a_script_of_settings_alone_is_applied(db: EmptyDatabase) -> None:
+    db.apply(several("SET a.b = 1; SET a.c = 2"))
+    assert db.states() == {1: "applied"}
 
 
-def test_a_single_statement_below_settings_is_found_again(shop: Bench) -> None:
+def test_a_single_statement_below_settings_is_found_again(shop: EmptyDatabase) -> None:
     """The row in doubt concerns the statement, and not the SET above it."""
     one = several("SET lock_timeout = 0; CREATE INDEX CONCURRENTLY i ON orders (id)")
     make_operations(shop, one).up(soon())

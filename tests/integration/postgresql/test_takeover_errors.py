@@ -16,26 +16,26 @@ from lambda_migrate.postgresql.connection import PostgresError, connect
 from lambda_migrate.postgresql.holder_connection import translate_server_error
 from lambda_migrate.postgresql.ports import LeaseGrant
 
-from .bench import Bench, Running, migration, soon, until
+from .empty_database import EmptyDatabase, Running, migration, soon, until
 
 _ON_DDL = "CREATE EVENT TRIGGER on_ddl ON ddl_command_end EXECUTE FUNCTION public.on_ddl()"
 
 
 @pytest.fixture
-def guarded(bench: Bench) -> Iterator[Bench]:
-    yield bench
-    bench.execute("DROP EVENT TRIGGER IF EXISTS on_ddl")
+def guarded(db: EmptyDatabase) -> Iterator[EmptyDatabase]:
+    yield db
+    db.execute("DROP EVENT TRIGGER IF EXISTS on_ddl")
 
 
-def _on_ddl(bench: Bench, body: str) -> None:
-    bench.execute(
+def _on_ddl(db: EmptyDatabase, body: str) -> None:
+    db.execute(
         "CREATE FUNCTION public.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS"
         f" $$ DECLARE made record; BEGIN {body} END $$; {_ON_DDL}"
     )
 
 
 def test_an_audit_trigger_that_works_elsewhere_works_for_our_tables(
-    guarded: Bench,
+    guarded: EmptyDatabase,
 ) -> None:
     """It finds its tables by the role's own path, and may make one there."""
     _on_ddl(
@@ -51,7 +51,7 @@ def test_an_audit_trigger_that_works_elsewhere_works_for_our_tables(
 
 
 def test_a_ddl_guard_that_refuses_our_tables_is_reported_with_code_context_and_advice(
-    guarded: Bench,
+    guarded: EmptyDatabase,
 ) -> None:
     _on_ddl(
         guarded,
@@ -73,25 +73,25 @@ def test_a_ddl_guard_that_refuses_our_tables_is_reported_with_code_context_and_a
     assert not guarded.has("lambda_migrate.fence")
 
 
-def test_an_audit_trigger_that_is_broken_is_reported_by_its_name(guarded: Bench) -> None:
+def test_an_audit_trigger_that_is_broken_is_reported_by_its_name(guarded: EmptyDatabase) -> None:
     _on_ddl(guarded, "INSERT INTO missing VALUES (tg_tag);")
     with pytest.raises(ConfigurationError, match=r"42P01.*function on_ddl"):
         guarded.apply()
 
 
-def test_a_grant_that_is_missing_on_our_tables_is_named(bench: Bench) -> None:
-    bench.apply()
-    role = f"poor_{bench.address.database}"
-    bench.execute(
+def test_a_grant_that_is_missing_on_our_tables_is_named(db: EmptyDatabase) -> None:
+    db.apply()
+    role = f"poor_{db.address.database}"
+    db.execute(
         f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA lambda_migrate TO {role};"
         f" GRANT SELECT ON ALL TABLES IN SCHEMA lambda_migrate TO {role}"
     )
-    address = bench.address.replace(user=role)
+    address = db.address.replace(user=role)
     try:
         with pytest.raises(ConfigurationError, match=r"denied for table fence \[42501\]"):
-            Bench(address).apply(fence=2)
+            EmptyDatabase(address).apply(fence=2)
     finally:
-        bench.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_catalog_race_is_distinguished_from_a_refusal_with_the_same_code(
     assert error.retryable is retryable
 
 
-def test_a_transient_error_is_waited_for(guarded: Bench) -> None:
+def test_a_transient_error_is_waited_for(guarded: EmptyDatabase) -> None:
     guarded.execute("CREATE TABLE public.patience (left_over int); INSERT INTO patience VALUES (2)")
     guarded.execute("CREATE SEQUENCE public.tries")  # no rollback takes a try back
     _on_ddl(
@@ -155,94 +155,94 @@ def reader(tmp_path: Path) -> Iterator[LocalPostgreSQL]:
 
 
 def test_a_read_only_replica_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
-    bench = Bench(parse_url(reader.url("shop")))
+    db = EmptyDatabase(parse_url(reader.url("shop")))
     with pytest.raises(DatabaseUnavailable, match=r"reader, or a failover.*writer endpoint.*25006"):
-        bench.apply(deadline=Deadline.after(3))
+        db.apply(deadline=Deadline.after(3))
     with pytest.raises(DatabaseUnavailable, match="writer endpoint"):
-        bench.database().begin_dry_run(LeaseGrant("shop", 1, "me"), Deadline.after(3))
+        db.database().begin_dry_run(LeaseGrant("shop", 1, "me"), Deadline.after(3))
 
 
 def test_an_inspection_shows_whether_the_server_is_a_replica(reader: LocalPostgreSQL) -> None:
-    bench = Bench(parse_url(reader.url("shop")))
-    assert bench.database().inspect(soon()).is_replica
+    db = EmptyDatabase(parse_url(reader.url("shop")))
+    assert db.database().inspect(soon()).is_replica
     reader.execute("SELECT pg_promote()")
-    bench.apply(migration("SELECT 1"))
-    assert not bench.database().inspect(soon()).is_replica
+    db.apply(migration("SELECT 1"))
+    assert not db.database().inspect(soon()).is_replica
     reader.stop()
     (reader.data / "standby.signal").touch()
     reader.start()
-    inspection = bench.database().inspect(soon())
+    inspection = db.database().inspect(soon())
     assert (inspection.is_replica, len(inspection.history)) == (True, 1)
 
 
 def test_a_failover_is_waited_for(reader: LocalPostgreSQL) -> None:
-    bench = Bench(parse_url(reader.url("shop")))
+    db = EmptyDatabase(parse_url(reader.url("shop")))
     tries: list[str] = []
 
     def counting(name: str, seconds: float) -> object:
         tries.append(name)
-        return connect(bench.address, application_name=name, timeout=seconds)
+        return connect(db.address, application_name=name, timeout=seconds)
 
-    late = Running(lambda: bench.apply(migration("SELECT 1"), connect=counting))
+    late = Running(lambda: db.apply(migration("SELECT 1"), connect=counting))
     until(lambda: len(tries) > 1)
     assert late.is_alive()
     reader.execute("SELECT pg_promote()")
     assert late.outcome() is None
-    assert bench.versions() == [1]
+    assert db.versions() == [1]
 
 
 def test_a_holder_leaves_a_primary_that_becomes_a_replica(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
     """Between two migrations: the fence cannot be locked, and nothing was tried."""
-    with bench.holder() as session:
+    with db.holder() as session:
         first = session._connection.raw_connection
         first.run("SET default_transaction_read_only = on")
         session.apply(migration("SELECT 1"), "d", soon())
         first = session._connection.raw_connection
         first.run("SET default_transaction_read_only = on")
         session.record_applied([(migration("SELECT 2", 2), "d")], baseline=True)
-    assert bench.versions() == [1, 2]
+    assert db.versions() == [1, 2]
 
 
 # --- commits that vanish
 
 
 @pytest.mark.parametrize("vanished", ["gone", "changed"])
-def test_a_holder_does_not_continue_after_a_lost_commit(bench: Bench, vanished: str) -> None:
+def test_a_holder_does_not_continue_after_a_lost_commit(db: EmptyDatabase, vanished: str) -> None:
     lose = {
         "gone": "DELETE FROM lambda_migrate.history WHERE version = '2'; DROP TABLE two",
         "changed": "UPDATE lambda_migrate.history SET digest = 'other' WHERE version = '2'",
     }
-    with bench.holder() as session:
+    with db.holder() as session:
         session.apply(migration("CREATE TABLE one ()"), "d1", soon())
         session.apply(migration("CREATE TABLE two ()", 2), "d2", soon())
-        bench.terminate(session._connection.raw_connection.pid)
-        bench.execute(lose[vanished])
+        db.terminate(session._connection.raw_connection.pid)
+        db.execute(lose[vanished])
         with pytest.raises(DatabaseUnavailable, match=r"0002_m was committed and.*continues from"):
             session.apply(migration("CREATE TABLE three ()", 3), "d3", soon())
-    assert not bench.has("three")
+    assert not db.has("three")
 
 
-def test_a_history_that_lost_a_row_is_not_read_as_complete(bench: Bench) -> None:
-    bench.apply(migration("SELECT 1"), migration("SELECT 2", 2))
-    with bench.holder(2) as session:
+def test_a_history_that_lost_a_row_is_not_read_as_complete(db: EmptyDatabase) -> None:
+    db.apply(migration("SELECT 1"), migration("SELECT 2", 2))
+    with db.holder(2) as session:
         assert len(session.read_history()) == 2
         session.apply(migration("SELECT 3", 3), "d", soon())
-        bench.execute("DELETE FROM lambda_migrate.history WHERE version = '1'")
+        db.execute("DELETE FROM lambda_migrate.history WHERE version = '1'")
         with pytest.raises(DatabaseUnavailable, match="0001_m was committed and is gone"):
             session.read_history()
 
 
-def test_rows_that_a_holder_deleted_itself_are_not_lost(bench: Bench) -> None:
+def test_rows_that_a_holder_deleted_itself_are_not_lost(db: EmptyDatabase) -> None:
     one, two = migration("SELECT 1", down="SELECT 1"), migration("SELECT 2", 2)
-    with bench.holder() as session:
+    with db.holder() as session:
         session.apply(one, "d1", soon())
         session.apply(two, "d2", soon())
         row, _ = session.read_history()
         session.delete_rows([2])
         session.roll_back(row, soon())
-        bench.terminate(session._connection.raw_connection.pid)
+        db.terminate(session._connection.raw_connection.pid)
         session.record_applied([(two, "other")], baseline=True)
         assert [row.digest for row in session.read_history()] == ["other"]
 
@@ -251,11 +251,11 @@ def test_rows_that_a_holder_deleted_itself_are_not_lost(bench: Bench) -> None:
     ("default", "expected"),
     [("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply", "remote_apply")],
 )
-def test_what_is_acknowledged_is_durable(bench: Bench, default: str, expected: str) -> None:
+def test_what_is_acknowledged_is_durable(db: EmptyDatabase, default: str, expected: str) -> None:
     """At each commit of ours, whatever a script sets: a deferred trigger sees it."""
-    bench.execute(f"ALTER DATABASE {bench.address.database} SET synchronous_commit = {default}")
-    bench.apply()
-    bench.execute("""
+    db.execute(f"ALTER DATABASE {db.address.database} SET synchronous_commit = {default}")
+    db.apply()
+    db.execute("""
         CREATE TABLE public.seen (at text, setting text);
         CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             INSERT INTO public.seen VALUES (tg_table_name, current_setting('synchronous_commit'));
@@ -264,13 +264,13 @@ def test_what_is_acknowledged_is_durable(bench: Bench, default: str, expected: s
             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.see();
         CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON lambda_migrate.fence
             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.see()""")
-    with bench.holder(2) as session:
+    with db.holder(2) as session:
         session.apply(migration("SET synchronous_commit = off"), "d", soon())
         session.apply(migration("VACUUM public.seen", 2, non_transactional=True), "d", soon())
         session._connection.run_non_transactional(
             "INSERT INTO public.seen VALUES ('outside', current_setting('synchronous_commit'))",
             soon(),
         )
-    seen = bench.execute("SELECT at, setting FROM public.seen")
+    seen = db.execute("SELECT at, setting FROM public.seen")
     assert {at for at, _ in seen} == {"fence", "history", "outside"}
     assert {setting for _, setting in seen} == {expected}

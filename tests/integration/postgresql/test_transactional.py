@@ -20,26 +20,26 @@ from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.testing import FakeClock
 
-from .bench import NEWEST, TIMEOUT_SECONDS, Bench, Running, migration, soon, until
+from .empty_database import NEWEST, TIMEOUT_SECONDS, EmptyDatabase, Running, migration, soon, until
 from .proxy import Proxy, through
 
 INCREMENT = "UPDATE counter SET n = n + 1"
 
 
-def _counter(bench: Bench) -> int:
-    return int(bench.column("SELECT n FROM counter")[0])
+def _counter(db: EmptyDatabase) -> int:
+    return int(db.column("SELECT n FROM counter")[0])
 
 
 @pytest.fixture
-def counting(bench: Bench) -> Bench:
-    bench.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
-    return bench
+def counting(db: EmptyDatabase) -> EmptyDatabase:
+    db.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
+    return db
 
 
-def test_effects_and_history_row_commit_together(each_bench: Bench) -> None:
-    each_bench.apply(migration("CREATE TABLE a (x int); INSERT INTO a VALUES (1), (2)"))
-    assert each_bench.column("SELECT count(*) FROM a") == [2]
-    (row,) = each_bench.history()
+def test_effects_and_history_row_commit_together(each_db: EmptyDatabase) -> None:
+    each_db.apply(migration("CREATE TABLE a (x int); INSERT INTO a VALUES (1), (2)"))
+    assert each_db.column("SELECT count(*) FROM a") == [2]
+    (row,) = each_db.history()
     assert (row.version, row.name, row.state.value, row.digest) == (
         1,
         "0001_m",
@@ -48,22 +48,22 @@ def test_effects_and_history_row_commit_together(each_bench: Bench) -> None:
     )
 
 
-def test_a_failed_migration_leaves_no_effects_and_no_row(each_bench: Bench) -> None:
+def test_a_failed_migration_leaves_no_effects_and_no_row(each_db: EmptyDatabase) -> None:
     with pytest.raises(MigrationFailed) as failed:
-        each_bench.apply(migration("CREATE TABLE a (); SELECT 1/0"))
+        each_db.apply(migration("CREATE TABLE a (); SELECT 1/0"))
     assert failed.value.sqlstate == "22012"
-    assert (each_bench.has("a"), each_bench.versions()) == (False, [])
+    assert (each_db.has("a"), each_db.versions()) == (False, [])
 
 
-def test_after_a_failure_the_next_one_applies_on_the_same_connection(bench: Bench) -> None:
-    with bench.holder() as session:
+def test_after_a_failure_the_next_one_applies_on_the_same_connection(db: EmptyDatabase) -> None:
+    with db.holder() as session:
         with pytest.raises(MigrationFailed):
             session.apply(migration("CREATE TABLE a (); SELECT nothing"), "d", soon())
         session.apply(migration("CREATE TABLE b ()", 2), "d", soon())
-    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [2])
+    assert (db.has("a"), db.has("b"), db.versions()) == (False, True, [2])
 
 
-def test_a_migration_applies_once_however_often_it_is_requested(counting: Bench) -> None:
+def test_a_migration_applies_once_however_often_it_is_requested(counting: EmptyDatabase) -> None:
     one = migration(INCREMENT)
     counting.apply(one)
     with pytest.raises(MigrationFailed) as failed:
@@ -75,9 +75,9 @@ def test_a_migration_applies_once_however_often_it_is_requested(counting: Bench)
 # --- how a failure reads
 
 
-def _report(bench: Bench, script: str, *, line: int = 1) -> str:
+def _report(db: EmptyDatabase, script: str, *, line: int = 1) -> str:
     with pytest.raises(MigrationFailed) as failed:
-        bench.apply(migration(script, line=line))
+        db.apply(migration(script, line=line))
     return str(failed.value)
 
 
@@ -93,73 +93,75 @@ def _report(bench: Bench, script: str, *, line: int = 1) -> str:
         ("SELECT 1 FRM t", "t", "4:14"),
     ],
 )
-def test_the_caret_is_below_the_fault(bench: Bench, script: str, word: str, place: str) -> None:
-    lines = _report(bench, script, line=4).splitlines()
+def test_the_caret_is_below_the_fault(
+    db: EmptyDatabase, script: str, word: str, place: str
+) -> None:
+    lines = _report(db, script, line=4).splitlines()
     assert lines[1] == f"  migrations/0001_m.sql:{place}"
     shown, caret = lines[2], lines[3]
     wide = sum(c in "漢字😀" for c in shown[: shown.rindex(word)])
     assert caret.rstrip() == " " * (shown.rindex(word) + wide) + "^"
 
 
-def test_an_error_without_a_position_names_its_statement(bench: Bench) -> None:
-    report = _report(bench, "SELECT 1;\n-- why\nSELECT 2;\n\nSELECT 1 / 0;\nSELECT 3", line=10)
+def test_an_error_without_a_position_names_its_statement(db: EmptyDatabase) -> None:
+    report = _report(db, "SELECT 1;\n-- why\nSELECT 2;\n\nSELECT 1 / 0;\nSELECT 3", line=10)
     assert "migrations/0001_m.sql:14\n" in report
     assert "14 | SELECT 1 / 0" in report
     assert "^" not in report
 
 
-def test_detail_hint_and_next_step_are_reported(bench: Bench) -> None:
-    bench.execute("CREATE TABLE t (x int UNIQUE); INSERT INTO t VALUES (5)")
-    report = _report(bench, "INSERT INTO t VALUES (5)")
+def test_detail_hint_and_next_step_are_reported(db: EmptyDatabase) -> None:
+    db.execute("CREATE TABLE t (x int UNIQUE); INSERT INTO t VALUES (5)")
+    report = _report(db, "INSERT INTO t VALUES (5)")
     assert "[23505]" in report
     assert "detail: Key (x)=(5) already exists." in report
-    assert "hint: Perhaps you meant" in _report(bench, "SELECT xx FROM (SELECT 1 AS xy) s")
-    assert "lambda-migrate baseline" in _report(bench, "CREATE TABLE t ()")
+    assert "hint: Perhaps you meant" in _report(db, "SELECT xx FROM (SELECT 1 AS xy) s")
+    assert "lambda-migrate baseline" in _report(db, "CREATE TABLE t ()")
 
 
-def test_a_password_in_a_failing_line_is_hidden(bench: Bench) -> None:
-    report = _report(bench, "CREATE ROLE r PASSWORD 'hush' NONSENSE")
+def test_a_password_in_a_failing_line_is_hidden(db: EmptyDatabase) -> None:
+    report = _report(db, "CREATE ROLE r PASSWORD 'hush' NONSENSE")
     assert "hush" not in report
 
 
-def test_a_script_may_not_choose_its_isolation(bench: Bench) -> None:
+def test_a_script_may_not_choose_its_isolation(db: EmptyDatabase) -> None:
     """Neither in plain sight, which the check of scripts sees, nor hidden from it."""
     level = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"
-    assert "write `isolation:serializable` on the marker" in _report(bench, level)
-    report = _report(bench, f"DO $$ BEGIN EXECUTE '{level}'; END $$")
+    assert "write `isolation:serializable` on the marker" in _report(db, level)
+    report = _report(db, f"DO $$ BEGIN EXECUTE '{level}'; END $$")
     assert "[25001]" in report
     assert "write `isolation:serializable`" in report
     assert "transaction:false" not in report
 
 
 def test_a_violated_deferred_constraint_is_reported_and_nothing_is_committed(
-    each_bench: Bench,
+    each_db: EmptyDatabase,
 ) -> None:
-    each_bench.execute(
+    each_db.execute(
         "CREATE TABLE p (id int PRIMARY KEY);"
         "CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED)"
     )
     with pytest.raises(MigrationFailed) as failed:
-        each_bench.apply(migration("INSERT INTO c VALUES (1)"))
+        each_db.apply(migration("INSERT INTO c VALUES (1)"))
     assert failed.value.sqlstate == "23503"
-    assert (each_bench.column("SELECT count(*) FROM c"), each_bench.versions()) == ([0], [])
+    assert (each_db.column("SELECT count(*) FROM c"), each_db.versions()) == ([0], [])
 
 
-def test_deferred_triggers_run_in_the_session_as_the_script_left_it(bench: Bench) -> None:
-    bench.execute(
+def test_deferred_triggers_run_in_the_session_as_the_script_left_it(db: EmptyDatabase) -> None:
+    db.execute(
         "CREATE SCHEMA app; CREATE TABLE app.log (said text);"
         "CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN INSERT INTO log VALUES ('ran'); RETURN NULL; END $$;"
         "CREATE TABLE app.t (x int); CREATE CONSTRAINT TRIGGER g AFTER INSERT ON app.t"
         " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.note()"
     )
-    bench.apply(migration("SET search_path = app; INSERT INTO t VALUES (1)"))
-    assert bench.column("SELECT said FROM app.log") == ["ran"]
+    db.apply(migration("SET search_path = app; INSERT INTO t VALUES (1)"))
+    assert db.column("SELECT said FROM app.log") == ["ran"]
 
 
-def test_a_constraint_of_the_users_is_not_taken_for_ours(bench: Bench) -> None:
+def test_a_constraint_of_the_users_is_not_taken_for_ours(db: EmptyDatabase) -> None:
     """A column called ``state`` that refuses NULL says nothing of transactions."""
-    bench.execute(
+    db.execute(
         "CREATE TABLE history (state text NOT NULL); CREATE TABLE t (x int);"
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN INSERT INTO history VALUES (NULL); RETURN NULL; END $$;"
@@ -167,63 +169,63 @@ def test_a_constraint_of_the_users_is_not_taken_for_ours(bench: Bench) -> None:
         " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()"
     )
     with pytest.raises(MigrationFailed) as failed:
-        bench.apply(migration("INSERT INTO t VALUES (1)"))
+        db.apply(migration("INSERT INTO t VALUES (1)"))
     assert not isinstance(failed.value, RepairRequired)
     assert failed.value.sqlstate == "23502"
 
 
 def test_a_temporary_table_that_waits_for_its_triggers_is_dropped_all_the_same(
-    bench: Bench,
+    db: EmptyDatabase,
 ) -> None:
-    bench.apply(
+    db.apply(
         migration(
             "CREATE TEMP TABLE p (id int PRIMARY KEY);"
             "CREATE TEMP TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED);"
             "INSERT INTO c VALUES (1); INSERT INTO p VALUES (1)"
         )
     )
-    assert bench.versions() == [1]
+    assert db.versions() == [1]
 
 
 # --- what is tried again
 
 
-def test_a_released_lock_is_acquired_in_the_end(each_bench: Bench) -> None:
-    each_bench.execute("CREATE TABLE t (x int)")
-    with each_bench.connect() as other, each_bench.holder() as session:
+def test_a_released_lock_is_acquired_in_the_end(each_db: EmptyDatabase) -> None:
+    each_db.execute("CREATE TABLE t (x int)")
+    with each_db.connect() as other, each_db.holder() as session:
         other.run("BEGIN; LOCK t")
         alter = migration("ALTER TABLE t ADD y int")
         waiting = Running(lambda: session.apply(alter, "d", soon()))
-        until(lambda: each_bench.is_running("ALTER"))
-        until(lambda: not each_bench.is_running("ALTER"))
+        until(lambda: each_db.is_running("ALTER"))
+        until(lambda: not each_db.is_running("ALTER"))
         other.run("ROLLBACK")
         assert isinstance(waiting.outcome(), int)
-    assert each_bench.versions() == [1]
+    assert each_db.versions() == [1]
 
 
-def test_a_lock_that_is_never_released_is_the_cause_at_the_deadline(bench: Bench) -> None:
-    bench.execute("CREATE TABLE t (x int)")
-    with bench.connect() as other, bench.holder() as session:
+def test_a_lock_that_is_never_released_is_the_cause_at_the_deadline(db: EmptyDatabase) -> None:
+    db.execute("CREATE TABLE t (x int)")
+    with db.connect() as other, db.holder() as session:
         other.run("BEGIN; LOCK t")
         with pytest.raises(MigrationFailed) as failed:
             session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.7))
         assert failed.value.sqlstate == "55P03"
         assert "lock timeout" in failed.value.cause
         assert "pg_locks" in str(failed.value)
-    assert bench.versions() == []
+    assert db.versions() == []
 
 
-def test_the_lock_is_reported_even_if_the_deadline_comes_first(bench: Bench) -> None:
+def test_the_lock_is_reported_even_if_the_deadline_comes_first(db: EmptyDatabase) -> None:
     """``statement_timeout`` would else fire first and hide what was waited for."""
-    bench.execute("CREATE TABLE t (x int)")
-    with bench.connect() as other, bench.holder(lock_timeout_seconds=60) as session:
+    db.execute("CREATE TABLE t (x int)")
+    with db.connect() as other, db.holder(lock_timeout_seconds=60) as session:
         other.run("BEGIN; LOCK t")
         with pytest.raises(MigrationFailed) as failed:
             session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.5))
     assert failed.value.sqlstate == "55P03"
 
 
-def test_a_deadlock_is_tried_again(counting: Bench) -> None:
+def test_a_deadlock_is_tried_again(counting: EmptyDatabase) -> None:
     counting.execute("CREATE TABLE a (); CREATE TABLE b ()")
     with counting.connect() as other, counting.holder(lock_timeout_seconds=10) as session:
         other.run("SET deadlock_timeout = '60s'; BEGIN; LOCK b")
@@ -236,7 +238,7 @@ def test_a_deadlock_is_tried_again(counting: Bench) -> None:
     assert (counting.versions(), _counter(counting)) == ([1], 1)
 
 
-def test_a_serialization_failure_is_tried_again(counting: Bench) -> None:
+def test_a_serialization_failure_is_tried_again(counting: EmptyDatabase) -> None:
     """Raised by what the script calls: its own transaction is READ COMMITTED."""
     counting.execute("CREATE SEQUENCE tries")
     script = (
@@ -262,23 +264,25 @@ def _isolated(sql: str, isolation: str, *, down: str | None = None) -> Migration
 
 @pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
 def test_a_script_has_the_isolation_level_of_its_marker_in_both_directions(
-    bench: Bench, isolation: str
+    db: EmptyDatabase, isolation: str
 ) -> None:
-    bench.execute("CREATE TABLE seen (level text)")
+    db.execute("CREATE TABLE seen (level text)")
     note = "INSERT INTO seen SELECT current_setting('transaction_isolation')"
-    bench.apply(_isolated(note, isolation, down=f"SELECT 1;\n{note}"))
-    [row] = bench.history()
+    db.apply(_isolated(note, isolation, down=f"SELECT 1;\n{note}"))
+    [row] = db.history()
     assert row.down is not None
     assert row.down == Script(f"SELECT 1;\n{note}", row.down.line, isolation=isolation)
-    with bench.holder(2) as session:
+    with db.holder(2) as session:
         session.roll_back(row, soon())
-    assert bench.column("SELECT level FROM seen") == [isolation.replace("-", " ")] * 2
+    assert db.column("SELECT level FROM seen") == [isolation.replace("-", " ")] * 2
 
 
 @pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
-def test_a_takeover_that_commits_after_the_snapshot_is_seen(bench: Bench, isolation: str) -> None:
+def test_a_takeover_that_commits_after_the_snapshot_is_seen(
+    db: EmptyDatabase, isolation: str
+) -> None:
     """The holder's snapshot holds the fence row as it was before the takeover."""
-    with bench.holder(lock_timeout_seconds=TIMEOUT_SECONDS) as session, bench.connect() as other:
+    with db.holder(lock_timeout_seconds=TIMEOUT_SECONDS) as session, db.connect() as other:
         other.run(
             "BEGIN; UPDATE lambda_migrate.fence SET token = 2, owner = 'successor'",
             timeout=TIMEOUT_SECONDS,
@@ -286,26 +290,28 @@ def test_a_takeover_that_commits_after_the_snapshot_is_seen(bench: Bench, isolat
         applying = Running(
             lambda: session.apply(_isolated("CREATE TABLE a ()", isolation), "d", soon())
         )
-        until(lambda: bench.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE TABLE a%'"))
+        until(lambda: db.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE TABLE a%'"))
         other.run("COMMIT", timeout=TIMEOUT_SECONDS)
         assert isinstance(applying.outcome(), LeaseLost)
-    assert (bench.has("a"), bench.versions()) == (False, [])
+    assert (db.has("a"), db.versions()) == (False, [])
 
 
 @pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
 def test_a_takeover_terminates_a_script_with_a_snapshot_of_its_own(
-    bench: Bench, isolation: str
+    db: EmptyDatabase, isolation: str
 ) -> None:
     slow = _isolated("CREATE TABLE a (); SELECT pg_sleep(60)", isolation)
-    with bench.holder() as session:
+    with db.holder() as session:
         applying = Running(lambda: session.apply(slow, "d", soon()))
-        until(lambda: bench.is_running("pg_sleep"))
-        bench.apply(migration("CREATE TABLE b ()"), fence=2, owner="successor")
+        until(lambda: db.is_running("pg_sleep"))
+        db.apply(migration("CREATE TABLE b ()"), fence=2, owner="successor")
         assert isinstance(applying.outcome(), LeaseLost)
-    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [1])
+    assert (db.has("a"), db.has("b"), db.versions()) == (False, True, [1])
 
 
-def test_a_conflict_with_another_writer_is_tried_again_on_a_new_snapshot(counting: Bench) -> None:
+def test_a_conflict_with_another_writer_is_tried_again_on_a_new_snapshot(
+    counting: EmptyDatabase,
+) -> None:
     """The first attempt read the counter before another session changed it."""
     counting.execute("CREATE SEQUENCE tries")
     script = (
@@ -328,9 +334,9 @@ def test_a_conflict_with_another_writer_is_tried_again_on_a_new_snapshot(countin
 # --- one message
 
 
-def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_is_one_message(db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each message is a round trip, in which locks are held and a holder can be frozen."""
-    with bench.holder() as session:
+    with db.holder() as session:
         run = session._connection.run
         sent: list[str] = []
 
@@ -341,7 +347,7 @@ def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(session._connection, "run", noted)
         session.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
         assert len(sent) == 1
-    assert bench.versions() == [1]
+    assert db.versions() == [1]
 
 
 @pytest.mark.parametrize(
@@ -355,9 +361,9 @@ def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatc
         "-- first\nCREATE TABLE a ()\n;\n-- last",
     ],
 )
-def test_a_script_may_end_as_it_likes(bench: Bench, script: str) -> None:
-    bench.apply(migration(script))
-    assert (bench.has("a"), bench.versions()) == (True, [1])
+def test_a_script_may_end_as_it_likes(db: EmptyDatabase, script: str) -> None:
+    db.apply(migration(script))
+    assert (db.has("a"), db.versions()) == (True, [1])
 
 
 @pytest.mark.parametrize(
@@ -371,82 +377,84 @@ def test_a_script_may_end_as_it_likes(bench: Bench, script: str) -> None:
     ],
     ids=["unknown column", "cannot be read", "no position", "ends too early", "not ASCII"],
 )
-def test_an_error_has_its_position_in_the_script(bench: Bench, script: str, place: str) -> None:
+def test_an_error_has_its_position_in_the_script(
+    db: EmptyDatabase, script: str, place: str
+) -> None:
     with pytest.raises(MigrationFailed, match=place):
-        bench.apply(migration(script))
-    assert (bench.has("n"), bench.versions()) == (False, [])
+        db.apply(migration(script))
+    assert (db.has("n"), db.versions()) == (False, [])
 
 
 # --- the deadline
 
 
-def test_one_long_statement_is_cancelled_at_the_deadline(each_bench: Bench) -> None:
-    with each_bench.holder() as session, pytest.raises(MigrationFailed) as failed:
+def test_one_long_statement_is_cancelled_at_the_deadline(each_db: EmptyDatabase) -> None:
+    with each_db.holder() as session, pytest.raises(MigrationFailed) as failed:
         session.apply(migration("CREATE TABLE t (); SELECT pg_sleep(30)"), "d", soon(0.4))
-    assert (failed.value.sqlstate, each_bench.has("t")) == ("57014", False)
+    assert (failed.value.sqlstate, each_db.has("t")) == ("57014", False)
     assert "deadline" in failed.value.cause
     assert "longer timeout" in str(failed.value)
 
 
-def test_many_short_statements_are_cancelled_at_the_deadline(each_bench: Bench) -> None:
+def test_many_short_statements_are_cancelled_at_the_deadline(each_db: EmptyDatabase) -> None:
     """PostgreSQL 17 limits the whole transaction; before that the heartbeat's abort does."""
     script = "CREATE TABLE t ();" + "SELECT pg_sleep(0.1);" * 300
-    with each_bench.holder() as session:
+    with each_db.holder() as session:
         version = session._connection.raw_connection.server_version
         slow = Running(lambda: session.apply(migration(script), "d", soon(0.5)))
         if version < 170000:
-            until(lambda: each_bench.is_running("pg_sleep"))
+            until(lambda: each_db.is_running("pg_sleep"))
             session.abort()
         error = slow.outcome()
     if version >= 170000:
         assert isinstance(error, MigrationFailed)
         assert (error.sqlstate, "deadline" in error.cause) == ("25P04", True)
-    until(lambda: not each_bench.is_running("pg_sleep"))
-    assert (each_bench.has("t"), each_bench.versions()) == (False, [])
+    until(lambda: not each_db.is_running("pg_sleep"))
+    assert (each_db.has("t"), each_db.versions()) == (False, [])
 
 
-def test_nothing_begins_after_the_deadline(bench: Bench) -> None:
-    with bench.holder() as session, pytest.raises(MigrationFailed, match=r"0001_m.*deadline"):
+def test_nothing_begins_after_the_deadline(db: EmptyDatabase) -> None:
+    with db.holder() as session, pytest.raises(MigrationFailed, match=r"0001_m.*deadline"):
         session.apply(migration("CREATE TABLE t ()"), "d", soon(0))
-    assert bench.versions() == []
+    assert db.versions() == []
 
 
-def test_no_row_of_ours_is_written_after_the_deadline(bench: Bench) -> None:
+def test_no_row_of_ours_is_written_after_the_deadline(db: EmptyDatabase) -> None:
     clock = FakeClock()
     one = migration("SELECT 1")
-    with bench.holder(deadline=Deadline.after(TIMEOUT_SECONDS, clock)) as session:
+    with db.holder(deadline=Deadline.after(TIMEOUT_SECONDS, clock)) as session:
         clock.advance(TIMEOUT_SECONDS)
         with pytest.raises(DatabaseUnavailable, match="deadline"):
             session.record_applied([(one, "d")], baseline=False)
-    assert bench.versions() == []
+    assert db.versions() == []
 
 
-def test_a_lock_on_our_tables_is_not_a_failure_of_a_migration(bench: Bench) -> None:
-    with bench.holder() as session, bench.connect() as other:
+def test_a_lock_on_our_tables_is_not_a_failure_of_a_migration(db: EmptyDatabase) -> None:
+    with db.holder() as session, db.connect() as other:
         session.apply(migration("CREATE TABLE t ()"), "d", soon())
         other.run("BEGIN; LOCK TABLE lambda_migrate.fence", timeout=TIMEOUT_SECONDS)
         with pytest.raises(DatabaseUnavailable, match=r"tables could not be used.*55P03"):
             session.delete_rows([1])
 
 
-def test_no_commit_begins_when_the_deadline_came_inside_the_transaction(bench: Bench) -> None:
+def test_no_commit_begins_when_the_deadline_came_inside_the_transaction(db: EmptyDatabase) -> None:
     one = migration("SELECT 1")
-    with bench.holder() as session:
+    with db.holder() as session:
         connection = session._connection
         connection.begin(soon())
         with pytest.raises(DatabaseUnavailable, match="deadline"):
             connection.commit(
                 connection.queries.insert_applied(one, "d", connection.grant), soon(0)
             )
-    assert bench.versions() == []
+    assert db.versions() == []
 
 
 def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server would not stop it: each of its statements may be shorter than a millisecond."""
     clock = FakeClock()
-    with bench.holder() as session:
+    with db.holder() as session:
         reconnect = session._connection.reconnect
 
         def slow(deadline: Deadline) -> None:
@@ -454,30 +462,30 @@ def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
             clock.advance(TIMEOUT_SECONDS)
 
         monkeypatch.setattr(session._connection, "reconnect", slow)
-        bench.terminate(session._connection.raw_connection.pid)
+        db.terminate(session._connection.raw_connection.pid)
         with pytest.raises(DatabaseUnavailable, match="deadline"):
             session.apply(
                 migration("CREATE TABLE t ()"), "d", Deadline.after(TIMEOUT_SECONDS, clock)
             )
-    assert (bench.has("t"), bench.versions()) == (False, [])
+    assert (db.has("t"), db.versions()) == (False, [])
 
 
-def test_the_server_enforces_its_own_time_limits(each_bench: Bench) -> None:
+def test_the_server_enforces_its_own_time_limits(each_db: EmptyDatabase) -> None:
     names = (
         "lock_timeout",
         "idle_in_transaction_session_timeout",
         "client_connection_check_interval",
     )
     shown = ", ".join(f"current_setting('{name}') AS {name}" for name in names)
-    each_bench.apply(migration(f"CREATE TABLE limits AS SELECT {shown}"))
-    assert each_bench.execute("SELECT * FROM limits") == [["200ms", "10s", "1s"]]
+    each_db.apply(migration(f"CREATE TABLE limits AS SELECT {shown}"))
+    assert each_db.execute("SELECT * FROM limits") == [["200ms", "10s", "1s"]]
 
 
 # --- lost connections
 
 
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
-def test_a_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> None:
+def test_a_commit_in_doubt_takes_effect_once(counting: EmptyDatabase, deliver: bool) -> None:
     one = migration(INCREMENT)
     with (
         Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
@@ -490,7 +498,7 @@ def test_a_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> 
 
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
 def test_a_commit_in_doubt_at_the_deadline_is_looked_up(
-    counting: Bench, monkeypatch: pytest.MonkeyPatch, deliver: bool
+    counting: EmptyDatabase, monkeypatch: pytest.MonkeyPatch, deliver: bool
 ) -> None:
     one, clock = migration(INCREMENT), FakeClock()
     with (
@@ -517,7 +525,9 @@ def test_a_commit_in_doubt_at_the_deadline_is_looked_up(
 
 
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
-def test_a_repeatable_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> None:
+def test_a_repeatable_commit_in_doubt_takes_effect_once(
+    counting: EmptyDatabase, deliver: bool
+) -> None:
     version = RepeatableVersion("R__m:1:1")
     one = replace(migration(INCREMENT), version=version, name="R__m")
     with (
@@ -530,11 +540,11 @@ def test_a_repeatable_commit_in_doubt_takes_effect_once(counting: Bench, deliver
     assert _counter(counting) == 1
 
 
-def test_marking_texts_stale_in_doubt_is_done_once(bench: Bench) -> None:
+def test_marking_texts_stale_in_doubt_is_done_once(db: EmptyDatabase) -> None:
     one = replace(migration("SELECT 1"), version=RepeatableVersion("R__m:1:1"), name="R__m")
     with (
-        Proxy(bench.address, needle=b"'stale'", deliver=True) as proxy,
-        bench.holder(**through(proxy)) as session,
+        Proxy(db.address, needle=b"'stale'", deliver=True) as proxy,
+        db.holder(**through(proxy)) as session,
     ):
         session.apply(one, "d", soon())
         session.mark_repeatables_stale()
@@ -543,7 +553,7 @@ def test_marking_texts_stale_in_doubt_is_done_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
-def test_a_rollback_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> None:
+def test_a_rollback_in_doubt_takes_effect_once(counting: EmptyDatabase, deliver: bool) -> None:
     counting.apply(migration("SELECT 1", down=INCREMENT))
     (row,) = counting.history()
     with (
@@ -555,18 +565,18 @@ def test_a_rollback_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -
     assert (counting.versions(), _counter(counting)) == ([], 1)
 
 
-def test_recording_in_doubt_happens_once(bench: Bench) -> None:
+def test_recording_in_doubt_happens_once(db: EmptyDatabase) -> None:
     one = migration("SELECT 1")
     with (
-        Proxy(bench.address, needle=one.checksum.encode(), deliver=True) as proxy,
-        bench.holder(**through(proxy)) as session,
+        Proxy(db.address, needle=one.checksum.encode(), deliver=True) as proxy,
+        db.holder(**through(proxy)) as session,
     ):
         session.record_applied([(one, "d")], baseline=True)
         assert proxy.cuts == 1
-    assert [row.baseline for row in bench.history()] == [True]
+    assert [row.baseline for row in db.history()] == [True]
 
 
-def test_a_script_that_breaks_every_connection_fails(counting: Bench) -> None:
+def test_a_script_that_breaks_every_connection_fails(counting: EmptyDatabase) -> None:
     with (
         Proxy(counting.address, needle=b"n + 1", deliver=False, times=99) as proxy,
         counting.holder(**through(proxy)) as session,
@@ -576,7 +586,9 @@ def test_a_script_that_breaks_every_connection_fails(counting: Bench) -> None:
     assert (proxy.cuts, _counter(counting)) == (5, 0)
 
 
-def test_a_migration_whose_backend_is_terminated_applies_once_in_the_end(counting: Bench) -> None:
+def test_a_migration_whose_backend_is_terminated_applies_once_in_the_end(
+    counting: EmptyDatabase,
+) -> None:
     with counting.connect() as other, counting.holder(lock_timeout_seconds=20) as session:
         counting.execute("CREATE TABLE gate ()")
         other.run("BEGIN; LOCK gate")
@@ -589,10 +601,10 @@ def test_a_migration_whose_backend_is_terminated_applies_once_in_the_end(countin
     assert (counting.versions(), _counter(counting)) == ([1], 1)
 
 
-def test_a_takeover_that_loses_its_connection_tries_again(bench: Bench) -> None:
+def test_a_takeover_that_loses_its_connection_tries_again(db: EmptyDatabase) -> None:
     with (
-        Proxy(bench.address, needle=b"to_regclass", deliver=True, times=2) as proxy,
-        bench.holder(**through(proxy)) as session,
+        Proxy(db.address, needle=b"to_regclass", deliver=True, times=2) as proxy,
+        db.holder(**through(proxy)) as session,
     ):
         assert proxy.cuts == 2
         assert session.read_history() == []
@@ -601,16 +613,16 @@ def test_a_takeover_that_loses_its_connection_tries_again(bench: Bench) -> None:
 def test_a_migration_applies_once_although_the_server_restarts() -> None:
     durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
     with LocalPostgreSQL(major=NEWEST, settings=durable) as server:
-        bench = Bench(parse_url(server.url()))
-        bench.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
-        bench.execute("CREATE TABLE gate ()")
-        with bench.holder(lock_timeout_seconds=20) as session:
-            other = bench.connect()
+        db = EmptyDatabase(parse_url(server.url()))
+        db.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
+        db.execute("CREATE TABLE gate ()")
+        with db.holder(lock_timeout_seconds=20) as session:
+            other = db.connect()
             other.run("BEGIN; LOCK gate")
             script = migration(f"{INCREMENT}; LOCK gate /* slow */")
             slow = Running(lambda: session.apply(script, "d", soon()))
-            until(lambda: bench.is_running("slow"))
+            until(lambda: db.is_running("slow"))
             server.restart("immediate")
             assert isinstance(slow.outcome(), int)
             other.close()
-        assert (bench.versions(), _counter(bench)) == ([1], 1)
+        assert (db.versions(), _counter(db)) == ([1], 1)

@@ -105,7 +105,7 @@ class ServerURL:
 
 
 @dataclass(frozen=True)
-class Bench(ServerURL):
+class EmptyDatabase(ServerURL):
     """An empty database."""
 
     def database(self, **changes: Any) -> PostgreSQLDatabase:
