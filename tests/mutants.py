@@ -1870,15 +1870,15 @@ MUTANTS = (
     Mutant(
         "two runs of one request may start at once",
         "lambda_migrate/deploy/request_log.py",
-        '"attribute_not_exists(#record)"',
-        '"attribute_not_exists(other)"',
+        'f"attribute_not_exists(#record) OR {_IS_OWN}"',
+        'f"attribute_not_exists(other) OR {_IS_OWN}"',
         ("request log",),
     ),
     Mutant(
         "a lost response to our own start counts as another run's",
         "lambda_migrate/deploy/request_log.py",
-        "existing is None or existing.attempt_id == record.attempt_id",
-        "found is None",
+        "existing is not None and existing.attempt_id != record.attempt_id",
+        "existing is not None",
         ("request log",),
     ),
     # --- dry runs

@@ -117,15 +117,15 @@ class _NoResponse(Exception):
     Attributes:
         reason: Why.
         error: The error to raise after the last attempt.
-        ended_invocation_id: The invocation that is known to have ended, or "".
+        ended_invocation_ids: The invocation, if it is known to have ended.
     """
 
     def __init__(
-        self, reason: _NoResponseReason, error: MigrateError, *, ended_invocation_id: str = ""
+        self, reason: _NoResponseReason, error: MigrateError, *ended_invocation_ids: str
     ) -> None:
         self.reason = reason
         self.error = error
-        self.ended_invocation_id = ended_invocation_id
+        self.ended_invocation_ids = ended_invocation_ids
         super().__init__(str(error))
 
 
@@ -194,14 +194,8 @@ class RemoteFunction:
                 if is_last or self._deadline.is_over:
                     raise failure.error from None
                 reason = str(failure.error)
-                if failure.ended_invocation_id:
-                    request = replace(
-                        request,
-                        ended_invocation_ids=(
-                            *request.ended_invocation_ids,
-                            failure.ended_invocation_id,
-                        ),
-                    )
+                ended = (*request.ended_invocation_ids, *failure.ended_invocation_ids)
+                request = replace(request, ended_invocation_ids=ended)
             else:
                 if not response.get("running") or self._deadline.is_over:
                     return response
@@ -328,9 +322,7 @@ class RemoteFunction:
         else:
             error = MigrateError(f"{self.name!r} failed before it responded: {cause}")
         if request.is_write:  # sent again, the function reports what was committed
-            return _NoResponse(
-                _NoResponseReason.CRASHED, error, ended_invocation_id=response.request_id
-            )
+            return _NoResponse(_NoResponseReason.CRASHED, error, response.request_id)
         return error
 
 

@@ -96,19 +96,14 @@ class CommandRequest:
     @property
     def lambda_event(self) -> dict[str, Any]:
         """The event of this request."""
-        extra: dict[str, Any] = {"yes": self.confirmation} if self.confirmation else {}
-        if self.timeout is not None:
-            extra["timeout"] = self.timeout
-        event: dict[str, Any] = {
+        answers = {"yes": self.confirmation or None, "timeout": self.timeout}
+        given = {name: value for name, value in answers.items() if value is not None}
+        return {
             "command": self.command.name,
-            "options": {**self.options, **extra},
+            "options": {**self.options, **given},
             "request": self.request_id,
+            "ended": list(self.ended_invocation_ids),
         }
-        return (
-            {**event, "ended": list(self.ended_invocation_ids)}
-            if self.ended_invocation_ids
-            else event
-        )
 
     @property
     def command_fingerprint(self) -> str:

@@ -181,49 +181,39 @@ class AdminFunction:
         """Run a command that changes something, unless this request was run before."""
         log = self._make_log(command_context.settings)
         record = self._make_record(request, invocation)
-        repeated = self._find_response(
-            request,
-            command_context,
-            begin_request=lambda: log.begin_request(request.request_id, record),
-        )
-        if repeated is not None:
-            return repeated
+
+        def write_record(deadline: Deadline, **changes: Any) -> RequestRecord | None:
+            nonlocal record
+            record = replace(record, **changes)
+            return log.write_record(request.request_id, record, deadline)
 
         def record_rollback(question: Question) -> None:
-            nonlocal record
             if question.command == "down":
                 names = tuple(each["name"] for each in question.migrations)
-                record = replace(record, rollback_migrations=names)
-                if not log.update(request.request_id, record, command_context.deadline):
-                    raise LeaseStoreUnavailable(
-                        "cannot record the rollback in the request log; nothing was rolled back"
-                    )
+                write_record(command_context.deadline, rollback_migrations=names)
 
+        repeated = self._find_response(request, command_context, write_record)
+        if repeated is not None:
+            return repeated
         prompter.on_confirmed = record_rollback
         response = self._catch_errors(
             lambda: _run_command(request, command_context, progress), progress
         )
-        if (
-            response["exit_code"] in (EXIT_USAGE_ERROR, EXIT_BUSY)
-            and not progress.committed_migrations
-        ):
-            log.forget_request(
-                request.request_id, record
-            )  # it was refused before it changed anything
+        is_refused = response["exit_code"] in (EXIT_USAGE_ERROR, EXIT_BUSY)
+        if is_refused and not progress.committed_migrations:
+            log.remove_record(request.request_id, record)
         else:
-            record = replace(record, response=_remove_details(response))
-            log.update(request.request_id, record, invocation.deadline)
+            with suppress(MigrateError):  # the caller gets the response nevertheless
+                write_record(invocation.deadline, response=_remove_details(response))
         return response
 
     def _make_record(self, request: CommandRequest, invocation: _LambdaInvocation) -> RequestRecord:
-        now_ms = self._clock.wall_ms()
         left = invocation.deadline.remaining() + _KILL_SECONDS
         return RequestRecord(
             command_fingerprint=request.command_fingerprint,
             attempt_id=os.urandom(16).hex(),
             invocation_id=invocation.id,
-            started_ms=now_ms,
-            ends_by_ms=now_ms + round(left * 1000),
+            ends_by_ms=self._clock.wall_ms() + round(left * 1000),
         )
 
     def _catch_errors(
@@ -248,15 +238,15 @@ class AdminFunction:
         self,
         request: CommandRequest,
         command_context: CommandContext,
-        *,
-        begin_request: Callable[[], RequestRecord | None],
+        write_record: Callable[[Deadline], RequestRecord | None],
     ) -> dict[str, Any] | None:
         """Begin the request, or wait for the run of it that exists.
 
         Returns:
             The response of the run that exists; None: there is none, and this run has begun.
         """
-        existing = begin_request()
+        deadline = command_context.deadline
+        existing = write_record(deadline)
         while existing is not None:
             if existing.command_fingerprint != request.command_fingerprint:
                 raise ConfigurationError(
@@ -269,27 +259,14 @@ class AdminFunction:
                 existing.invocation_id in request.ended_invocation_ids
                 or self._clock.wall_ms() > existing.ends_by_ms
             ):
-                self._clock.sleep(
-                    min(_DISCONNECT_WAIT_SECONDS, command_context.deadline.remaining())
-                )
+                self._clock.sleep(min(_DISCONNECT_WAIT_SECONDS, deadline.remaining()))
                 return _report_interrupted(request, command_context, existing)
-            if command_context.deadline.remaining() <= _POLL_SECONDS:
-                return self._report_running(request, existing)
+            if deadline.remaining() <= _POLL_SECONDS:
+                return _report_running(request)
             self._clock.sleep(_POLL_SECONDS)
             with suppress(LeaseStoreUnavailable):  # the other run continues regardless
-                existing = begin_request()
+                existing = write_record(deadline)
         return None
-
-    def _report_running(
-        self, request: CommandRequest, running_record: RequestRecord
-    ) -> dict[str, Any]:
-        seconds = max(0, self._clock.wall_ms() - running_record.started_ms) / 1000
-        error = LeaseHeld(
-            f"`{request.command.name}` is still running, for {seconds:.0f} s so far: send the "
-            f"same request, {request.request_id}, again to get its result"
-        )
-        document = {**build_error_document(error), "committed": []}
-        return {"exit_code": EXIT_BUSY, "error": document, "running": True}
 
     def _make_default_log(self, settings: Settings) -> RequestLog:
         return DynamoDBRequestLog(settings.table, settings.target, clock=self._clock)
@@ -319,6 +296,15 @@ def _build_failure(
         "notices": progress.notices,
     }
     return {"exit_code": code, "error": error, "progress": progress.steps}
+
+
+def _report_running(request: CommandRequest) -> dict[str, Any]:
+    error = LeaseHeld(
+        f"`{request.command.name}` is still running: send the same request, "
+        f"{request.request_id}, again to get its result"
+    )
+    document = {**build_error_document(error), "committed": []}
+    return {"exit_code": EXIT_BUSY, "error": document, "running": True}
 
 
 def _report_interrupted(

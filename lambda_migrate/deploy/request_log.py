@@ -5,6 +5,9 @@ asynchronous invocation that failed. Neither may run a command again that change
 retry a failed migration. So each such command is recorded before it starts, and its response when
 it has ended, in the item ``<target>/requests`` beside the target's own: the newest 20.
 
+A record belongs to the attempt that wrote it first: only that attempt may write it again, as often
+as it needs to. So a write whose response was lost is repeated without a further check.
+
 The lease and the fence keep the database safe. This log only decides what a repeated request
 returns.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lambda_migrate.clock import CALL_TIMEOUT_SECONDS, SYSTEM_CLOCK
@@ -23,7 +26,7 @@ from lambda_migrate.lease.dynamodb import DynamoDBItemClient
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from lambda_migrate.clock import Clock, Deadline
 
@@ -36,6 +39,7 @@ _MAX_BYTES = 15_000
 _MAX_ATTEMPTS = 4
 _RETRY_DELAY_SECONDS = 0.5
 _PREFIX = "request:"
+_IS_OWN = "#record.attempt_id = :attempt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +51,8 @@ class RequestRecord:
         attempt_id: A new id for each run; the retries of an asynchronous invocation share their
             invocation id.
         invocation_id: The id of the Lambda invocation that runs the command.
-        started_ms: Milliseconds since the epoch.
-        ends_by_ms: After this time the invocation has ended, with or without a response.
+        ends_by_ms: When that invocation has ended at the latest, with or without a response:
+            milliseconds since the epoch.
         rollback_migrations: Names of the migrations that a rollback is about to roll back.
         response: The response; None while the command runs, and if it was killed.
     """
@@ -56,7 +60,6 @@ class RequestRecord:
     command_fingerprint: str
     attempt_id: str
     invocation_id: str
-    started_ms: int
     ends_by_ms: int
     rollback_migrations: tuple[str, ...] = ()
     response: dict[str, Any] | None = None
@@ -65,26 +68,21 @@ class RequestRecord:
 class RequestLog(Protocol):
     """The port to the records of requests."""
 
-    def begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
-        """Add a record unless the request has one.
+    def write_record(
+        self, request_id: str, record: RequestRecord, deadline: Deadline
+    ) -> RequestRecord | None:
+        """Write the record of an attempt unless another attempt has recorded the request.
 
         Returns:
-            None: the command may start. Otherwise the record of the run that exists.
+            None: it was written. Otherwise the record of the other attempt.
 
         Raises:
             LeaseStoreUnavailable: The log cannot be reached.
             ConfigurationError: The log is not configured, or access to it is denied.
         """
 
-    def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
-        """Replace the record before the deadline; never raises.
-
-        Returns:
-            Whether it was written.
-        """
-
-    def forget_request(self, request_id: str, record: RequestRecord) -> None:
-        """Remove the record of a run that changed nothing, if possible; never raises."""
+    def remove_record(self, request_id: str, record: RequestRecord) -> None:
+        """Remove the record of an attempt that changed nothing, if possible; never raises."""
 
 
 class DynamoDBRequestLog:
@@ -108,117 +106,73 @@ class DynamoDBRequestLog:
         self._item = DynamoDBItemClient(table, f"{target}/requests", client=client)
         self._clock = clock
 
-    def begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
-        """See `RequestLog.begin_request`."""
+    def write_record(
+        self, request_id: str, record: RequestRecord, deadline: Deadline
+    ) -> RequestRecord | None:
+        """See `RequestLog.write_record`."""
         for _ in range(_MAX_ATTEMPTS - 1):
             try:
-                return self._begin_request(request_id, record)
-            except LeaseStoreUnavailable:
-                self._clock.sleep(_RETRY_DELAY_SECONDS)
-        return self._begin_request(request_id, record)
-
-    def _begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
-        records = self._read()
-        if request_id not in records:
-            try:
-                dropped_request_ids = _choose_outdated(records, now_ms=self._clock.wall_ms())
-                self._write(
-                    request_id,
-                    record,
-                    "attribute_not_exists(#record)",
-                    dropped_request_ids=dropped_request_ids,
-                )
-                return None
+                return self._write_record(request_id, record)
             except ConditionFailed:
-                records = self._read()
-        existing = records.get(request_id)
-        # The response to this run's own write may have been lost.
-        return None if existing is None or existing.attempt_id == record.attempt_id else existing
-
-    def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
-        """See `RequestLog.update`."""
-        for _ in range(_MAX_ATTEMPTS):
-            with suppress(MigrateError):
-                with suppress(ConditionFailed):  # dropped because 20 others have started since
-                    self._write(request_id, record, "attribute_exists(#record)")
-                return True
-            if deadline.remaining() < _RETRY_DELAY_SECONDS + CALL_TIMEOUT_SECONDS:
-                break
+                continue  # another attempt wrote meanwhile
+            except LeaseStoreUnavailable:
+                if deadline.remaining() < _RETRY_DELAY_SECONDS + CALL_TIMEOUT_SECONDS:
+                    raise
             self._clock.sleep(_RETRY_DELAY_SECONDS)
-        return False
+        return self._write_record(request_id, record)
 
-    def forget_request(self, request_id: str, record: RequestRecord) -> None:
-        """See `RequestLog.forget_request`."""
-        names = {"#record": _PREFIX + request_id, "#attempt": "attempt_id"}
-        values = {":attempt": {"S": record.attempt_id}}
-        with suppress(ConditionFailed, MigrateError):
-            self._item.update("REMOVE #record", "#record.#attempt = :attempt", values, names=names)
-
-    def _write(
-        self,
-        request_id: str,
-        record: RequestRecord,
-        condition: str,
-        *,
-        dropped_request_ids: Sequence[str] = (),
-    ) -> None:
-        names = {"#record": _PREFIX + request_id}
-        names |= {f"#old{n}": _PREFIX + each for n, each in enumerate(dropped_request_ids)}
-        removed = ", ".join(f"#old{n}" for n in range(len(dropped_request_ids)))
-        changes = "SET #record = :record" + (f" REMOVE {removed}" if removed else "")
-        self._item.update(changes, condition, {":record": _encode(record)}, names=names)
-
-    def _read(self) -> dict[str, RequestRecord]:
+    def _write_record(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
         item = self._item.get(consistent=True) or {}
-        return {
-            name.removeprefix(_PREFIX): _decode(value["M"])
-            for name, value in item.items()
-            if name.startswith(_PREFIX) and "M" in value
-        }
+        records = {name: _decode(item[name]) for name in item if name.startswith(_PREFIX)}
+        existing = records.pop(_PREFIX + request_id, None)
+        if existing is not None and existing.attempt_id != record.attempt_id:
+            return existing
+        outdated = _choose_outdated(records, now_ms=self._clock.wall_ms())
+        names = {f"#old{number}": name for number, name in enumerate(outdated)}
+        self._item.update(
+            "SET #record = :record" + (f" REMOVE {', '.join(names)}" if names else ""),
+            f"attribute_not_exists(#record) OR {_IS_OWN}",
+            {":record": _encode(record), ":attempt": _encode_value(record.attempt_id)},
+            names={"#record": _PREFIX + request_id, **names},
+        )
+        return None
+
+    def remove_record(self, request_id: str, record: RequestRecord) -> None:
+        """See `RequestLog.remove_record`."""
+        names = {"#record": _PREFIX + request_id}
+        values = {":attempt": _encode_value(record.attempt_id)}
+        with suppress(ConditionFailed, MigrateError):
+            self._item.update("REMOVE #record", _IS_OWN, values, names=names)
 
 
 def _choose_outdated(records: Mapping[str, RequestRecord], *, now_ms: int) -> list[str]:
     """Choose what to drop so that one more makes `MAX_RECORDS`; no command that may still run."""
     ended = [
-        request_id
-        for request_id, record in records.items()
+        name
+        for name, record in records.items()
         if record.response is not None or record.ends_by_ms < now_ms
     ]
-    ended.sort(key=lambda request_id: records[request_id].started_ms)
+    ended.sort(key=lambda name: records[name].ends_by_ms)
     return ended[: max(0, len(records) - MAX_RECORDS + 1)]
 
 
 def _encode(record: RequestRecord) -> dict[str, Any]:
     """Encode a record; a rollback's names are kept only until there is a response."""
+    fields = asdict(record)
     if record.response is None:
         names = {"names": list(record.rollback_migrations)}
-        outcome = {"rollback_migrations": truncate_response(names, limit=_MAX_BYTES)["names"]}
+        fields["rollback_migrations"] = truncate_response(names, limit=_MAX_BYTES)["names"]
     else:
-        outcome = {"response": truncate_response(record.response, limit=_MAX_BYTES)}
-    return {
-        "M": {
-            "command_fingerprint": {"S": record.command_fingerprint},
-            "attempt_id": {"S": record.attempt_id},
-            "invocation_id": {"S": record.invocation_id},
-            "started_ms": {"N": str(record.started_ms)},
-            "ends_by_ms": {"N": str(record.ends_by_ms)},
-            **{name: {"S": json.dumps(value)} for name, value in outcome.items()},
-        }
-    }
+        fields["rollback_migrations"] = []
+        fields["response"] = truncate_response(record.response, limit=_MAX_BYTES)
+    return {"M": {name: _encode_value(value) for name, value in fields.items()}}
+
+
+def _encode_value(value: Any) -> dict[str, str]:
+    return {"S": json.dumps(value)}
 
 
 def _decode(value: Mapping[str, Any]) -> RequestRecord:
-    outcome = {
-        name: json.loads(value[name]["S"])
-        for name in ("rollback_migrations", "response")
-        if name in value
-    }
-    return RequestRecord(
-        command_fingerprint=value["command_fingerprint"]["S"],
-        attempt_id=value["attempt_id"]["S"],
-        invocation_id=value["invocation_id"]["S"],
-        started_ms=int(value["started_ms"]["N"]),
-        ends_by_ms=int(value["ends_by_ms"]["N"]),
-        rollback_migrations=tuple(outcome.get("rollback_migrations", ())),
-        response=outcome.get("response"),
-    )
+    fields = {name: json.loads(each["S"]) for name, each in value["M"].items()}
+    names = tuple(fields.pop("rollback_migrations"))
+    return RequestRecord(**fields, rollback_migrations=names)

@@ -18,18 +18,21 @@ class InMemoryRequestLog:
         self.records: dict[str, RequestRecord] = {}
         """The records by the ids of their requests."""
 
-    def begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
-        """See `RequestLog.begin_request`."""
+    def write_record(
+        self,
+        request_id: str,
+        record: RequestRecord,
+        deadline: Deadline,  # noqa: ARG002 - no time passes
+    ) -> RequestRecord | None:
+        """See `RequestLog.write_record`."""
         found = self.records.setdefault(request_id, record)
-        return None if found.attempt_id == record.attempt_id else found
-
-    def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:  # noqa: ARG002 - no time passes
-        """See `RequestLog.update`."""
+        if found.attempt_id != record.attempt_id:
+            return found
         self.records[request_id] = record
-        return True
+        return None
 
-    def forget_request(self, request_id: str, record: RequestRecord) -> None:
-        """See `RequestLog.forget_request`."""
+    def remove_record(self, request_id: str, record: RequestRecord) -> None:
+        """See `RequestLog.remove_record`."""
         found = self.records.get(request_id)
         if found is not None and found.attempt_id == record.attempt_id:
             del self.records[request_id]

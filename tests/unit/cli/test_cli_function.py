@@ -532,16 +532,18 @@ class InvokeOutcomes:
 
     def killed_after(self) -> dict[str, Any]:
         """The function is killed after the command, before its response is recorded or sent."""
-        update = self._log.update
+        write = self._log.write_record
 
-        def lose_response(request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
-            return record.response is None and update(request_id, record, deadline)
+        def lose_response(
+            request_id: str, record: RequestRecord, deadline: Deadline
+        ) -> RequestRecord | None:
+            return None if record.response else write(request_id, record, deadline)
 
-        self._log.update = lose_response  # type: ignore[method-assign]  # a fault
+        self._log.write_record = lose_response  # type: ignore[method-assign]  # a fault
         try:
             response = self._aws.invoke_function()
         finally:
-            self._log.update = update  # type: ignore[method-assign]  # as it was
+            self._log.write_record = write  # type: ignore[method-assign]  # as it was
         dead = response["ResponseMetadata"]["RequestId"]
         return make_crash("Runtime.ExitError", "signal: killed", dead)()
 

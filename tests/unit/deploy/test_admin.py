@@ -385,14 +385,12 @@ def record_running(bench: AdminBench, event: dict[str, Any], **changes: Any) -> 
     """Record a request as if another invocation had begun it and not ended it."""
     from lambda_migrate.commands.request import CommandRequest
 
-    now_ms = bench.clock.wall_ms()
     request = CommandRequest.parse(event, default_id="-")
     record = RequestRecord(
         command_fingerprint=request.command_fingerprint,
         attempt_id="a",
         invocation_id="earlier",
-        started_ms=now_ms,
-        ends_by_ms=now_ms + 20_000,
+        ends_by_ms=bench.clock.wall_ms() + 20_000,
     )
     bench.log.records[request.request_id] = replace(record, **changes)
 
@@ -456,35 +454,73 @@ def test_a_killed_rollback_reports_what_was_rolled_back(bench: AdminBench) -> No
 def test_the_names_of_a_rollback_are_recorded_before_it_starts(bench: AdminBench) -> None:
     bench.run("up")
     seen: list[tuple[str, ...]] = []
-    update = bench.log.update
+    write = bench.log.write_record
 
-    def observe(request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
+    def observe(request_id: str, record: RequestRecord, deadline: Deadline) -> RequestRecord | None:
         if record.response is None:
             seen.append(record.rollback_migrations)
             assert bench.database.rolled_back == []
-        return update(request_id, record, deadline)
+        return write(request_id, record, deadline)
 
-    bench.log.update = observe  # type: ignore[method-assign]  # to see what is recorded by then
+    bench.log.write_record = observe  # type: ignore[method-assign]  # to see what is recorded by then
     bench.run("down", to=1, yes=True)
-    assert seen == [("0003_index", "0002_status")]
+    assert seen == [(), ("0003_index", "0002_status")]
 
 
 def test_no_rollback_starts_whose_names_cannot_be_recorded(bench: AdminBench) -> None:
     bench.run("up")
-    bench.log.update = lambda *_: False  # type: ignore[method-assign]  # a fault
+    write = bench.log.write_record
+
+    def fail(request_id: str, record: RequestRecord, deadline: Deadline) -> RequestRecord | None:
+        if record.rollback_migrations:
+            raise LeaseStoreUnavailable("DynamoDB is away")
+        return write(request_id, record, deadline)
+
+    bench.log.write_record = fail  # type: ignore[method-assign]  # a fault
     answer = bench.run("down", to=1, yes=True)
     assert (answer["exit_code"], answer["error"]["kind"]) == (1, "LeaseStoreUnavailable")
     assert bench.database.rolled_back == []
 
 
 def test_no_command_starts_that_cannot_be_recorded(bench: AdminBench) -> None:
-    def fail(_request: str, _record: RequestRecord) -> None:
+    def fail(*_: object) -> None:
         raise LeaseStoreUnavailable("DynamoDB is away")
 
-    bench.log.begin_request = fail  # type: ignore[assignment]  # a fault
+    bench.log.write_record = fail  # type: ignore[method-assign]  # a fault
     answer = bench.run("up")
     assert (answer["exit_code"], answer["error"]["retryable"]) == (1, True)
     assert bench.database.effects == []
+
+
+def test_a_response_that_cannot_be_recorded_is_returned(bench: AdminBench) -> None:
+    write = bench.log.write_record
+
+    def fail(request_id: str, record: RequestRecord, deadline: Deadline) -> RequestRecord | None:
+        if record.response:
+            raise LeaseStoreUnavailable("DynamoDB is away")
+        return write(request_id, record, deadline)
+
+    bench.log.write_record = fail  # type: ignore[method-assign]  # a fault
+    assert len(bench.run("up")["document"]["applied"]) == 3
+
+
+def test_a_running_command_is_waited_for_while_the_log_cannot_be_read(bench: AdminBench) -> None:
+    event = {"command": "up", "request": "r1"}
+    record_running(bench, event)
+    write = bench.log.write_record
+    calls: list[str] = []
+
+    def fail_once(
+        request_id: str, record: RequestRecord, deadline: Deadline
+    ) -> RequestRecord | None:
+        calls.append(request_id)
+        if len(calls) == 2:
+            raise LeaseStoreUnavailable("DynamoDB is away")
+        return write(request_id, record, deadline)
+
+    bench.log.write_record = fail_once  # type: ignore[method-assign]  # a fault
+    assert bench.send(event, seconds=10.0)["running"] is True
+    assert len(calls) > 2
 
 
 def test_the_handler_reads_the_process_environment(

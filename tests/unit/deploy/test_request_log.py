@@ -19,96 +19,91 @@ WRITTEN: dict[str, Any] = {"Attributes": {}}
 
 def make_record(attempt: str) -> RequestRecord:
     return RequestRecord(
-        command_fingerprint="[]", attempt_id=attempt, invocation_id="i", started_ms=1, ends_by_ms=2
+        command_fingerprint="[]", attempt_id=attempt, invocation_id="i", ends_by_ms=2
     )
 
 
 RECORD = make_record("mine")
 
 
-def make_log(*responses: Any) -> tuple[DynamoDBRequestLog, StubClient, FakeClock]:
-    client, clock = StubClient(*responses), FakeClock()
-    log = DynamoDBRequestLog("leases", "orders", client=lambda: client, clock=clock)
-    return log, client, clock
+class LogBench:
+    """A log whose table returns these responses, one after the other."""
+
+    def __init__(self, *responses: Any) -> None:
+        self.client, self.clock = StubClient(*responses), FakeClock()
+        self.log = DynamoDBRequestLog(
+            "leases", "orders", client=lambda: self.client, clock=self.clock
+        )
+
+    def write(self, record: RequestRecord, *, seconds: float = 60.0) -> RequestRecord | None:
+        return self.log.write_record("r", record, Deadline.after(seconds, self.clock))
 
 
 def make_item(record: RequestRecord) -> dict[str, Any]:
     """Build the item that holds ``record``, as writing it would."""
-    log, client, _ = make_log({}, WRITTEN)
-    log.begin_request("r", record)
-    _, change = client.calls[-1]
+    bench = LogBench({}, WRITTEN)
+    bench.write(record)
+    _, change = bench.client.calls[-1]
     name = change["ExpressionAttributeNames"]["#record"]
     return {"Item": {name: change["ExpressionAttributeValues"][":record"]}}
 
 
 def test_the_log_is_an_item_beside_the_targets() -> None:
-    log, client, _ = make_log({}, WRITTEN)
-    assert log.begin_request("r", RECORD) is None
-    assert {each["Key"]["target"]["S"] for _, each in client.calls} == {"orders/requests"}
+    bench = LogBench({}, WRITTEN)
+    assert bench.write(RECORD) is None
+    assert {each["Key"]["target"]["S"] for _, each in bench.client.calls} == {"orders/requests"}
 
 
-def test_begin_retries_a_throttled_table() -> None:
-    log, client, clock = make_log(THROTTLED, {}, THROTTLED, {}, WRITTEN)
-    assert log.begin_request("r", RECORD) is None
-    assert len(client.calls) == 5
-    assert len(clock.slept) == 2
+def test_a_write_to_a_throttled_table_is_retried() -> None:
+    bench = LogBench(THROTTLED, {}, THROTTLED, {}, WRITTEN)
+    assert bench.write(RECORD) is None
+    assert len(bench.client.calls) == 5
+    assert len(bench.clock.slept) == 2
 
 
-def test_begin_fails_if_the_table_stays_unavailable() -> None:
-    log, _, clock = make_log(THROTTLED)
+def test_a_write_fails_if_the_table_stays_unavailable() -> None:
+    bench = LogBench(THROTTLED)
     with pytest.raises(LeaseStoreUnavailable):
-        log.begin_request("r", RECORD)
-    assert sum(clock.slept) < 5
+        bench.write(RECORD)
+    assert len(bench.client.calls) == 4
+    assert sum(bench.clock.slept) < 5
 
 
-def test_begin_recognizes_its_own_write_after_a_lost_response() -> None:
-    log, _, _ = make_log({}, client_error("InternalServerError", status=500), make_item(RECORD))
-    assert log.begin_request("r", RECORD) is None
+def test_a_write_ends_before_the_deadline() -> None:
+    bench = LogBench(THROTTLED)
+    with pytest.raises(LeaseStoreUnavailable):
+        bench.write(RECORD, seconds=1)
+    assert len(bench.client.calls) == 1
+    assert bench.clock.slept == []
 
 
-def test_begin_returns_the_record_of_a_concurrent_run() -> None:
+def test_a_write_whose_response_is_lost_is_repeated() -> None:
+    lost = client_error("InternalServerError", status=500)
+    bench = LogBench({}, lost, make_item(RECORD), WRITTEN)
+    assert bench.write(RECORD) is None
+
+
+def test_a_write_returns_the_record_of_a_concurrent_run() -> None:
     other = make_record("other")
-    log, _, _ = make_log({}, CONDITION_FAILED, make_item(other))
-    assert log.begin_request("r", RECORD) == other
+    bench = LogBench({}, CONDITION_FAILED, make_item(other))
+    assert bench.write(RECORD) == other
 
 
-def test_begin_succeeds_if_the_concurrent_record_is_forgotten() -> None:
-    log, _, _ = make_log({}, CONDITION_FAILED, {})
-    assert log.begin_request("r", RECORD) is None
-
-
-def test_update_retries_and_then_gives_up() -> None:
-    log, client, clock = make_log(THROTTLED, WRITTEN)
-    assert log.update("r", RECORD, Deadline.after(60, clock))
-    assert len(client.calls) == 2
-    log, client, clock = make_log(THROTTLED)
-    assert not log.update("r", RECORD, Deadline.after(60, clock))
-    assert len(client.calls) == 4
-    assert sum(clock.slept) < 5
-
-
-def test_update_ends_before_the_deadline() -> None:
-    log, client, clock = make_log(THROTTLED)
-    assert not log.update("r", RECORD, Deadline.after(1, clock))
-    assert len(client.calls) == 1
-    assert clock.slept == []
-
-
-def test_update_of_a_dropped_record_is_not_an_error() -> None:
-    log, client, clock = make_log(CONDITION_FAILED)
-    assert log.update("r", RECORD, Deadline.after(60, clock))
-    assert len(client.calls) == 1
+def test_a_write_succeeds_if_the_concurrent_record_is_removed() -> None:
+    bench = LogBench({}, CONDITION_FAILED, {}, WRITTEN)
+    assert bench.write(RECORD) is None
+    assert len(bench.client.calls) == 4
 
 
 def test_a_missing_permission_names_the_item() -> None:
-    log, _, _ = make_log({}, client_error("AccessDeniedException"))
+    bench = LogBench({}, client_error("AccessDeniedException"))
     with pytest.raises(ConfigurationError, match="orders/requests"):
-        log.begin_request("r", RECORD)
+        bench.write(RECORD)
 
 
-def test_forget_never_raises() -> None:
+def test_remove_never_raises() -> None:
     responses: list[Any] = [WRITTEN, CONDITION_FAILED, THROTTLED]
     for response in responses:
-        log, client, _ = make_log(response)
-        log.forget_request("r", RECORD)
-        assert len(client.calls) == 1
+        bench = LogBench(response)
+        bench.log.remove_record("r", RECORD)
+        assert len(bench.client.calls) == 1
