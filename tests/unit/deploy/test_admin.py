@@ -486,7 +486,7 @@ def test_no_command_starts_that_cannot_be_recorded(bench: AdminBench) -> None:
     def fail(*_: object) -> None:
         raise LeaseStoreUnavailable("DynamoDB is away")
 
-    bench.log.write_record = fail  # type: ignore[method-assign]  # a fault
+    bench.log.write_record = fail  # type: ignore[assignment]  # a fault
     answer = bench.run("up")
     assert (answer["exit_code"], answer["error"]["retryable"]) == (1, True)
     assert bench.database.effects == []
