@@ -1871,7 +1871,7 @@ MUTANTS = (
         "two runs of one request may start at once",
         "lambda_migrate/deploy/request_log.py",
         'f"attribute_not_exists(#record) OR {_IS_OWN}"',
-        'f"attribute_not_exists(other) OR {_IS_OWN}"',
+        'f"attribute_not_exists(unknown_name) OR {_IS_OWN}"',
         ("request log",),
     ),
     Mutant(

@@ -192,7 +192,7 @@ class AdminFunction:
                 names = tuple(each["name"] for each in question.migrations)
                 write_record(command_context.deadline, rollback_migrations=names)
 
-        repeated = self._find_response(request, command_context, write_record)
+        repeated = self._find_response(request, command_context, progress, write_record)
         if repeated is not None:
             return repeated
         prompter.on_confirmed = record_rollback
@@ -238,6 +238,7 @@ class AdminFunction:
         self,
         request: CommandRequest,
         command_context: CommandContext,
+        progress: _ProgressObserver,
         write_record: Callable[[Deadline], RequestRecord | None],
     ) -> dict[str, Any] | None:
         """Begin the request, or wait for the run of it that exists.
@@ -260,9 +261,9 @@ class AdminFunction:
                 or self._clock.wall_ms() > existing.ends_by_ms
             ):
                 self._clock.sleep(min(_DISCONNECT_WAIT_SECONDS, deadline.remaining()))
-                return _report_interrupted(request, command_context, existing)
+                return _report_interrupted(request, command_context, progress, existing)
             if deadline.remaining() <= _POLL_SECONDS:
-                return _report_running(request)
+                return _report_running(request, progress)
             self._clock.sleep(_POLL_SECONDS)
             with suppress(LeaseStoreUnavailable):  # the other run continues regardless
                 existing = write_record(deadline)
@@ -298,17 +299,19 @@ def _build_failure(
     return {"exit_code": code, "error": error, "progress": progress.steps}
 
 
-def _report_running(request: CommandRequest) -> dict[str, Any]:
+def _report_running(request: CommandRequest, progress: _ProgressObserver) -> dict[str, Any]:
     error = LeaseHeld(
         f"`{request.command.name}` is still running: send the same request, "
         f"{request.request_id}, again to get its result"
     )
-    document = {**build_error_document(error), "committed": []}
-    return {"exit_code": EXIT_BUSY, "error": document, "running": True}
+    return {**_build_failure(build_error_document(error), EXIT_BUSY, progress), "running": True}
 
 
 def _report_interrupted(
-    request: CommandRequest, command_context: CommandContext, record: RequestRecord
+    request: CommandRequest,
+    command_context: CommandContext,
+    progress: _ProgressObserver,
+    record: RequestRecord,
 ) -> dict[str, Any]:
     """Report what a run that was killed has committed, according to the history."""
     history = command_context.operations.target.database.read_history(command_context.deadline)
@@ -330,14 +333,9 @@ def _report_interrupted(
         "lease expires by itself. The command is not run again: check `status`, then send it "
         "as a new request"
     )
-    error = {
-        "kind": "Interrupted",
-        "exit_code": EXIT_FAILED,
-        "message": message,
-        "retryable": True,
-        "committed": committed,
-    }
-    return {"exit_code": EXIT_FAILED, "error": error, "repeated": True}
+    progress.committed_migrations.extend(committed)
+    document = {"kind": "Interrupted", "message": message, "retryable": True}
+    return {**_build_failure(document, EXIT_FAILED, progress), "repeated": True}
 
 
 def _build_unexpected(error: Exception) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lambda_migrate import __version__
 from lambda_migrate.clock import Deadline
 from lambda_migrate.deploy.admin import AdminFunction
 from lambda_migrate.deploy.request_log import RequestRecord
-from lambda_migrate.errors import LeaseStoreUnavailable, MigrationFailed
+from lambda_migrate.errors import LeaseHeld, LeaseStoreUnavailable, MigrationFailed
 from lambda_migrate.events import CommandFinished
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow
@@ -329,6 +329,20 @@ def test_a_refused_request_may_be_sent_again(bench: AdminBench) -> None:
     assert bench.log.records == {}
     bench.store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
     assert len(bench.run("up", request="r1")["document"]["applied"]) == 3
+
+
+def test_a_request_that_has_committed_something_is_not_run_again(bench: AdminBench) -> None:
+    bench.database.fail_on(2, LeaseHeld("another process holds the lease"))
+    first = bench.run("up", request="r1")
+    assert (first["exit_code"], first["error"]["committed"]) == (4, ["0001_orders"])
+    assert bench.run("up", request="r1") == {**first, "repeated": True}
+
+
+def test_a_run_counts_as_killed_only_some_time_after_its_deadline(bench: AdminBench) -> None:
+    """Clocks differ, and Lambda takes a moment to end an invocation."""
+    before_ms = bench.clock.wall_ms()
+    bench.run("up", request="r1")
+    assert bench.log.records["r1"].ends_by_ms == before_ms + 33_000
 
 
 def test_the_detail_of_a_failure_is_returned_once_and_not_stored(bench: AdminBench) -> None:
