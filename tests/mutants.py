@@ -1846,6 +1846,13 @@ MUTANTS = (
         ("admin",),
     ),
     Mutant(
+        "a run that committed something is forgotten, and its request runs again",
+        "lambda_migrate/deploy/admin.py",
+        "if is_refused and not progress.committed_migrations:",
+        "if is_refused:",
+        ("admin",),
+    ),
+    Mutant(
         "a confirmation of one question confirms all",
         "lambda_migrate/deploy/admin.py",
         "if self._confirmation not in (True, compute_confirmation_token(question)):",
@@ -1970,7 +1977,7 @@ MUTANTS = (
         "a confirmation in advance is enough in production",
         "lambda_migrate/deploy/admin.py",
         "if not self._confirmation or (question.required_word and self._confirmation is True):",
-        "if not self._yes:",
+        "if not self._confirmation:",
         ("admin",),
     ),
     Mutant(

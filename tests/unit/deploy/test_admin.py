@@ -332,7 +332,8 @@ def test_a_refused_request_may_be_sent_again(bench: AdminBench) -> None:
 
 
 def test_a_request_that_has_committed_something_is_not_run_again(bench: AdminBench) -> None:
-    bench.database.fail_on(2, LeaseHeld("another process holds the lease"))
+    error: Any = LeaseHeld("another process holds the lease")
+    bench.database.fail_on(2, error)
     first = bench.run("up", request="r1")
     assert (first["exit_code"], first["error"]["committed"]) == (4, ["0001_orders"])
     assert bench.run("up", request="r1") == {**first, "repeated": True}
