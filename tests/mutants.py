@@ -1871,7 +1871,7 @@ MUTANTS = (
         "lambda_migrate/cli/remote.py",
         "event = replace(request, timeout=round(left, 3)).lambda_event",
         "event = replace(request, timeout=round(left, 3), request_id=str(self._clock.monotonic())"
-        ".replace('.', '-')).event",
+        ".replace('.', '-')).lambda_event",
         ("admin",),
     ),
     Mutant(
