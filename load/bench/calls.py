@@ -58,8 +58,7 @@ def read_waiter_calls(reports: Path) -> Section:
     medians, notes = [], []
     for path in sorted(reports.rglob("together-1000*/report.json")):
         report = json.loads(path.read_text())
-        calls = report.get("dynamodb_calls_of_each_waiter")
-        if calls is None:
+        if not (calls := report.get("dynamodb_calls_of_each_waiter")):
             continue
         medians.append(calls["median"])
         failed = "" if report["passed"] else ", and the storm failed in other respects"

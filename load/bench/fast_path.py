@@ -108,7 +108,7 @@ def _command(baseline: str, code: str) -> Sequence[str]:
 def _count_sessions(workspace: Workspace, database: str) -> int:
     """How many connections were ever made to a database; those still open are not counted."""
     statistics_of = f"SELECT sessions FROM pg_stat_database WHERE datname = '{database}'"  # noqa: S608 - our own name
-    [[count]] = workspace.query("postgres", statistics_of)
+    [[count]] = workspace.server.execute(statistics_of, "postgres")
     return int(count)
 
 

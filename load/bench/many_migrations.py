@@ -53,9 +53,8 @@ def _apply(workspace: Workspace, title: str, count: int) -> ProcessResult:
     with workspace.new_database() as database:
         project = workspace.project(tool, migrations)
         result = run(workspace.program(tool, project, database, command))
-        applied = workspace.query(
-            database, "SELECT count(*) FROM pg_tables WHERE tablename ~ '^things_'"
-        )
+        count_tables = "SELECT count(*) FROM pg_tables WHERE tablename ~ '^things_'"
+        applied = workspace.server.execute(count_tables, database)
     if applied != [[count // 2]]:
         raise MeasurementFailed(f"{title} applied {applied} tables of {count // 2}")
     return result

@@ -20,6 +20,7 @@ WHERE datname = :database AND backend_type = 'client backend'
 _LAST_COMMIT = """
 SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM lambda_migrate.history
 """
+_COUNT_EFFECTS = "SELECT count(*) FROM effects GROUP BY migration"
 _BALANCE = 2  # how many of the migrations add to it
 
 
@@ -71,8 +72,8 @@ def _run_storm(workspace: Workspace, tool: Tool, size: int) -> StormResult:
         ):
             results = function.storm(size)
             waits = _waits(workspace, database, function) if tool is LAMBDA_MIGRATE else []
-        effects = workspace.query(database, "SELECT count(*) FROM effects GROUP BY migration")
-        [[balance]] = workspace.query(database, "SELECT balance FROM accounts")
+        effects = workspace.server.execute(_COUNT_EFFECTS, database)
+        [[balance]] = workspace.server.execute("SELECT balance FROM accounts", database)
     failed = [one for one in results if not one.ok]
     errors = [f"{one.error_type}: {one.error_message}" for one in failed]
     opened = min(one.started for one in results)
@@ -89,7 +90,7 @@ def _run_storm(workspace: Workspace, tool: Tool, size: int) -> StormResult:
 
 
 def _waits(workspace: Workspace, database: str, function: LocalFunction) -> Sequence[float]:
-    [[committed]] = workspace.query(database, _LAST_COMMIT)
+    [[committed]] = workspace.server.execute(_LAST_COMMIT, database)
     names = [one.environment_id for one in function.environments()]
     checks = [read_check(name, function.logs(name), clock_offset=0.0) for name in names]
     waits = [one.ended - committed for one in checks if one and one.waited and not one.fence]

@@ -9,23 +9,19 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from load.bench.processes import MeasurementFailed
 from load.bench.results import Limit, Section, Table, format_number, percentile
-from load.bench.tools import LAMBDA_MIGRATE, MigrationSource
-from load.bench.workspace import TABLE, Workspace
+from load.bench.tools import IS_SLEEPING, LAMBDA_MIGRATE, MigrationSource
+from load.bench.workspace import TABLE, Workspace, wait_until
 
 LEASE_SECONDS = 5.0  # the shortest that may be set; the renewals are a third of it apart
 _WAITERS = 3
 _SIMULTANEOUS_KILLS = 3
-_TIMEOUT_SECONDS = 60.0
-_POLL_SECONDS = 0.05
 _PERCENTS = {0: "least", 50: "median", 90: "90 in 100", 100: "worst"}
 
 _MIGRATION = MigrationSource(
@@ -37,10 +33,6 @@ _CREATE_TABLES = """
     CREATE TABLE starts (at timestamptz);
     CREATE TABLE length AS SELECT 600 AS seconds;
     GRANT ALL ON starts, length TO PUBLIC
-"""
-_IS_RUNNING = """
-    SELECT 1 FROM pg_stat_activity WHERE datname = current_database()
-    AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%FROM length%'
 """
 
 
@@ -70,11 +62,11 @@ def _kill_holder(workspace: Workspace, seconds: float) -> TakeoverResult:
     with (
         workspace.new_database() as database,
         workspace.function(
-            LAMBDA_MIGRATE, project, {**workspace.variables(database), **lease}
+            LAMBDA_MIGRATE, project, workspace.variables(database) | lease
         ) as function,
     ):
-        query = partial(workspace.query, database)
-        wait = partial(_wait_until, function)
+        query = partial(workspace.server.execute, database=database)
+        wait = partial(wait_until, function)
         read_item = partial(
             workspace.dynamodb.client().get_item,
             TableName=TABLE,
@@ -83,7 +75,7 @@ def _kill_holder(workspace: Workspace, seconds: float) -> TakeoverResult:
         )
         query(_CREATE_TABLES)
         function.submit()
-        wait(lambda: query(_IS_RUNNING), "the holder did not begin to migrate")
+        wait(lambda: query(IS_SLEEPING), "the holder did not begin to migrate")
         waiting = [function.submit() for _ in range(_WAITERS)]
         wait(lambda: _count_senders(workspace, function) > _WAITERS, "a waiter sent no request")
         time.sleep(seconds)
@@ -108,15 +100,6 @@ def _count_senders(workspace: Workspace, function: LocalFunction) -> int:
     """How many environments have sent a request to DynamoDB."""
     requests = workspace.dynamodb.requests
     return sum(requests(view.access_key).total() > 0 for view in function.environments())
-
-
-def _wait_until(function: LocalFunction, condition: Callable[[], Any], error_message: str) -> None:
-    until = time.monotonic() + _TIMEOUT_SECONDS
-    while not condition():
-        if time.monotonic() > until:
-            logs = "\n".join(function.logs(one.environment_id) for one in function.environments())
-            raise MeasurementFailed(f"{error_message}:\n{logs}")
-        time.sleep(_POLL_SECONDS)
 
 
 def section_of(results: Sequence[TakeoverResult]) -> Section:

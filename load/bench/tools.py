@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import compileall
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ class MigrationSource(NamedTuple):
     version: int
     name: str
     statements: tuple[str, ...]
+    down: str = ""  # of lambda-migrate's own format
 
     @property
     def stem(self) -> str:
@@ -60,10 +60,6 @@ class Tool(NamedTuple):
         """Python: what brings the database up to date, run in the project's directory."""
         context = "Context()" if "lambda_migrate" in self.folders else "None"
         return self.files(())["app.py"] + f"\nhandler({{}}, {context})"
-
-    def command(self) -> Sequence[str]:
-        """What brings the database up to date."""
-        return self.program or (sys.executable, "-c", self.code)
 
     def files(self, migrations: Sequence[MigrationSource]) -> dict[str, str]:
         """The texts of its project for some migrations, by path."""
@@ -147,7 +143,9 @@ def _render_yoyo_sql(migration: MigrationSource, previous: str | None) -> str:
 
 
 def _render_sql(migration: MigrationSource, _previous: str | None) -> str:
-    return f"-- migrate:up\n{migration.script}\n-- migrate:down\n"
+    option = " transaction:false" if "CONCURRENTLY" in migration.script else ""
+    up, down = migration.script, migration.down
+    return f"-- migrate:up{option}\n{up}\n-- migrate:down{option}\n{down}\n"
 
 
 _SQL = ("migrations/{}.sql", _render_sql)
@@ -173,6 +171,9 @@ TOOLS = {
 }
 """By their titles."""
 
+IN_PLACE = {"sql": LAMBDA_MIGRATE, "alembic": ALEMBIC_IN_PLACE, "django": DJANGO_IN_PLACE}
+"""lambda-migrate by the source of its migrations."""
+
 VERSION_TABLES = {
     "sql": ("lambda_migrate.history", "name"),
     "alembic": ("alembic_version", "version_num"),
@@ -184,6 +185,12 @@ VERSION_TABLES = {
 # --- the migrations that every tool applies
 
 LONG_SECONDS = 3
+
+IS_SLEEPING = """
+SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+AND state = 'active' AND query LIKE '%pg_sleep%'
+"""
+"""Has a row while the long migration runs."""
 
 
 def small_migrations(count: int) -> list[MigrationSource]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pg8000.native
-
+from lambda_migrate.local.demo.servers import connect_monitor
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.bench.processes import Program
+from load.bench.processes import MeasurementFailed, Program
 from load.bench.tools import MigrationSource, Tool, write_project
 
 ROLE = "app"  # no superuser: the last three connections are not for it, and count all others
 TABLE = "lambda-migrate"
 _FUNCTION_SECONDS = 400.0
+_WAIT_SECONDS, _POLL_SECONDS = 60.0, 0.05
 
 
 class Workspace:
@@ -57,15 +59,10 @@ class Workspace:
         yield name
         self.server.drop_database(name)
 
-    def query(self, database: str, sql: str) -> list[list[Any]]:
-        """Rows of one statement, as the superuser."""
-        return self.server.execute(sql, database)
-
     @contextmanager
     def sample(self, sql: str, **parameters: object) -> Iterator[list[Any]]:
         """Rows of a query, 50 times a second, by a connection that is kept for superusers."""
-        socket = str(self.server.socket)
-        connection = pg8000.native.Connection("postgres", database="postgres", unix_sock=socket)
+        connection: Any = connect_monitor(self.server)
         samples: list[Any] = []
         over = threading.Event()
 
@@ -94,8 +91,8 @@ class Workspace:
         self, tool: Tool, project: Path, database: str, command: Sequence[str] | None = None
     ) -> Program:
         """What runs a tool's project against a database; or another command in its place."""
-        variables = {**self.variables(database), **tool.variables}
-        return Program(command or tool.command(), project, variables)
+        command = command or tool.program or (sys.executable, "-c", tool.code)
+        return Program(command, project, {**self.variables(database), **tool.variables})
 
     def function(
         self, tool: Tool, project: Path, variables: Mapping[str, str], *, environments: int = 10
@@ -115,7 +112,7 @@ class Workspace:
             concurrency=environments,
         )
 
-    def variables(self, database: str) -> Mapping[str, str]:
+    def variables(self, database: str) -> dict[str, str]:
         """Every variable of a measured process: few of this shell's.
 
         PYTHONDONTWRITEBYTECODE would have everything compiled each time.
@@ -132,3 +129,13 @@ class Workspace:
             "POWERTOOLS_SERVICE_NAME": "bench",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
+
+
+def wait_until(function: LocalFunction, condition: Callable[[], Any], error_message: str) -> None:
+    """Wait until a condition holds; a MeasurementFailed with the function's logs if it does not."""
+    until = time.monotonic() + _WAIT_SECONDS
+    while not condition():
+        if time.monotonic() > until:
+            logs = "\n".join(function.logs(one.environment_id) for one in function.environments())
+            raise MeasurementFailed(f"{error_message}:\n{logs}")
+        time.sleep(_POLL_SECONDS)

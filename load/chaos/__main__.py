@@ -9,12 +9,13 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from load.chaos.evidence import ChaosResult
+from load.bench.results import Table, markdown_table
+from load.chaos.evidence import ChaosEvidence
 from load.chaos.invariants import INVARIANTS
 from load.chaos.schedule import KINDS, TOOLS, Schedule, from_json, generate, to_json
 from load.chaos.worker import run_schedules
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _make_parser().parse_args(arguments)
     schedules = _make_schedules(options)
     began = time.monotonic()
-    results: list[ChaosResult] = []
+    results: list[ChaosEvidence] = []
     for result in run_schedules(schedules, workers=options.workers):
         results.append(result)
         for violation in result.violations:
@@ -67,7 +68,7 @@ def _make_schedules(options: argparse.Namespace) -> list[Schedule]:
     return [make(seed) for seed in range(first, first + options.rounds)]
 
 
-def write_report(results: Sequence[ChaosResult], out: Path, *, seconds: float) -> None:
+def write_report(results: Sequence[ChaosEvidence], out: Path, *, seconds: float) -> None:
     """Write ``results.json``, ``report.md``, and the schedules that failed into ``failures``."""
     (out / "failures").mkdir(parents=True, exist_ok=True)
     ordered = sorted(results, key=lambda result: (not result.violations, result.schedule.seed))
@@ -78,10 +79,10 @@ def write_report(results: Sequence[ChaosResult], out: Path, *, seconds: float) -
         (out / "failures" / f"{schedule.seed}.json").write_text(to_json(schedule))
 
 
-def _format_report(results: Sequence[ChaosResult], seconds: float) -> Iterator[str]:
+def _format_report(results: Sequence[ChaosEvidence], seconds: float) -> Iterator[str]:
     failed = [result for result in results if result.violations]
-    faults = sum((Counter(result.evidence.fault_counts) for result in results), Counter[str]())
-    processes = [one for result in results for one in result.evidence.processes]
+    faults = sum((Counter(result.fault_counts) for result in results), Counter[str]())
+    processes = [one for result in results for one in result.processes]
     faults["clock"] = sum(1 for one in processes if one.clock_error)
     violated = Counter(
         name
@@ -90,25 +91,17 @@ def _format_report(results: Sequence[ChaosResult], seconds: float) -> Iterator[s
     )
     yield f"# Chaos: {len(failed)} of {len(results)} rounds violated an invariant\n"
     yield f"{len(processes)} processes in {seconds / 60:.1f} min, {faults.total()} faults.\n"
-    yield from _format_counts("invariant", "rounds that violated it", violated, INVARIANTS)
-    yield from _format_counts(
-        "fault", "took effect", faults, dict.fromkeys((*KINDS, *sorted(faults)))
-    )
+    rows = [(name, str(violated[name])) for name in INVARIANTS]
+    yield markdown_table(Table(("invariant", "rounds that violated it"), rows))
+    kinds = dict.fromkeys((*KINDS, *sorted(faults)))
+    yield markdown_table(Table(("fault", "took effect"), [(k, f"{faults[k]:,}") for k in kinds]))
     for result in failed:
         yield f"## Seed {result.schedule.seed}\n"
         yield from (f"- {violation}" for violation in result.violations)
         yield "\n```text"
-        for at, process, what, detail in result.evidence.timeline:
+        for at, process, what, detail in result.timeline:
             yield f"{at:7.3f}  {process:15}  {what:20}  {detail}".rstrip()
         yield "```\n"
-
-
-def _format_counts(
-    what: str, column: str, counts: Counter[str], names: Iterable[str]
-) -> Iterator[str]:
-    yield f"| {what} | {column} |\n|---|---|"
-    yield from (f"| {name} | {counts[name]:,} |" for name in names)
-    yield ""
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from typing import Any
 
 import urllib3
 
+from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.runtime.plain_http import (
     LocalHTTPRequest,
     LocalHTTPResponse,
     LocalHTTPServer,
     json_response,
 )
-from load.chaos.relay import SIGNAL_SECONDS, Loop, RecordFault
+from load.chaos.relay import SIGNAL_SECONDS, RecordFault
 
 _STALE_SECONDS = 6.0  # how old an eventually consistent read may be; none is ever served on
 _SLOW_SECONDS = (0.05, 1.4)  # how late a response may be: also later than the client waits
@@ -69,7 +70,7 @@ class DynamoDBRelay:
     """Stands between the environments and the URL of a DynamoDB engine."""
 
     def __init__(
-        self, loop: Loop, engine: str, record_fault: RecordFault, *, rng: random.Random
+        self, loop: LoopThread, engine: str, record_fault: RecordFault, *, rng: random.Random
     ) -> None:
         self.url = ""
         self.written: list[str] = []  # all writes, to be searched for secrets

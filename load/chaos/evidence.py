@@ -79,7 +79,7 @@ class RequiredRepair:
 
 @dataclass
 class ChaosEvidence:
-    """Everything that was recorded."""
+    """Everything that was recorded, and a sentence for each invariant that was violated."""
 
     schedule: Schedule
     timeline: list[tuple[float, str, str, str]] = field(default_factory=list)
@@ -90,16 +90,4 @@ class ChaosEvidence:
     repairs: list[RequiredRepair] = field(default_factory=list)
     state: FinalState = field(default_factory=FinalState)
     fault_counts: dict[str, int] = field(default_factory=dict)  # of those that took effect
-
-
-@dataclass(frozen=True)
-class ChaosResult:
-    """One round's evidence, and a sentence for each invariant that was violated."""
-
-    evidence: ChaosEvidence
     violations: list[str] = field(default_factory=list)
-
-    @property
-    def schedule(self) -> Schedule:
-        """What was run."""
-        return self.evidence.schedule

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from load.bench.tools import ALEMBIC, DJANGO, MigrationSource, write_project
+from load.bench.tools import ALEMBIC, DJANGO, LAMBDA_MIGRATE, MigrationSource, write_project
 from load.chaos.schedule import MigrationSpec, Schedule
 
 CODE_VERSIONS = ("old", "new", "fixed", "probe")
@@ -16,6 +16,8 @@ CODE_VERSIONS = ("old", "new", "fixed", "probe")
 the end."""
 
 REFERENCE_DATABASE_SUFFIX = "_alone"  # ends the name of the database that a tool migrates alone
+
+_PROJECTS = {"sql": LAMBDA_MIGRATE, "alembic": ALEMBIC, "django": DJANGO}
 
 _BASE_MIGRATION = (
     "CREATE TABLE effects (version int NOT NULL)",
@@ -29,27 +31,15 @@ _BASE_MIGRATION = (
 
 
 def write_migrations(schedule: Schedule, folder: Path) -> dict[str, Path]:
-    """Write all code versions below ``folder``.
-
-    Returns:
-        The migrations directory of each; of a tool, the project's.
-    """
+    """Write all code versions below ``folder``; returns the project's directory of each."""
     directories = {}
     for code_version in CODE_VERSIONS:
-        directory = directories[code_version] = folder / code_version / "migrations"
-        directory.mkdir(parents=True)
-        migrations = migrations_of(schedule, code_version).items()
-        if schedule.source != "sql":
-            sources = [
-                MigrationSource(version, "step", _list_statements(version, spec, schedule.source))
-                for version, (spec, _) in migrations
-            ]
-            tool = ALEMBIC if schedule.source == "alembic" else DJANGO
-            write_project(directory, tool.files(sources))
-        else:
-            for version, (spec, is_broken) in migrations:
-                text = _render(version, spec, is_broken=is_broken)
-                (directory / f"{version}_{spec.kind}.sql").write_text(text)
+        directories[code_version] = folder / code_version
+        migrations = [
+            _make_migration(version, spec, schedule.source, is_broken=is_broken)
+            for version, (spec, is_broken) in migrations_of(schedule, code_version).items()
+        ]
+        write_project(folder / code_version, _PROJECTS[schedule.source].files(migrations))
     return directories
 
 
@@ -84,20 +74,16 @@ def find_version(revision_id: str) -> int:
     return int("".join(filter(str.isdigit, revision_id.partition(" #")[0])))
 
 
-def make_variables(source: str, root: Path, url: str) -> dict[str, str]:
-    """The environment variables of a process that uses a directory of `write_migrations`."""
-    if source == "sql":
-        return {"LAMBDA_MIGRATE_DIRECTORY": str(root)}
-    return {
-        "LAMBDA_MIGRATE_SOURCE": source,
-        "LAMBDA_TASK_ROOT": str(root),
-        "DATABASE_URL": url,
-        "DJANGO_SETTINGS_MODULE": "settings",
-    }
+def _make_migration(
+    version: int, spec: MigrationSpec, source: str, *, is_broken: bool
+) -> MigrationSource:
+    name = spec.kind if source == "sql" else "step"
+    statements = _list_statements(version, spec, source, is_broken=is_broken)
+    return MigrationSource(version, name, statements, _write_down_script(version, spec.kind))
 
 
 def _list_statements(
-    version: int, spec: MigrationSpec, source: str = "sql", *, is_broken: bool = False
+    version: int, spec: MigrationSpec, source: str, *, is_broken: bool
 ) -> tuple[str, ...]:
     """What a migration runs; PostgreSQL runs the concurrent builds in no transaction."""
     what = {
@@ -127,20 +113,16 @@ def _list_statements(
     return (*what[spec.kind], *effects, *(["SELECT 1 / 0"] if is_broken else []))
 
 
-def _render(version: int, spec: MigrationSpec, *, is_broken: bool) -> str:
-    down = {
-        "base": ["DROP TABLE orders, accounts, runs, effects"],
-        "index": [f"DROP INDEX CONCURRENTLY {index_name(version)}"],
-        "table": [f"DROP TABLE made_{version}"],
-        "balance": ["UPDATE accounts SET balance = balance - 1"],
-        "alter": [f"ALTER TABLE orders DROP COLUMN extra_{version}"],
-    }.get(spec.kind, [])
-    if spec.kind not in ("base", "index"):
-        down += [
-            f"DELETE FROM effects WHERE version = {version}",  # noqa: S608 - a number
-            f"INSERT INTO runs (version, direction) VALUES ({version}, 'down')",  # noqa: S608
-        ]
-    option = " transaction:false" if spec.kind == "index" else ""
-    texts = (_list_statements(version, spec, is_broken=is_broken), down)
-    up, back = ("".join(f"{statement};\n" for statement in text) for text in texts)
-    return f"-- migrate:up{option}\n{up}-- migrate:down{option}\n{back}"
+def _write_down_script(version: int, kind: str) -> str:
+    effects = (
+        f"DELETE FROM effects WHERE version = {version};\n"  # noqa: S608 - a number
+        f"INSERT INTO runs (version, direction) VALUES ({version}, 'down');"
+    )
+    scripts = {
+        "base": "DROP TABLE orders, accounts, runs, effects;",
+        "index": f"DROP INDEX CONCURRENTLY {index_name(version)};",
+        "table": f"DROP TABLE made_{version};\n{effects}",
+        "balance": f"UPDATE accounts SET balance = balance - 1;\n{effects}",  # noqa: S608
+        "alter": f"ALTER TABLE orders DROP COLUMN extra_{version};\n{effects}",
+    }
+    return scripts.get(kind, effects)

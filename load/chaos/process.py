@@ -46,7 +46,10 @@ def run(job: dict[str, Any]) -> None:
             stamped = {"name": job["name"], "at": time.monotonic(), "wall": time.time(), **event}
             events.send(json.dumps(stamped).encode())
 
-        _ROLES[job["role"]](job, emit)
+        try:
+            _ROLES[job["role"]](job, emit)
+        except MigrateError as error:
+            emit(_make_error_event(error))
         code = 0
     except BaseException:  # noqa: BLE001 - it is printed to the log, then the process ends
         traceback.print_exc()
@@ -72,9 +75,6 @@ class _ShiftedClock(Clock):
 def _make_context(ends: float, *, request_id: str) -> Any:
     """The part of Lambda's context that is read here."""
     return SimpleNamespace(
-        function_name="chaos",
-        memory_limit_in_mb=128,
-        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:chaos",
         aws_request_id=request_id,
         get_remaining_time_in_millis=lambda: max(0, round((ends - time.monotonic()) * 1000)),
     )
@@ -147,18 +147,16 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
     ends = time.monotonic() + job["timeout"]
     emit({"event": "invoked", "ends": ends, "outlives": False})
     while True:
+        deadline = Deadline(ends, target.clock).before(2.0)
         try:
-            down = Operations(manifest, target).down(
-                Deadline(ends, target.clock).before(2.0), to=job["target_version"]
-            )
+            down = Operations(manifest, target).down(deadline, to=job["target_version"])
         except MigrateError as error:
-            if error.retryable and time.monotonic() < ends - 4.0:
-                time.sleep(0.3)
-                continue
-            emit(_make_error_event(error))
+            if not error.retryable or time.monotonic() >= ends - 4.0:
+                raise
+            time.sleep(0.3)
         else:
             emit({"event": "rolled back", "migrations": list(down)})
-        return
+            return
 
 
 def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
@@ -166,11 +164,8 @@ def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
     deadline = Deadline.after(job["timeout"])
     emit({"event": "invoked", "ends": deadline.at, "outlives": False})
     operations = Operations(*_make_target(job, null_observer))
-    try:
-        operations.repair(job["version"], deadline, declared_state="pending")
-        emit({"event": "repaired"})
-    except MigrateError as error:
-        emit(_make_error_event(error))
+    operations.repair(job["version"], deadline, declared_state="pending")
+    emit({"event": "repaired"})
 
 
 def _migrate_alone(_job: dict[str, Any], _emit: EmitEvent) -> None:

@@ -1,6 +1,6 @@
 """The network between the environments and PostgreSQL, with faults.
 
-Bytes are carried by tasks of an event loop in a thread of its own (`Loop`).
+Bytes are carried by tasks of an event loop in a thread of its own.
 """
 
 from __future__ import annotations
@@ -8,55 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import threading
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
+from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.runtime.loopback import HOST
 
-_T = TypeVar("_T")
 _CHUNK = 1 << 16
-_THREADS = 64  # each waits for a server, mostly
 
 SIGNAL_SECONDS = 0.1  # how long a response waits for a signal to arrive at its process
 
 RecordFault = Callable[[str, str], None]  # takes the kind of a fault that took effect, and details
-
-
-class Loop:
-    """An event loop in a thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.loop.set_default_executor(ThreadPoolExecutor(_THREADS))
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-
-    def __enter__(self) -> Loop:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.run(self._cancel_all())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
-        self.loop.close()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run in the loop and wait for it."""
-        return self.start(work).result()
-
-    def start(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Run in the loop, soon."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
-
-    async def _cancel_all(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Link:
@@ -77,7 +40,7 @@ class _Link:
 class PostgreSQLRelay:
     """Carries connections from a TCP port to a server's Unix socket."""
 
-    def __init__(self, loop: Loop, server: Path, record_fault: RecordFault) -> None:
+    def __init__(self, loop: LoopThread, server: Path, record_fault: RecordFault) -> None:
         self.port = 0
         # Break the connection between the next ``commit``, or ``takeover``, and its response.
         self.unanswered: list[str] = []
@@ -90,7 +53,7 @@ class PostgreSQLRelay:
         self._links: set[_Link] = set()
         self._silent = 0
         self._refusing = 0
-        self._server: asyncio.AbstractServer | None = None
+        self._server: asyncio.AbstractServer  # once it was entered
 
     def __enter__(self) -> PostgreSQLRelay:
         self._server = self._loop.run(asyncio.start_server(self._serve, HOST, 0))
@@ -99,7 +62,6 @@ class PostgreSQLRelay:
 
     def __exit__(self, *_: object) -> None:
         async def close() -> None:
-            assert self._server is not None  # noqa: S101 - it was entered
             self._server.close()
             for link in list(self._links):
                 link.cut()

@@ -10,7 +10,6 @@ import random
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import InitVar, asdict, dataclass
@@ -22,17 +21,14 @@ import psutil
 
 from lambda_migrate.local.runtime.fork_client import ForkedProcess
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
+from load.bench.tools import IN_PLACE
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.evidence import ChaosEvidence, ColdStartResult, Observation, ProcessRecord
-from load.chaos.migrations import (
-    REFERENCE_DATABASE_SUFFIX,
-    make_id,
-    make_variables,
-    write_migrations,
-)
+from load.chaos.migrations import REFERENCE_DATABASE_SUFFIX, make_id, write_migrations
 from load.chaos.relay import PostgreSQLRelay
 from load.chaos.schedule import HOLDER, Fault, Schedule
 from load.chaos.service_state import SECRETS, TABLE, ServiceState
+from load.staging.database import find_schema_differences
 
 if TYPE_CHECKING:
     from load.chaos.worker import Worker
@@ -73,7 +69,6 @@ class ChaosRun:
         self._records: dict[str, ProcessRecord] = {}
         self._processes: dict[str, ForkedProcess] = {}
         stack.callback(self._kill_all)
-        self._names: dict[int, str] = {}  # by pid, also later: an item's owner may be long dead
         self._invoked: dict[str, dict[str, Any]] = {}
         self._frozen: dict[str, float] = {}
         self._outages: list[asyncio.Task[None]] = []
@@ -192,7 +187,6 @@ class ChaosRun:
             log=self._log(name),
         )
         self._processes[name] = process
-        self._names[process.pid] = name
         return process
 
     def _variables(self, code_version: str) -> dict[str, str]:
@@ -207,8 +201,9 @@ class ChaosRun:
             "AWS_LAMBDA_FUNCTION_NAME": "chaos",
             "LAMBDA_MIGRATE_TABLE": TABLE,
             "LAMBDA_MIGRATE_TARGET": self.state.name,
-            "LAMBDA_MIGRATE_DATABASE_URL": url,
-            **make_variables(self.schedule.source, self._directories[code_version], url),
+            "LAMBDA_TASK_ROOT": str(self._directories[code_version]),
+            "DATABASE_URL": url,
+            **IN_PLACE[self.schedule.source].variables,
             "LAMBDA_MIGRATE_LEASE_SECONDS": f"{max(5.0, self.schedule.lease_seconds):g}",
             "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
             "LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "1",
@@ -275,7 +270,7 @@ class ChaosRun:
             if count := await asyncio.to_thread(self.state.terminate_connections):
                 self._record_fault(kind, f"{count} connections")
         elif kind == "dynamodb-item-lost":
-            await asyncio.to_thread(self.state.delete_item)
+            await asyncio.to_thread(self.state.client.delete_item, **self.state.key)
             dynamodb.lose_item()
             self._record_fault(kind)
         elif kind in ("kill", "freeze"):
@@ -346,8 +341,9 @@ class ChaosRun:
 
     def _find_process(self, owner: str | None) -> str:
         """Which process has this owner id: function/pid/random, see `make_owner`."""
-        parts = (owner or "").split("/")
-        return self._names.get(int(parts[1]), "") if len(parts) == 3 else ""
+        pid = (owner or "").partition("/")[2].partition("/")[0]
+        # Also of one that has ended: an item's owner may be long dead.
+        return next((name for name, one in self._processes.items() if str(one.pid) == pid), "")
 
     def _resume(self, record: ProcessRecord, children: Sequence[int]) -> None:
         _signal_groups(children, signal.SIGCONT)
@@ -390,7 +386,7 @@ class ChaosRun:
         await asyncio.to_thread(self.state.clear_failure_pause)
 
     async def _compare_with_tool(self) -> list[str]:
-        """The differences to a database that the tool alone has migrated."""
+        """The lines more (``+``) and fewer (``-``) than in a database of the tool alone."""
         if self.schedule.source == "sql":
             return []
         server, read = self.worker.server, self.state.read_schema
@@ -398,14 +394,11 @@ class ChaosRun:
         await asyncio.to_thread(server.create_database, name)
         try:
             await self._run_process("tool alone", "migrate alone", code_version="probe")
-            ours = Counter(await asyncio.to_thread(read, self.state.name))
-            theirs = Counter(await asyncio.to_thread(read, name))
+            ours = await asyncio.to_thread(read, self.state.name)
+            alone = await asyncio.to_thread(read, name)
         finally:
             await asyncio.to_thread(server.drop_database, name)
-        return [
-            *(f"not so by the tool alone: {line}" for line in (ours - theirs).elements()),
-            *(f"only by the tool alone: {line}" for line in (theirs - ours).elements()),
-        ]
+        return find_schema_differences(alone, ours)
 
     async def _start_cold(self, code_version: str) -> None:
         """One cold start, with its limit: two leases, and the work that is left."""

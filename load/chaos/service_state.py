@@ -13,6 +13,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.tools import VERSION_TABLES
 from load.chaos.evidence import FinalState, RequiredRepair
 from load.chaos.migrations import find_version
+from load.staging.database import read_schema
 
 TABLE = "lambda-migrate"
 
@@ -41,15 +42,8 @@ _RUNS = """
     SELECT version, direction, extract(epoch FROM pg_xact_commit_timestamp(xmin))
     FROM runs ORDER BY pg_xact_commit_timestamp(xmin), id"""
 
-_SCHEMA = """
-    SELECT concat_ws(' ', 'column', table_name, ordinal_position, column_name, data_type,
-                     is_nullable, column_default) FROM information_schema.columns
-    WHERE table_schema = 'public'
-    UNION ALL SELECT concat_ws(' ', indexdef, indisvalid) FROM pg_indexes
-    JOIN pg_index ON indexrelid = indexname::regclass WHERE schemaname = 'public'
-    UNION ALL SELECT concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(oid))
-    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
-    UNION ALL SELECT concat_ws(' ', 'order', count(*), sum(amount)) FROM orders
+_ROWS = """
+    SELECT concat_ws(' ', 'order', count(*), sum(amount)) FROM orders
     UNION ALL SELECT concat_ws(' ', 'effect', version) FROM effects
     UNION ALL SELECT concat_ws(' ', 'run', version, direction) FROM runs
     UNION ALL SELECT concat_ws(' ', 'balance', balance) FROM accounts"""
@@ -87,10 +81,9 @@ class ServiceState:
 
     def terminate_connections(self) -> int:
         """End the connections of lambda-migrate; returns how many there were."""
-        try:
+        with contextlib.suppress(*_UNREACHED):
             return len(self.query(_TERMINATE))
-        except _UNREACHED:
-            return 0
+        return 0
 
     def observe(self) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
         """The versions with an effect and the valid indexes; None if it cannot be reached."""
@@ -109,10 +102,6 @@ class ServiceState:
         """Write to the migrated table, if it is there, as an application does."""
         with contextlib.suppress(*_UNREACHED):
             self.query(_WRITE)
-
-    def delete_item(self) -> None:
-        """Delete the target's item."""
-        self.client.delete_item(**self.key)
 
     def clear_failure_pause(self) -> None:
         """End the pause after a failure, as if its time had passed."""
@@ -150,10 +139,10 @@ class ServiceState:
         """The schema and the rows of a database of this server, with the tool's versions."""
         if not self.server.execute("SELECT to_regclass('orders')", database=database)[0][0]:
             return ["nothing"]
-        rows = self.server.execute(_SCHEMA, database=database)
+        rows = self.server.execute(_ROWS, database=database)
         table, column = VERSION_TABLES[self.source]
         rows += self.server.execute(f"SELECT {column} FROM {table}", database=database)  # noqa: S608 - our own names
-        return sorted(str(line) for (line,) in rows)
+        return [*read_schema(self.server, database), *sorted(str(line) for (line,) in rows)]
 
     def remove_committed_part(self) -> RequiredRepair:
         """Remove by hand what the migration in doubt has committed."""
@@ -161,13 +150,11 @@ class ServiceState:
         version = doubts[0] if doubts else 0
         [[rows]] = self.query(f"SELECT count(*) FROM effects WHERE version = {version}")  # noqa: S608
         listed = version in self._read_versions()
-        for sql in (
-            f"DROP TABLE IF EXISTS made_{version}",
-            f"DROP INDEX IF EXISTS orders_{version}",
-            f"DELETE FROM effects WHERE version = {version}",  # noqa: S608 - a number
-            f"DELETE FROM runs WHERE version = {version}",  # noqa: S608 - a number
-        ):
-            self.query(sql)
+        self.query(
+            f"DROP TABLE IF EXISTS made_{version}; DROP INDEX IF EXISTS orders_{version};"  # noqa: S608 - numbers
+            f"DELETE FROM effects WHERE version = {version};"
+            f"DELETE FROM runs WHERE version = {version}"
+        )
         return RequiredRepair(version, has_committed_rows=bool(rows) and not listed)
 
     def _read_versions(self) -> list[int]:

@@ -11,16 +11,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.runtime.fork_client import ForkServer
+from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.chaos.evidence import ChaosEvidence, ChaosResult
+from load.chaos.evidence import ChaosEvidence
 from load.chaos.invariants import violated_invariants
-from load.chaos.relay import Loop
 from load.chaos.run import ChaosRun
 from load.chaos.schedule import Schedule
 from load.chaos.service_state import TABLE, ServiceState
@@ -41,25 +41,27 @@ _PRELOADED = (
 )
 """What every process of a round needs, so that all share it."""
 
+_THREADS = 64  # each waits for a server, mostly
+
 _run_numbers = itertools.count(1)
 
 
-def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[ChaosResult]:
+def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[ChaosEvidence]:
     """Run schedules side by side and check the invariants; results come as they are ready."""
     idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
-    def run_one(schedule: Schedule) -> ChaosResult:
+    def run_one(schedule: Schedule) -> ChaosEvidence:
         worker = idle.get()
         try:
             evidence = worker.run(schedule)
-            return ChaosResult(evidence, violated_invariants(evidence))
+            return replace(evidence, violations=violated_invariants(evidence))
         finally:
             idle.put(worker)
 
     with (
         # PostgreSQL's own account must be able to pass through.
         tempfile.TemporaryDirectory(prefix="lm-chaos-") as folder,
-        Loop() as loop,
+        LoopThread("chaos", executor_threads=_THREADS) as loop,
         LocalDynamoDB() as engine,
         ExitStack() as stack,
     ):
@@ -74,13 +76,14 @@ def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[Ch
 
 
 @contextmanager
-def open_worker(folder: Path, loop: Loop, engine: LocalDynamoDB) -> Iterator[Worker]:
+def open_worker(folder: Path, loop: LoopThread, engine: LocalDynamoDB) -> Iterator[Worker]:
     """A worker with servers of its own, and a folder for logs and migration files."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "fork-server.log"
-    fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=log)
-    client = engine.client()
-    with LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS) as server, closing(client):
+    fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=folder / "fork-server.log")
+    with (
+        LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS) as server,
+        closing(engine.client()) as client,
+    ):
         fork_server.start(os.environ)
         try:
             yield Worker(loop, engine, server, fork_server, folder, client)
@@ -92,7 +95,7 @@ def open_worker(folder: Path, loop: Loop, engine: LocalDynamoDB) -> Iterator[Wor
 class Worker:
     """A PostgreSQL server and a fork server; the loop and the DynamoDB engine are shared."""
 
-    loop: Loop
+    loop: LoopThread
     engine: LocalDynamoDB
     server: LocalPostgreSQL
     fork_server: ForkServer

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import botocore
 import trustme
 
+from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.runtime.loopback import HOST
-from load.chaos.relay import Loop
 
 
 class CertificateAuthority(NamedTuple):
@@ -59,7 +59,7 @@ def open_relay(
                 forth.transport.abort()
         writer.transport.abort()
 
-    with Loop() as loop:
+    with LoopThread("relay", executor_threads=16) as loop:
         server = loop.run(asyncio.start_server(serve, HOST, 0, ssl=tls))
         yield server.sockets[0].getsockname()[1]
 

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.runtime.plain_http import (
     LocalHTTPRequest,
     LocalHTTPResponse,
@@ -20,10 +21,9 @@ from lambda_migrate.local.runtime.plain_http import (
     json_response,
 )
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
-from load.bench.processes import MeasurementFailed, ProcessResult, Program, read_figures, run
-from load.bench.tools import LAMBDA_MIGRATE, MigrationSource, small_migrations
-from load.bench.workspace import ROLE, TABLE, Workspace
-from load.chaos.relay import Loop
+from load.bench.processes import ProcessResult, Program, read_figures, run
+from load.bench.tools import IS_SLEEPING, LAMBDA_MIGRATE, MigrationSource, small_migrations
+from load.bench.workspace import ROLE, TABLE, Workspace, wait_until
 from load.profile.latency_relay import CertificateAuthority, make_certificate_authority, open_relay
 
 LEASE_SECONDS = 5
@@ -31,11 +31,6 @@ MEASURED = ("-m", "load.profile.measured_process")
 _SECRET_NAME = "database"  # noqa: S105 - its name
 _CREATE_COUNTER = "CREATE SEQUENCE tries; GRANT ALL ON SEQUENCE tries TO PUBLIC"
 _SLOW_SCRIPT = "SELECT pg_sleep(CASE WHEN nextval('tries') = 1 THEN 2 ELSE 0 END)"
-_IS_HOLDING = """
-SELECT 1 FROM pg_stat_activity
-WHERE pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%pg_sleep(CASE%'
-"""
-
 _COUNT_CONNECTIONS_AND_LOCKS = """
 SELECT (SELECT count(*) FROM pg_stat_activity
         WHERE datname LIKE 'bench%' AND backend_type = 'client backend'),
@@ -76,7 +71,7 @@ class ColdStartProfiler:
         with (
             Workspace.open(dynamodb) as workspace,
             make_certificate_authority() as authority,
-            Loop() as loop,
+            LoopThread("secrets") as loop,
         ):
             address = loop.run(secrets.open())
             yield cls(workspace, int(address.rpartition(":")[2]), authority)
@@ -105,7 +100,7 @@ class ColdStartProfiler:
             if kind in ("current", "migrating one file"):
                 project = self._project(50 if kind == "current" else 51)
                 return run(Program(whole, project, environment)), database
-            self.workspace.query(database, _CREATE_COUNTER)
+            self.workspace.server.execute(_CREATE_COUNTER, database)
             with self._hold_lease(environment, is_killed=kind == "taking over"):
                 return run(Program(whole, self._project(50, slow=True), environment)), database
 
@@ -142,11 +137,10 @@ class ColdStartProfiler:
         """Another process in the middle of a migration, or killed there."""
         project = self._project(50, slow=True)
         with self.workspace.function(LAMBDA_MIGRATE, project, environment) as holder:
-            running = holder.submit()
-            while not self.workspace.query("postgres", _IS_HOLDING):
-                if running.done():
-                    raise MeasurementFailed(f"the holder did not migrate: {running.result()}")
-                time.sleep(0.01)
+            holder.submit()
+            database = environment["LAMBDA_MIGRATE_TARGET"]
+            query = partial(self.workspace.server.execute, IS_SLEEPING, database)
+            wait_until(holder, query, "the holder did not begin to migrate")
             if is_killed:
                 os.kill(holder.environments()[0].pid, signal.SIGKILL)
             yield

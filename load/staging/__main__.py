@@ -10,7 +10,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import date, datetime, timezone
 from pathlib import Path
 
 from lambda_migrate.local.demo.example import find_example
@@ -24,38 +23,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Validate the release with the options that the arguments name."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _make_parser().parse_args(arguments)
-    # The data depends on the day, so the command that repeats the run names it.
-    until = [] if "--until" in arguments else ["--until", str(options.until)]
-    command = shlex.join(["python", "-m", "load.staging", *arguments, *until])
+    command = shlex.join(["python", "-m", "load.staging", *arguments])
     return run_program(lambda: _validate(options, command))
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    today = datetime.now(timezone.utc).date()
     parser = argparse.ArgumentParser(prog="python -m load.staging", description=__doc__)
     add = parser.add_argument
     add("--orders", type=at_least(0), default=1_000_000, help="orders in the tables (1,000,000)")
     add("--seed", type=int, default=1, help="seed of the data (1)")
-    add("--until", type=_day, default=today, help="day after the last order (today)")
     add("-n", type=at_least(1), dest="environments", default=40, help="cold starts (40)")
     add("--clients", type=at_least(1), default=6, help="clients of the old version (6)")
     add("--out", type=Path, default=Path("staging-report"), help="report folder (%(default)s)")
     limits = parser.add_argument_group("limits")
     for field in fields(Limits):
-        unit, kind = ("number", at_least(0)) if field.type == "int" else ("seconds", _seconds)
+        unit, kind = ("number", int) if field.type == "int" else ("seconds", float)
         option, text = f"--{field.name.replace('_', '-')}", f"{unit} ({field.default:g})"
-        limits.add_argument(option, type=kind, default=field.default, help=text)
+        limits.add_argument(option, type=at_least(0, kind), default=field.default, help=text)
     return parser
 
 
 def _validate(options: argparse.Namespace, command: str) -> int:
-    generated = GeneratedOrders(options.orders, options.seed, options.until)
+    generated = GeneratedOrders(options.orders, options.seed)
     package = GeneratedOrdersPackage(find_example(), generated=generated)
     sizes = {"environments": options.environments, "clients": options.clients}
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     print(
-        f"examples/orders, version 1 to 2: {options.orders:,} orders (seed {options.seed}, until "
-        f"{options.until}), {options.environments} cold starts",
+        f"examples/orders, version 1 to 2: {options.orders:,} orders (seed {options.seed}), "
+        f"{options.environments} cold starts",
         flush=True,
     )
     steps = []
@@ -69,20 +64,6 @@ def _validate(options: argparse.Namespace, command: str) -> int:
         print(f"          {reason}")
     print(decision.label.upper())
     return 1 if decision.reasons else 0
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: write seconds, more than 0")
-    return value
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: write a day as 2026-01-31") from None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from lambda_migrate.postgresql.sql_fragments import quote_literal
 from load.storm.scenarios import OrdersPackage
 
 _FIRST_CUSTOMER = 2  # by id; 1 is the guest that the example's first migration makes
-_DAYS = 1_200
+_UNTIL, _DAYS = "2026-02-02", 1_200  # the day after the last order; days before it
 _ORDERS_PER_CUSTOMER = 8
 
 _NAMES = (
@@ -38,7 +37,6 @@ class GeneratedOrders:
 
     orders: int  # how many
     seed: int  # the same seed gives the same data
-    until: date  # the day after the last order
 
     @property
     def customers(self) -> int:
@@ -61,7 +59,7 @@ class GeneratedOrders:
                 step=_coprime(self.customers),
                 first=_FIRST_CUSTOMER,
                 last=_FIRST_CUSTOMER + self.customers - 1,
-                until=self.until,
+                until=_UNTIL,
                 days=_DAYS,
                 names=_array(_NAMES),
                 name_count=len(_NAMES),

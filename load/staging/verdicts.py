@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 
@@ -44,8 +44,7 @@ class StepResult:
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the report
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseDecision:
+class ReleaseDecision(NamedTuple):
     """Go if there is no reason against it; a sentence each for those and for what is unknown."""
 
     reasons: tuple[str, ...]

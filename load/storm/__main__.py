@@ -50,16 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_program(lambda: _run_all(scenarios, options.out))
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int, kind: type[float] = int) -> Callable[[str], float]:
     """The type of an option: a number that is not less."""
 
-    def read(text: str) -> int:
-        value = int(text.replace(",", ""))
-        if value < least:
+    def read_number(text: str) -> float:
+        value = kind(text.replace(",", ""))
+        if not value >= least:
             raise argparse.ArgumentTypeError(f"{text}: write a number from {least}")
         return value
 
-    return read
+    return read_number
 
 
 def run_program(run: Callable[[], int]) -> int:

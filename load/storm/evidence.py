@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,14 +98,9 @@ class StormEvidence:
     @property
     def max_sessions(self) -> int:
         """Connections of lambda-migrate at any moment, in the server's log."""
-        return max_overlap([(one.opened, one.closed) for one in self.sessions])
-
-
-def max_overlap(intervals: Sequence[tuple[float, float]]) -> int:
-    """How many of these are open at the same moment, at most."""
-    moments = sorted([(start, 1) for start, _ in intervals] + [(end, -1) for _, end in intervals])
-    # One that ends at the moment at which another begins comes first.
-    return max(itertools.accumulate(step for _, step in moments), default=0)
+        opened = [one.opened for one in self.sessions]
+        open_at = (sum(each.opened <= at < each.closed for each in self.sessions) for at in opened)
+        return max(open_at, default=0)
 
 
 def collect_evidence(function: StormFunction, *, locust: Path, seconds: float) -> StormEvidence:
@@ -181,10 +175,8 @@ def read_sessions(log: str, *, clock_offset: float) -> list[Session]:
 
 
 def read_statistics(prefix: Path) -> dict[str, tuple[int, int]]:
-    """Requests and failures by name in the file that Locust wrote; {} if it wrote none."""
+    """Requests and failures by name in the file that Locust wrote."""
     path = prefix.with_name(prefix.name + "_stats.csv")
-    if not path.is_file():
-        return {}
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["Name"] != "Aggregated"]
     return {row["Name"]: (int(row["Request Count"]), int(row["Failure Count"])) for row in rows}

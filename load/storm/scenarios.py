@@ -22,7 +22,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.tools import (
     ALEMBIC_IN_PLACE,
     DJANGO_IN_PLACE,
-    LAMBDA_MIGRATE,
+    IN_PLACE,
     LONG_SECONDS,
     VERSION_TABLES,
     MigrationSource,
@@ -128,7 +128,6 @@ TOOL_PROCESS = "a tool runs in process"
 # In what every process that runs the tool has to load.
 _REPORT_PROCESS = f"import os\nprint({TOOL_PROCESS!r}, os.getpid())\n"
 _ATTEMPTS = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM attempts"
-_TOOLS = {"sql": LAMBDA_MIGRATE, "alembic": ALEMBIC_IN_PLACE, "django": DJANGO_IN_PLACE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,6 @@ class CountingPackage:
 
     source: str = "sql"  # or the tool that its migrations are written for
     fails: bool = False  # one of the migrations
-    repeated_version: int = 0  # takes effect twice, to show that it is noticed
     handler: str = HANDLER
     slow_seconds: float = LONG_SECONDS
     database: str = "storm"
@@ -146,7 +144,7 @@ class CountingPackage:
         """Write the code of ``version`` below ``home``; return where it is."""
         code = home / f"version-{version}"
         numbers = range(1, MIGRATION_COUNTS[version] + 1)
-        files = dict(_TOOLS[self.source].files([self._migration(number) for number in numbers]))
+        files = dict(IN_PLACE[self.source].files([self._migration(number) for number in numbers]))
         for path in files.keys() & {"alembic/env.py", "settings.py"}:
             files[path] = _REPORT_PROCESS + files[path]
         write_project(code, files | {"app.py": self.handler})
@@ -190,7 +188,7 @@ class CountingPackage:
     def _migration(self, number: int) -> MigrationSource:
         source = MigrationSource(number, "slow" if number == SLOW_VERSION else "effect", ())
         effect = f"INSERT INTO effects VALUES ('{source.stem}')"  # noqa: S608 - our own names
-        statements = [effect] * (1 + (number == self.repeated_version))
+        statements = [effect]
         if number == 1:
             # A sequence is not transactional: it counts attempts, those that failed included.
             create = ("CREATE TABLE effects (name text NOT NULL)", "CREATE SEQUENCE attempts")
@@ -234,4 +232,4 @@ def package_of(kind: Kind) -> Package:
     """The package of a scenario."""
     if kind == "orders":
         return OrdersPackage(find_example())
-    return CountingPackage(kind if kind in _TOOLS else "sql", fails=kind == "failing")
+    return CountingPackage(kind if kind in IN_PLACE else "sql", fails=kind == "failing")

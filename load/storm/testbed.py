@@ -28,14 +28,11 @@ from lambda_migrate.local.runtime.environment import EnvironmentView, Invocation
 from lambda_migrate.local.runtime.function import LocalFunction, StartBarrier
 from lambda_migrate.local.servers.dynamodb import Dynalite, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.bench.tools import IS_SLEEPING
 from load.storm.scenarios import Package, Scenario, Wave
 
 _PAUSE_SECONDS = 2.0  # between waves: what the one before migrated has been recorded by then
 _KILL_POLL_SECONDS, _KILL_SECONDS = 0.1, 300.0
-_IS_SLOW = """
-SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-AND state = 'active' AND query LIKE '%pg_sleep%'
-"""
 _HOLDER = "SELECT split_part(owner, '/', 2) FROM lambda_migrate.fence"
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
@@ -79,13 +76,9 @@ class Testbed:
                 yield f"v{version} {view.environment_id}", function, view
 
     def requests_by_environment(self) -> dict[str, int]:
-        """DynamoDB requests of each environment that sent any."""
-        clients = set(self.dynamodb.access_keys())
-        return {
-            name: self.dynamodb.requests(view.access_key).total()
-            for name, _, view in self.environments()
-            if view.access_key in clients
-        }
+        """DynamoDB requests of each environment."""
+        count = self.dynamodb.requests
+        return {name: count(view.access_key).total() for name, _, view in self.environments()}
 
 
 @contextmanager
@@ -266,7 +259,7 @@ class StormFunction:
         """Kill the holder and its child as soon as the slow migration runs."""
         read = partial(self.testbed.server.execute, database=self.testbed.package.database)
         until = time.monotonic() + _KILL_SECONDS
-        while not read(_IS_SLOW):
+        while not read(IS_SLEEPING):
             if time.monotonic() > until:
                 return
             time.sleep(_KILL_POLL_SECONDS)

@@ -15,10 +15,11 @@ from lambda_migrate.lease.boto3_item import make_client
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
+from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.dynamodb import DynamoDBRelay
-from load.chaos.relay import Loop, PostgreSQLRelay
+from load.chaos.relay import PostgreSQLRelay
 from tests.sandbox import TABLE, until
 
 FOREVER = 600.0
@@ -37,8 +38,8 @@ def faults() -> RecordedFaults:
 
 
 @pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    with Loop() as loop:
+def loop() -> Iterator[LoopThread]:
+    with LoopThread("chaos") as loop:
         yield loop
 
 
@@ -47,7 +48,7 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def relay(
-    loop: Loop, shared_dynamodb: LocalDynamoDB, faults: RecordedFaults
+    loop: LoopThread, shared_dynamodb: LocalDynamoDB, faults: RecordedFaults
 ) -> Iterator[DynamoDBRelay]:
     rng = random.Random(1)
     with DynamoDBRelay(loop, shared_dynamodb.endpoint_url, faults.record, rng=rng) as relay:
@@ -143,7 +144,7 @@ def test_every_write_is_recorded(table: DynamoDBLeaseTable, relay: DynamoDBRelay
 
 @pytest.fixture
 def connect(
-    loop: Loop, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
+    loop: LoopThread, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
 ) -> Iterator[tuple[PostgreSQLRelay, Callable[[], Any]]]:
     with PostgreSQLRelay(loop, shared_postgresql.socket, faults.record) as relay:
         yield (
@@ -176,7 +177,7 @@ def test_commit_with_lost_response_is_committed(
 
 
 def test_refused_clients_can_reconnect_later(
-    loop: Loop, connect: Network, faults: RecordedFaults
+    loop: LoopThread, connect: Network, faults: RecordedFaults
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()
@@ -189,7 +190,7 @@ def test_refused_clients_can_reconnect_later(
 
 @pytest.mark.parametrize("include_new_connections", [True, False])
 def test_delayed_data_arrives_later(
-    loop: Loop, connect: Network, faults: RecordedFaults, include_new_connections: bool
+    loop: LoopThread, connect: Network, faults: RecordedFaults, include_new_connections: bool
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()

@@ -36,6 +36,7 @@ from lambda_migrate.local.runtime.environment import (
     ProcessHandle,
 )
 from lambda_migrate.local.runtime.fork_client import ForkServer
+from lambda_migrate.local.runtime.loop_thread import LoopThread, cancel_other_tasks
 from lambda_migrate.local.runtime.process import spawn
 from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.runtime.runtime_api import Invocation
@@ -137,8 +138,7 @@ class LocalFunction:
         self._clock = clock
         self._environments: list[ExecutionEnvironment] = []
         self._events: list[EnvironmentEvent] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._loop: LoopThread | None = None
         self._handler = handler
         self._code = code.resolve()
         self._python = python
@@ -174,21 +174,16 @@ class LocalFunction:
                 self._python, modules=self._preload, log=self._log_folder() / "fork-server.log"
             )
             self._fork_server.start(_get_inherited_variables())
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name=f"lambda {self.name}", daemon=True
-        )
-        self._thread.start()
+        self._loop = LoopThread(f"lambda {self.name}")
+        self._loop.open()
 
     def close(self) -> None:
         """End every environment. Idempotent."""
-        if self._loop is None or self._thread is None:
+        if self._loop is None:
             return
         try:
-            self._run(self._end_all()).result()
+            self._loop.run(self._end_all())
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
             self._loop.close()
             self._loop = None
             if self._fork_server is not None:
@@ -292,7 +287,7 @@ class LocalFunction:
         if self._loop is None:
             work.close()
             raise RuntimeError("this function is not open: use it in a with statement")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._loop.start(work)
 
     async def _invoke(self, body: bytes, wait: float, request_id: str | None) -> InvocationResult:
         environment = await self._acquire(wait)
@@ -373,10 +368,7 @@ class LocalFunction:
         return [environment.environment_id for environment in ending]
 
     async def _end_all(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await cancel_other_tasks()
         await asyncio.gather(*(one.end() for one in self._environments))
         await asyncio.get_running_loop().shutdown_default_executor()
 

@@ -19,13 +19,13 @@ import asyncio
 import base64
 import json
 import re
-import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.runtime.plain_http import (
     LocalHTTPRequest,
     LocalHTTPResponse,
@@ -98,22 +98,17 @@ class InvokeApi:
         self._to_drop: list[DropMoment] = []
         self._to_throttle = 0
         self._background: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="lambda invoke api", daemon=True
-        )
-        self._server: LocalHTTPServer | None = None
+        self._loop = LoopThread("lambda invoke api")
+        self._server = LocalHTTPServer(self._handle)
         self._address = ""
 
     def __enter__(self) -> InvokeApi:
-        self._thread.start()
-        self._run(self._open())
+        self._loop.open()
+        self._address = self._loop.run(self._server.open(self._port))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.run(self._server.close())
         self._loop.close()
 
     @property
@@ -152,20 +147,6 @@ class InvokeApi:
         self._to_throttle = 0
 
     # -- in the event loop --------------------------------------------------------------------
-
-    def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    async def _open(self) -> None:
-        self._server = LocalHTTPServer(self._handle)
-        self._address = await self._server.open(self._port)
-
-    async def _close(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        if self._server is not None:
-            await self._server.close()
 
     async def _handle(self, request: LocalHTTPRequest) -> LocalHTTPResponse:
         url = urlsplit(request.path)

@@ -37,6 +37,7 @@ connection = pg8000.native.Connection(
 
 @migrate_on_cold_start
 def handler(event, context):
+    connection.run("INSERT INTO effects VALUES ('0004_effect')")
     return {"served": True}
 """
 
@@ -54,12 +55,10 @@ def handler(event, context):
 
 def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
     scenario = make_scenario("together", 3)
-    package = CountingPackage(
-        repeated_version=4, handler=TWO_CONNECTIONS, slow_seconds=SLOW_SECONDS
-    )
+    package = CountingPackage(handler=TWO_CONNECTIONS, slow_seconds=SLOW_SECONDS)
     found = verdicts_by_name(run_storm(scenario, package, tmp_path))
     assert found["each migration took effect once"].state == "failed"
-    assert "0004_effect 2 times" in found["each migration took effect once"].measured
+    assert "9 of 10; 0004_effect" in found["each migration took effect once"].measured
     assert found["one PostgreSQL connection of the library at a time"].state == "failed"
     assert found["no invocation failed"].state == "passed"
 
@@ -77,7 +76,7 @@ def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     assert figures["outcomes"] == {"MIGRATED": 1, "WAITED": 2}
     assert figures["commit_to_answer"]["count"] == 2
     assert 0 < figures["commit_to_answer"]["median"] < figures["cold_invocations"]["worst"]
-    assert figures["invocations"]["cold"] == {"count": 3, "failures": {}}
+    assert figures["invocations"]["cold"] == {"served": 3}
     assert figures["connections"]["in_all"] == 1
     assert "- passed: no invocation failed" in (folder / "report.md").read_text()
 

@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.local.demo.checks import SchemaCheck
 from lambda_migrate.local.demo.timeline import Interval
 from lambda_migrate.local.runtime.environment import InvocationResult
-from load.storm.evidence import Session, StormEvidence, max_overlap, read_sessions
+from load.storm.evidence import Session, StormEvidence, read_sessions
 from load.storm.scenarios import make_scenario
 from load.storm.testbed import ObservedInvocation
 from load.storm.verdicts import peak_of, verdicts
@@ -228,9 +228,10 @@ def test_peak_is_any_ten_successive_tenths() -> None:
 
 
 def test_connections_overlap_only_while_both_are_open() -> None:
-    assert max_overlap([(0, 1), (1, 2), (5, 6)]) == 1
-    assert max_overlap([(0, 1), (0.5, 2), (0.9, 1)]) == 3
-    assert max_overlap([]) == 0
+    for sessions, most in (([(0, 1), (1, 2), (5, 6)], 1), ([(0, 1), (0.5, 2), (0.9, 1)], 3)):
+        evidence = replace(GOOD, sessions=[Session("a name", *each) for each in sessions])
+        assert evidence.max_sessions == most
+    assert replace(GOOD, sessions=[]).max_sessions == 0
 
 
 OPENED = "LOG:  connection authorized: user=postgres database=storm application_name"
