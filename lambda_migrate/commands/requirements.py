@@ -36,7 +36,7 @@ def show_requirements(
                 "is_applied": each.is_applied,
                 "reason": each.reason,
             }
-            for each in status.inspection.statuses
+            for each in status.inspection.results
         ],
         "lease": build_lease_document(status.lease) if context.has_table else None,
     }
@@ -61,7 +61,7 @@ def verify_requirements(
         "agree": not problems,
         "problems": problems,
         "resynced": resync,
-        "applied": len(status.inspection.statuses) - unmet,
+        "applied": len(status.inspection.results) - unmet,
         "pending": unmet,
     }
     return CommandResult(document, EXIT_FAILED if problems else EXIT_DONE)

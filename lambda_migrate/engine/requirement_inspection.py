@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.record import DatabaseRecord, LeaseState
     from lambda_migrate.lease.store import Lease
-    from lambda_migrate.migrations.requirement_check import RequirementInspection, RequirementStatus
+    from lambda_migrate.migrations.requirement_check import RequirementInspection, RequirementResult
     from lambda_migrate.migrations.requirements import Requirements
 
 __all__ = [
@@ -181,8 +181,8 @@ class _RequirementInspector:
         )
 
 
-def _describe(status: RequirementStatus) -> str:
-    return f"{status.requirement}: {status.reason}"
+def _describe(result: RequirementResult) -> str:
+    return f"{result.requirement}: {result.reason}"
 
 
 def _require_no_failure(inspection: RequirementInspection) -> None:

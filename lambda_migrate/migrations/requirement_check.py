@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
     from lambda_migrate.migrations.requirements import Requirement
 
-__all__ = ["RequirementInspection", "RequirementStatus", "check_requirement"]
+__all__ = ["RequirementInspection", "RequirementResult", "check_requirement"]
 
 _TOOLS_WITH_EARLY_ROWS = ("golang-migrate", "prisma", "sqlx")
 """These write the row before they run the migration: one that is not finished may be running."""
@@ -25,7 +25,7 @@ _FILE_SUFFIXES = ("sql", "js", "ts", "cjs", "mjs")
 """Knex, graphile-migrate and Sequelize store the names of files; the suffix may be left out."""
 
 
-class RequirementStatus(NamedTuple):
+class RequirementResult(NamedTuple):
     """Whether one requirement is satisfied.
 
     Attributes:
@@ -45,22 +45,22 @@ class RequirementInspection(NamedTuple):
     """What one reading of the tools' tables has shown.
 
     Attributes:
-        statuses: One for each requirement.
+        results: One for each requirement.
         system_id: Cluster and database; without the cluster if the role may not read its id.
     """
 
-    statuses: tuple[RequirementStatus, ...]
+    results: tuple[RequirementResult, ...]
     system_id: str
 
     @property
-    def unmet(self) -> tuple[RequirementStatus, ...]:
+    def unmet(self) -> tuple[RequirementResult, ...]:
         """The requirements that are not satisfied."""
-        return tuple(each for each in self.statuses if not each.is_applied)
+        return tuple(each for each in self.results if not each.is_applied)
 
 
 def check_requirement(
     requirement: Requirement, tool_name: str, histories: Sequence[ToolHistory]
-) -> RequirementStatus:
+) -> RequirementResult:
     """Compare a requirement with the tool's history.
 
     Args:
@@ -70,26 +70,26 @@ def check_requirement(
     """
     if not histories:
         reason = f"there is no history table of {tool_name} in this database yet"
-        return RequirementStatus(requirement, False, reason)
+        return RequirementResult(requirement, False, reason)
     [history] = histories
     where = f"({history.table})"
     if history.unreadable_reason:
-        return RequirementStatus(
+        return RequirementResult(
             requirement, False, f"the table of {tool_name} {where} {history.unreadable_reason}"
         )
     state = _find_state(requirement, history.entries)
     if state == APPLIED:
-        return RequirementStatus(requirement, True)
+        return RequirementResult(requirement, True)
     if state == FAILED:
         if requirement.tool in _TOOLS_WITH_EARLY_ROWS:
             reason = (
                 f"{tool_name} has started it and not finished it {where}: it is running, or failed"
             )
-            return RequirementStatus(requirement, False, reason)
-        return RequirementStatus(requirement, False, f"it failed in {tool_name} {where}", True)
+            return RequirementResult(requirement, False, reason)
+        return RequirementResult(requirement, False, f"it failed in {tool_name} {where}", True)
     if state == ROLLED_BACK:
-        return RequirementStatus(requirement, False, f"{tool_name} has rolled it back {where}")
-    return RequirementStatus(requirement, False, f"{tool_name} has not applied it {where}")
+        return RequirementResult(requirement, False, f"{tool_name} has rolled it back {where}")
+    return RequirementResult(requirement, False, f"{tool_name} has not applied it {where}")
 
 
 def _find_state(requirement: Requirement, entries: Sequence[ToolHistoryEntry]) -> str:

@@ -465,18 +465,18 @@ def inspect_requirements(
     names = {each.table or tools[each.tool].table for each in requirements}
     names |= {tools[each.tool].required_table for each in requirements}
     tables = _find_tables(run, names)
-    statuses = []
+    results = []
     for requirement in requirements:
         tool = tools[requirement.tool]
         found = _find_required_tables(requirement, tool, tables)
         histories = [_read_history(run, tool, table) for table in found]
-        statuses.append(check_requirement(requirement, tool.name, histories))
+        results.append(check_requirement(requirement, tool.name, histories))
     [[can_read_system_id]] = run(
         f"{SAFE_SEARCH_PATH} SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
     )
     system = system_id_expression(can_read_system_id=can_read_system_id)
     [[system_id]] = run(f"{SAFE_SEARCH_PATH} SELECT {system}")
-    return RequirementInspection(tuple(statuses), system_id)
+    return RequirementInspection(tuple(results), system_id)
 
 
 def _find_required_tables(

@@ -215,11 +215,11 @@ class InMemoryDatabase:
         """See `Database.inspect_requirements`; a table's schema and name are not compared."""
         with self._guard:
             self._connect(deadline)
-            statuses = []
+            results = []
             for each in requirements:
                 found = [h for h in self.other_histories if h.tool.lower() == each.tool]
-                statuses.append(check_requirement(each, each.tool, found))
-            return RequirementInspection(tuple(statuses), self.identity)
+                results.append(check_requirement(each, each.tool, found))
+            return RequirementInspection(tuple(results), self.identity)
 
     # --- what its holders share
 

@@ -210,7 +210,7 @@ def list_applied(project: Project, tool: RealTool) -> list[bool]:
     inspection = make_database(settings).inspect_requirements(
         settings.ready_when.entries, Deadline.after(10)
     )
-    return [each.is_applied for each in inspection.statuses]
+    return [each.is_applied for each in inspection.results]
 
 
 @pytest.mark.parametrize("tool", REAL_TOOLS, ids=lambda tool: tool.case.tool)

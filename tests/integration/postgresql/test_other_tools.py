@@ -363,7 +363,7 @@ def test_a_role_that_reads_nothing_else_needs_one_table_of_each_tool(
     grant(db, "billing")
     text = "golang-migrate@billing.moves:6, prisma:20240101000000_first, prisma:20240109_later"
     inspection = inspect(reader, text)
-    assert [each.is_applied for each in inspection.statuses] == [True, True, False]
+    assert [each.is_applied for each in inspection.results] == [True, True, False]
     with pytest.raises(ConfigurationError, match=r"secret\.schema_migrations .* GRANT"):
         inspect(reader, "golang-migrate:6")
 
