@@ -297,7 +297,7 @@ MUTANTS = (
     Mutant(
         "a migration that a tenant's schema has is still in doubt",
         "lambda_migrate/sources/django_child/steps.py",
-        "            if step is not None and OTHER_SCHEMA in step.id:\n",
+        "            if step is not None and LOG_ID_SEPARATOR in step.id:\n",
         "            if False:\n",
         ("django, service",),
     ),

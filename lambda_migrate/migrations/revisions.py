@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.version import Version
 
 __all__ = [
+    "LOG_ID_SEPARATOR",
     "PARTLY_COMMITTED_ADVICE",
     "MirrorRow",
     "Revision",
@@ -38,6 +39,10 @@ __all__ = [
     "SatisfiedDigest",
     "make_sql_only_error",
 ]
+
+LOG_ID_SEPARATOR = " #"
+"""In the id of a row with a further log of a revision: before the number of the connection
+(Alembic), or before the schema in which the step repeats a migration of the plan (Django)."""
 
 PARTLY_COMMITTED_ADVICE = (
     "a part of it is committed: `lambda-migrate up` continues after it (`down`, if it was being "
@@ -96,9 +101,6 @@ class SatisfiedDigest(NamedTuple):
     heads: Sequence[str]
     version_table: tuple[str, str]
 
-
-_FURTHER_LOG = " #"
-"""In the id of a row that has the log of a further connection or schema of a revision."""
 
 _LAST_POSITION = 2**31
 """Of a revision that neither the mirror nor the graph has."""
@@ -307,7 +309,7 @@ class RevisionManifest(Manifest):
         else:
             heads = graph.heads
         unfinished = [row for row in history if str(row.version) not in history.applied]
-        started = [row for row in unfinished if _FURTHER_LOG not in str(row.version)]
+        started = [row for row in unfinished if LOG_ID_SEPARATOR not in str(row.version)]
         if heads is None:
             applied = tuple(row for row in history if row not in unfinished)
             return Plan(applied=applied, partly_applied=tuple(started), needs_revision_graph=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate._version import __version__
+from lambda_migrate.migrations.revisions import LOG_ID_SEPARATOR
 from lambda_migrate.postgresql.sql_fragments import (
     EQUALS,
     SAFE_SEARCH_PATH,
@@ -23,6 +24,9 @@ __all__ = ["MirrorQueries"]
 
 _MAX_SATISFIED = 199
 """How many manifests are kept: with the empty one, as many as the lease table lists."""
+
+_REVISION_ID = f"split_part(id, {quote_literal(LOG_ID_SEPARATOR)}, 1)"
+"""The revision of a row: the id without what distinguishes a further log."""
 
 
 class MirrorQueries:
@@ -79,7 +83,7 @@ class MirrorQueries:
         """Delete a revision's row, and those of its further connections (``ID #2``)."""
         return (
             f"DELETE FROM {self._revision} WHERE {self._in_scope}"
-            f" AND {quote_literal(revision_id)} IN (id, split_part(id, ' #', 1))"
+            f" AND {quote_literal(revision_id)} IN (id, {_REVISION_ID})"
         )
 
     def record_satisfied(self, digest: str, history: RevisionHistory) -> Iterator[str]:
@@ -96,7 +100,7 @@ class MirrorQueries:
         yield (
             f"DELETE FROM {self._revision} WHERE {self._in_scope} AND CASE state"
             f" WHEN 'applied' THEN id <> ALL ({applied})"
-            f" ELSE split_part(id, ' #', 1) = ANY ({applied}) END"
+            f" ELSE {_REVISION_ID} = ANY ({applied}) END"
         )
         heads = [*graph.heads]
         if history.lists_every_revision:  # what a squash replaces is applied, and no ancestor

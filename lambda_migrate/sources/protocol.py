@@ -23,17 +23,12 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.revisions import Revision
 
 __all__ = [
-    "OTHER_SCHEMA",
     "Channel",
     "ChildError",
     "ChildRequest",
     "make_import_error",
     "read_request",
 ]
-
-OTHER_SCHEMA = " #"
-"""Precedes the schema in the id of a step that repeats a migration in another schema than the
-plan's; such a step is in no plan."""
 
 EXIT_PARENT_GONE = 75
 """The child's exit status after its parent has closed the pipe."""

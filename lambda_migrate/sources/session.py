@@ -18,6 +18,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.migrations.revisions import (
+    LOG_ID_SEPARATOR,
     Revision,
     RevisionGraph,
     RevisionHistory,
@@ -27,7 +28,6 @@ from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline
 from lambda_migrate.postgresql.ports import DatabaseSession, Notice, ToolCommand
 from lambda_migrate.postgresql.transactional import RETRYABLE_SQLSTATES
 from lambda_migrate.sources.process import ChildEnded, ChildProcess, ChildTimeout
-from lambda_migrate.sources.protocol import OTHER_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -164,7 +164,7 @@ class _ToolProcess:
                     is_process_killed=ended.status < 0,
                 ) from None
             kind = event.get("event")
-            if kind in ("start", "applied") and OTHER_SCHEMA in event["id"]:
+            if kind in ("start", "applied") and LOG_ID_SEPARATOR in event["id"]:
                 name = self._continue_in_other_schema(event, deadline)
             elif kind == expected:
                 return event
@@ -221,7 +221,7 @@ class _ToolProcess:
 
 
 def _name_step(step_id: str) -> str:
-    return step_id.replace(OTHER_SCHEMA, " in schema ")
+    return step_id.replace(LOG_ID_SEPARATOR, " in schema ")
 
 
 def read_revision_graph(request: ChildRequest, deadline: Deadline) -> RevisionGraph:
@@ -476,7 +476,7 @@ class ToolSession(DatabaseSession):
         mirrored = history.mirror.get(revision_id)
         if mirrored is None or not mirrored.row.is_in_doubt:
             raise ConfigurationError(f"{revision_id} is not in doubt: there is nothing to resolve")
-        is_in_other_schema = OTHER_SCHEMA in revision_id  # whose version table is not read here
+        is_in_other_schema = LOG_ID_SEPARATOR in revision_id  # whose version table is not read here
         if not is_in_other_schema and (revision_id in history.applied) is not is_applied:
             listed, advice = ("does not list", "add") if is_applied else ("lists", "remove")
             raise ConfigurationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lambda_migrate.migrations.revisions import LOG_ID_SEPARATOR
 from load.bench.tools import ALEMBIC, DJANGO, LAMBDA_MIGRATE, MigrationSource, write_project
 from load.chaos.schedule import MigrationSpec, Schedule
 
@@ -71,7 +72,7 @@ def make_id(source: str, version: int) -> str:
 
 def find_version(revision_id: str) -> int:
     """The number in the tool's name of a migration."""
-    return int("".join(filter(str.isdigit, revision_id.partition(" #")[0])))
+    return int("".join(filter(str.isdigit, revision_id.partition(LOG_ID_SEPARATOR)[0])))
 
 
 def _make_migration(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from lambda_migrate.migrations.revisions import LOG_ID_SEPARATOR
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql.sql_fragments import quote_literal
@@ -47,10 +48,6 @@ if TYPE_CHECKING:
     from lambda_migrate.sources.protocol import ChildError, ChildRequest
 
 __all__ = ["StatementListener"]
-
-_CONNECTION = " #"
-"""Between a revision's id and the number of a further connection, in the log's id."""
-
 
 _SET_ROLE = re.compile(r"\s*set\s+(?:\w+\s+)?(?:role|authorization)\b", re.IGNORECASE)
 
@@ -182,7 +179,7 @@ class StatementListener:
         return [
             each
             for each in self._request.started
-            if each == step_id or each.startswith(step_id + _CONNECTION)
+            if each == step_id or each.startswith(step_id + LOG_ID_SEPARATOR)
         ]
 
     def refuse_unknown_state(self, step: CurrentStep) -> None:
@@ -214,7 +211,7 @@ class StatementListener:
         """The log of this connection: the first one that writes has the step's own row."""
         if session.log is None or session not in current.sessions:
             number = len(current.sessions)
-            session.log_id = current.row.id + (f"{_CONNECTION}{number + 1}" if number else "")
+            session.log_id = current.row.id + (f"{LOG_ID_SEPARATOR}{number + 1}" if number else "")
             session.log = StatementLog.resume(self._request.started.get(session.log_id, ()))
             session.has_marker = False
             current.sessions.append(session)

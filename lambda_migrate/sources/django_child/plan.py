@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.migrations.recorder import MigrationRecorder
 
-from lambda_migrate.migrations.revisions import Revision
+from lambda_migrate.migrations.revisions import LOG_ID_SEPARATOR, Revision
 from lambda_migrate.sources.fence_queries import FenceQueries, RevisionRow
-from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
+from lambda_migrate.sources.protocol import ChildError
 from lambda_migrate.sources.user_code import make_relative
 
 if TYPE_CHECKING:
@@ -187,11 +187,13 @@ class MigrationPlan:
         if position < self.total and self._steps[position].id == step_id:
             return step_id
         schema, _ = self._find_version_table()
-        return step_id if schema == self._version_table[0] else f"{step_id}{OTHER_SCHEMA}{schema}"
+        return (
+            step_id if schema == self._version_table[0] else f"{step_id}{LOG_ID_SEPARATOR}{schema}"
+        )
 
     def find_path(self, step_id: str) -> str:
         """The file of a migration; "" if it has none."""
-        revision = self._revisions.get(step_id.partition(OTHER_SCHEMA)[0])
+        revision = self._revisions.get(step_id.partition(LOG_ID_SEPARATOR)[0])
         return revision.path if revision is not None else ""
 
     def find_row(self, step_id: str) -> RevisionRow:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error
 
+from lambda_migrate.migrations.revisions import LOG_ID_SEPARATOR
 from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.sources.catalog_lookup import find_conflict, resolve_in_doubt
 from lambda_migrate.sources.django_child.errors import ACTIVE_TRANSACTION, find_sqlstate
@@ -20,7 +21,7 @@ from lambda_migrate.sources.django_statements import (
     classify_django_statements,
     hash_statements,
 )
-from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
+from lambda_migrate.sources.protocol import ChildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,7 +245,7 @@ class StatementWrapper:
     def require_repair(self, step: CurrentStep, why: str) -> None:
         """Stop, because what an interrupted migration has done cannot be determined."""
         done, undone = ("applied", "pending") if step.state == "started" else ("pending", "applied")
-        migration, _, schema = step.id.partition(OTHER_SCHEMA)
+        migration, _, schema = step.id.partition(LOG_ID_SEPARATOR)
         fake = f", `manage.py migrate --fake {migration.replace('.', ' ', 1)}`"
         where = f" in schema {schema}" if schema else ""
         repair = f"lambda-migrate repair {quote(step.id)} --as"

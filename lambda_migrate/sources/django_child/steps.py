@@ -11,6 +11,7 @@ from django.db import connections, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 
+from lambda_migrate.migrations.revisions import LOG_ID_SEPARATOR
 from lambda_migrate.sources.django_child.current_step import CurrentStep
 from lambda_migrate.sources.django_child.errors import (
     ACTIVE_TRANSACTION,
@@ -21,7 +22,7 @@ from lambda_migrate.sources.django_child.errors import (
 from lambda_migrate.sources.django_child.plan import find_replaced, format_id
 from lambda_migrate.sources.django_child.statements import COMMITTED_BY_ITSELF
 from lambda_migrate.sources.django_statements import TRANSACTION
-from lambda_migrate.sources.protocol import OTHER_SCHEMA, ChildError
+from lambda_migrate.sources.protocol import ChildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -291,7 +292,7 @@ class StepRunner:
             return
         with self._recording(step):
             original(executor, *args, **options)
-            is_mirrored = OTHER_SCHEMA not in step.id
+            is_mirrored = LOG_ID_SEPARATOR not in step.id
             if is_mirrored and step.state == "started" and self._last_written != step.id:
                 self._write_applied(step.id)
 
@@ -310,7 +311,7 @@ class StepRunner:
         step = self._fence.step
         with self._recording(step):
             original(recorder, app, name)
-            if step is not None and OTHER_SCHEMA in step.id:
+            if step is not None and LOG_ID_SEPARATOR in step.id:
                 self._delete_row(step.id)  # the mirror has the plan's schema only
             else:
                 write(format_id((app, name)))
