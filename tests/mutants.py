@@ -404,8 +404,8 @@ MUTANTS = (
     Mutant(
         "a transaction of Alembic is not fenced",
         "lambda_migrate/sources/alembic_child/fence.py",
-        "            self._compare(self._query(connection, self.queries.share_fence()))\n",
-        "            self._query(connection, self.queries.share_fence())\n",
+        "            self._compare(self._query(connection, self.queries.lock_fence_for_share()))\n",
+        "            self._query(connection, self.queries.lock_fence_for_share())\n",
         ("alembic",),
     ),
     Mutant(

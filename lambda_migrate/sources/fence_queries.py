@@ -71,8 +71,8 @@ class FenceQueries:
 
     # --- the fence
 
-    def share_fence(self, *, statement_timeout: bool = True) -> str:
-        """Share the fence row, and set the limits of this transaction; one row for `compare`.
+    def lock_fence_for_share(self, *, statement_timeout: bool = True) -> str:
+        """Lock the fence row for share, and limit this transaction; one row for `compare`.
 
         It must be the first statement of a transaction, and precede each statement outside one. A
         shorter timeout that is already set stays.
@@ -94,7 +94,7 @@ class FenceQueries:
         return f"SELECT {', '.join(columns)} FROM {self._fence} FOR SHARE"
 
     def compare(self, row: Sequence[Any] | None) -> None:
-        """Compare the first row of `share_fence` with the request.
+        """Compare the first row of `lock_fence_for_share` with the request.
 
         Raises:
             ChildError: It is another holder's (``stale_fence``), or there is no row, or it belongs
@@ -136,8 +136,8 @@ class FenceQueries:
             kind="configuration",
         )
 
-    def share_advisory_lock(self, pid: int) -> str:
-        """Take the session's advisory lock, shared, before work outside a transaction.
+    def try_shared_advisory_lock(self, pid: int) -> str:
+        """Try to take the session's advisory lock, shared, before work outside a transaction.
 
         A successor terminates sessions that have it, also between a check of the fence and a
         statement that no transaction protects. One row: whether the connection is a direct one, and

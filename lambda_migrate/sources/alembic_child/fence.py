@@ -100,7 +100,7 @@ class Fence:
         if session.is_fenced and not again:
             return True
         if self.is_fenced:
-            self._compare(self._query(connection, self.queries.share_fence()))
+            self._compare(self._query(connection, self.queries.lock_fence_for_share()))
         elif self.is_dry_run:
             self._forbid_commit(connection)
         else:
@@ -187,14 +187,14 @@ class Fence:
         self.require_direct_connection(connection)
         left = max(1, round(self._request.seconds_left * 1000))
         query(connection, _LIMIT_SESSION.format(left=left))
-        self._compare(query(connection, self.queries.share_fence(statement_timeout=False)))
+        self._compare(query(connection, self.queries.lock_fence_for_share(statement_timeout=False)))
 
     def require_direct_connection(self, connection: Connection) -> None:
         """Refuse a pooler, which would hand the session on; take the advisory lock without one."""
         session = get_session(connection)
         if session.has_advisory_lock:
             return
-        sql = self.queries.share_advisory_lock(read_backend_pid(connection))
+        sql = self.queries.try_shared_advisory_lock(read_backend_pid(connection))
         is_direct, has_lock = query(connection, sql)
         if not is_direct:
             raise self.record_error(self.queries.pooler_error())
@@ -204,7 +204,7 @@ class Fence:
     def write(self, connection: Connection, sql: str) -> None:
         """Write a row of the mirror; it is not written under another fence."""
         if self._query(connection, sql) is None:
-            self._compare(query(connection, self.queries.share_fence()))
+            self._compare(query(connection, self.queries.lock_fence_for_share()))
             raise self.fail("the fence row changed while it was compared", kind="stale_fence")
 
     def record_error(self, error: ChildError) -> ChildError:

@@ -55,7 +55,7 @@ class Fence:
             ChildError: It is another holder's; everything was rolled back.
         """
         try:
-            rows = self.run(connection, self.queries.share_fence())
+            rows = self.run(connection, self.queries.lock_fence_for_share())
             self.queries.compare(rows[0] if rows else None)
         except ChildError as error:
             self.fail(connection, error)
@@ -125,7 +125,7 @@ class Fence:
     def require_direct_connection(self, connection: Any) -> None:
         """Refuse a pooler, which would hand the session on; take the advisory lock without one."""
         pid = connection.connection.info.backend_pid
-        is_direct, _ = self.run(connection, self.queries.share_advisory_lock(pid))[0]
+        is_direct, _ = self.run(connection, self.queries.try_shared_advisory_lock(pid))[0]
         if not is_direct:
             self.fail(connection, self.queries.pooler_error())
 

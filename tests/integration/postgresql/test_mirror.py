@@ -82,7 +82,7 @@ def test_a_child_compares_the_fence_that_it_shares(db: EmptyDatabase) -> None:
     with db.holder(mirror_scope="alembic") as session:
         queries = make_queries(identity=session.identity)
         with db.connect() as child:
-            row = child.run(f"BEGIN; {queries.share_fence()}")[-1]
+            row = child.run(f"BEGIN; {queries.lock_fence_for_share()}")[-1]
             queries.compare(row)
             [[timeout]] = child.run("SHOW statement_timeout")
             assert 0 < int(timeout.removesuffix("ms").removesuffix("s")) <= 60_000
@@ -116,8 +116,8 @@ def test_rows_of_the_mirror_are_written_only_under_the_holders_own_fence(db: Emp
             assert child.run(mine.read_statements("a'1")) == []
             assert child.run(mine.find_fence()) == [[True]]
             assert child.run(mine.read_identity()) == [[session.identity]]
-            assert child.run(mine.share_advisory_lock(child.pid))[0][0] is True
-            assert child.run(mine.share_advisory_lock(0)) == [[False, None]]
+            assert child.run(mine.try_shared_advisory_lock(child.pid))[0][0] is True
+            assert child.run(mine.try_shared_advisory_lock(0)) == [[False, None]]
             child.run(mine.upsert_revision(started))
             child.run("UPDATE lambda_migrate.revision SET started_at = '2026-01-01 09:00:00.12+09'")
             [row] = session.read_history()
