@@ -1,6 +1,6 @@
 """The DynamoDB API as one target's environments see it, with faults.
 
-A relay in front of a real engine. It does only what DynamoDB or the network could do: an error, a
+A relay in front of a real server. It does only what DynamoDB or the network could do: an error, a
 late or a lost response, an eventually consistent read of the past; and it grants a lease twice,
 which DynamoDB promises not to do and the library promises to survive.
 """
@@ -67,16 +67,16 @@ class _LeaseRequest:
 
 
 class DynamoDBRelay:
-    """Stands between the environments and the URL of a DynamoDB engine."""
+    """Stands between the environments and a server of the DynamoDB API."""
 
     def __init__(
-        self, loop: LoopThread, engine: str, record_fault: RecordFault, *, rng: random.Random
+        self, loop: LoopThread, endpoint_url: str, record_fault: RecordFault, *, rng: random.Random
     ) -> None:
         self.url = ""
         self.written: list[str] = []  # all writes, to be searched for secrets
         # Called with the owner when the next write is done, before its response.
         self.on_next_write: list[Callable[[str], object]] = []
-        self._engine = engine
+        self._endpoint_url = endpoint_url
         self._loop = loop
         self._record_fault = record_fault
         self._rng = rng  # chooses the requests that are hit
@@ -158,7 +158,7 @@ class DynamoDBRelay:
 
     async def _forward(self, request: _LeaseRequest) -> LocalHTTPResponse:
         if request.operation == "UpdateItem":
-            # One at a time, so that what is remembered of the item has the engine's own order.
+            # One at a time, so that what is remembered of the item has the server's own order.
             async with self._writing:
                 return await self._write(request)
         if self._reads_shown_free and request.may_be_stale and self.owner is not None:
@@ -166,7 +166,7 @@ class DynamoDBRelay:
             item = self._items[-1][1] or {}
             shown = {name: item[name] for name in item if name not in _HOLDER_ATTRIBUTES}
             return json_response({"Item": shown})
-        return await self._ask_engine(request)
+        return await self._send(request)
 
     async def _write(self, request: _LeaseRequest) -> LocalHTTPResponse:
         self.written.append(json.dumps(request.arguments))
@@ -178,11 +178,11 @@ class DynamoDBRelay:
             if kind != "granted-twice-stolen":
                 return self._forge_grant(request, is_new=kind == "granted-twice-unwritten")
             request = _drop_condition(request)
-        response = await self._ask_engine(request)
+        response = await self._send(request)
         if response.status == 200:
             key = {name: request.arguments[name] for name in ("TableName", "Key")}
             read = _LeaseRequest("GetItem", {**key, "ConsistentRead": True}, request.headers)
-            item = json.loads((await self._ask_engine(read)).body).get("Item")
+            item = json.loads((await self._send(read)).body).get("Item")
             self._items.append((time.monotonic(), item))
             if self.on_next_write:
                 self.on_next_write.pop()(request.owner)
@@ -201,14 +201,14 @@ class DynamoDBRelay:
         }
         return json_response({"Attributes": item})
 
-    async def _ask_engine(self, request: _LeaseRequest) -> LocalHTTPResponse:
-        """The engine does not check signatures, so that a request may have changed."""
+    async def _send(self, request: _LeaseRequest) -> LocalHTTPResponse:
+        """The server does not check signatures, so that a request may have changed."""
         prefix = request.headers["x-amz-target"].rpartition(".")[0]
         headers = {**request.headers, "x-amz-target": f"{prefix}.{request.operation}"}
-        headers["connection"] = "close"  # none meets a connection that the engine has just closed
+        headers["connection"] = "close"  # none meets a connection that the server has just closed
         del headers["content-length"]
         body = json.dumps(request.arguments).encode()
-        send = partial(_POOL.request, "POST", self._engine, body=body, headers=headers)
+        send = partial(_POOL.request, "POST", self._endpoint_url, body=body, headers=headers)
         response = await asyncio.to_thread(send, timeout=30.0, retries=False)
         own = ("connection", "content-length")
         kept = {name: text for name, text in response.headers.items() if name.lower() not in own}

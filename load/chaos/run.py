@@ -61,7 +61,7 @@ class ChaosRun:
         postgresql = PostgreSQLRelay(loop, self.worker.server.socket, record_fault)
         self._postgresql = stack.enter_context(postgresql)
         rng = random.Random(self.schedule.seed)  # noqa: S311 - repeatable on purpose
-        dynamodb = DynamoDBRelay(loop, self.worker.engine.endpoint_url, record_fault, rng=rng)
+        dynamodb = DynamoDBRelay(loop, self.worker.dynamodb.endpoint_url, record_fault, rng=rng)
         self._dynamodb = stack.enter_context(dynamodb)
         self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         self._socket.bind(str(self.folder / "events.sock"))

@@ -61,7 +61,7 @@ class ServiceState:
     """One round's database and item."""
 
     server: LocalPostgreSQL
-    client: Any  # of the DynamoDB engine itself
+    client: Any  # of DynamoDB, past the relay
     name: str  # of the database, and of the target
     source: str = "sql"  # where the migrations come from
 

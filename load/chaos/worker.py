@@ -62,12 +62,12 @@ def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[Ch
         # PostgreSQL's own account must be able to pass through.
         tempfile.TemporaryDirectory(prefix="lm-chaos-") as folder,
         LoopThread("chaos", executor_threads=_THREADS) as loop,
-        LocalDynamoDB() as engine,
+        LocalDynamoDB() as dynamodb,
         ExitStack() as stack,
     ):
-        engine.create_table(TABLE)
+        dynamodb.create_table(TABLE)
         for number in range(workers):
-            worker = open_worker(Path(folder) / f"worker-{number}", loop, engine)
+            worker = open_worker(Path(folder) / f"worker-{number}", loop, dynamodb)
             idle.put(stack.enter_context(worker))
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -76,31 +76,31 @@ def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[Ch
 
 
 @contextmanager
-def open_worker(folder: Path, loop: LoopThread, engine: LocalDynamoDB) -> Iterator[Worker]:
+def open_worker(folder: Path, loop: LoopThread, dynamodb: LocalDynamoDB) -> Iterator[Worker]:
     """A worker with servers of its own, and a folder for logs and migration files."""
     folder.mkdir(parents=True, exist_ok=True)
     fork_server = ForkServer(sys.executable, modules=_PRELOADED, log=folder / "fork-server.log")
     with (
         LocalPostgreSQL(settings=_POSTGRESQL_SETTINGS) as server,
-        closing(engine.client()) as client,
+        closing(dynamodb.client()) as client,
     ):
         fork_server.start(os.environ)
         try:
-            yield Worker(loop, engine, server, fork_server, folder, client)
+            yield Worker(loop, dynamodb, server, fork_server, folder, client)
         finally:
             fork_server.stop()
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A PostgreSQL server and a fork server; the loop and the DynamoDB engine are shared."""
+    """A PostgreSQL server and a fork server; the loop and DynamoDB are shared."""
 
     loop: LoopThread
-    engine: LocalDynamoDB
+    dynamodb: LocalDynamoDB
     server: LocalPostgreSQL
     fork_server: ForkServer
     folder: Path
-    client: Any  # of the engine
+    client: Any  # of DynamoDB, past the relay
 
     def run(
         self,
