@@ -205,7 +205,7 @@ def _is_lock_of_earlier_migration(
     lock: Mapping[str, Any], change: Mapping[str, Any] | None
 ) -> bool:
     """Whether an earlier migration holds the lock, and this one is not known to take it."""
-    if not lock["since"]:
+    if not lock["earlier_migration"]:
         return False
     if change is None:
         return True

@@ -48,7 +48,7 @@ def advise(step: DryRunStep) -> Iterator[str]:
 
 
 def _is_own_lock(lock: RelationLock, change: TableChange | None) -> bool:
-    return not lock.since or (
+    return not lock.earlier_migration or (
         change is not None and (change.rewritten or change.bytes_after is None)
     )
 

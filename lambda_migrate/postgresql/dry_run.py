@@ -562,7 +562,7 @@ class _MigrationDiff:
             _KINDS[kind],
             LOCK_MODES[mode],
             is_new=object_id not in self._initial_snapshot.relations,
-            since="" if mode in own_modes else self._lock_origins[object_id, mode],
+            earlier_migration="" if mode in own_modes else self._lock_origins[object_id, mode],
         )
 
     def _is_implied_by_table(self, object_id: int, found: Mapping[int, RelationLock]) -> bool:

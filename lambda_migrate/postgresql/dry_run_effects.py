@@ -32,7 +32,7 @@ class RelationLock:
         kind: ``table``, ``index``, ``sequence``, ``view``, ...
         mode: As in the manual: ``ACCESS EXCLUSIVE``.
         is_new: Whether the dry run itself created the relation, so that no session waits for it.
-        since: The earlier migration of the same dry run that took it, "" for this one. A lock that
+        earlier_migration: The one of the same dry run that took it, "" for this one. A lock that
             is held already does not show again in ``pg_locks``, so whether this migration takes it
             too is certain only if it rewrote or dropped the table.
     """
@@ -41,7 +41,7 @@ class RelationLock:
     kind: str
     mode: str
     is_new: bool = False
-    since: str = ""
+    earlier_migration: str = ""
 
     @property
     def strength(self) -> int:

@@ -81,7 +81,7 @@ def test_the_advice_follows_from_the_times() -> None:
     table = "public.orders"
     filled = TableChange(table, 0, 1_000_000, 0, 1_000_000, bytes_after=1)
     rewritten = TableChange(table, 0, 0, 0, 1_499_240, rewritten=True, bytes_after=1)
-    lock = RelationLock(table, "table", "ACCESS EXCLUSIVE", since="0002_add_total")
+    lock = RelationLock(table, "table", "ACCESS EXCLUSIVE", earlier_migration="0002_add_total")
     steps = [
         DryRunStep(3, "0003_fill_total", RAN, effects=MigrationEffects(5.4, (), (filled,))),
         DryRunStep(

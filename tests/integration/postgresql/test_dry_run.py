@@ -61,7 +61,9 @@ def test_a_rewrite_is_recognized_by_the_tables_new_file(each_db: EmptyDatabase) 
     assert reported.rewritten
     assert reported.scanned is not None
     assert reported.scanned >= 1000
-    assert rewriting.locks[0] == RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
+    assert rewriting.locks[0] == RelationLock(
+        ORDERS, "table", "ACCESS EXCLUSIVE", earlier_migration="0001_m"
+    )
 
 
 def test_sizes_are_reported_before_and_after(shop: EmptyDatabase) -> None:

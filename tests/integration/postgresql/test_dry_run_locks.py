@@ -98,7 +98,7 @@ def test_a_lock_of_an_earlier_migration_is_reported_with_its_name(shop: EmptyDat
         "CREATE INDEX i ON orders (x)",
         "DROP TABLE orders",
     )
-    exclusive = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
+    exclusive = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", earlier_migration="0001_m")
     assert altered.locks == (exclusive,)
     assert filled.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),)
     assert indexed.locks == (RelationLock(ORDERS, "table", "SHARE"),)
@@ -112,7 +112,9 @@ def test_a_table_that_is_only_filled_again_has_no_stronger_lock(shop: EmptyDatab
         "UPDATE orders SET x = 1",
         "UPDATE orders SET x = 2",
     )
-    assert again.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE", since="0002_m"),)
+    assert again.locks == (
+        RelationLock(ORDERS, "table", "ROW EXCLUSIVE", earlier_migration="0002_m"),
+    )
 
 
 def test_an_index_lock_that_blocks_readers_of_its_table_is_reported(shop: EmptyDatabase) -> None:

@@ -235,7 +235,11 @@ EXCLUSIVE = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE")
             replace(OPEN, updated=10_000),
             "in batches",
         ),
-        (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, rewritten=True), "a new column"),
+        (
+            replace(EXCLUSIVE, earlier_migration="0001_m"),
+            replace(OPEN, rewritten=True),
+            "a new column",
+        ),
     ],
 )
 def test_a_lock_held_for_long_gets_advice(
@@ -251,7 +255,7 @@ def test_a_lock_held_for_long_gets_advice(
     ("lock", "change"),
     [
         (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=9_999)),
-        (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, scanned=9)),
+        (replace(EXCLUSIVE, earlier_migration="0001_m"), replace(OPEN, scanned=9)),
         (replace(EXCLUSIVE, is_new=True), replace(OPEN, updated=99_999, is_new=True)),
         (None, None),
     ],
@@ -334,7 +338,7 @@ STEPS = (
         effects=MigrationEffects(
             0.5,
             (
-                RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a"),
+                RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", earlier_migration="0001_a"),
                 RelationLock("public.by_total", "index", "ACCESS EXCLUSIVE"),
                 RelationLock("public.totals", "table", "ACCESS EXCLUSIVE", is_new=True),
             ),
@@ -406,7 +410,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> No
     ],
 )
 def test_changes_of_a_table_are_described_in_a_few_words(change: TableChange, shown: str) -> None:
-    held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
+    held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", earlier_migration="0001_a")
     step = replace(STEPS[0], effects=MigrationEffects(0, (held,), (change,)))
     line = next(line for line in render_lines(DryRunResult((step,))) if ORDERS in line)
     assert line.endswith(shown)
