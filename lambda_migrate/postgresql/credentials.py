@@ -103,7 +103,7 @@ class Credentials(Protocol):
             DatabaseUnavailable: The source did not respond.
         """
 
-    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
+    def login_addresses(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
         """Addresses to log in with; the next one is requested after a refused login.
 
         Args:
@@ -146,8 +146,8 @@ class UrlCredentials:
             self.advice = str(ignored)
             return self._address
 
-    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:  # noqa: ARG002 - see `address`
-        """See `Credentials.attempts`."""
+    def login_addresses(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:  # noqa: ARG002 - see `address`
+        """See `Credentials.login_addresses`."""
         yield self.address()
 
 
@@ -219,8 +219,8 @@ class SecretCredentials:
         place = self._address or self._address_in_secret(content)
         return place.replace(user=user, password=password)
 
-    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
-        """See `Credentials.attempts`; see `_ROTATION_PAUSES` for when."""
+    def login_addresses(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
+        """See `Credentials.login_addresses`; see `_ROTATION_PAUSES` for when."""
         tried = [self.address(seconds=until.remaining())]
         yield tried[0]
         until = until.limited_to(_ROTATION_SECONDS)
@@ -425,8 +425,8 @@ class IamCredentials:
             ) from None
         return self._address.replace(password=password)
 
-    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
-        """See `Credentials.attempts`: a second token, in case the first one had expired."""
+    def login_addresses(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
+        """See `Credentials.login_addresses`: a second token, in case the first one had expired."""
         yield self.address(seconds=until.remaining())
         pause = _TOKEN_SECONDS * (1 + random.random())
         if pause < until.remaining():
@@ -495,7 +495,7 @@ def open_connection(
     until = Deadline.after(seconds, clock)
     login_errors: list[ConnectFailed] = []
     try:
-        for address in credentials.attempts(until, random or system_random()):
+        for address in credentials.login_addresses(until, random or system_random()):
             try:
                 return connect_to(
                     address,
