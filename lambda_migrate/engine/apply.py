@@ -48,7 +48,7 @@ __all__ = [
     "record_completion",
     "require_no_divergence",
     "require_valid_scripts",
-    "with_row_version",
+    "with_repeatable_version",
     "withdraw_readiness",
 ]
 
@@ -208,7 +208,7 @@ class _ApplyLoop:
         lease_session = self._lease_session
         target, clock = lease_session.target, lease_session.target.clock
         digest = self._manifest.digest_at(migration.version)
-        migration = with_row_version(migration, self._manifest, lease_session)
+        migration = with_repeatable_version(migration, self._manifest, lease_session)
         began, left = clock.monotonic(), lease_session.deadline.remaining()
         try:
             with lease_session.explain_abort(migration.name):
@@ -249,7 +249,7 @@ class _ApplyLoop:
         self._lease_session.publish_progress(Progress(name, 0, total, now_ms, attempts=kills + 1))
 
 
-def with_row_version(
+def with_repeatable_version(
     migration: Migration, manifest: Manifest, lease_session: LeaseSession
 ) -> Migration:
     """Give a repeatable migration the version of the history row of this application."""

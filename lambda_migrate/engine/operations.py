@@ -15,7 +15,7 @@ from lambda_migrate.engine.apply import (
     record_completion,
     require_no_divergence,
     require_valid_scripts,
-    with_row_version,
+    with_repeatable_version,
     withdraw_readiness,
 )
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
@@ -675,7 +675,7 @@ class Operations:
                 f"{migration.name} is in doubt ({row.state.value}): use --as applied or --as "
                 "pending"
             )
-        application = with_row_version(migration, self.manifest, lease_session)
+        application = with_repeatable_version(migration, self.manifest, lease_session)
         fenced_session.record_applied(
             [(application, self.manifest.digest_at(version))], baseline=False
         )
