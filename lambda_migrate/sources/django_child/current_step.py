@@ -16,11 +16,11 @@ class CurrentStep:
         id: Its id in the mirror.
         state: The state of its row meanwhile.
         connection: The connection that it migrates; another thread has its own.
-        earlier_log: The log that an interrupted run has left, to be followed.
+        earlier_log: The log that an interrupted run has left, to be matched.
         began_at: When it began.
         commits_in_parts: Whether each statement is logged, because each may be committed by itself.
         is_recorded: Whether Django is recording it; that is not logged.
-        followed_count: How many entries of ``earlier_log`` have been followed.
+        matched_count: How many entries of ``earlier_log`` have been matched.
         is_partly_committed: Whether it has failed after it had committed a part.
     """
 
@@ -31,5 +31,5 @@ class CurrentStep:
     began_at: float
     commits_in_parts: bool = False
     is_recorded: bool = False
-    followed_count: int = 0
+    matched_count: int = 0
     is_partly_committed: bool = False

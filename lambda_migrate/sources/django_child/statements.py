@@ -155,8 +155,8 @@ class StatementWrapper:
         with self._fence.own_transaction(connection):
             self._fence.require_direct_connection(connection)
         if step is not None:
-            if step.earlier_log[step.followed_count :] == [doubt]:
-                step.followed_count += 1
+            if step.earlier_log[step.matched_count :] == [doubt]:
+                step.matched_count += 1
                 outcome = resolve_in_doubt(call.text, run, version) if is_known else None
                 if outcome is None:
                     self.require_repair(step, f"this may have taken effect: {call.excerpt}")
@@ -211,15 +211,15 @@ class StatementWrapper:
                 )
 
     def _is_done(self, call: _SQLCall, step: CurrentStep) -> bool:
-        """Whether an interrupted run has committed this statement; follow its log."""
-        remaining = step.earlier_log[step.followed_count :]
+        """Whether an interrupted run has committed this statement; matches its log."""
+        remaining = step.earlier_log[step.matched_count :]
         if not remaining:
             return False
-        step.followed_count += 1
+        step.matched_count += 1
         if remaining[0] != call.entry:
             self.require_repair(
                 step,
-                f"statement {step.followed_count} differs from what it had committed: "
+                f"statement {step.matched_count} differs from what it had committed: "
                 f"{call.excerpt}",
             )
         if call.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):
