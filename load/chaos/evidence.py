@@ -70,7 +70,7 @@ class FinalState:
 
 
 @dataclass(frozen=True)
-class RequiredRepair:
+class RepairedMigration:
     """A migration of a tool that `repair` had to resolve."""
 
     version: int  # 0: the mirror has none in doubt
@@ -87,7 +87,7 @@ class ChaosEvidence:
     processes: list[ProcessRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     cold_starts: list[ColdStartResult] = field(default_factory=list)
-    repairs: list[RequiredRepair] = field(default_factory=list)
+    repairs: list[RepairedMigration] = field(default_factory=list)
     state: FinalState = field(default_factory=FinalState)
     fault_counts: dict[str, int] = field(default_factory=dict)  # of those that took effect
     violations: list[str] = field(default_factory=list)

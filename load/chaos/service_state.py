@@ -11,7 +11,7 @@ import pg8000.native
 
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.tools import VERSION_TABLES
-from load.chaos.evidence import FinalState, RequiredRepair
+from load.chaos.evidence import FinalState, RepairedMigration
 from load.chaos.migrations import find_version
 from load.staging.database import read_schema
 
@@ -144,7 +144,7 @@ class ServiceState:
         rows += self.server.execute(f"SELECT {column} FROM {table}", database=database)  # noqa: S608 - our own names
         return [*read_schema(self.server, database), *sorted(str(line) for (line,) in rows)]
 
-    def remove_committed_part(self) -> RequiredRepair:
+    def remove_committed_part(self) -> RepairedMigration:
         """Remove by hand what the migration in doubt has committed."""
         doubts = [version for version, state in self._read_mirror() if state != "applied"]
         version = doubts[0] if doubts else 0
@@ -155,7 +155,7 @@ class ServiceState:
             f"DELETE FROM effects WHERE version = {version};"
             f"DELETE FROM runs WHERE version = {version}"
         )
-        return RequiredRepair(version, has_committed_rows=bool(rows) and not listed)
+        return RepairedMigration(version, has_committed_rows=bool(rows) and not listed)
 
     def _read_versions(self) -> list[int]:
         """The versions that the tool's own table lists, or implies."""

@@ -21,7 +21,7 @@ from load.chaos.evidence import (
     ColdStartResult,
     Observation,
     ProcessRecord,
-    RequiredRepair,
+    RepairedMigration,
 )
 from load.chaos.invariants import INVARIANTS, violated_invariants
 from load.chaos.schedule import (
@@ -235,9 +235,9 @@ def test_repair_without_rows_at_stake_is_found(quiet: ChaosEvidence) -> None:
     process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
     evidence = replace(quiet, processes=[process])
     assert only(evidence) == "every exit is explained"
-    needless_repair = replace(evidence, repairs=[RequiredRepair(2, False)])
+    needless_repair = replace(evidence, repairs=[RepairedMigration(2, False)])
     assert only(needless_repair) == "repair only after changed rows"
-    assert violated_invariants(replace(evidence, repairs=[RequiredRepair(2, True)])) == []
+    assert violated_invariants(replace(evidence, repairs=[RepairedMigration(2, True)])) == []
 
 
 def test_open_connection_is_found(worker: Worker) -> None:
