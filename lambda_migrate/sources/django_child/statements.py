@@ -211,7 +211,7 @@ class StatementWrapper:
                 )
 
     def _is_done(self, call: _SQLCall, step: CurrentStep) -> bool:
-        """Whether an interrupted run has committed this statement; matches its log."""
+        """Match a statement with the earlier log; whether it is committed."""
         remaining = step.earlier_log[step.matched_count :]
         if not remaining:
             return False
