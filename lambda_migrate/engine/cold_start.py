@@ -362,9 +362,11 @@ class ColdStart:
     def _run_inspection(self, lease: Lease) -> ReadinessInspection:
         target, decider, deadline = self._target, self._decider, self._deadline
         if decider.requirements is not None:
-            from lambda_migrate.engine.requirement_inspection import inspect_requirements
+            from lambda_migrate.engine.requirement_inspection import (
+                inspect_requirements_under_lease,
+            )
 
-            return inspect_requirements(target, lease, decider.requirements, deadline)
+            return inspect_requirements_under_lease(target, lease, decider.requirements, deadline)
         from lambda_migrate.engine.inspection import inspect_database
 
         return inspect_database(target, lease, decider.manifest, deadline)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RequirementsStatus",
     "find_requirement_problems",
-    "inspect_requirements",
+    "inspect_requirements_under_lease",
     "read_requirements_status",
     "resync_requirements",
 ]
@@ -52,7 +52,7 @@ _MAX_PAUSE_MS = 10_000
 """After "not yet". All instances together open at most one connection in this time."""
 
 
-def inspect_requirements(
+def inspect_requirements_under_lease(
     target: Target, lease: Lease, requirements: Requirements, deadline: Deadline
 ) -> ReadinessInspection:
     """Inspect the database, publish the result, and release the lease.
