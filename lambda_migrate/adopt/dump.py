@@ -68,18 +68,18 @@ def dump_schema(
             for each in tables
         ),
     ]
-    sql = _UNWANTED_LINES.sub("", _run(command, _make_environment(address), timeout=timeout))
+    sql = _UNWANTED_LINES.sub("", _run(command, _make_variables(address), timeout=timeout))
     sql = _remove_owned_sequences(sql, tables)
     return SourceMigration(
         key="\n".join(_list_applied(history)), name=_NAME, path="pg_dump", up=SourceScript(sql)
     )
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], *, timeout: float) -> str:
+def _run(command: Sequence[str], variables: Mapping[str, str], *, timeout: float) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - pg_dump with arguments that are no options
             command,
-            env={**os.environ, **environment},
+            env={**os.environ, **variables},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -112,7 +112,7 @@ def _remove_owned_sequences(sql: str, tables: Iterable[str]) -> str:
     return re.sub(rf'CREATE SEQUENCE \S*?"?(?:{names})"?\n[^;]*;\n', "", sql)
 
 
-def _make_environment(address: DatabaseAddress) -> dict[str, str]:
+def _make_variables(address: DatabaseAddress) -> dict[str, str]:
     """Libpq's variables: the arguments of a process are visible to other users."""
     found = {
         "PGHOST": address.socket_dir or address.host,

@@ -75,15 +75,15 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
         own = programs[tools.LAMBDA_MIGRATE.title]
         programs[_IMPORT] = own._replace(command=_command(_RUNTIME, "import app"))
         programs[_IMPORT_BOTO3] = own._replace(command=_command(_RUNTIME, "import boto3"))
-        environment = {
-            **own.environment,
+        variables = {
+            **own.variables,
             "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{tls_port}",
             "AWS_CA_BUNDLE": str(authority.own_bundle),
         }
         for base, imports in _BASELINES.items():
             for what, code in _OVER_TLS.items():
                 command = _command(imports, code)
-                programs[f"{what} in {base}"] = Program(command, own.directory, environment)
+                programs[f"{what} in {base}"] = Program(command, own.directory, variables)
         before = {name: _count_sessions(workspace, each) for name, each in databases.items()}
         results = run_alternating(programs, rounds=rounds)
         connections = {

@@ -37,7 +37,7 @@ class Program(NamedTuple):
 
     command: Sequence[str]
     directory: Path
-    environment: Mapping[str, str]
+    variables: Mapping[str, str]
 
 
 class ProcessResult(NamedTuple):
@@ -55,7 +55,7 @@ def run(program: Program) -> ProcessResult:
         done = subprocess.run(
             program.command,
             cwd=program.directory,
-            env=dict(program.environment),
+            env=dict(program.variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

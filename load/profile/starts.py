@@ -91,18 +91,18 @@ class ColdStartProfiler:
         """
         with (
             self.workspace.new_database() as database,
-            self._open_relays(database, delay_seconds) as environment,
+            self._open_relays(database, delay_seconds) as variables,
         ):
             whole = (*prefix, sys.executable, *command)
             if kind == "migrating 1,000 files":
-                return run(Program(whole, self._project(1000), environment)), database
-            run(Program((sys.executable, *MEASURED, "run"), self._project(50), environment))
+                return run(Program(whole, self._project(1000), variables)), database
+            run(Program((sys.executable, *MEASURED, "run"), self._project(50), variables))
             if kind in ("current", "migrating one file"):
                 project = self._project(50 if kind == "current" else 51)
-                return run(Program(whole, project, environment)), database
+                return run(Program(whole, project, variables)), database
             self.workspace.server.execute(_CREATE_COUNTER, database)
-            with self._hold_lease(environment, is_killed=kind == "taking over"):
-                return run(Program(whole, self._project(50, slow=True), environment)), database
+            with self._hold_lease(variables, is_killed=kind == "taking over"):
+                return run(Program(whole, self._project(50, slow=True), variables)), database
 
     def _project(self, count: int, *, slow: bool = False) -> Path:
         migrations = small_migrations(count)
@@ -133,12 +133,12 @@ class ColdStartProfiler:
             }
 
     @contextmanager
-    def _hold_lease(self, environment: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
+    def _hold_lease(self, variables: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
         project = self._project(50, slow=True)
-        with self.workspace.function(LAMBDA_MIGRATE, project, environment) as holder:
+        with self.workspace.function(LAMBDA_MIGRATE, project, variables) as holder:
             holder.submit()
-            database = environment["LAMBDA_MIGRATE_TARGET"]
+            database = variables["LAMBDA_MIGRATE_TARGET"]
             query = partial(self.workspace.server.execute, IS_SLEEPING, database)
             wait_until(holder, query, "the holder did not begin to migrate")
             if is_killed:
