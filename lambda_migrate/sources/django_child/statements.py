@@ -47,7 +47,7 @@ class _SQLCall:
     execute: Callable[[], Any]
 
     @property
-    def is_several(self) -> bool:
+    def has_several_statements(self) -> bool:
         """Whether it has several statements."""
         return len(list(split_statements(self.text))) > 1
 
@@ -180,7 +180,9 @@ class StatementWrapper:
                 result = call.execute()
             except Error as error:
                 # PostgreSQL makes several statements in one message one transaction.
-                is_refused = find_sqlstate(error) == ACTIVE_TRANSACTION and call.is_several
+                is_refused = (
+                    find_sqlstate(error) == ACTIVE_TRANSACTION and call.has_several_statements
+                )
                 is_undone = is_refused or self._is_undone(call, run, version)
                 if step is not None and is_known and is_undone:
                     self._fence.write(

@@ -148,7 +148,7 @@ class StepRunner:
         is_first_run = interrupted is None
         if TRANSACTION in step.earlier_log:
             self._statements.require_repair(step, COMMITTED_BY_ITSELF)
-        if is_first_run and (migration.atomic or self._may_try(migration)):
+        if is_first_run and (migration.atomic or self._may_run_in_transaction(migration)):
             try:
                 result = self._run_in_transaction(
                     migration, executor, run, state if migration.atomic else state.clone(), step
@@ -175,8 +175,8 @@ class StepRunner:
         self._channel.send_applied(step_id, duration_ms=round((time.monotonic() - began) * 1000))
         return result
 
-    def _may_try(self, migration: Any) -> bool:
-        """Whether to try it in a transaction; some operations say that they refuse one."""
+    def _may_run_in_transaction(self, migration: Any) -> bool:
+        """Whether to try a transaction; some operations refuse one."""
         return bool(self._request.options.get("django_try_atomic", True)) and not any(
             map(_refuses_transaction, migration.operations)
         )
