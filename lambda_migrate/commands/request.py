@@ -106,7 +106,7 @@ class CommandRequest:
         }
 
     @property
-    def command_fingerprint(self) -> str:
+    def command_text(self) -> str:
         """Command and options as text; a request id belongs to one of these."""
         return json.dumps([self.command.name, self.options, self.confirmation], sort_keys=True)
 

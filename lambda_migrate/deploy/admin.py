@@ -210,7 +210,7 @@ class AdminFunction:
     def _make_record(self, request: CommandRequest, invocation: _LambdaInvocation) -> RequestRecord:
         left = invocation.deadline.remaining() + _KILL_SECONDS
         return RequestRecord(
-            command_fingerprint=request.command_fingerprint,
+            command_text=request.command_text,
             attempt_id=os.urandom(16).hex(),
             invocation_id=invocation.id,
             ends_by_ms=self._clock.wall_ms() + round(left * 1000),
@@ -249,7 +249,7 @@ class AdminFunction:
         deadline = command_context.deadline
         existing = write_record(deadline)
         while existing is not None:
-            if existing.command_fingerprint != request.command_fingerprint:
+            if existing.command_text != request.command_text:
                 raise ConfigurationError(
                     f"request {request.request_id} was used for another command: use a new id "
                     "for each command"

@@ -47,7 +47,7 @@ class RequestRecord:
     """One request that changes something.
 
     Attributes:
-        command_fingerprint: Command and options; see `CommandRequest.command_fingerprint`.
+        command_text: Command and options; see `CommandRequest.command_text`.
         attempt_id: A new id for each run; the retries of an asynchronous invocation share their
             invocation id.
         invocation_id: The id of the Lambda invocation that runs the command.
@@ -57,7 +57,7 @@ class RequestRecord:
         response: The response; None while the command runs, and if it was killed.
     """
 
-    command_fingerprint: str
+    command_text: str
     attempt_id: str
     invocation_id: str
     ends_by_ms: int

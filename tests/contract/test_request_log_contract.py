@@ -40,7 +40,7 @@ def make_log(request: pytest.FixtureRequest) -> MakeLog:
 
 def make_record(attempt: str = "a", *, ends_by_ms: int = 9, **changes: Any) -> RequestRecord:
     record = RequestRecord(
-        command_fingerprint='["up"]', attempt_id=attempt, invocation_id="i", ends_by_ms=ends_by_ms
+        command_text='["up"]', attempt_id=attempt, invocation_id="i", ends_by_ms=ends_by_ms
     )
     return replace(record, **changes)
 

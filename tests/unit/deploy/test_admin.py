@@ -402,7 +402,7 @@ def record_running(bench: AdminBench, event: dict[str, Any], **changes: Any) -> 
 
     request = CommandRequest.parse(event, default_id="-")
     record = RequestRecord(
-        command_fingerprint=request.command_fingerprint,
+        command_text=request.command_text,
         attempt_id="a",
         invocation_id="earlier",
         ends_by_ms=bench.clock.wall_ms() + 20_000,

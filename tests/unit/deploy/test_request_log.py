@@ -18,9 +18,7 @@ WRITTEN: dict[str, Any] = {"Attributes": {}}
 
 
 def make_record(attempt: str) -> RequestRecord:
-    return RequestRecord(
-        command_fingerprint="[]", attempt_id=attempt, invocation_id="i", ends_by_ms=2
-    )
+    return RequestRecord(command_text="[]", attempt_id=attempt, invocation_id="i", ends_by_ms=2)
 
 
 RECORD = make_record("mine")
