@@ -337,11 +337,11 @@ def _render_advice(document: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text(f"in doubt: {PARTLY_COMMITTED_ADVICE if is_revision else resolution}")
     elif document["counts"]["pending"]:
         yield Text("`lambda-migrate plan` shows what is pending, `lambda-migrate up` applies it")
-    yield from _render_outdated_repeatables(document)
+    yield from _render_repeatables_ahead(document)
 
 
-def _render_outdated_repeatables(document: Mapping[str, Any]) -> Iterator[RenderableType]:
-    for name in document.get("outdated_repeatables", ()):
+def _render_repeatables_ahead(document: Mapping[str, Any]) -> Iterator[RenderableType]:
+    for name in document.get("repeatables_ahead", ()):
         yield Text(
             f"{name} has a newer text in the database. To apply the text of this file: "
             f"`lambda-migrate repair {name} --as pending`, then `lambda-migrate up`"
@@ -374,7 +374,7 @@ def render_plan(document: Mapping[str, Any], *, width: int, show_all: bool) -> l
     where, steps = document["database"], document["pending"]
     if not steps and not document["in_doubt"]:
         done = Text(f"nothing to do: {where} has every migration in {document['directory']}")
-        return [done, *_render_outdated_repeatables(document)]
+        return [done, *_render_repeatables_ahead(document)]
     shown: list[RenderableType] = [
         Text(f"`lambda-migrate up` would apply {format_count(len(steps), 'migration')} to {where}")
     ]

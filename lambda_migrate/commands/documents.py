@@ -80,7 +80,7 @@ def build_status_document(
         "is_marked_ready": status.is_marked_ready if has_table else None,
         "counts": {state.replace(" ", "_"): n for state, n in count_states(entries).items()},
         "in_doubt": [row.name for row in status.plan.interrupted],
-        "outdated_repeatables": list(status.plan.outdated_repeatables),
+        "repeatables_ahead": list(status.plan.repeatables_ahead),
         "migrations": [_build_entry(entry) for entry in entries],
         "divergences": [_build_divergence(each) for each in status.plan.divergences],
         "lease": build_lease_document(status.lease) if has_table else None,
@@ -228,7 +228,7 @@ def build_plan_document(
             {**_build_migration(migration), **({"sql": list(migration.sql)} if with_sql else {})}
             for migration in preview.migrations
         ],
-        "outdated_repeatables": list(preview.outdated_repeatables),
+        "repeatables_ahead": list(preview.repeatables_ahead),
         "divergences": [_build_divergence(each) for each in preview.divergences],
     }
 

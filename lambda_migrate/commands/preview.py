@@ -65,7 +65,7 @@ class PlanPreview:
         digest: The digest of the manifest.
         migrations: The pending migrations, in order.
         in_doubt: History rows that would be resolved first; see `Plan.interrupted`.
-        outdated_repeatables: See `Plan.outdated_repeatables`.
+        repeatables_ahead: See `Plan.repeatables_ahead`.
         divergences: Contradictions between files and history; with any, `up` applies nothing.
     """
 
@@ -73,7 +73,7 @@ class PlanPreview:
     migrations: tuple[PlannedMigration, ...]
     in_doubt: tuple[HistoryRow, ...]
     divergences: tuple[Divergence, ...]
-    outdated_repeatables: tuple[str, ...]
+    repeatables_ahead: tuple[str, ...]
 
     @property
     def can_be_applied(self) -> bool:
@@ -90,7 +90,7 @@ def build_preview(plan: Plan, manifest: Manifest, placeholders: Mapping[str, str
         ),
         in_doubt=plan.interrupted,
         divergences=plan.divergences,
-        outdated_repeatables=plan.outdated_repeatables,
+        repeatables_ahead=plan.repeatables_ahead,
     )
 
 

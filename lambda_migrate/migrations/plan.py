@@ -69,7 +69,7 @@ class Plan:
     needs_revision_graph: bool = False
 
     @property
-    def outdated_repeatables(self) -> tuple[str, ...]:
+    def repeatables_ahead(self) -> tuple[str, ...]:
         """Repeatable migrations whose text is not applied, because a newer one was."""
         return tuple(row.name for row in self.ahead if not is_versioned(row))
 

@@ -222,7 +222,7 @@ def test_json_results_have_the_documented_shape(
         answer["in_doubt"] = expected["in_doubt"]
         answer["pending"][0]["faults"] = expected["pending"][0]["faults"]
         answer["pending"][0]["hooks"] = expected["pending"][0]["hooks"]
-        answer["outdated_repeatables"] = expected["outdated_repeatables"]
+        answer["repeatables_ahead"] = expected["repeatables_ahead"]
     if title == "verify":
         answer["problems"] = expected["problems"]
     assert answer == expected
