@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MESSAGES_BY_OUTCOME",
     "NAMESPACE",
-    "CheckFinished",
+    "CheckSucceeded",
     "Event",
     "WaitingForLease",
     "format_emf",
@@ -35,7 +35,7 @@ __all__ = [
     "make_time_metrics",
     "read_namespace",
     "read_service",
-    "write_check_finished",
+    "write_check_succeeded",
     "write_lines",
 ]
 
@@ -50,8 +50,8 @@ class Event:
         return f"{type(self).__name__}({', '.join(values)})"
 
 
-class CheckFinished(Event):
-    """The schema is ready. Each check ends with one `CheckFinished` or one `CheckFailed`.
+class CheckSucceeded(Event):
+    """The schema is ready. Each check ends with one `CheckSucceeded` or one `CheckFailed`.
 
     Attributes:
         target: The database's item.
@@ -176,7 +176,7 @@ def has_default_format(environ: Mapping[str, str]) -> bool:
     )
 
 
-def write_check_finished(event: CheckFinished) -> None:
+def write_check_succeeded(event: CheckSucceeded) -> None:
     """Write the log line and the metrics of a check that did not migrate."""
     now = time.time()
     times = make_time_metrics(event.seconds, event.waited_seconds)
@@ -189,7 +189,7 @@ def write_lines(lines: list[str]) -> None:
     sys.stdout.flush()
 
 
-def _format_line(event: CheckFinished, now: float) -> str:
+def _format_line(event: CheckSucceeded, now: float) -> str:
     """The log line; keys and their order are those of Powertools' formatter."""
     local = time.localtime(now)
     milliseconds = f"{int(now * 1000) % 1000:03d}"

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lambda_migrate.check_events import CheckFinished, Event, WaitingForLease
+from lambda_migrate.check_events import CheckSucceeded, Event, WaitingForLease
 from lambda_migrate.observers import Observer, catch_observer_errors, null_observer
 
 __all__ = [
     "CheckFailed",
-    "CheckFinished",
+    "CheckSucceeded",
     "CommandFinished",
     "Event",
     "FlagsIgnored",

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import CheckFinished, has_default_format, write_check_finished
+from lambda_migrate.check_events import CheckSucceeded, has_default_format, write_check_succeeded
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.lease.first_read import FirstRead, make_owner
 from lambda_migrate.manifest_digest import EMPTY_DIGEST, read_digest
@@ -113,7 +113,7 @@ class FirstCheck:
         return True
 
     def _report_ready(self, first_read: FirstRead) -> None:
-        event = CheckFinished(
+        event = CheckSucceeded(
             target=self.settings.target,
             digest=self.digest,
             outcome="UP_TO_DATE",
@@ -126,7 +126,7 @@ class FirstCheck:
         )
         if self._observer is None and has_default_format(os.environ):
             with suppress(Exception):  # what follows logs it
-                write_check_finished(event)
+                write_check_succeeded(event)
                 return
         from lambda_migrate.observers import catch_observer_errors
 

@@ -159,7 +159,7 @@ class MigrationRunner:
         finally:
             target.store.close()
         self._is_ready = outcome is not Outcome.UNCHECKED
-        target.observer.observe(check.finished_event(outcome))
+        target.observer.observe(check.succeeded_event(outcome))
         return outcome
 
     def forget_result(self) -> None:

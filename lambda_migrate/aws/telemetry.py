@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.check_events import (
     MESSAGES_BY_OUTCOME,
     NAMESPACE,
-    CheckFinished,
+    CheckSucceeded,
     WaitingForLease,
     format_emf,
     has_default_format,
@@ -36,7 +36,7 @@ from lambda_migrate.check_events import (
     make_time_metrics,
     read_namespace,
     read_service,
-    write_check_finished,
+    write_check_succeeded,
     write_lines,
 )
 
@@ -74,11 +74,11 @@ class PowertoolsObserver:
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
-        if isinstance(event, CheckFinished):
+        if isinstance(event, CheckSucceeded):
             if not (event.applied or self._metrics) and has_default_format(os.environ):
-                write_check_finished(event)
+                write_check_succeeded(event)
                 return
-            self._log_check_finished(event)
+            self._log_check_succeeded(event)
             self._flush_metrics(event, make_time_metrics(event.seconds, event.waited_seconds))
         elif not isinstance(event, WaitingForLease):
             self._observe_other(event)
@@ -147,7 +147,7 @@ class PowertoolsObserver:
         else:
             self._write_metrics(event.target, held)
 
-    def _log_check_finished(self, event: CheckFinished) -> None:
+    def _log_check_succeeded(self, event: CheckSucceeded) -> None:
         _make_logger().info(
             MESSAGES_BY_OUTCOME[event.outcome], extra=make_log_fields(event, event.seconds)
         )
@@ -166,7 +166,7 @@ class PowertoolsObserver:
         )
 
     def _flush_metrics(
-        self, event: CheckFinished | CheckFailed | CommandFinished, times: list[Metric]
+        self, event: CheckSucceeded | CheckFailed | CommandFinished, times: list[Metric]
     ) -> None:
         collected, self._metrics = self._metrics + times, []
         self._warned.clear()

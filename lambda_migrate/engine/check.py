@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import CheckFinished
+from lambda_migrate.check_events import CheckSucceeded
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError, MigrationFailed
 from lambda_migrate.lease.dynamodb_call import set_credentials_deadline
@@ -100,9 +100,9 @@ class Check:
             and reading.is_ready(self.manifest.digest, self.target.database.fingerprint)
         )
 
-    def finished_event(self, outcome: Outcome) -> CheckFinished:
+    def succeeded_event(self, outcome: Outcome) -> CheckSucceeded:
         """The event of a check after which the function may serve."""
-        return CheckFinished(outcome=outcome.value, **self._event_fields())
+        return CheckSucceeded(outcome=outcome.value, **self._event_fields())
 
     def failed_event(self, error: Exception) -> CheckFailed:
         """The event of a check after which it may not."""

@@ -9,7 +9,7 @@ from lambda_migrate.clock import Clock, Deadline
 from lambda_migrate.engine.flags import FlagSource
 from lambda_migrate.engine.target import Target
 from lambda_migrate.events import (
-    CheckFinished,
+    CheckSucceeded,
     LeaseTakenOver,
     MigrationApplied,
     MigrationStarted,
@@ -64,5 +64,5 @@ def test_a_users_test_needs_only_the_fakes() -> None:
     applied: list[MigrationApplied] = observer.events_of(MigrationApplied)
     assert [event.migration for event in applied] == ["0001_a"]
     assert len(observer.events_of(MigrationStarted)) == 1
-    assert len(observer.events_of(CheckFinished)) == 2
+    assert len(observer.events_of(CheckSucceeded)) == 2
     assert observer.events_of(LeaseTakenOver) == []

@@ -15,7 +15,7 @@ from lambda_migrate.commands.errors import get_exit_code
 from lambda_migrate.conninfo import IGNORED_PARAMETERS
 from lambda_migrate.database_address import LIBPQ_VARIABLES
 from lambda_migrate.errors import MigrateError
-from lambda_migrate.events import CheckFailed, CheckFinished, Event
+from lambda_migrate.events import CheckFailed, CheckSucceeded, Event
 from lambda_migrate.lease import codec
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
@@ -100,7 +100,7 @@ def test_every_metric_is_on_its_page_with_its_unit() -> None:
 
 def test_every_key_of_the_line_is_on_its_page() -> None:
     keys = {row[0].strip("`") for row in rows(section(PAGE["metrics-and-logs"], "The log line"))}
-    for event in (CheckFinished, CheckFailed):
+    for event in (CheckSucceeded, CheckFailed):
         fields = set(event.__slots__) - {"message", "seconds", "waited_seconds"}
         assert fields | {"duration_ms", "waited_ms"} <= keys
 

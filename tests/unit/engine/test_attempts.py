@@ -11,7 +11,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     NotReady,
 )
-from lambda_migrate.events import CheckFinished, MigrationStarted
+from lambda_migrate.events import CheckSucceeded, MigrationStarted
 from lambda_migrate.lease.first_read import make_owner
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.progress import Failure
@@ -252,7 +252,7 @@ def test_a_clock_that_is_half_an_hour_behind_takes_a_dead_holders_lease(fakes: F
     fakes.held_by("dead")
     fakes.clock.step_wall_clock(-31 * 60)
     assert fakes.runner(V1, wait_seconds=80).ensure(fakes.deadline(120)) is Outcome.MIGRATED
-    assert fakes.observer.events_of(CheckFinished)[0].waited_seconds < 25
+    assert fakes.observer.events_of(CheckSucceeded)[0].waited_seconds < 25
 
 
 # --- requests that come late

@@ -8,7 +8,7 @@ import pytest
 
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable, LeaseStoreUnavailable, MigrationFailed, NotReady
-from lambda_migrate.events import CheckFailed, CheckFinished, FlagsIgnored
+from lambda_migrate.events import CheckFailed, CheckSucceeded, FlagsIgnored
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.testing import InMemoryFlags
@@ -147,7 +147,7 @@ def test_mode_off_serves_with_pending_migrations_and_reports_it_each_time(
     assert [runner.ensure(fakes.deadline()) for _ in range(2)] == [Outcome.UNCHECKED] * 2
     assert fakes.table.log == ["read", "read"]
     assert fakes.database.effects == []
-    assert [end.outcome for end in fakes.observer.events_of(CheckFinished)] == ["UNCHECKED"] * 2
+    assert [end.outcome for end in fakes.observer.events_of(CheckSucceeded)] == ["UNCHECKED"] * 2
     flags.set()
     assert runner.ensure(fakes.deadline()) is Outcome.MIGRATED, "it was not remembered"
 

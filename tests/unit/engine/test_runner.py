@@ -18,7 +18,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import (
     CheckFailed,
-    CheckFinished,
+    CheckSucceeded,
     LeaseHeldTime,
     LeaseTakenOver,
     MigrationApplied,
@@ -185,8 +185,8 @@ def test_a_waiter_serves_once_the_holder_has_finished(fakes: Fakes) -> None:
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.WAITED
     assert set(fakes.table.log) == {"read"}
     assert fakes.database.connections == 0
-    finished = fakes.observer.events_of(CheckFinished)[0]
-    assert finished.waited_seconds == finished.seconds >= 4
+    event = fakes.observer.events_of(CheckSucceeded)[0]
+    assert event.waited_seconds == event.seconds >= 4
 
 
 def test_a_waiter_migrates_if_the_holder_finished_something_else(fakes: Fakes) -> None:
@@ -311,9 +311,9 @@ def test_after_a_lost_response_to_an_acquisition_the_same_owner_holds_the_lease(
     fakes.table.after["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
     assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.table.log == ["read", "acquire", "read", "acquire", "renew", "store_completion"]
-    finished = fakes.observer.events_of(CheckFinished)[0]
-    assert finished.fence == 1
-    assert finished.waited_seconds < 1
+    event = fakes.observer.events_of(CheckSucceeded)[0]
+    assert event.fence == 1
+    assert event.waited_seconds < 1
     assert fakes.observer.events_of(LeaseTakenOver) == []
 
 
@@ -348,7 +348,7 @@ def test_a_lease_unchanged_for_its_whole_length_is_over_whatever_the_clocks_show
     fakes.held_by("dead", seconds=1_000)
     runner = fakes.runner(V1, wait_seconds=60)
     assert runner.ensure(fakes.deadline(120)) is Outcome.MIGRATED
-    waited = fakes.observer.events_of(CheckFinished)[0].waited_seconds
+    waited = fakes.observer.events_of(CheckSucceeded)[0].waited_seconds
     assert 21 < waited < 30
     assert fakes.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
@@ -372,7 +372,7 @@ def test_the_token_of_a_recreated_table_is_raised_above_postgresqls(fakes: Fakes
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.table.log.count("raise_fence") == 1
     assert (fakes.table.state.fence, fakes.database.token) == (42, 42)
-    assert fakes.observer.events_of(CheckFinished)[0].fence == 42
+    assert fakes.observer.events_of(CheckSucceeded)[0].fence == 42
     assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
@@ -434,7 +434,7 @@ def test_an_instance_that_loses_its_lease_after_the_last_migration_waits_and_ser
     fakes.table.before["store_completion"] = take
     assert fakes.runner(V2).ensure(fakes.deadline(120)) is Outcome.WAITED
     assert fakes.database.effects == ["0001_m", "0002_m"]
-    assert fakes.observer.events_of(CheckFinished)[0].applied == ("0001_m", "0002_m")
+    assert fakes.observer.events_of(CheckSucceeded)[0].applied == ("0001_m", "0002_m")
     assert fakes.table.log.count("acquire") == 1
 
 
@@ -597,17 +597,17 @@ def test_a_check_that_migrated_is_one_event_with_all_fields(fakes: Fakes) -> Non
         MigrationStarted,
         MigrationApplied,
         LeaseHeldTime,
-        CheckFinished,
+        CheckSucceeded,
     ]
     assert fakes.observer.events_of(MigrationApplied)[1] == MigrationApplied(
         "orders", "0002_m", 2, 2, 1.5
     )
-    finished = fakes.observer.events_of(CheckFinished)[0]
-    assert (finished.target, finished.digest, finished.outcome) == ("orders", V2.digest, "MIGRATED")
-    assert finished.applied == ("0001_m", "0002_m")
-    assert (finished.fence, finished.lease_calls) == (1, 4)
-    assert (finished.seconds, finished.waited_seconds) == (3.0, 0.0)
-    assert finished.owner.startswith("cli/")
+    event = fakes.observer.events_of(CheckSucceeded)[0]
+    assert (event.target, event.digest, event.outcome) == ("orders", V2.digest, "MIGRATED")
+    assert event.applied == ("0001_m", "0002_m")
+    assert (event.fence, event.lease_calls) == (1, 4)
+    assert (event.seconds, event.waited_seconds) == (3.0, 0.0)
+    assert event.owner.startswith("cli/")
 
 
 def _refused(fakes: Fakes) -> None:
@@ -657,7 +657,7 @@ def test_a_failed_check_is_one_event_with_all_fields(
     arrange(fakes)
     with pytest.raises((MigrateError, RuntimeError)):
         fakes.runner(V2, lease_seconds=900).ensure(fakes.deadline(10))
-    assert fakes.observer.events_of(CheckFinished) == []
+    assert fakes.observer.events_of(CheckSucceeded) == []
     (report,) = fakes.observer.events_of(CheckFailed)
     assert (report.error, report.retryable) == (error, retryable)
     assert (report.migration, report.sqlstate, report.attempts) == (migration, sqlstate, attempts)
@@ -670,7 +670,7 @@ def test_a_failed_check_is_one_event_with_all_fields(
 def test_an_owner_is_fresh_for_every_check(fakes: Fakes) -> None:
     for versions in (V1, V2, V3):
         fakes.runner(versions).ensure(fakes.deadline())
-    assert len({event.owner for event in fakes.observer.events_of(CheckFinished)}) == 3
+    assert len({event.owner for event in fakes.observer.events_of(CheckSucceeded)}) == 3
 
 
 def test_an_empty_manifest_is_served_where_that_is_allowed(fakes: Fakes) -> None:

@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from lambda_migrate.aws.telemetry import METRICS, NAMESPACE, PowertoolsObserver
 from lambda_migrate.events import (
     CheckFailed,
-    CheckFinished,
+    CheckSucceeded,
     CommandFinished,
     Event,
     FlagsIgnored,
@@ -32,11 +32,11 @@ from lambda_migrate.events import (
 )
 from tests.unit.entrypoints.lines import Lines
 
-FINISHED = CheckFinished("orders-db", "d1", "MIGRATED", 2.5, 0.5, 3, ("0001_m", "0002_m"), 7, "me")
-UP_TO_DATE = CheckFinished("orders-db", "d1", "UP_TO_DATE", 0.01, 0.0, 1, (), 0, "me")
-WAITED = CheckFinished("orders-db", "d1", "WAITED", 4.0, 3.9, 9, (), 0, "me")
+MIGRATED = CheckSucceeded("orders-db", "d1", "MIGRATED", 2.5, 0.5, 3, ("0001_m", "0002_m"), 7, "me")
+UP_TO_DATE = CheckSucceeded("orders-db", "d1", "UP_TO_DATE", 0.01, 0.0, 1, (), 0, "me")
+WAITED = CheckSucceeded("orders-db", "d1", "WAITED", 4.0, 3.9, 9, (), 0, "me")
 SHARED = TargetShared("orders-db", "db-a:5432/orders", "db-b:5432/billing", "billing/8/f")
-UNCHECKED = CheckFinished("orders-db", "d1", "UNCHECKED", 0.2, 0.0, 1, (), 0, "me")
+UNCHECKED = CheckSucceeded("orders-db", "d1", "UNCHECKED", 0.2, 0.0, 1, (), 0, "me")
 FAILED = CheckFailed(
     target="orders-db",
     digest="d1",
@@ -74,7 +74,7 @@ def values(emf: list[dict[str, Any]]) -> dict[str, list[float]]:
 def test_a_shared_target_is_a_warning_that_names_both_databases_and_who_checked_the_other(
     lines: Lines,
 ) -> None:
-    observe(SHARED, FINISHED)
+    observe(SHARED, MIGRATED)
     (warning, _), _ = lines.read()
     assert warning["level"] == "WARNING"
     for named in ("orders-db", "db-a:5432/orders", "db-b:5432/billing", "billing/8/f"):
@@ -84,7 +84,7 @@ def test_a_shared_target_is_a_warning_that_names_both_databases_and_who_checked_
 
 def test_ignored_flags_are_reported_once_in_a_check(lines: Lines) -> None:
     ignored = FlagsIgnored("orders-db", "no answer")
-    observe(ignored, ignored, FINISHED, ignored)
+    observe(ignored, ignored, MIGRATED, ignored)
     written, _ = lines.read()
     assert [line["level"] for line in written] == ["WARNING", "INFO", "WARNING"]
 
@@ -92,7 +92,7 @@ def test_ignored_flags_are_reported_once_in_a_check(lines: Lines) -> None:
 @pytest.mark.parametrize(
     ("event", "level", "message"),
     [
-        (FINISHED, "INFO", "schema was migrated by this instance"),
+        (MIGRATED, "INFO", "schema was migrated by this instance"),
         (UP_TO_DATE, "INFO", "schema is up to date"),
         (WAITED, "INFO", "schema was migrated by another instance"),
         (
@@ -197,9 +197,9 @@ def test_lambdas_own_handler_on_the_root_logger_does_not_write_the_line_again(
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders")
     logging.root.addHandler(logging.StreamHandler(sys.stdout))
-    observe(FINISHED)
+    observe(MIGRATED)
     logging.root.addHandler(logging.StreamHandler(sys.stdout))
-    observe(FINISHED)
+    observe(MIGRATED)
     logged, _ = lines.read()
     assert len(logged) == 2
 
@@ -214,7 +214,7 @@ def test_the_functions_logger_keeps_its_keys_and_its_level(
         lines.read()
     logger = Logger(level="WARNING")
     logger.append_keys(order_id="o-1")
-    observe(FINISHED)
+    observe(MIGRATED)
     logger.info("too quiet")
     logger.warning("the function's")
     (ours, theirs), _ = lines.read()
@@ -232,7 +232,7 @@ def test_a_plain_logger_of_the_services_name_is_not_silenced(
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders")
     logging.root.addHandler(logging.StreamHandler(sys.stdout))
-    observe(FINISHED)
+    observe(MIGRATED)
     lines.read()
     logging.getLogger("orders.checkout").warning("plain")
     assert capsys.readouterr().out == "plain\n"
@@ -243,7 +243,7 @@ def test_the_functions_metrics_keep_their_values_dimensions_and_flush(lines: Lin
     metrics.set_default_dimensions(stage="test")
     metrics.add_dimension("region", "eu")
     metrics.add_metric("Orders", MetricUnit.Count, 3)
-    observe(FINISHED)
+    observe(MIGRATED)
     _, (ours,) = lines.read()
     assert not {"stage", "region", "Orders"} & ours.keys()
     metrics.flush_metrics()
@@ -262,7 +262,7 @@ def test_the_metrics_of_a_check_are_one_valid_emf_line(
         MigrationStarted("orders-db", "0001_m", 1, 2),
         MigrationApplied("orders-db", "0001_m", 1, 2, 0.25),
         MigrationApplied("orders-db", "0002_m", 2, 2, 0.75),
-        FINISHED,
+        MIGRATED,
     )
     _, (emf,) = lines.read()
     (directive,) = emf["_aws"]["CloudWatchMetrics"]
@@ -291,7 +291,7 @@ def test_a_warning_of_a_migration_is_a_line_of_its_own(lines: Lines) -> None:
         MigrationApplied("t", "0001_m", 1, 2, 0.25),
         MigrationNotice("t", "0001_m", "WARNING", "3 orders were skipped"),
         MigrationNotice("t", "0001_m", "NOTICE", "relation exists"),
-        FINISHED,
+        MIGRATED,
     )
     written, _ = lines.read()
     assert [(line["level"], line["message"]) for line in written[:2]] == [
@@ -317,7 +317,7 @@ def test_all_the_metrics_that_alarms_may_name_are_written(lines: Lines) -> None:
 
 
 def test_a_shared_target_is_a_warning_that_names_both_databases(lines: Lines) -> None:
-    observe(TargetShared("t", "mine:5432/a", "other:5432/b", "billing/7/x"), FINISHED)
+    observe(TargetShared("t", "mine:5432/a", "other:5432/b", "billing/7/x"), MIGRATED)
     (warning, *_), _ = lines.read()
     assert warning["level"] == "WARNING"
     for part in ("'t'", "mine:5432/a", "other:5432/b", "billing/7/x", "LAMBDA_MIGRATE_TARGET"):
@@ -333,7 +333,7 @@ def test_a_failure_of_another_instance_counts_only_as_not_ready(lines: Lines) ->
 
 
 def test_metrics_belong_to_the_check_that_they_came_from(lines: Lines) -> None:
-    observe(MigrationApplied("t", "0001_m", 1, 1, 0.25), FINISHED, UP_TO_DATE)
+    observe(MigrationApplied("t", "0001_m", 1, 1, 0.25), MIGRATED, UP_TO_DATE)
     _, (first, second) = lines.read()
     assert "MigrationTime" in first
     assert set(values([second])) == {"ColdStartCheckTime"}
@@ -341,7 +341,7 @@ def test_metrics_belong_to_the_check_that_they_came_from(lines: Lines) -> None:
 
 def test_more_migrations_than_one_emf_line_may_hold_are_all_counted(lines: Lines) -> None:
     applied = [MigrationApplied("t", f"{n:04d}_m", n, 250, 0.001) for n in range(250)]
-    observe(*applied, FINISHED)
+    observe(*applied, MIGRATED)
     _, emf = lines.read()
     assert len(values(emf)["MigrationTime"]) == 250
     for line in emf:
@@ -373,7 +373,7 @@ def test_a_heartbeat_does_not_flush_the_metrics_of_the_check(lines: Lines) -> No
     observe(
         MigrationApplied("t", "0001_m", 1, 1, 0.25),
         LeaseHeldTime("t", 7, 0.5, is_final=False),
-        FINISHED,
+        MIGRATED,
     )
     _, (held, check) = lines.read()
     assert values([held]) == {"LeaseHeldTime": [500.0]}
@@ -385,7 +385,7 @@ def test_the_metrics_namespace_is_the_functions_if_it_names_one(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Shop")
-    observe(FINISHED)
+    observe(MIGRATED)
     _, (emf,) = lines.read()
     assert emf["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Shop"
     assert emf["service"] == "service_undefined"
@@ -407,7 +407,7 @@ def test_the_metrics_namespace_is_the_functions_if_it_names_one(
     ids=["nothing", "names", "trace", "levels", "letters"],
 )
 def test_a_line_written_without_powertools_is_the_line_that_powertools_would_write(
-    lines: Lines, monkeypatch: pytest.MonkeyPatch, event: CheckFinished, variables: dict[str, str]
+    lines: Lines, monkeypatch: pytest.MonkeyPatch, event: CheckSucceeded, variables: dict[str, str]
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -17,7 +17,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import PAUSED, Flags
 from lambda_migrate.engine.target import Policy
 from lambda_migrate.errors import ConfigurationError, ManifestError, MigrateError
-from lambda_migrate.events import CheckFailed, CheckFinished, null_observer
+from lambda_migrate.events import CheckFailed, CheckSucceeded, null_observer
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.outcome import Outcome
@@ -233,7 +233,7 @@ def test_a_runner_reports_to_the_given_observer(
     monkeypatch.setattr(wiring, "make_database", lambda *_: fakes.database)
     runner = MigrationRunner.from_settings(observer=observer)
     assert runner.ensure() is Outcome.MIGRATED
-    assert len(observer.events_of(CheckFinished)) == 1
+    assert len(observer.events_of(CheckSucceeded)) == 1
 
 
 # --- secrets

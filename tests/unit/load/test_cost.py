@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.aws.telemetry import METRICS, PowertoolsObserver
-from lambda_migrate.events import CheckFinished
+from lambda_migrate.events import CheckSucceeded
 from load.simulation.model import READ_DOLLARS, WRITE_DOLLARS, simulate, summarize
 from load.simulation.policies import LIBRARY
 from load.simulation.table import Scenario
@@ -97,7 +97,7 @@ def test_a_check_that_waited_writes_as_many_bytes_as_the_page_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     owner = f"orders-api/8/{'f' * 32}"
-    event = CheckFinished("orders", "a" * 64, "WAITED", 3.5, 3.25, 8, (), 0, owner)
+    event = CheckSucceeded("orders", "a" * 64, "WAITED", 3.5, 3.25, 8, (), 0, owner)
     PowertoolsObserver().observe(event)
     written = len(capsys.readouterr().out)
     assert written <= LOG_BYTES

@@ -10,7 +10,7 @@ import pytest
 
 from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.events import CheckFinished, MigrationApplied
+from lambda_migrate.events import CheckSucceeded, MigrationApplied
 from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, Metric, is_alarming, read_alarms
 from lambda_migrate.local.servers.dynamodb import ThrottledRequest
 
@@ -52,10 +52,10 @@ def test_metrics_of_the_library_are_read(
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders")
     observer = PowertoolsObserver()
     # This one is written without Powertools.
-    observer.observe(CheckFinished("orders-db", "d", "UP_TO_DATE", 0.25, 0.0, 1, (), 0, "me"))
+    observer.observe(CheckSucceeded("orders-db", "d", "UP_TO_DATE", 0.25, 0.0, 1, (), 0, "me"))
     observer.observe(MigrationApplied("orders-db", "0001_m", 1, 1, 1.5))
     observer.observe(
-        CheckFinished("orders-db", "d", "MIGRATED", 0.25, 0.0, 1, ("0001_m",), 0, "me")
+        CheckSucceeded("orders-db", "d", "MIGRATED", 0.25, 0.0, 1, ("0001_m",), 0, "me")
     )
     cloudwatch = CloudWatch()
     assert cloudwatch.put_log(capsys.readouterr().out) == 4

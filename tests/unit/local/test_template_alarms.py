@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.aws.telemetry import PowertoolsObserver
-from lambda_migrate.events import CheckFinished, Event, LeaseHeldTime
+from lambda_migrate.events import CheckSucceeded, Event, LeaseHeldTime
 from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, read_alarms
 
 NOON = 1_790_000_040.0
@@ -42,9 +42,9 @@ def happen(
     return happen
 
 
-def check(seconds: float, *, waited: float = 0.0) -> CheckFinished:
+def check(seconds: float, *, waited: float = 0.0) -> CheckSucceeded:
     outcome = "WAITED" if waited else "UP_TO_DATE"
-    return CheckFinished("orders", "d", outcome, seconds, waited, 1, (), 0, "me")
+    return CheckSucceeded("orders", "d", outcome, seconds, waited, 1, (), 0, "me")
 
 
 def test_lease_held_for_more_than_five_minutes_reaches_its_alarm(
