@@ -129,7 +129,7 @@ class DatabaseAddress:
         return DatabaseAddress(**(vars(self) | changes))
 
     @property
-    def fingerprint(self) -> str:
+    def text(self) -> str:
         """The address without secrets: ``host:port/name`` or ``/socket/dir:port/name``."""
         host = f"[{self.host}]" if ":" in self.host else self.host.lower()
         return f"{self.socket_dir or host}:{self.port}/{self.database}"
@@ -184,9 +184,9 @@ class DatabaseAddress:
         return faults
 
 
-def add_schema(fingerprint: str, schema: str) -> str:
-    """The fingerprint of one schema of the library in a database, for there may be several."""
-    return fingerprint if schema == DEFAULT_SCHEMA else f"{fingerprint}#{schema}"
+def add_schema(address_text: str, schema: str) -> str:
+    """The text for one schema of the library in a database, for there may be several."""
+    return address_text if schema == DEFAULT_SCHEMA else f"{address_text}#{schema}"
 
 
 def parse_url(url: str | None, variables: Mapping[str, str] | None = None) -> DatabaseAddress:

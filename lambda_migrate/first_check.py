@@ -105,7 +105,7 @@ class FirstCheck:
         if self._first_read is not None or not settings.table or settings.mode == "off":
             return False
         first_read = FirstRead(os.environ, settings.table, settings.target, clock=self.clock)
-        if not first_read.is_ready(self.digest, settings.database_fingerprint):
+        if not first_read.is_ready(self.digest, settings.database_address_text):
             self._first_read = first_read
             return False
         first_read.client.close()

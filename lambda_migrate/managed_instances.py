@@ -63,7 +63,7 @@ def _open_file(runner: MigrationRunner) -> int | None:
     try:
         environment = _identify_environment()
         target = runner.target
-        parts = (environment, target.name, target.database.fingerprint, runner.digest)
+        parts = (environment, target.name, target.database.address_text, runner.digest)
         name = sha256("\0".join(parts).encode()).hexdigest()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(os.path.join(gettempdir(), f"lambda-migrate-{name}"), flags, 0o600)  # noqa: PTH118 - as in `manifest_digest`

@@ -539,26 +539,26 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
     @property
-    def address_fingerprint(self) -> str:
+    def address_text(self) -> str:
         """The database's address, without secrets, or the name of the secret that contains it.
 
-        `Credentials.fingerprint` returns the same.
+        `Credentials.address_text` returns the same.
         """
         address = self.address
-        return self.database_secret if address is None else address.fingerprint
+        return self.database_secret if address is None else address.text
 
     @property
-    def fingerprint_without_schema(self) -> str:
+    def address_text_without_schema(self) -> str:
         """What distinguishes the database: its address, and whether another tool migrates it.
 
         The item may be shared with functions whose database lambda-migrate migrates.
         """
-        return self.address_fingerprint + ("" if self.ready_when is None else "#ready_when")
+        return self.address_text + ("" if self.ready_when is None else "#ready_when")
 
     @property
-    def database_fingerprint(self) -> str:
-        """`Database.fingerprint` of the database, which need not be created for it."""
-        return add_schema(self.fingerprint_without_schema, self.schema)
+    def database_address_text(self) -> str:
+        """`Database.address_text` of the database, which need not be created for it."""
+        return add_schema(self.address_text_without_schema, self.schema)
 
     def require_configured(self, *, table: bool = False, database: bool = False) -> Settings:
         """Return self if the given settings are set.

@@ -177,7 +177,7 @@ def make_postgresql_database(settings: Settings) -> PostgreSQLDatabase:
     from lambda_migrate.postgresql.database import PostgreSQLDatabase
 
     return PostgreSQLDatabase(
-        fingerprint=settings.require_configured(database=True).fingerprint_without_schema,
+        address_text=settings.require_configured(database=True).address_text_without_schema,
         connect=make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,

@@ -1421,8 +1421,8 @@ MUTANTS = (
     Mutant(
         "a start looks for its database without the schema's name",
         "lambda_migrate/settings.py",
-        "return add_schema(self.fingerprint_without_schema, self.schema)",
-        "return self.fingerprint_without_schema",
+        "return add_schema(self.address_text_without_schema, self.schema)",
+        "return self.address_text_without_schema",
         ("lease",),
     ),
     Mutant(

@@ -149,7 +149,7 @@ class CommandContext:
         settings = self.settings
         return {
             "target": settings.target,
-            "database": self.target.database.fingerprint,
+            "database": self.target.database.address_text,
             "environment": settings.environment,
             "schema": settings.schema,
             "directory": self._describe_source(),

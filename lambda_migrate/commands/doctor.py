@@ -317,7 +317,7 @@ class _Doctor:
             return Finding(
                 "tool",
                 "failed",
-                f"{where} connects to {address}, and lambda-migrate to {database.fingerprint}",
+                f"{where} connects to {address}, and lambda-migrate to {database.address_text}",
                 "set both to the same host and database; `lambda-migrate up` is refused until then",
             )
         pending = self._context.manifest.make_plan(described).pending

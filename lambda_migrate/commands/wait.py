@@ -57,7 +57,7 @@ def wait(context: CommandContext) -> CommandResult:
         context.clock.sleep(min(_PAUSE_SECONDS, deadline.remaining()))
     return CommandResult(
         {
-            "database": settings.address_fingerprint,
+            "database": settings.address_text,
             "attempts": attempts,
             "seconds": round(context.clock.monotonic() - started, 3),
         }

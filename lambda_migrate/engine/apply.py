@@ -339,7 +339,7 @@ def record_completion(
     target, state = lease_session.target, lease_session.lease.state
     check = CheckedDatabase(
         identity=fenced_session.identity,
-        address=target.database.fingerprint,
+        address=target.database.address_text,
         digests=find_satisfied_digests(history),
         fence=lease_session.lease.fence,
         owner=lease_session.lease.owner,
@@ -373,7 +373,7 @@ def withdraw_readiness(
     """Mark every manifest that needs ``lowest`` or a later version as no longer ready."""
     history = filter(is_versioned, fenced_session.read_history())
     kept = [row for row in history if row.version < lowest]
-    state, address = lease_session.lease.state, lease_session.target.database.fingerprint
+    state, address = lease_session.lease.state, lease_session.target.database.address_text
     lease_session.withdraw_readiness(
         remove_ready_digests(
             state.databases,

@@ -97,7 +97,7 @@ class Check:
         return (
             self.target.has_lease_table  # without one, only the database itself knows
             and isinstance(reading, LeaseState)
-            and reading.is_ready(self.manifest.digest, self.target.database.fingerprint)
+            and reading.is_ready(self.manifest.digest, self.target.database.address_text)
         )
 
     def succeeded_event(self, outcome: Outcome) -> CheckSucceeded:

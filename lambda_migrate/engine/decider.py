@@ -171,7 +171,7 @@ class Decider:
     @property
     def wait_reason(self) -> str:
         """What other tools have not applied yet, by the newest reading; "" if that is unknown."""
-        address = self._target.database.fingerprint
+        address = self._target.database.address_text
         failure = self._state.find_failure(self._manifest.digest, address)
         return failure.cause if failure is not None and failure.is_unmet_requirement else ""
 
@@ -193,7 +193,7 @@ class Decider:
         return decide(
             state,
             digest=self._manifest.digest,
-            address=target.database.fingerprint,
+            address=target.database.address_text,
             owner=self._owner,
             now_ms=target.store.now_ms(),
             remaining_ms=round(self._deadline.remaining() * 1000),
@@ -225,7 +225,7 @@ class Decider:
     def _count_migrations(self) -> int:
         """The manifest's length, where the decision depends on it: files are read for it."""
         is_short = not any(each.unlisted_count for each in self._state.databases.values())
-        address = self._target.database.fingerprint
+        address = self._target.database.address_text
         is_ready = self._state.is_ready(self._manifest.digest, address)
         return 0 if self._may_migrate or is_short or is_ready else len(self.manifest)
 

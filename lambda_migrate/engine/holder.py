@@ -300,7 +300,7 @@ class LeaseSession:
             self.lease.state,
             error,
             manifest=manifest,
-            address=self.target.database.fingerprint,
+            address=self.target.database.address_text,
             pause_seconds=self.target.policy.failure_pause_seconds,
             now_ms=self.target.store.now_ms(),
         )

@@ -80,7 +80,7 @@ class _ReadinessInspector:
         self._manifest = manifest
         self._deadline = deadline
         self._lease_session = LeaseSession(target, lease, deadline)
-        self._address = target.database.fingerprint
+        self._address = target.database.address_text
         self._databases = lease.state.databases
 
     def run(self) -> ReadinessInspection:

@@ -263,7 +263,7 @@ class Operations:
             resync: Correct the item from the history, as after a restore.
         """
         status = self.status(deadline)
-        problems = tuple(find_problems(status, self.target.database.fingerprint))
+        problems = tuple(find_problems(status, self.target.database.address_text))
         if resync:
             self.resync(deadline)
         return Verification(status, problems, resynced=resync)

@@ -78,7 +78,7 @@ class _RequirementInspector:
         self._requirements = requirements
         self._deadline = deadline
         self._lease_session = LeaseSession(target, lease, deadline)
-        self._address = target.database.fingerprint
+        self._address = target.database.address_text
 
     def run(self) -> ReadinessInspection:
         try:
@@ -222,7 +222,7 @@ def read_requirements_status(
     """Read the tools' tables and the item; change nothing."""
     inspection = target.database.inspect_requirements(requirements.entries, deadline)
     lease = target.store.read(consistent=True)
-    is_marked_ready = lease.is_ready(requirements.digest, target.database.fingerprint)
+    is_marked_ready = lease.is_ready(requirements.digest, target.database.address_text)
     return RequirementsStatus(inspection, lease, is_marked_ready)
 
 

@@ -81,7 +81,7 @@ def roll_back_revisions(
         remove_ready_digests(
             lease_session.lease.state.databases,
             fenced_session.identity,
-            target.database.fingerprint,
+            target.database.address_text,
             remaining.satisfied_digests,
             is_new_or_copied_database=fenced_session.is_new_or_copied_database,
         )

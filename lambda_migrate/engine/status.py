@@ -69,7 +69,7 @@ def read_status(target: Target, manifest: Manifest, deadline: Deadline) -> Schem
     """Read history and item, and compare them with the manifest; change nothing."""
     inspection = target.database.inspect(deadline)
     lease = target.store.read(consistent=True)
-    address = target.database.fingerprint
+    address = target.database.address_text
     plan, history = make_plan_with_revision_graph(target, manifest, inspection.history, deadline)
     return SchemaStatus(
         history=history,

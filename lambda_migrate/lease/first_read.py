@@ -79,7 +79,7 @@ def is_marked_ready(item: Mapping[str, Any], digest: str, address: str) -> bool:
     Args:
         item: As the fast client returns it.
         digest: The manifest's.
-        address: See `Database.fingerprint`.
+        address: See `Database.address_text`.
     """
     try:
         if item["format"]["N"] != str(ITEM_LAYOUT):

@@ -351,7 +351,7 @@ class _ConnectAttempt:
     def _connect_error(
         self, reason: str, *, permanent: bool, sqlstate: str = "", server_responded: bool = False
     ) -> ConnectFailed:
-        who = f"user {self.address.user} at {self.address.fingerprint}"
+        who = f"user {self.address.user} at {self.address.text}"
         code = f" [{sqlstate}]" if sqlstate else ""
         return ConnectFailed(
             f"cannot connect as {who}: {reason}{code}",

@@ -82,7 +82,7 @@ class Credentials(Protocol):
     """Provides the database's address with user and password."""
 
     @property
-    def fingerprint(self) -> str:
+    def address_text(self) -> str:
         """The database's address or a secret's ARN, without secrets and without I/O."""
 
     @property
@@ -125,9 +125,9 @@ class UrlCredentials:
         """See `Credentials.advice`."""
 
     @property
-    def fingerprint(self) -> str:
-        """See `Credentials.fingerprint`."""
-        return self._address.fingerprint
+    def address_text(self) -> str:
+        """See `Credentials.address_text`."""
+        return self._address.text
 
     def address(
         self,
@@ -182,9 +182,9 @@ class SecretCredentials:
         self._provider: Any = None
 
     @property
-    def fingerprint(self) -> str:
-        """See `Credentials.fingerprint`."""
-        return self._address.fingerprint if self._address else self._secret
+    def address_text(self) -> str:
+        """See `Credentials.address_text`."""
+        return self._address.text if self._address else self._secret
 
     @property
     def advice(self) -> str:
@@ -388,9 +388,9 @@ class IamCredentials:
         self._client = client
 
     @property
-    def fingerprint(self) -> str:
-        """See `Credentials.fingerprint`."""
-        return self._address.fingerprint
+    def address_text(self) -> str:
+        """See `Credentials.address_text`."""
+        return self._address.text
 
     @property
     def advice(self) -> str:
@@ -435,7 +435,7 @@ class IamCredentials:
 
     @property
     def _no_token_text(self) -> str:
-        return f"no IAM token for {self._address.user} at {self._address.fingerprint}"
+        return f"no IAM token for {self._address.user} at {self._address.text}"
 
     def _token(self) -> str:
         from botocore.exceptions import BotoCoreError, ClientError

@@ -39,7 +39,7 @@ class PostgreSQLDatabase:
     """`Database` that opens its connections through ``connect``.
 
     Args:
-        fingerprint: See `Database`; the schema is appended unless it is the default one.
+        address_text: See `Database`; the schema is appended unless it is the default one.
         connect: Opens a connection, given the application name and the seconds it may take.
         schema: The schema of the library's tables.
         lock_timeout_seconds: For each lock that a transactional migration requests.
@@ -50,7 +50,7 @@ class PostgreSQLDatabase:
 
     def __init__(
         self,
-        fingerprint: str,
+        address_text: str,
         connect: Callable[[str, float], Connection],
         *,
         schema: str = DEFAULT_SCHEMA,
@@ -59,7 +59,7 @@ class PostgreSQLDatabase:
         placeholders: str | Mapping[str, str] = "",
         mirror_scope: str = "",
     ) -> None:
-        self.fingerprint = add_schema(fingerprint, schema)
+        self.address_text = add_schema(address_text, schema)
         self.connect = connect
         self.schema = schema
         self.lock_timeout_seconds = lock_timeout_seconds

@@ -372,7 +372,7 @@ class Database(Protocol):
     """A PostgreSQL database that has, or will have, the library's schema."""
 
     @property
-    def fingerprint(self) -> str:
+    def address_text(self) -> str:
         """Its address, without secrets: ``host:port/name`` or a secret's ARN.
 
         It includes the library's schema unless that is the default one.

@@ -79,9 +79,9 @@ class ToolDatabase:
         return self._project.tool
 
     @property
-    def fingerprint(self) -> str:
-        """See `Database.fingerprint`."""
-        return self._database.fingerprint
+    def address_text(self) -> str:
+        """See `Database.address_text`."""
+        return self._database.address_text
 
     @property
     def placeholders(self) -> Mapping[str, str]:

@@ -56,12 +56,12 @@ class InMemoryDatabase:
     them before it runs them.
 
     Args:
-        fingerprint: See `Database.fingerprint`.
+        address_text: See `Database.address_text`.
         clock: For what is stored in the history.
     """
 
     def __init__(
-        self, *, fingerprint: str = "memory:5432/test", clock: Clock = SYSTEM_CLOCK
+        self, *, address_text: str = "memory:5432/test", clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self.effects: list[str] = []
         """Names of the migrations whose up script was committed, in that order."""
@@ -89,7 +89,7 @@ class InMemoryDatabase:
         """The values of placeholders in scripts."""
         self.moved_sequences: tuple[AdvancedSequence, ...] = ()
         """The advanced sequences that a dry run reports."""
-        self._fingerprint = fingerprint
+        self._address_text = address_text
         self._clock = clock
         self._owner = ""
         self._rows: dict[Version, HistoryRow] = {}
@@ -99,9 +99,9 @@ class InMemoryDatabase:
         self._guard = threading.RLock()
 
     @property
-    def fingerprint(self) -> str:
-        """See `Database.fingerprint`."""
-        return self._fingerprint
+    def address_text(self) -> str:
+        """See `Database.address_text`."""
+        return self._address_text
 
     # --- what a test arranges
 

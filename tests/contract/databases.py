@@ -142,7 +142,7 @@ class PostgreSQLUnderTest:
         self._address = address
         self._run = partial(_run, address)
         self.database = PostgreSQLDatabase(
-            credentials.fingerprint, partial(open_connection, credentials), schema=SCHEMA
+            credentials.address_text, partial(open_connection, credentials), schema=SCHEMA
         )
         self._run("CREATE TABLE effects (name text NOT NULL)")
         self._run("CREATE TABLE orders (id bigint)")
@@ -200,7 +200,7 @@ class PostgreSQLUnderTest:
         credentials = UrlCredentials(self._address.replace(database=name))
         connect_copy = partial(open_connection, credentials)
         try:
-            yield PostgreSQLDatabase(credentials.fingerprint, connect_copy, schema=SCHEMA)
+            yield PostgreSQLDatabase(credentials.address_text, connect_copy, schema=SCHEMA)
         finally:
             _run(server, f"DROP DATABASE {name} WITH (FORCE)")
 

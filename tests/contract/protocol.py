@@ -422,7 +422,7 @@ class Instance:
             model.check("I3", False, "connects without holding the lease")
             return
         state, digest = granted.state, self.manifest.digest
-        is_ready = state.is_ready(digest, self._target.database.fingerprint)
+        is_ready = state.is_ready(digest, self._target.database.address_text)
         model.check("I3", not is_ready, "connects, though the table says ready")
         failure = state.failure
         if failure is not None and failure.digest == digest and not self._has_more_time(failure):

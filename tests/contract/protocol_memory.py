@@ -141,8 +141,8 @@ class SteppedDatabase:
         self._database = database
 
     @property
-    def fingerprint(self) -> str:
-        return self._database.fingerprint
+    def address_text(self) -> str:
+        return self._database.address_text
 
     @property
     def placeholders(self) -> Mapping[str, str]:

@@ -122,7 +122,7 @@ class RealEngine:
     def database(self, instance: Instance) -> Database:
         by = "tunnel:" if instance.address is AddressKind.TUNNEL else ""
         return PostgreSQLDatabase(
-            by + self._servers.credentials.fingerprint,
+            by + self._servers.credentials.address_text,
             partial(self._connect, instance),
             schema=self.schema,
             random=FixedRandom(0.5),

@@ -629,9 +629,9 @@ def test_a_successor_resolves_the_rows_of_a_dead_holder(db: DatabaseUnderTest) -
 # --- who it is
 
 
-def test_the_fingerprint_is_stable_and_contains_no_secret(db: DatabaseUnderTest) -> None:
-    assert db.database.fingerprint == db.database.fingerprint != ""
-    assert "@" not in db.database.fingerprint
+def test_the_address_text_is_stable_and_contains_no_secret(db: DatabaseUnderTest) -> None:
+    assert db.database.address_text == db.database.address_text != ""
+    assert "@" not in db.database.address_text
 
 
 # --- a dry run

@@ -26,7 +26,7 @@ def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLUnderTest
 
 def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLUnderTest) -> None:
     database = fresh_database.database
-    other = PostgreSQLDatabase(database.fingerprint, database.connect, schema='my "other" schema')
+    other = PostgreSQLDatabase(database.address_text, database.connect, schema='my "other" schema')
     with database.open_session(grant(5), soon()) as session:
         session.apply(FIRST, "digest", soon())
     with other.open_session(grant(6), soon()) as session:
@@ -104,15 +104,15 @@ def test_two_schemas_of_one_database_with_one_target_are_independent(
     fresh_database: PostgreSQLUnderTest,
 ) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
-    other = PostgreSQLDatabase(database.fingerprint, database.connect, schema="other")
+    other = PostgreSQLDatabase(database.address_text, database.connect, schema="other")
     theirs = Manifest(
         [replace(FIRST, checksum="theirs", up=Script("SELECT 1"), down=Script("SELECT 1"))]
     )
     cold_start(database, store, TWO)
     assert cold_start(other, store, theirs) is Outcome.MIGRATED
     assert len(store.state.databases) == 2
-    assert not store.state.is_ready(TWO.digest, other.fingerprint)
-    assert not store.state.is_ready(theirs.digest, database.fingerprint)
+    assert not store.state.is_ready(TWO.digest, other.address_text)
+    assert not store.state.is_ready(theirs.digest, database.address_text)
     Operations(theirs, Target("orders", store, other)).down(soon(), to=0)
     cold_start(database, store, TWO)
     assert cold_start(database, store, TWO, "require") is Outcome.UP_TO_DATE
@@ -135,6 +135,6 @@ def test_a_restore_in_place_is_detected(fresh_database: PostgreSQLUnderTest) -> 
         cold_start(tunnel, store, ONE, "require")
     Operations(ONE, Target("orders", store, database)).verify(soon(), resync=True)
     assert find_identity(database) != identity
-    assert not store.state.is_ready(TWO.digest, database.fingerprint)
+    assert not store.state.is_ready(TWO.digest, database.address_text)
     assert cold_start(database, store, TWO) is Outcome.MIGRATED
     assert fresh_database.effects() == ["0001_a", "0002_b"]

@@ -197,7 +197,7 @@ def test_a_failure_after_a_forged_one_is_readable(attempts: int) -> None:
 
 def test_a_forged_ready_digest_is_removed_by_the_next_holder() -> None:
     scene = Fakes()
-    address = scene.database.fingerprint
+    address = scene.database.address_text
     lying = {scene.database.identity: PLANTED["0"]._replace(addresses={address: (FAR, FAR)})}
     scene.change(fence=7, databases=lying)
     scene.operations(manifest(1, 2)).up(scene.deadline())
@@ -261,7 +261,7 @@ def test_a_forged_ready_digest_is_served_and_verify_detects_it() -> None:
     scene.migrated(manifest(1))
     record = scene.table.state.databases[scene.database.identity]
     marks = join_digests(prefixes(files))
-    lying = record._replace(ready_digests=marks, addresses={scene.database.fingerprint: (3, 1)})
+    lying = record._replace(ready_digests=marks, addresses={scene.database.address_text: (3, 1)})
     scene.change(databases={scene.database.identity: lying})
     assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     found = scene.operations(files).verify(scene.deadline())

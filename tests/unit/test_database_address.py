@@ -278,20 +278,20 @@ def test_every_fault_is_reported_at_once() -> None:
 def test_no_text_of_an_address_contains_the_password() -> None:
     address = parse_url("postgresql://u:hunter2@h/db")
 
-    assert PASSWORD not in f"{address} {address!r} {address.fingerprint}"
+    assert PASSWORD not in f"{address} {address!r} {address.text}"
     assert copy.copy(address).password == PASSWORD
 
 
 @pytest.mark.parametrize(
-    ("url", "fingerprint"),
+    ("url", "text"),
     [
         ("postgresql://u:p@DB.Example/Orders", "db.example:5432/Orders"),
         ("postgresql://[::1]:1/db", "[::1]:1/db"),
         ("postgresql:///db?host=/Run/pg", "/Run/pg:5432/db"),
     ],
 )
-def test_a_fingerprint_is_the_location_and_nothing_else(url: str, fingerprint: str) -> None:
-    assert parse_url(url).fingerprint == fingerprint
+def test_the_text_is_the_location_and_nothing_else(url: str, text: str) -> None:
+    assert parse_url(url).text == text
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ def test_a_url_beside_a_secret_names_the_host() -> None:
     settings = Settings.load({}, database_secret="arn:x", database_url="postgresql://h/db")
 
     assert settings.address is not None
-    assert settings.address.fingerprint == "h:5432/db"
+    assert settings.address.text == "h:5432/db"
 
 
 def test_sslmode_and_root_certificate_take_precedence_over_the_url() -> None:

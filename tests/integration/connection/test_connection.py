@@ -79,7 +79,7 @@ def test_an_error_that_no_retry_resolves_is_permanent(
 
     assert failed.value.permanent
     assert failed.value.sqlstate == sqlstate
-    assert address.replace(**change).fingerprint in failed.value.reason
+    assert address.replace(**change).text in failed.value.reason
 
 
 def test_an_unknown_startup_setting_is_permanent(address: DatabaseAddress) -> None:

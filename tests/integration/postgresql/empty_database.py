@@ -115,7 +115,7 @@ class EmptyDatabase(ServerURL):
             lambda name, seconds: connect(self.address, application_name=name, timeout=seconds),
         )
         changes.setdefault("lock_timeout_seconds", 0.2)
-        return PostgreSQLDatabase(self.address.fingerprint, random=Always(), **changes)
+        return PostgreSQLDatabase(self.address.text, random=Always(), **changes)
 
     @contextmanager
     def holder(

@@ -137,7 +137,7 @@ def test_a_holder_that_finds_the_code_satisfied_starts_no_child(db: EmptyDatabas
     project = ToolProject("alembic", "/no such folder, so no child can start", {}, "alembic")
     database = ToolDatabase(db.database(mirror_scope="alembic"), project)
     assert manifest.make_plan(database.read_history(soon())).is_current
-    assert (database.tool, database.fingerprint) == ("alembic", db.address.fingerprint)
+    assert (database.tool, database.address_text) == ("alembic", db.address.text)
     with database.open_session(LeaseGrant("shop", 2, "another"), soon()) as holder:
         history = holder.read_history()
         assert manifest.make_plan(history).is_current

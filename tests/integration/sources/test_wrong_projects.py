@@ -179,7 +179,7 @@ def test_doctor_names_both_databases_if_they_differ(sandbox: Sandbox, tmp_path: 
     findings = " ".join(service.command("doctor").split())
     address = parse_url(service.url)
     assert f"env.py connects to 127.0.0.1:{address.port}/postgres" in findings
-    assert f"lambda-migrate to {address.fingerprint}" in findings
+    assert f"lambda-migrate to {address.text}" in findings
     assert "failed tool" in findings
 
 

@@ -150,8 +150,8 @@ class FakeTable(InMemoryLeaseTable):
 class Address:
     """A database at another address."""
 
-    def __init__(self, database: InMemoryDatabase, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
+    def __init__(self, database: InMemoryDatabase, address_text: str) -> None:
+        self.address_text = address_text
         self._database = database
 
     def __getattr__(self, name: str) -> Any:
@@ -160,7 +160,7 @@ class Address:
 
 def copy_database(database: InMemoryDatabase, address: str) -> InMemoryDatabase:
     """A copy of every byte, the identity included; what happens to one does not reach the other."""
-    other = InMemoryDatabase(fingerprint=address, clock=database._clock)
+    other = InMemoryDatabase(address_text=address, clock=database._clock)
     restore(other, database)
     return other
 
@@ -262,7 +262,7 @@ class Fakes:
         """The check of a database that has exactly the migrations of ``manifest``."""
         return CheckedDatabase(
             identity=self.database.identity,
-            address=self.database.fingerprint,
+            address=self.database.address_text,
             digests=prefixes(manifest),
             fence=lease.fence,
             owner=lease.owner,
@@ -271,7 +271,7 @@ class Fakes:
 
     def ready(self, *manifests: Manifest) -> list[Manifest]:
         """Those of ``manifests`` that the item marks ready at this address."""
-        address = self.database.fingerprint
+        address = self.database.address_text
         return [each for each in manifests if self.table.state.is_ready(each.digest, address)]
 
     def through(self, address: str) -> Fakes:

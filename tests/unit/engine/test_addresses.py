@@ -215,7 +215,7 @@ def test_one_waiter_inspects_an_unchanged_database_once(fakes: Fakes) -> None:
 def test_another_database_of_the_same_target_keeps_the_first_one_ready(fakes: Fakes) -> None:
     fakes.migrated(V2)
     other = copy.copy(fakes)
-    other.database = InMemoryDatabase(fingerprint="new:5432/orders", clock=fakes.clock)
+    other.database = InMemoryDatabase(address_text="new:5432/orders", clock=fakes.clock)
     other.operations(V2).up(fakes.deadline())
     assert fakes.ready(V1, V2) == [V1, V2]
     assert other.ready(V1, V2) == [V1, V2]
@@ -306,7 +306,7 @@ def test_a_secret_that_names_another_database_is_found_by_verify_and_by_the_next
     fakes: Fakes,
 ) -> None:
     fakes.migrated(V2)
-    fakes.database = InMemoryDatabase(fingerprint=fakes.database.fingerprint, clock=fakes.clock)
+    fakes.database = InMemoryDatabase(address_text=fakes.database.address_text, clock=fakes.clock)
     (problem,) = fakes.operations(V2).verify(fakes.deadline()).problems
     assert "points to a different database" in problem
     assert cold_start(fakes, V3) is Outcome.MIGRATED
@@ -318,7 +318,7 @@ def test_a_secret_that_names_another_database_of_the_same_length_is_not_trusted_
     fakes: Fakes,
 ) -> None:
     fakes.migrated(V3)
-    fakes.database = InMemoryDatabase(fingerprint=fakes.database.fingerprint, clock=fakes.clock)
+    fakes.database = InMemoryDatabase(address_text=fakes.database.address_text, clock=fakes.clock)
     fakes.operations(V1).up(fakes.deadline())
     assert fakes.ready(V1, V2, V3) == [V1]
     with pytest.raises(NotReady):
@@ -362,13 +362,13 @@ def test_two_databases_with_different_migrations_that_take_turns_are_reported(
 ) -> None:
     other = Fakes(clock=fakes.clock, observer=fakes.observer)
     other.table = fakes.table
-    other.database = InMemoryDatabase(fingerprint="billing:5432/billing", clock=fakes.clock)
+    other.database = InMemoryDatabase(address_text="billing:5432/billing", clock=fakes.clock)
     theirs = Manifest([migration(1, "SELECT 'theirs'")])
     fakes.migrated(V1)
     assert cold_start(other, theirs) is Outcome.MIGRATED
     (shared,) = fakes.observer.events_of(TargetShared)
     assert (shared.target, shared.address) == ("orders", "billing:5432/billing")
-    assert shared.other_addresses == fakes.database.fingerprint
+    assert shared.other_addresses == fakes.database.address_text
     assert cold_start(fakes, V2) is Outcome.MIGRATED
     assert fakes.observer.events_of(TargetShared)[-1].other_addresses == "billing:5432/billing"
     assert other.ready(theirs, V1) == [theirs]
@@ -379,7 +379,7 @@ def test_a_copy_that_is_behind_is_not_a_shared_target(fakes: Fakes) -> None:
     fakes.migrated(V3)
     other = Fakes(clock=fakes.clock, observer=fakes.observer)
     other.table = fakes.table
-    other.database = InMemoryDatabase(fingerprint="staging:5432/orders", clock=fakes.clock)
+    other.database = InMemoryDatabase(address_text="staging:5432/orders", clock=fakes.clock)
     cold_start(other, V2)
     assert fakes.observer.events_of(TargetShared) == []
 

@@ -164,7 +164,7 @@ def test_an_address_that_leads_to_another_database_is_inspected_again(fakes: Fak
     apply(fakes, "20260101_add_status", "20260202_add_total")
     assert start(fakes) is Outcome.UP_TO_DATE
     fakes.database = InMemoryDatabase(
-        fingerprint=fakes.database.fingerprint, clock=fakes.clock
+        address_text=fakes.database.address_text, clock=fakes.clock
     )  # restored from before both; only the other requirement is new here
     apply(fakes, "20260202_add_total")
     assert start(fakes, "prisma:20260202_add_total") is Outcome.UP_TO_DATE
@@ -178,7 +178,7 @@ def test_an_address_that_leads_to_another_database_is_inspected_again(fakes: Fak
 
 def test_migrations_of_our_own_in_the_same_item_stay_ready(fakes: Fakes) -> None:
     own = fakes.migrated(manifest(1, 2))
-    other = fakes.through(f"{fakes.database.fingerprint}#ready_when")
+    other = fakes.through(f"{fakes.database.address_text}#ready_when")
     apply(fakes, "20260101_add_status")
     assert start(other) is Outcome.UP_TO_DATE
     connections = fakes.database.connections
@@ -223,10 +223,10 @@ def test_a_row_that_vanished_is_reported_and_corrected_by_a_resync(fakes: Fakes)
     resync_requirements(target, ADD_STATUS, fakes.deadline())
     assert fakes.table.state.owner is None
     for required in (ADD_STATUS, ADD_TOTAL):
-        assert not fakes.table.state.is_ready(required.digest, fakes.database.fingerprint)
+        assert not fakes.table.state.is_ready(required.digest, fakes.database.address_text)
     assert start(fakes, "prisma:20260202_add_total") is Outcome.UP_TO_DATE
     resync_requirements(target, ADD_TOTAL, fakes.deadline())
-    assert fakes.table.state.is_ready(ADD_TOTAL.digest, fakes.database.fingerprint)
+    assert fakes.table.state.is_ready(ADD_TOTAL.digest, fakes.database.address_text)
 
 
 def test_a_resync_that_cannot_read_the_database_releases_the_lease(fakes: Fakes) -> None:

@@ -94,7 +94,7 @@ def test_the_result_of_a_failed_check_is_not_kept(fakes: Fakes) -> None:
 
 def test_what_the_item_says_of_another_database_does_not_count(fakes: Fakes) -> None:
     elsewhere = Fakes(clock=fakes.clock)
-    elsewhere.database = InMemoryDatabase(fingerprint="elsewhere:5432/other", clock=fakes.clock)
+    elsewhere.database = InMemoryDatabase(address_text="elsewhere:5432/other", clock=fakes.clock)
     elsewhere.migrated(V1)
     fakes.change(databases=elsewhere.table.state.databases)
     assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED

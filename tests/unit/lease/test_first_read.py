@@ -112,7 +112,7 @@ def test_an_invalid_count_marks_nothing_ready(count: str) -> None:
 )
 def test_it_looks_for_the_address_that_the_database_has(arguments: dict[str, Any]) -> None:
     settings = Settings.load({}, **arguments)
-    assert settings.database_fingerprint == make_database(settings).fingerprint
+    assert settings.database_address_text == make_database(settings).address_text
 
 
 def test_what_was_read_first_is_not_read_again() -> None:

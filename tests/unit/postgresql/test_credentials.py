@@ -69,7 +69,7 @@ def test_a_secret_in_the_rds_format_is_a_whole_address() -> None:
 def test_what_a_secret_leaves_out_has_the_defaults_that_aws_documents() -> None:
     address = credentials_of(FULL).address()
 
-    assert address.fingerprint == "db.example:5432/postgres"
+    assert address.text == "db.example:5432/postgres"
     assert address.effective_sslmode == "verify-full"
 
 
@@ -81,7 +81,7 @@ def test_a_given_address_takes_precedence_over_the_secrets() -> None:
     managed = {"username": "app", "password": "s3cr3t"}
     credentials = credentials_of(managed, address=REMOTE)
 
-    assert credentials.address().fingerprint == "db.example:5432/orders"
+    assert credentials.address().text == "db.example:5432/orders"
     assert credentials.address().password == "s3cr3t"
 
 
@@ -92,11 +92,11 @@ def test_a_binary_secret_is_read_like_a_text() -> None:
     assert SecretCredentials("db").address().password == "s3cr3t"
 
 
-def test_a_fingerprint_needs_no_secret_to_be_read() -> None:
-    assert SecretCredentials("no-such").fingerprint == "no-such"
-    assert SecretCredentials("no-such", address=REMOTE).fingerprint == REMOTE.fingerprint
-    assert UrlCredentials(REMOTE).fingerprint == REMOTE.fingerprint
-    assert IamCredentials(REMOTE).fingerprint == REMOTE.fingerprint
+def test_an_address_text_needs_no_secret_to_be_read() -> None:
+    assert SecretCredentials("no-such").address_text == "no-such"
+    assert SecretCredentials("no-such", address=REMOTE).address_text == REMOTE.text
+    assert UrlCredentials(REMOTE).address_text == REMOTE.text
+    assert IamCredentials(REMOTE).address_text == REMOTE.text
 
 
 def test_a_secret_is_cached_briefly_and_read_again_on_demand() -> None:
