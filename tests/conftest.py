@@ -15,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from lambda_migrate.local.servers.dynamodb import AmazonDynamoDBLocal, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from tests.callback_server import CallbackServer, run_callback_server
 from tests.sandbox import TABLE, Sandbox
 
 
@@ -195,3 +196,22 @@ class _GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it publish
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _GroupScheduling | None:
     """Use it for ``--dist loadgroup``."""
     return _GroupScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+@pytest.fixture
+def callbacks() -> Iterator[CallbackServer]:
+    """A server that accepts every response of a deployment hook."""
+    with run_callback_server() as callback_server:
+        yield callback_server
+
+
+@pytest.fixture
+def mocked_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """AWS in this process by moto, and nothing of any other."""
+    from moto import mock_aws  # few tests need it, and its import takes long
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        yield

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.events import null_observer
@@ -211,3 +213,11 @@ def running(sandbox: Sandbox, text: str) -> Callable[[], bool]:
 def busy(function: LocalFunction) -> Iterable[EnvironmentView]:
     """The environments with a running invocation."""
     return [view for view in function.environments() if view.state == "busy"]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

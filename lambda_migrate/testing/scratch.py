@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from lambda_migrate.database_address import parse_url
+from lambda_migrate.database_address import DatabaseAddress, parse_url
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import null_observer
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
@@ -63,8 +63,7 @@ class ScratchServer:
     """
 
     def __init__(self, url: str) -> None:
-        parse_url(url)
-        self._url = url
+        self._url, self._address = url, parse_url(url)
 
     def create(self, *, template: ScratchDatabase | None = None) -> ScratchDatabase:
         """Create an empty database, or a copy of a template."""
@@ -83,7 +82,7 @@ class ScratchServer:
 
     def execute(self, sql: str) -> None:
         """Run SQL that concerns the whole server, such as ``CREATE ROLE``."""
-        with _connect(self._url) as connection:
+        with _connect(self._address) as connection:
             connection.run(sql)
 
 
@@ -93,7 +92,7 @@ def connect_to(database: ScratchDatabase) -> Connection:
     Raises:
         ConfigurationError: The database cannot be reached.
     """
-    return _connect(database.url)
+    return _connect(parse_url(database.url))
 
 
 def open_migrations(
@@ -110,11 +109,9 @@ def open_migrations(
     return make_manifest(settings, {}), make_target(settings, observer=null_observer)
 
 
-def _connect(url: str) -> Connection:
+def _connect(address: DatabaseAddress) -> Connection:
     try:
-        return connect(
-            parse_url(url), application_name="lambda_migrate.testing", timeout=_CONNECT_SECONDS
-        )
+        return connect(address, application_name="lambda_migrate.testing", timeout=_CONNECT_SECONDS)
     except ConnectFailed as failed:
         raise ConfigurationError(str(failed)) from failed
 

@@ -11,6 +11,7 @@ import trustme
 
 from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from lambda_migrate.postgresql.connection import connect
 
 PASSWORD = "päss wörd/@:%"
 
@@ -91,3 +92,11 @@ def socket_address(plain_server: LocalPostgreSQL) -> DatabaseAddress:
         port=plain_server.port,
         user="postgres",
     )
+
+
+def wait_until_asleep(address: DatabaseAddress, pid: int) -> None:
+    """Wait until a session runs ``pg_sleep``."""
+    with connect(address, application_name="wait", timeout=30) as other:
+        sql = f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
+        while not other.run(sql):
+            pass

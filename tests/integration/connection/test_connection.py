@@ -23,6 +23,8 @@ from lambda_migrate.postgresql.connection import (
     connect,
 )
 
+from .conftest import wait_until_asleep
+
 
 def opened(address: DatabaseAddress, **startup: str) -> Connection:
     return connect(address, application_name="test_connection", startup=startup, timeout=30)
@@ -540,10 +542,3 @@ def in_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[Conn
     thread = threading.Thread(target=run)
     thread.start()
     return thread, lost
-
-
-def wait_until_asleep(address: DatabaseAddress, pid: int) -> None:
-    with opened(address) as other:
-        sql = f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
-        while not other.run(sql):
-            pass

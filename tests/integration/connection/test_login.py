@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
@@ -25,16 +23,9 @@ from lambda_migrate.testing import FakeClock
 
 from .conftest import PASSWORD, Authorities
 
+pytestmark = pytest.mark.usefixtures("mocked_aws")
+
 SECRET = "orders/database"
-
-
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
-        yield
 
 
 def put_secret(address: DatabaseAddress, password: str) -> None:

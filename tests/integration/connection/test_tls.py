@@ -16,7 +16,7 @@ from lambda_migrate.postgresql.connection import (
     connect,
 )
 
-from .conftest import PASSWORD, Authorities
+from .conftest import PASSWORD, Authorities, wait_until_asleep
 
 
 def opened(address: DatabaseAddress) -> Connection:
@@ -266,10 +266,3 @@ def collecting(lost: list[ConnectionLost], connection: Connection) -> Callable[[
             lost.append(error)
 
     return run
-
-
-def wait_until_asleep(address: DatabaseAddress, pid: int) -> None:
-    with opened(address) as other:
-        sql = f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
-        while not other.run(sql):
-            pass

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
-from tests.callback_server import CallbackServer, read_statuses, run_callback_server
+from tests.callback_server import CallbackServer, read_statuses
 from tests.integration.deploy.hooks import BAD, SLOW, V1, V2, deployment, hook, logs
 from tests.sandbox import Sandbox, effect, ends
 
 MODULE = "codedeploy"
-
-
-@pytest.fixture
-def callbacks() -> Iterator[CallbackServer]:
-    with run_callback_server() as callback_server:
-        yield callback_server
 
 
 def test_a_deployment_that_fails_and_its_rollback(

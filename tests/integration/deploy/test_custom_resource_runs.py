@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from tests.callback_server import REFUSE_ALL, CallbackServer, run_callback_server
+from tests.callback_server import REFUSE_ALL, CallbackServer
 from tests.integration.deploy.hooks import (
     BAD,
     PASSWORD,
@@ -27,12 +27,6 @@ from tests.sandbox import COUNTERS, Sandbox, busy, effect, ends, running, sleeps
 
 MODULE = "custom_resource"
 NOWHERE = f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop?sslmode=disable"
-
-
-@pytest.fixture
-def callbacks() -> Iterator[CallbackServer]:
-    with run_callback_server() as callback_server:
-        yield callback_server
 
 
 def assert_served(function: LocalFunction, event: object) -> None:

@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import pytest
-
 from lambda_migrate.local.runtime.function import LocalFunction
-from tests.callback_server import CallbackServer, read_statuses, run_callback_server
+from tests.callback_server import CallbackServer, read_statuses
 from tests.integration.deploy.hooks import BAD, LIBRARY, V1, V2, deployment, hook
 from tests.sandbox import HANDLER, Sandbox, ends
 
@@ -38,12 +36,6 @@ def deploy(sandbox: Sandbox, migrations: Mapping[str, str], callbacks: CallbackS
     ) as function:
         assert function.invoke(deployment()).ok
     return read_statuses(callbacks.list_deliveries())[-1]
-
-
-@pytest.fixture
-def callbacks() -> Iterator[CallbackServer]:
-    with run_callback_server() as callback_server:
-        yield callback_server
 
 
 def test_after_the_traffic_shift_every_cold_start_finds_the_schema_ready(

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
+from tests.sandbox import is_alive
 
 CODE = Path(__file__).parent / "function"
 
@@ -41,13 +42,6 @@ def function(make: Make) -> Iterator[LocalFunction]:
         yield opened
 
 
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def eventually_stopped(pid: int, *, seconds: float = 20.0) -> bool:
     give_up = time.monotonic() + seconds
     while psutil.Process(pid).status() != psutil.STATUS_STOPPED and time.monotonic() < give_up:
@@ -57,9 +51,9 @@ def eventually_stopped(pid: int, *, seconds: float = 20.0) -> bool:
 
 def eventually_ended(pids: list[int], *, seconds: float = 20.0) -> bool:
     give_up = time.monotonic() + seconds
-    while any(map(runs, pids)) and time.monotonic() < give_up:
+    while any(map(is_alive, pids)) and time.monotonic() < give_up:
         time.sleep(0.02)
-    return not any(map(runs, pids))
+    return not any(map(is_alive, pids))
 
 
 def test_a_warm_environment_is_reused(function: LocalFunction) -> None:
@@ -98,7 +92,7 @@ def test_the_deadline_is_published_and_enforced(make: Make) -> None:
     assert (late.status, late.error_type) == ("timeout", "Sandbox.Timedout")
     assert late.error_message.endswith("Task timed out after 0.50 seconds")
     assert late.duration_seconds >= 0.5
-    assert not runs(pid)
+    assert not is_alive(pid)
     assert (after.status, after.cold) == ("ok", True)
 
 

@@ -18,6 +18,7 @@ import pytest
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
+from tests.sandbox import is_alive
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,6 @@ def eventually(holds: Callable[[], bool], *, seconds: float = 20.0) -> bool:
     while not holds() and time.monotonic() < give_up:
         time.sleep(0.02)
     return holds()
-
-
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_it_creates_the_requested_databases(server: LocalPostgreSQL) -> None:
@@ -105,7 +99,7 @@ def test_closing_leaves_no_process_and_no_directory() -> None:
     with LocalPostgreSQL() as own:
         pid, home = own.pid, own.socket_directory
     own.close()
-    assert (runs(pid), home.exists()) == (False, False)
+    assert (is_alive(pid), home.exists()) == (False, False)
 
 
 def test_a_data_directory_that_the_caller_gave_is_kept() -> None:
@@ -145,7 +139,7 @@ def test_a_killed_parent_leaves_nothing_behind() -> None:
         assert parent.stdout is not None
         pid, home = parent.stdout.readline().decode().split()
         os.kill(parent.pid, signal.SIGKILL)
-    assert eventually(lambda: not runs(int(pid)) and not Path(home).exists())
+    assert eventually(lambda: not is_alive(int(pid)) and not Path(home).exists())
 
 
 def test_missing_binaries_are_an_error_that_names_the_install_command(

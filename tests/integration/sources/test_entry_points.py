@@ -11,7 +11,7 @@ import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
-from tests.callback_server import CallbackServer, read_statuses, run_callback_server
+from tests.callback_server import CallbackServer, read_statuses
 from tests.contract.sources import SERVICES, AlembicService, DjangoService
 from tests.integration.admin.test_admin_function import HANDLER, Vpc
 from tests.integration.deploy.hooks import LIBRARY, deployment, get_response, request
@@ -72,12 +72,6 @@ def test_every_command_of_the_admin_function_works_with_a_tool(tool: AlembicServ
             assert (code, document["error"]["kind"]) == (2, "ConfigurationError"), document
             assert tool.source in document["error"]["message"]
         assert vpc.run("doctor")[0] == 0
-
-
-@pytest.fixture
-def callbacks() -> Iterator[CallbackServer]:
-    with run_callback_server() as callback_server:
-        yield callback_server
 
 
 def test_a_stack_is_created_updated_and_rolled_back_with_alembic(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ from lambda_migrate.deploy.deliver import InvocationDeadlines
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import MigrationRunner
-from tests.callback_server import CallbackServer, run_callback_server
 from tests.unit.engine.fakes import Fakes
 from tests.unit.entrypoints.conftest import fresh_loggers, lines, no_settings
 from tests.unit.entrypoints.lines import Context
@@ -39,13 +38,6 @@ class LambdaContext(Context):
 @pytest.fixture
 def fakes() -> Fakes:
     return Fakes()
-
-
-@pytest.fixture
-def callbacks() -> Iterator[CallbackServer]:
-    """Run a server that accepts every response."""
-    with run_callback_server() as callback_server:
-        yield callback_server
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from botocore.exceptions import (
     EndpointConnectionError,
     ReadTimeoutError,
 )
-from moto import mock_aws
 
 from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
@@ -33,17 +32,10 @@ from lambda_migrate.postgresql.credentials import (
 )
 from lambda_migrate.testing import FakeClock, FixedRandom
 
+pytestmark = pytest.mark.usefixtures("mocked_aws")
+
 FULL = {"username": "app", "password": "s3cr3t", "host": "db.example", "engine": "postgres"}
 REMOTE = DatabaseAddress(database="orders", host="db.example", user="app")
-
-
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
-        yield
 
 
 def credentials_of(content: object, **arguments: Any) -> SecretCredentials:
