@@ -22,6 +22,8 @@ from lambda_migrate.migrations.source import build_manifest, read_files
 from lambda_migrate.migrations.tool_folders import ADOPTION_GUIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lambda_migrate.commands.context import CommandContext
     from lambda_migrate.engine.operations import Operations
     from lambda_migrate.migrations import Manifest
@@ -50,20 +52,7 @@ def adopt(
         undo: Remove what an earlier run wrote.
         keep_theirs: Also write the tool's history table from now on.
     """
-    if context.settings.source != "sql":
-        raise ConfigurationError(
-            f"LAMBDA_MIGRATE_SOURCE is {context.settings.source}, which needs no adoption: run `up`"
-        )
-    if context.settings.ready_when is not None:
-        raise ConfigurationError(
-            "LAMBDA_MIGRATE_READY_WHEN is set, so another tool migrates this database: remove the "
-            "setting to adopt that tool's migrations"
-        )
-    if context.settings.directory.startswith("package:"):
-        raise ConfigurationError(
-            f"cannot create files in {context.settings.directory}: name a directory with "
-            "--directory"
-        )
+    _require_adoptable_settings(context)
     folder = context.root / context.settings.directory
     if undo:
         return _undo(context, folder, dry_run=dry_run)
@@ -88,29 +77,28 @@ def adopt(
             synced=synced,
             expected=preview,
         )
-    adoption = plan.adoption
+    result = _build_document(plan, preview, written=written, marked=marked)
     return CommandResult(
-        {
-            **context.location,
-            "dry_run": dry_run,
-            "tool": adoption.tool,
-            "source_folder": adoption.source_folder,
-            "table": None if plan.history is None else plan.history.table,
-            "written": list(written),
-            "marked_as_applied": list(marked),
-            "compared": [] if preview is None else [asdict(each) for each in preview.compared],
-            "changes": [
-                {"file": each.filename, "change": change}
-                for each in adoption.files
-                for change in each.changes
-            ],
-            "faults": [fault for each in adoption.files for fault in each.faults],
-            "skipped": [
-                {"file": name, "reason": reason} for name, reason in adoption.skipped.items()
-            ],
-            "keeps_theirs": synced is not None,
-        }
+        {**context.location, "dry_run": dry_run, **result, "keeps_theirs": synced is not None}
     )
+
+
+def _require_adoptable_settings(context: CommandContext) -> None:
+    """Raise a ConfigurationError if the settings leave nothing to adopt, or no place for files."""
+    if context.settings.source != "sql":
+        raise ConfigurationError(
+            f"LAMBDA_MIGRATE_SOURCE is {context.settings.source}, which needs no adoption: run `up`"
+        )
+    if context.settings.ready_when is not None:
+        raise ConfigurationError(
+            "LAMBDA_MIGRATE_READY_WHEN is set, so another tool migrates this database: remove the "
+            "setting to adopt that tool's migrations"
+        )
+    if context.settings.directory.startswith("package:"):
+        raise ConfigurationError(
+            f"cannot create files in {context.settings.directory}: name a directory with "
+            "--directory"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +301,31 @@ def _preview(
     return operations.preview_baseline(
         None, context.deadline, tool=plan.history.table, rename=plan.rename
     )
+
+
+def _build_document(
+    plan: _AdoptionPlan,
+    preview: Baseline | None,
+    *,
+    written: Sequence[str],
+    marked: Sequence[str],
+) -> dict[str, object]:
+    adoption = plan.adoption
+    return {
+        "tool": adoption.tool,
+        "source_folder": adoption.source_folder,
+        "table": None if plan.history is None else plan.history.table,
+        "written": list(written),
+        "marked_as_applied": list(marked),
+        "compared": [] if preview is None else [asdict(each) for each in preview.compared],
+        "changes": [
+            {"file": each.filename, "change": change}
+            for each in adoption.files
+            for change in each.changes
+        ],
+        "faults": [fault for each in adoption.files for fault in each.faults],
+        "skipped": [{"file": name, "reason": reason} for name, reason in adoption.skipped.items()],
+    }
 
 
 def _build_question(

@@ -145,35 +145,40 @@ class StepRunner:
             began_at=began,
         )
         self._fence.step = step
-        is_first_run = interrupted is None
         if TRANSACTION in step.earlier_log:
             self._statements.require_repair(step, COMMITTED_BY_ITSELF)
-        if is_first_run and (migration.atomic or self._may_run_in_transaction(migration)):
-            try:
-                result = self._run_in_transaction(
-                    migration, executor, run, state if migration.atomic else state.clone(), step
-                )
-            except _NoTransactionError:
-                result = self._run_in_parts(migration, run, state, step, executor)
-            except Exception as error:
-                if (
-                    migration.atomic
-                    or self._fence.failure
-                    or not is_refusal(error, self._connection)
-                ):
-                    raise
-                self._statements.require_rolled_back(step)
-                if find_sqlstate(error) == ACTIVE_TRANSACTION:
-                    self._fence.require_direct_connection(self._connection)
-                self._channel.send_notice(
-                    step_id, "NOTICE", f"it runs outside a transaction: {find_message(error)}"
-                )
-                result = self._run_in_parts(migration, run, state, step, executor)
+        if interrupted is None and (migration.atomic or self._may_run_in_transaction(migration)):
+            result = self._try_in_transaction(migration, executor, run, state, step)
         else:
             result = self._run_in_parts(migration, run, state, step, executor)
         self._fence.step = None
         self._channel.send_applied(step_id, duration_ms=round((time.monotonic() - began) * 1000))
         return result
+
+    def _try_in_transaction(
+        self,
+        migration: Any,
+        executor: Any,
+        run: Callable[[Any], Any],
+        state: Any,
+        step: CurrentStep,
+    ) -> Any:
+        """Run a migration in a transaction, or in parts if it turns out to refuse one."""
+        own_state = state if migration.atomic else state.clone()
+        try:
+            return self._run_in_transaction(migration, executor, run, own_state, step)
+        except _NoTransactionError:
+            pass
+        except Exception as error:
+            if migration.atomic or self._fence.failure or not is_refusal(error, self._connection):
+                raise
+            self._statements.require_rolled_back(step)
+            if find_sqlstate(error) == ACTIVE_TRANSACTION:
+                self._fence.require_direct_connection(self._connection)
+            self._channel.send_notice(
+                step.id, "NOTICE", f"it runs outside a transaction: {find_message(error)}"
+            )
+        return self._run_in_parts(migration, run, state, step, executor)
 
     def _may_run_in_transaction(self, migration: Any) -> bool:
         """Whether to try a transaction; some operations refuse one."""
