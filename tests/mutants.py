@@ -2461,20 +2461,20 @@ def _run(chosen: Sequence[Mutant], copy: Copy) -> int:
     needed = [name for name in GROUPS if any(name in mutant.groups for mutant in chosen)]
     if not _passes_unchanged(needed, copy):
         return 2
-    survivors = [mutant.name for mutant in chosen if not _try(mutant, copy)]
+    survivors = [mutant.name for mutant in chosen if not _run_mutant(mutant, copy)]
     if survivors:
-        _say(f"{len(survivors)} of {len(chosen)} survived:", *survivors)
+        _print(f"{len(survivors)} of {len(chosen)} survived:", *survivors)
         return 1
-    _say(f"all {len(chosen)} were caught")
+    _print(f"all {len(chosen)} were caught")
     return 0
 
 
 def _passes_unchanged(groups: Sequence[str], copy: Copy) -> bool:
     """Whether there is anything to be learnt from these tests."""
-    _say("nothing is missing")
+    _print("nothing is missing")
     results = {group: copy.run(group) for group in groups}
     for group, result in results.items():
-        _say(_row(group, result))
+        _print(_row(group, result))
     return not any(result.caught_by for result in results.values())
 
 
@@ -2482,19 +2482,19 @@ def _row(group: str, result: _Result) -> str:
     return f"  {group:<20} {result.seconds:>6.1f} s  {result.caught_by or '-'}"
 
 
-def _try(mutant: Mutant, copy: Copy) -> bool:
+def _run_mutant(mutant: Mutant, copy: Copy) -> bool:
     """Print one row of the table for each group; True if one of them noticed."""
-    _say(mutant.name)
+    _print(mutant.name)
     caught = False
     with copy.mutated(mutant):
         for group in mutant.groups:
             result = copy.run(group)
             caught = caught or bool(result.caught_by)
-            _say(_row(group, result))
+            _print(_row(group, result))
     return caught
 
 
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     print("\n  ".join(lines), flush=True)  # noqa: T201 - a program for people at a terminal
 
 

@@ -122,7 +122,7 @@ class LeaseTableUnderTest:
         assert isinstance(lease, Lease)
         return lease
 
-    def lose(
+    def lose_acquisition(
         self, owner: str, expected: LeaseState | None = None, *, is_expired: bool = False
     ) -> LeaseState:
         """Try to acquire and lose."""
@@ -130,6 +130,6 @@ class LeaseTableUnderTest:
         assert isinstance(state, LeaseState)
         return state
 
-    def outlast(self) -> None:
+    def expire_lease(self) -> None:
         """Let the lease run out, the margin for clocks that differ included."""
         self.clock.advance(LEASE_SECONDS + 1.001)

@@ -128,7 +128,7 @@ class ProtocolModel:
         self.current: Instance | None = None
         self._past: list[tuple[float, LeaseState]] = []
         self._late: list[Callable[[], None]] = []
-        self._facts = {AddressKind.ORIGINAL: engine.facts(AddressKind.ORIGINAL)}
+        self._snapshots = {AddressKind.ORIGINAL: engine.read_snapshot(AddressKind.ORIGINAL)}
 
     def start(
         self,
@@ -156,12 +156,12 @@ class ProtocolModel:
 
     @property
     def has_copy(self) -> bool:
-        return AddressKind.COPY in self._facts
+        return AddressKind.COPY in self._snapshots
 
     def copy(self) -> None:
         """Copy the database, with its fence and its identity, as a snapshot does; once."""
         if not self.has_copy and self.engine.copy():
-            self._facts[AddressKind.COPY] = self.engine.facts(AddressKind.COPY)
+            self._snapshots[AddressKind.COPY] = self.engine.read_snapshot(AddressKind.COPY)
 
     # --- requests that arrive a second time, long after
 
@@ -190,12 +190,12 @@ class ProtocolModel:
     def look(self) -> None:
         """Compare the databases with what they were before this turn."""
         if self.engine.has_changed():
-            for address in self._facts:
-                self._check_facts(address)
+            for address in self._snapshots:
+                self._check_snapshot(address)
 
-    def _check_facts(self, address: AddressKind) -> None:
-        before, after = self._facts[address], self.engine.facts(address)
-        self._facts[address] = after
+    def _check_snapshot(self, address: AddressKind) -> None:
+        before, after = self._snapshots[address], self.engine.read_snapshot(address)
+        self._snapshots[address] = after
         doubled = [name for name in set(after.effects) if after.effects.count(name) > 1]
         self.check("I1", not doubled, f"{doubled} took effect more than once")
         applied = {row.name for row in after.rows if row.applied}
@@ -217,7 +217,7 @@ class ProtocolModel:
 
     def satisfies(self, manifest: Manifest, address: AddressKind) -> bool:
         original = AddressKind.ORIGINAL if address is AddressKind.TUNNEL else address
-        applied = {row.name for row in self.engine.facts(original).rows if row.applied}
+        applied = {row.name for row in self.engine.read_snapshot(original).rows if row.applied}
         return applied >= {migration.name for migration in manifest}
 
     def close(self) -> None:
@@ -236,7 +236,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatabaseSnapshot:
     """What the database says, looked at from outside, all at one moment."""
 
     token: int = 0
@@ -263,9 +263,9 @@ class Engine(Protocol):
     def delete_item(self) -> None: ...
 
     def has_changed(self) -> bool:
-        """Whether a turn may have changed the database since `facts` was asked."""
+        """Whether a turn may have changed the database since `read_snapshot` was asked."""
 
-    def facts(self, address: AddressKind = AddressKind.ORIGINAL) -> Facts:
+    def read_snapshot(self, address: AddressKind = AddressKind.ORIGINAL) -> DatabaseSnapshot:
         """Of the database that is there; the tunnel leads to the original."""
 
     def copy(self) -> bool:

@@ -27,7 +27,14 @@ from lambda_migrate.postgresql.ports import (
 )
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
-from tests.contract.protocol import LEASE_SECONDS, AddressKind, Facts, Fault, Instance, Row
+from tests.contract.protocol import (
+    LEASE_SECONDS,
+    AddressKind,
+    DatabaseSnapshot,
+    Fault,
+    Instance,
+    Row,
+)
 from tests.unit.engine.fakes import Address, copy_database
 
 A, B, C, D = (migration(n, name) for n, name in enumerate("abcd", 1))
@@ -109,10 +116,10 @@ class MemoryEngine:
         )
         return True
 
-    def facts(self, address: AddressKind = AddressKind.ORIGINAL) -> Facts:
+    def read_snapshot(self, address: AddressKind = AddressKind.ORIGINAL) -> DatabaseSnapshot:
         database = self._databases[address]
         rows = database._rows.values()
-        return Facts(
+        return DatabaseSnapshot(
             database.token,
             tuple(Row(row.name, row.fence, row.state is RowState.APPLIED) for row in rows),
             tuple((Counter(database.effects) - Counter(database.rolled_back)).elements()),

@@ -31,7 +31,14 @@ from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_lite
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
 from tests.contract.leases import TableByOwnClock
-from tests.contract.protocol import LEASE_SECONDS, AddressKind, Facts, Fault, Instance, Row
+from tests.contract.protocol import (
+    LEASE_SECONDS,
+    AddressKind,
+    DatabaseSnapshot,
+    Fault,
+    Instance,
+    Row,
+)
 
 UNDEFINED_TABLE = "42P01"
 _SESSION_LOCK = re.compile(r"SELECT WHERE pg_catalog\.pg_try_advisory_lock\([^;]*;")
@@ -173,7 +180,7 @@ class RealEngine:
         """PostgreSQL copies no database that others are connected to; see test_identity."""
         return False
 
-    def facts(self, address: AddressKind = AddressKind.ORIGINAL) -> Facts:
+    def read_snapshot(self, address: AddressKind = AddressKind.ORIGINAL) -> DatabaseSnapshot:
         """All in one statement, so that it is all of one moment."""
         schema = quote_identifier(self.schema)
         index = f"to_regclass({quote_literal(self._index)})"
@@ -187,9 +194,9 @@ class RealEngine:
         except PostgresError as error:
             if error.sqlstate != UNDEFINED_TABLE:
                 raise
-            return Facts()
+            return DatabaseSnapshot()
         found: list[tuple[str, str, int, bool]] = [(row[0], row[1], row[2], row[3]) for row in rows]
-        return Facts(
+        return DatabaseSnapshot(
             max((number for kind, _, number, _ in found if kind == "token"), default=0),
             tuple(Row(name, n, applied) for kind, name, n, applied in found if kind == "row"),
             tuple(name for kind, name, _, _ in found if kind == "effect"),

@@ -27,7 +27,7 @@ SLOW = "SELECT CASE WHEN nextval('attempts') = 1 THEN pg_sleep(600) END"
 SECONDS = 60.0
 
 
-class Started:
+class ServiceProcess:
     """A process of the service."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -91,9 +91,9 @@ class Service:
             "LAMBDA_TASK_ROOT": str(self.root),
         }
 
-    def start(self, *, seconds: float = SECONDS, **settings: str) -> Started:
+    def start(self, *, seconds: float = SECONDS, **settings: str) -> ServiceProcess:
         """Start a process that makes the database satisfy its code."""
-        return Started(
+        return ServiceProcess(
             subprocess.Popen(
                 [sys.executable, "-c", RUNNER, str(seconds)],
                 cwd=self.root,
@@ -107,7 +107,7 @@ class Service:
         """`start`, and wait for the end."""
         return self.start(seconds=seconds, **settings).outcome()
 
-    def start_in_slow_step(self, number: int, *, seconds: float = SECONDS) -> Started:
+    def start_in_slow_step(self, number: int, *, seconds: float = SECONDS) -> ServiceProcess:
         """Start a process, and wait until it is inside a step that sleeps."""
         self.add(number, SLOW)
         started = self.start(seconds=seconds)

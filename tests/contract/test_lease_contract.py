@@ -77,7 +77,7 @@ def test_a_lease_is_trusted_until_a_margin_before_its_end(leases: LeaseTableUnde
 
 def test_the_loser_gets_the_current_state(leases: LeaseTableUnderTest) -> None:
     lease = leases.acquire("a")
-    assert leases.lose("b") == lease.state == leases.state()
+    assert leases.lose_acquisition("b") == lease.state == leases.state()
 
 
 def test_one_of_many_simultaneous_acquisitions_wins(leases: LeaseTableUnderTest) -> None:
@@ -107,7 +107,7 @@ def test_one_of_many_takes_over_an_expired_lease(leases: LeaseTableUnderTest) ->
     count = 20
     stores = leases.tables.stores(count, leases.clock)
     stores[0].acquire("dead")
-    leases.outlast()
+    leases.expire_lease()
     barrier = Barrier(count)
 
     def acquire_at_once(number: int) -> object:
@@ -147,14 +147,14 @@ def test_no_write_lowers_the_fence(leases: LeaseTableUnderTest, write: Write) ->
 def test_a_live_lease_is_not_acquired(leases: LeaseTableUnderTest, after: float) -> None:
     leases.acquire("a")
     leases.clock.advance(after)
-    assert leases.lose("b").owner == "a"
+    assert leases.lose_acquisition("b").owner == "a"
 
 
 def test_an_expired_lease_is_acquired_with_a_higher_fencing_token(
     leases: LeaseTableUnderTest,
 ) -> None:
     leases.acquire("a")
-    leases.outlast()
+    leases.expire_lease()
     lease = leases.acquire("b")
     assert (lease.owner, lease.fence) == ("b", 2)
 
@@ -164,14 +164,14 @@ def test_a_renewed_lease_is_live_again(leases: LeaseTableUnderTest) -> None:
     leases.clock.advance(LEASE_SECONDS)
     leases.store.renew(lease)
     leases.clock.advance(LEASE_SECONDS)
-    assert leases.lose("b").owner == "a"
+    assert leases.lose_acquisition("b").owner == "a"
 
 
 def test_a_takeover_returns_the_progress_of_the_previous_holder(
     leases: LeaseTableUnderTest,
 ) -> None:
     leases.store.renew(leases.acquire("a"), PROGRESS)
-    leases.outlast()
+    leases.expire_lease()
     assert leases.acquire("b").state.progress == PROGRESS
     assert leases.state().progress == PROGRESS
 
@@ -206,8 +206,8 @@ def test_a_lease_unchanged_for_its_whole_length_is_acquired_whatever_the_clocks_
         is_expired=is_expired,
     )
     assert step == Acquire(state, is_expired=True)
-    assert leases.lose("b").owner == "a"  # not without having observed it
-    assert leases.lose("b", expected=state).owner == "a"
+    assert leases.lose_acquisition("b").owner == "a"  # not without having observed it
+    assert leases.lose_acquisition("b", expected=state).owner == "a"
     assert leases.acquire("b", expected=state, is_expired=True).fence == 2
 
 
@@ -218,7 +218,7 @@ def test_a_lease_renewed_since_the_expected_state_is_not_acquired(
     state = leases.state()
     leases.clock.advance(1)
     leases.store.renew(lease)
-    assert leases.lose("b", expected=state, is_expired=True).owner == "a"
+    assert leases.lose_acquisition("b", expected=state, is_expired=True).owner == "a"
 
 
 def test_a_lease_acquired_since_the_expected_state_is_not_acquired(
@@ -228,12 +228,12 @@ def test_a_lease_acquired_since_the_expected_state_is_not_acquired(
     state = leases.state()
     leases.store.release(lease)
     leases.acquire("c")
-    assert leases.lose("b", expected=state, is_expired=True).owner == "c"
+    assert leases.lose_acquisition("b", expected=state, is_expired=True).owner == "c"
 
 
 def test_an_empty_expected_state_acquires_no_held_lease(leases: LeaseTableUnderTest) -> None:
     leases.acquire("a")
-    assert leases.lose("b", expected=LeaseState(), is_expired=True).owner == "a"
+    assert leases.lose_acquisition("b", expected=LeaseState(), is_expired=True).owner == "a"
 
 
 def test_a_lease_is_acquired_only_with_the_newest_expected_state(
@@ -241,9 +241,9 @@ def test_a_lease_is_acquired_only_with_the_newest_expected_state(
 ) -> None:
     assert leases.acquire("a", expected=LeaseState()).fence == 1
     state = leases.state()
-    leases.outlast()
+    leases.expire_lease()
     leases.store.release(leases.acquire("b", expected=state))
-    assert leases.lose("c", expected=state).fence == 2
+    assert leases.lose_acquisition("c", expected=state).fence == 2
     assert leases.acquire("c", expected=leases.state()).fence == 3
 
 
@@ -254,7 +254,7 @@ def test_clocks_that_differ_by_the_margin_acquire_no_live_lease(
     leases.acquire("a")
     leases.clock.advance(LEASE_SECONDS)
     leases.clock.step_wall_clock(ahead_seconds)
-    assert leases.lose("b").owner == "a"
+    assert leases.lose_acquisition("b").owner == "a"
 
 
 def test_clocks_that_differ_by_an_hour_cost_a_lease_but_the_fencing_token_still_grows(
@@ -276,7 +276,7 @@ def test_a_holder_whose_lease_was_taken_over_writes_nothing(
     leases: LeaseTableUnderTest, write: Write
 ) -> None:
     lease = leases.acquire("a")
-    leases.outlast()
+    leases.expire_lease()
     leases.acquire("b")
     before = leases.state()
     with pytest.raises(LeaseLost, match=r"fenc(e|ing token) 1"):
@@ -289,7 +289,7 @@ def test_a_holder_whose_successor_has_finished_writes_nothing(
     leases: LeaseTableUnderTest, write: Write
 ) -> None:
     lease = leases.acquire("a")
-    leases.outlast()
+    leases.expire_lease()
     leases.store.store_completion(leases.acquire("b"), DATABASES)
     before = leases.state()
     with pytest.raises(LeaseLost):
@@ -364,7 +364,7 @@ def test_an_acquisition_that_arrives_after_its_release_acquires_nothing(
     leases: LeaseTableUnderTest,
 ) -> None:
     leases.store.release(leases.acquire("a", expected=LeaseState()))
-    assert leases.lose("a", expected=LeaseState()) == LeaseState(fence=1)
+    assert leases.lose_acquisition("a", expected=LeaseState()) == LeaseState(fence=1)
 
 
 @every_write
@@ -532,7 +532,7 @@ def test_each_write_is_one_request(leases: LeaseTableUnderTest, write: Write) ->
 
 def test_the_loser_decides_from_the_returned_state(leases: LeaseTableUnderTest) -> None:
     leases.acquire("a")
-    in_the_way = leases.lose("b")
+    in_the_way = leases.lose_acquisition("b")
     step = decide(
         in_the_way,
         digest="d" * 64,

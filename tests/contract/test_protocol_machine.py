@@ -261,14 +261,16 @@ def frozen_and_superseded(model: ProtocolModel, moment: int) -> bool:
     first = model.start(manifest)
     if not after(first, moment):
         return False
-    passed = model.engine.facts().token
+    passed = model.engine.read_snapshot().token
     model.now += LEASE_SECONDS + 1.5
     second = model.start(manifest)
     for _ in range(FAR):
-        if model.engine.facts().token > passed or second.is_over:
+        if model.engine.read_snapshot().token > passed or second.is_over:
             break
         second.step()
-    assert model.engine.facts().token > passed or second.is_over, f"not taken over: {second.at}"
+    assert model.engine.read_snapshot().token > passed or second.is_over, (
+        f"not taken over: {second.at}"
+    )
     let_end(first)
     let_end(second)  # meanwhile the first may have been the one to wait, and to take over in turn
     assert let_end(model.start(manifest)).outcome is not None

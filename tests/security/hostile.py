@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-OBEYED = {
+CONTROL_CHARACTERS = {
     "escape": "\x1b[2J\x1b[31mred",
     "one-byte escape": "\x9b2Jgone",
     "title": "\x1b]0;title\x07",
@@ -43,6 +43,6 @@ SQL = {
 _STYLES = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[hl]|\x1b\[2K|\x1b\[1A")
 
 
-def obeyed(written: str, *, keep: str = "\n") -> str:
+def find_control_characters(written: str, *, keep: str = "\n") -> str:
     """What a terminal would obey in ``written``, our own colours left out."""
     return "".join(c for c in _STYLES.sub("", written) if not c.isprintable() and c not in keep)

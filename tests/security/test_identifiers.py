@@ -28,12 +28,16 @@ from tests.integration.postgresql.empty_database import (
     soon,
 )
 
-from .hostile import OBEYED, SQL
+from .hostile import CONTROL_CHARACTERS, SQL
 
-NAMES = {**SQL, **{k: v for k, v in OBEYED.items() if k != "tag"}, "63 bytes": "\u017c" * 31 + '"'}
+NAMES = {
+    **SQL,
+    **{k: v for k, v in CONTROL_CHARACTERS.items() if k != "tag"},
+    "63 bytes": "\u017c" * 31 + '"',
+}
 
 
-def everything(db: EmptyDatabase, *, schema: str = DEFAULT_SCHEMA) -> None:
+def run_every_statement(db: EmptyDatabase, *, schema: str = DEFAULT_SCHEMA) -> None:
     """Every kind of statement of ours, from the first to the last."""
     rows = [
         migration("CREATE TABLE a (x int)", 1, down="DROP TABLE a"),
@@ -71,7 +75,7 @@ def victim(db: EmptyDatabase) -> Iterator[EmptyDatabase]:
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_schema_name_is_quoted(victim: EmptyDatabase, kind: str) -> None:
     name = NAMES[kind]
-    everything(victim, schema=name)
+    run_every_statement(victim, schema=name)
     listed = victim.column("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|info)'")
     assert sorted(listed) == sorted(["public", name])
 
@@ -189,7 +193,7 @@ _RELATIONS = [
 ]
 
 
-def _traps() -> Iterator[str]:
+def _make_traps() -> Iterator[str]:
     yield "CREATE SCHEMA evil; CREATE SCHEMA lambda_migrate_2"
     yield _TRAP
     for name, signature in _HIJACKERS.items():
@@ -221,14 +225,14 @@ PATHS = ["evil", "evil, public", "evil, pg_catalog", "pg_catalog, evil"]
 def test_functions_operators_and_tables_of_other_roles_are_not_used(
     db: EmptyDatabase, path: str
 ) -> None:
-    db.execute(";".join(_traps()))
+    db.execute(";".join(_make_traps()))
     db.execute(
         "CREATE TABLE public.schema_migrations (version varchar PRIMARY KEY);"
         " INSERT INTO public.schema_migrations VALUES ('1')"
     )
     with search_path(db, path):
-        _trapped(db)
-        _everything_qualified(db)
+        _check_traps(db)
+        _run_every_qualified_statement(db)
 
 
 @contextmanager
@@ -244,14 +248,14 @@ def _database(db: EmptyDatabase) -> str:
     return quote_identifier(db.address.database)
 
 
-def _trapped(db: EmptyDatabase) -> None:
+def _check_traps(db: EmptyDatabase) -> None:
     """The traps work: a statement that names no schema runs one."""
     with db.connect() as connection, pytest.raises(PostgresError, match="hijacked"):
         connection.run("SELECT extract(epoch FROM pg_catalog.now()) * 1000")
 
 
-def _everything_qualified(db: EmptyDatabase) -> None:
-    """As `everything`, by scripts that are on their guard themselves."""
+def _run_every_qualified_statement(db: EmptyDatabase) -> None:
+    """As `run_every_statement`, by scripts that are on their guard themselves."""
     rows = [
         migration("CREATE TABLE public.a (x int)", 1, down="DROP TABLE public.a"),
         migration("CREATE INDEX CONCURRENTLY i ON public.a (x)", 2, non_transactional=True),
@@ -378,5 +382,5 @@ def test_the_oldest_supported_server_accepts_every_statement(
     """Functions and rules of resolution differ between versions; the other tests run on one."""
     db = EmptyDatabase(databases(servers(MAJORS[0])).address)
     db.execute("DROP SCHEMA IF EXISTS lambda_migrate CASCADE")
-    everything(db)
+    run_every_statement(db)
     assert db.versions() == []

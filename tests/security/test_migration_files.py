@@ -15,7 +15,7 @@ from lambda_migrate.errors import ManifestError
 from lambda_migrate.manifest_digest import read_digest
 from lambda_migrate.migrations import read_manifest
 
-from .hostile import OBEYED, obeyed
+from .hostile import CONTROL_CHARACTERS, find_control_characters
 
 GOOD = "-- migrate:up\nselect 1;\n"
 MEGABYTE = 2**20
@@ -33,12 +33,12 @@ def refused(source: Path | str) -> str:
     with pytest.raises(ManifestError) as caught:
         read_manifest(source)
     reported = str(caught.value)
-    assert obeyed(reported) == ""
+    assert find_control_characters(reported) == ""
     return reported
 
 
 HOSTILE_NAMES = [
-    *(f"0001_{text}.sql".replace("/", "") for text in OBEYED.values()),
+    *(f"0001_{text}.sql".replace("/", "") for text in CONTROL_CHARACTERS.values()),
     "\u0661\u0662_arabic_digits.sql",
     "\uff10\uff10\uff10\uff11_wide_digits.sql",
     "-1_negative.sql",
@@ -129,7 +129,7 @@ def test_a_path_that_is_not_a_folder_is_rejected(place: str) -> None:
 # --- zips
 
 
-def zipped(path: Path, members: dict[str, bytes]) -> Path:
+def zip_folder(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -140,7 +140,7 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
     "name", ["../0002_b.sql", "/0002_b.sql", "a/../../0002_b.sql", "c:\\0002_b.sql"]
 )
 def test_a_zip_member_with_a_path_outside_is_not_a_migration(tmp_path: Path, name: str) -> None:
-    bundle = zipped(tmp_path / "b.zip", {"m/0001_a.sql": GOOD.encode(), f"m/{name}": b"no"})
+    bundle = zip_folder(tmp_path / "b.zip", {"m/0001_a.sql": GOOD.encode(), f"m/{name}": b"no"})
     if "/" in name:  # it lies in another folder, as far as a zip has any
         assert [m.version for m in read_manifest(bundle / "m")] == [1]
     else:
@@ -149,7 +149,7 @@ def test_a_zip_member_with_a_path_outside_is_not_a_migration(tmp_path: Path, nam
 
 
 def test_a_relative_path_does_not_leave_the_folder_of_a_zip(tmp_path: Path) -> None:
-    bundle = zipped(tmp_path / "b.zip", {"m/0001_a.sql": GOOD.encode()})
+    bundle = zip_folder(tmp_path / "b.zip", {"m/0001_a.sql": GOOD.encode()})
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "0001_b.sql").write_text(GOOD)
     assert "does not exist" in refused(f"{bundle}/../nothing")
@@ -157,13 +157,13 @@ def test_a_relative_path_does_not_leave_the_folder_of_a_zip(tmp_path: Path) -> N
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    bundle = zipped(tmp_path / "b.zip", {"0001_a.sql": bytes(65 * MEGABYTE)})
+    bundle = zip_folder(tmp_path / "b.zip", {"0001_a.sql": bytes(65 * MEGABYTE)})
     assert bundle.stat().st_size < MEGABYTE
     assert "65 MB exceed the limit of 64 MB" in refused(bundle)
 
 
 def test_a_zip_bomb_with_a_false_size_is_not_unpacked(tmp_path: Path) -> None:
-    bundle = zipped(tmp_path / "b.zip", {"0001_a.sql": bytes(65 * MEGABYTE)})
+    bundle = zip_folder(tmp_path / "b.zip", {"0001_a.sql": bytes(65 * MEGABYTE)})
     lie = bundle.read_bytes().replace(struct.pack("<I", 65 * MEGABYTE), struct.pack("<I", 10))
     bundle.write_bytes(lie)
     assert "cannot be unpacked" in refused(bundle)
@@ -231,7 +231,7 @@ def test_malicious_content_is_rejected_and_escaped_in_the_error(
 
 
 def test_ten_thousand_faults_make_one_short_error(folder: Path) -> None:
-    bundle = zipped(folder / "b.zip", {f"{n}.sql": b"" for n in range(10_000)})
+    bundle = zip_folder(folder / "b.zip", {f"{n}.sql": b"" for n in range(10_000)})
     with pytest.raises(ManifestError) as caught:
         read_manifest(bundle)
     assert len(caught.value.faults) >= 10_000

@@ -21,7 +21,7 @@ from lambda_migrate.testing import FixedRandom
 from tests.integration.postgresql.empty_database import EmptyDatabase, migration
 from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, item_size, manifest, prefixes
 
-from .hostile import OBEYED, SQL, obeyed
+from .hostile import CONTROL_CHARACTERS, SQL, find_control_characters
 
 FAR = 10**18
 NUMBERS = [
@@ -61,7 +61,7 @@ def test_any_item_is_decoded_or_a_configuration_error(item: dict[str, Any]) -> N
             assert isinstance(decode(planted, target="orders"), LeaseState)
         except ConfigurationError as error:
             reported = str(error)
-        assert obeyed(reported) == ""
+        assert find_control_characters(reported) == ""
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -81,12 +81,15 @@ def test_a_deeply_nested_map_is_an_error_that_names_the_attribute() -> None:
         decode({"format": {"N": "2"}, "progress": deep}, target="orders")
 
 
-@pytest.mark.parametrize("kind", OBEYED)
+@pytest.mark.parametrize("kind", CONTROL_CHARACTERS)
 def test_the_name_of_a_forged_attribute_is_escaped(kind: str) -> None:
-    item: dict[str, Any] = {"format": {"N": "2"}, "databases": {"M": {OBEYED[kind]: {"S": "x"}}}}
+    item: dict[str, Any] = {
+        "format": {"N": "2"},
+        "databases": {"M": {CONTROL_CHARACTERS[kind]: {"S": "x"}}},
+    }
     with pytest.raises(ConfigurationError) as caught:
         decode(item, target="orders")
-    assert obeyed(str(caught.value)) == ""
+    assert find_control_characters(str(caught.value)) == ""
 
 
 # --- what could block other processes without end
@@ -132,34 +135,34 @@ def test_a_lease_without_end_is_taken_over(
     planted: LeaseState, length_ms: int, most: float
 ) -> None:
     """Within two of the leases that it names, and within the longest one that settings allow."""
-    scene = Fakes()
-    scene.table.state = planted._replace(lease_ms=length_ms)
-    began = scene.clock.monotonic()
-    deadline = Deadline.after(2_000.0, scene.clock)
-    assert scene.runner(manifest(1), wait_seconds=2_000).ensure(deadline) is Outcome.MIGRATED
-    assert scene.clock.monotonic() - began < most
-    assert item_size(encode_databases(scene.table.state.databases)) < 8_000
+    fakes = Fakes()
+    fakes.table.state = planted._replace(lease_ms=length_ms)
+    began = fakes.clock.monotonic()
+    deadline = Deadline.after(2_000.0, fakes.clock)
+    assert fakes.runner(manifest(1), wait_seconds=2_000).ensure(deadline) is Outcome.MIGRATED
+    assert fakes.clock.monotonic() - began < most
+    assert item_size(encode_databases(fakes.table.state.databases)) < 8_000
 
 
 def test_forged_failures_cost_one_pause() -> None:
-    scene = Fakes()
-    scene.table.state = LeaseState(progress=Progress("0001_m", 0, 1, 0, attempts=FAR))
+    fakes = Fakes()
+    fakes.table.state = LeaseState(progress=Progress("0001_m", 0, 1, 0, attempts=FAR))
     with pytest.raises(MigrationFailed, match="in a row ended"):
-        scene.runner(manifest(1)).ensure(scene.deadline())
-    scene.clock.advance(MAX_FAILURE_PAUSE_MS / 1000)
-    assert scene.runner(manifest(1)).ensure(scene.deadline()) is Outcome.MIGRATED
+        fakes.runner(manifest(1)).ensure(fakes.deadline())
+    fakes.clock.advance(MAX_FAILURE_PAUSE_MS / 1000)
+    assert fakes.runner(manifest(1)).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
 def test_an_endless_pause_is_limited() -> None:
-    scene = Fakes()
-    runner = scene.runner(manifest(1))
+    fakes = Fakes()
+    runner = fakes.runner(manifest(1))
     digest = runner.manifest.digest
-    now = scene.clock.wall_ms()
+    now = fakes.clock.wall_ms()
     for retry in (FAR, now + MAX_FAILURE_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1):
-        scene.table.state = LeaseState(
+        fakes.table.state = LeaseState(
             failure=Failure(digest, "m", "1", "", "planted", 1, now, retry)
         )
-        assert scene.runner(manifest(1)).ensure(Deadline.after(60.0, scene.clock)) is not None
+        assert fakes.runner(manifest(1)).ensure(Deadline.after(60.0, fakes.clock)) is not None
 
 
 @given(
@@ -196,14 +199,14 @@ def test_a_failure_after_a_forged_one_is_readable(attempts: int) -> None:
 
 
 def test_a_forged_ready_digest_is_removed_by_the_next_holder() -> None:
-    scene = Fakes()
-    address = scene.database.address_text
-    lying = {scene.database.identity: PLANTED["0"]._replace(addresses={address: (FAR, FAR)})}
-    scene.change(fence=7, databases=lying)
-    scene.operations(manifest(1, 2)).up(scene.deadline())
-    record = scene.table.state.databases[scene.database.identity]
+    fakes = Fakes()
+    address = fakes.database.address_text
+    lying = {fakes.database.identity: PLANTED["0"]._replace(addresses={address: (FAR, FAR)})}
+    fakes.change(fence=7, databases=lying)
+    fakes.operations(manifest(1, 2)).up(fakes.deadline())
+    record = fakes.table.state.databases[fakes.database.identity]
     assert record.ready_digests == join_digests(prefixes(manifest(1, 2)))
-    assert scene.ready(manifest(1), manifest(1, 2)) == [manifest(1), manifest(1, 2)]
+    assert fakes.ready(manifest(1), manifest(1, 2)) == [manifest(1), manifest(1, 2)]
 
 
 def test_the_largest_item_stays_far_below_400_kb() -> None:
@@ -244,25 +247,27 @@ def test_a_fence_after_a_year_of_cold_starts_is_accepted(db: EmptyDatabase) -> N
     assert db.versions() == [1]
 
 
-@pytest.mark.parametrize("owner", [*OBEYED.values(), *SQL.values()], ids=[*OBEYED, *SQL])
+@pytest.mark.parametrize(
+    "owner", [*CONTROL_CHARACTERS.values(), *SQL.values()], ids=[*CONTROL_CHARACTERS, *SQL]
+)
 def test_a_forged_owner_is_only_printed(owner: str) -> None:
-    scene = Fakes()
-    until = scene.clock.wall_ms() + 60_000
-    scene.table.state = LeaseState(fence=1, owner=owner, lease_until_ms=until)
+    fakes = Fakes()
+    until = fakes.clock.wall_ms() + 60_000
+    fakes.table.state = LeaseState(fence=1, owner=owner, lease_until_ms=until)
     with pytest.raises(NotReady) as caught:
-        scene.runner(manifest(1)).ensure(Deadline.after(5.0, scene.clock))
-    assert obeyed(str(caught.value)) == ""
+        fakes.runner(manifest(1)).ensure(Deadline.after(5.0, fakes.clock))
+    assert find_control_characters(str(caught.value)) == ""
 
 
 def test_a_forged_ready_digest_is_served_and_verify_detects_it() -> None:
     """The limit of what can be defended: the table is what the fast path believes."""
-    scene = Fakes()
+    fakes = Fakes()
     files = manifest(1, 2)
-    scene.migrated(manifest(1))
-    record = scene.table.state.databases[scene.database.identity]
+    fakes.migrated(manifest(1))
+    record = fakes.table.state.databases[fakes.database.identity]
     marks = join_digests(prefixes(files))
-    lying = record._replace(ready_digests=marks, addresses={scene.database.address_text: (3, 1)})
-    scene.change(databases={scene.database.identity: lying})
-    assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    found = scene.operations(files).verify(scene.deadline())
+    lying = record._replace(ready_digests=marks, addresses={fakes.database.address_text: (3, 1)})
+    fakes.change(databases={fakes.database.identity: lying})
+    assert fakes.runner(files).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    found = fakes.operations(files).verify(fakes.deadline())
     assert "the history does not support that" in found.problems[0]

@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
 from lambda_migrate.settings import SETTINGS, Settings
 
-from .hostile import OBEYED, SQL, obeyed
+from .hostile import CONTROL_CHARACTERS, SQL, find_control_characters
 
 NAMES = list(SETTINGS)
 TEXTS = ("table", "target", "environment", "schema", "database_secret")
@@ -25,7 +25,7 @@ def refused(**arguments: object) -> str:
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({}, **arguments)
     fault = str(caught.value)
-    assert obeyed(fault) == ""
+    assert find_control_characters(fault) == ""
     return fault
 
 
@@ -39,9 +39,9 @@ def reported(arguments: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("kind", [*OBEYED, *NUL])
+@pytest.mark.parametrize("kind", [*CONTROL_CHARACTERS, *NUL])
 def test_a_name_with_an_invisible_character_is_rejected(name: str, kind: str) -> None:
-    fault = refused(**{name: {**OBEYED, **NUL}[kind]})
+    fault = refused(**{name: {**CONTROL_CHARACTERS, **NUL}[kind]})
     assert f"LAMBDA_MIGRATE_{name.upper()}" in fault
     assert "without NUL, control or invisible characters" in fault
 
@@ -55,14 +55,14 @@ def test_a_name_may_contain_any_visible_text(name: str, text: str) -> None:
 @given(name=st.sampled_from(NAMES), value=st.text(max_size=30) | st.binary() | st.floats())
 @settings(deadline=None, max_examples=300)
 def test_an_invalid_value_raises_only_a_configuration_error(name: str, value: object) -> None:
-    assert obeyed(reported({name: value})) == ""
+    assert find_control_characters(reported({name: value})) == ""
 
 
 @given(value=st.text(st.characters(exclude_characters="\0"), max_size=30))
 @settings(deadline=None)
 def test_an_invalid_url_raises_only_a_configuration_error(value: str) -> None:
     for url in (value, f"postgresql://u:p@h/{value}", f"postgresql://u:{value}@h/d?{value}"):
-        assert obeyed(reported({"database_url": url})) == ""
+        assert find_control_characters(reported({"database_url": url})) == ""
 
 
 @pytest.mark.parametrize(

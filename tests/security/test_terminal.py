@@ -20,7 +20,7 @@ from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.testing import InMemoryDatabase
 
-from .hostile import OBEYED, SQL, obeyed
+from .hostile import CONTROL_CHARACTERS, SQL, find_control_characters
 
 FAR = 10**18
 Run = Callable[..., tuple[int, str]]
@@ -73,7 +73,7 @@ def run(
         code = main(arguments)
         captured = capsys.readouterr()
         written = captured.out + captured.err
-        assert obeyed(written) == ""
+        assert find_control_characters(written) == ""
         assert "hunter2" not in written
         assert "should not happen" not in written
         return code, written
@@ -108,25 +108,25 @@ COMMANDS = [
 
 
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("kind", OBEYED)
+@pytest.mark.parametrize("kind", CONTROL_CHARACTERS)
 def test_no_command_prints_control_characters_of_an_item(
     run: Run, store: InMemoryLeaseTable, kind: str
 ) -> None:
     for command in COMMANDS:
-        store.state = planted(OBEYED[kind])
+        store.state = planted(CONTROL_CHARACTERS[kind])
         _, written = run(*command)
         assert "\nerror: all is lost" not in written
-        store.state = planted(OBEYED[kind])
+        store.state = planted(CONTROL_CHARACTERS[kind])
         code, _ = run(*command, "--format", "json")
         assert code in (0, 1, 2, 4)
 
 
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("kind", OBEYED)
+@pytest.mark.parametrize("kind", CONTROL_CHARACTERS)
 def test_no_command_prints_control_characters_of_a_history_row(
     run: Run, database: InMemoryDatabase, kind: str
 ) -> None:
-    text = OBEYED[kind]
+    text = CONTROL_CHARACTERS[kind]
     row = HistoryRow(7, text, text, text, owner=text, applied_at="2026-01-01T00:00:00.000Z")
     for state in (RowState.APPLIED, RowState.STARTED):
         for command in (("status", "--all"), ("plan",), ("verify",), ("down", "--only", "7")):
@@ -147,12 +147,12 @@ def test_escaped_characters_are_shown_by_their_code(run: Run, store: InMemoryLea
     assert r"held by a\x1b[2J\u202eb\nc, fence" in run("lease", "show")[1]
 
 
-@pytest.mark.parametrize("kind", OBEYED)
+@pytest.mark.parametrize("kind", CONTROL_CHARACTERS)
 def test_json_has_every_text_unchanged(run: Run, store: InMemoryLeaseTable, kind: str) -> None:
-    store.state = planted(OBEYED[kind])
+    store.state = planted(CONTROL_CHARACTERS[kind])
     document: dict[str, Any] = json.loads(run("lease", "show", "--format", "json")[1])
-    assert document["owner"] == OBEYED[kind]
-    assert document["failure"]["cause"] == OBEYED[kind]
+    assert document["owner"] == CONTROL_CHARACTERS[kind]
+    assert document["failure"]["cause"] == CONTROL_CHARACTERS[kind]
 
 
 @pytest.mark.parametrize("moment", [FAR, -FAR, 10**19, 253_402_300_800_000])
@@ -172,10 +172,10 @@ def test_a_time_out_of_range_is_shown_as_none(
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(("new", text) for text in OBEYED.values()),
-        *(("status", "--target", text) for text in OBEYED.values()),
-        *(("status", "--directory", text) for text in OBEYED.values()),
-        *(("status", f"--{text}") for text in OBEYED.values()),
+        *(("new", text) for text in CONTROL_CHARACTERS.values()),
+        *(("status", "--target", text) for text in CONTROL_CHARACTERS.values()),
+        *(("status", "--directory", text) for text in CONTROL_CHARACTERS.values()),
+        *(("status", f"--{text}") for text in CONTROL_CHARACTERS.values()),
         ("new", "../../x"),
         ("new", "/etc/x"),
         ("new", "a/b"),
@@ -222,10 +222,10 @@ ERRORS = [getattr(errors, name) for name in errors.__all__]
 
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
+@pytest.mark.parametrize("text", CONTROL_CHARACTERS.values(), ids=CONTROL_CHARACTERS)
 def test_no_error_contains_control_characters(kind: type[Exception], text: str) -> None:
     reported = str(kind(text))
-    assert obeyed(reported) == ""
+    assert find_control_characters(reported) == ""
     if issubclass(kind, (errors.NotReady, MigrationFailed)):
         assert "\n" not in reported
 
@@ -239,15 +239,15 @@ def test_messages_of_the_server_in_any_language_are_unchanged() -> None:
         assert str(errors.DatabaseUnavailable(words)) == words
 
 
-@pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
+@pytest.mark.parametrize("text", CONTROL_CHARACTERS.values(), ids=CONTROL_CHARACTERS)
 def test_the_attributes_of_a_failure_are_escaped_too(text: str) -> None:
     failed = MigrationFailed(text, migration=text, sqlstate=text, detail=text)
     for reported in (failed.summary, failed.cause, failed.migration, failed.sqlstate):
-        assert obeyed(reported, keep="") == ""
-    assert obeyed(str(failed)) == ""
+        assert find_control_characters(reported, keep="") == ""
+    assert find_control_characters(str(failed)) == ""
 
 
 def test_escaping_is_idempotent() -> None:
-    for text in (*OBEYED.values(), *SQL.values(), "a\ud800b"):
+    for text in (*CONTROL_CHARACTERS.values(), *SQL.values(), "a\ud800b"):
         assert escape_text(escape_text(text)) == escape_text(text)
         assert escape_text(text).isprintable()

@@ -26,7 +26,7 @@ from lambda_migrate.postgresql.connection import (
 from .conftest import wait_until_asleep
 
 
-def opened(address: DatabaseAddress, **startup: str) -> Connection:
+def connect_to(address: DatabaseAddress, **startup: str) -> Connection:
     return connect(address, application_name="test_connection", startup=startup, timeout=30)
 
 
@@ -39,7 +39,7 @@ def address(
 
 @pytest.fixture
 def connection(socket_address: DatabaseAddress) -> Iterator[Connection]:
-    with opened(socket_address) as connection:
+    with connect_to(socket_address) as connection:
         yield connection
 
 
@@ -49,14 +49,14 @@ def connection(socket_address: DatabaseAddress) -> Iterator[Connection]:
 def test_a_connection_has_the_process_id_of_its_backend_and_the_servers_version(
     address: DatabaseAddress, plain_server: LocalPostgreSQL
 ) -> None:
-    with opened(address) as connection:
+    with connect_to(address) as connection:
         assert connection.run("SELECT pg_backend_pid()") == [[connection.pid]]
         assert connection.run("SHOW server_version_num") == [[str(connection.server_version)]]
         assert connection.server_version // 10000 == plain_server.major
 
 
 def test_startup_settings_and_the_name_reach_the_session(address: DatabaseAddress) -> None:
-    with opened(address, lock_timeout="1234ms") as connection:
+    with connect_to(address, lock_timeout="1234ms") as connection:
         names = ("lock_timeout", "application_name", "client_encoding")
         shown = [connection.run(f"SHOW {name}")[0][0] for name in names]
         assert shown == ["1234ms", "test_connection", "UTF8"]
@@ -65,7 +65,7 @@ def test_startup_settings_and_the_name_reach_the_session(address: DatabaseAddres
 
 def test_the_urls_of_a_local_server_connect(plain_server: LocalPostgreSQL) -> None:
     for url in (plain_server.url("other"), plain_server.tcp_url("other")):
-        with opened(parse_url(url)) as connection:
+        with connect_to(parse_url(url)) as connection:
             assert connection.run("SELECT current_database()") == [["other"]]
 
 
@@ -77,7 +77,7 @@ def test_an_error_that_no_retry_resolves_is_permanent(
     change: dict[str, str], sqlstate: str, address: DatabaseAddress
 ) -> None:
     with pytest.raises(ConnectFailed) as failed:
-        opened(address.replace(**change))
+        connect_to(address.replace(**change))
 
     assert failed.value.permanent
     assert failed.value.sqlstate == sqlstate
@@ -86,7 +86,7 @@ def test_an_error_that_no_retry_resolves_is_permanent(
 
 def test_an_unknown_startup_setting_is_permanent(address: DatabaseAddress) -> None:
     with pytest.raises(ConnectFailed, match="no_such_setting") as failed:
-        opened(address, no_such_setting="1")
+        connect_to(address, no_such_setting="1")
 
     assert failed.value.permanent
 
@@ -98,21 +98,21 @@ def test_an_error_that_a_retry_may_resolve_is_transient(
     change: dict[str, str | int], plain_address: DatabaseAddress
 ) -> None:
     with pytest.raises(ConnectFailed) as failed:
-        opened(plain_address.replace(**change))
+        connect_to(plain_address.replace(**change))
 
     assert not failed.value.permanent
 
 
 def test_a_missing_socket_is_transient(socket_address: DatabaseAddress, tmp_path: Path) -> None:
     with pytest.raises(ConnectFailed, match="No such file") as failed:
-        opened(socket_address.replace(socket_dir=str(tmp_path)))
+        connect_to(socket_address.replace(socket_dir=str(tmp_path)))
 
     assert not failed.value.permanent
 
 
 def test_an_impossible_host_name_is_permanent(plain_address: DatabaseAddress) -> None:
     with pytest.raises(ConnectFailed) as failed:
-        opened(plain_address.replace(host="x" * 64 + ".example"))
+        connect_to(plain_address.replace(host="x" * 64 + ".example"))
 
     assert failed.value.permanent
 
@@ -122,9 +122,9 @@ def test_too_many_connections_are_transient() -> None:
     settings["reserved_connections"] = "0"
     with LocalPostgreSQL(settings=settings) as server:
         address = parse_url(server.url())
-        connections = [opened(address) for _ in range(3)]
+        connections = [connect_to(address) for _ in range(3)]
         with pytest.raises(ConnectFailed) as failed:
-            opened(address)
+            connect_to(address)
         for connection in connections:
             connection.close()
 
@@ -284,7 +284,7 @@ def test_copy_to_stdout_is_read_and_dropped(connection: Connection) -> None:
 
 
 def test_memory_does_not_grow_with_what_is_copied_out(connection: Connection) -> None:
-    def peak(sql: str) -> int:
+    def measure_peak_memory(sql: str) -> int:
         tracemalloc.start()
         try:
             connection.run(sql)
@@ -293,7 +293,9 @@ def test_memory_does_not_grow_with_what_is_copied_out(connection: Connection) ->
             tracemalloc.stop()
 
     copied = "COPY (SELECT repeat('x', {}) FROM generate_series(1, 3)) TO STDOUT"
-    assert peak(copied.format(10_000_000)) < 2 * peak(copied.format(200_000))
+    assert measure_peak_memory(copied.format(10_000_000)) < 2 * measure_peak_memory(
+        copied.format(200_000)
+    )
 
 
 @pytest.mark.parametrize(
@@ -342,8 +344,8 @@ def test_notices_and_notifications_of_any_text_are_skipped(connection: Connectio
 
 
 def test_an_abort_from_another_thread_ends_the_running_statement(address: DatabaseAddress) -> None:
-    connection = opened(address)
-    runner, lost = in_a_thread(lambda: connection.run("SELECT pg_sleep(120)"))
+    connection = connect_to(address)
+    runner, lost = start_thread(lambda: connection.run("SELECT pg_sleep(120)"))
     wait_until_asleep(address, connection.pid)
 
     connection.abort()
@@ -358,7 +360,7 @@ def test_an_abort_from_another_thread_ends_the_running_statement(address: Databa
 
 
 def test_an_aborted_connection_runs_nothing(address: DatabaseAddress) -> None:
-    connection = opened(address)
+    connection = connect_to(address)
     connection.abort()
 
     with pytest.raises(ConnectionLost, match="aborted"):
@@ -366,7 +368,7 @@ def test_an_aborted_connection_runs_nothing(address: DatabaseAddress) -> None:
 
 
 def test_a_connection_to_a_silent_server_is_closed(address: DatabaseAddress) -> None:
-    connection = opened(address)
+    connection = connect_to(address)
 
     with pytest.raises(ConnectionLost, match=r"did not respond for 0\.05 s"):
         connection.run("SELECT pg_sleep(120)", timeout=0.05)
@@ -384,7 +386,7 @@ def test_a_timeout_limits_one_message_only(connection: Connection) -> None:
 def test_a_termination_by_an_administrator_is_a_lost_connection_with_the_servers_message(
     address: DatabaseAddress,
 ) -> None:
-    connection = opened(address)
+    connection = connect_to(address)
 
     with pytest.raises(ConnectionLost, match="administrator command") as lost:
         connection.run("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(120)")
@@ -395,8 +397,8 @@ def test_a_termination_by_an_administrator_is_a_lost_connection_with_the_servers
 def test_a_termination_between_two_statements_is_detected_by_the_second(
     address: DatabaseAddress,
 ) -> None:
-    connection = opened(address)
-    with opened(address) as other:
+    connection = connect_to(address)
+    with connect_to(address) as other:
         other.run(f"SELECT pg_terminate_backend({connection.pid}, 30000)")
 
     with pytest.raises(ConnectionLost):
@@ -404,9 +406,9 @@ def test_a_termination_between_two_statements_is_detected_by_the_second(
 
 
 def test_a_transaction_left_idle_too_long_is_a_lost_connection(address: DatabaseAddress) -> None:
-    connection = opened(address, idle_in_transaction_session_timeout="1ms")
+    connection = connect_to(address, idle_in_transaction_session_timeout="1ms")
     connection.run("BEGIN")
-    with opened(address) as other:
+    with connect_to(address) as other:
         while other.run(f"SELECT 1 FROM pg_stat_activity WHERE pid = {connection.pid}"):
             pass
 
@@ -416,7 +418,7 @@ def test_a_transaction_left_idle_too_long_is_a_lost_connection(address: Database
 
 def test_a_killed_backend_is_a_lost_connection(plain_server: LocalPostgreSQL) -> None:
     with LocalPostgreSQL(binaries=plain_server.binaries) as server:
-        connection = opened(parse_url(server.url()))
+        connection = connect_to(parse_url(server.url()))
         os.kill(connection.pid, signal.SIGKILL)
 
         with pytest.raises(ConnectionLost):
@@ -424,7 +426,7 @@ def test_a_killed_backend_is_a_lost_connection(plain_server: LocalPostgreSQL) ->
 
 
 def test_closing_twice_and_after_a_loss_raises_nothing(address: DatabaseAddress) -> None:
-    connection = opened(address)
+    connection = connect_to(address)
     connection.abort()
     connection.close()
     connection.close()
@@ -435,8 +437,8 @@ def test_closing_twice_and_after_a_loss_raises_nothing(address: DatabaseAddress)
 
 
 def test_closing_ends_the_backend(address: DatabaseAddress) -> None:
-    connection = opened(address)
-    with opened(address) as other:
+    connection = connect_to(address)
+    with connect_to(address) as other:
         connection.close()
         while other.run(f"SELECT 1 FROM pg_stat_activity WHERE pid = {connection.pid}"):
             pass
@@ -445,7 +447,7 @@ def test_closing_ends_the_backend(address: DatabaseAddress) -> None:
 def test_an_interrupt_during_a_response_makes_the_connection_unusable(
     address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = opened(address)
+    connection = connect_to(address)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -475,8 +477,8 @@ def test_an_interrupt_during_a_response_makes_the_connection_unusable(
 def test_a_peer_that_is_not_postgresql_is_refused(
     answer: bytes, reason: str, permanent: bool
 ) -> None:
-    with answering(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
-        opened(address_of(port, sslmode="disable"))
+    with serve_once(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
+        connect_to(address_of(port, sslmode="disable"))
 
     assert failed.value.permanent is permanent
 
@@ -490,8 +492,8 @@ def test_a_peer_that_is_not_postgresql_is_refused(
     ],
 )
 def test_a_broken_handshake_is_transient(answer: bytes, reason: str) -> None:
-    with answering(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
-        opened(address_of(port, sslmode="require"))
+    with serve_once(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
+        connect_to(address_of(port, sslmode="require"))
 
     assert not failed.value.permanent
 
@@ -511,7 +513,7 @@ def address_of(port: int, *, sslmode: str) -> DatabaseAddress:
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[int]:
+def serve_once(answer: bytes) -> Iterator[int]:
     """A server that reads once, says ``answer`` and hangs up; its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=_answer_once, args=(listener, answer))
@@ -530,7 +532,7 @@ def _answer_once(listener: socket.socket, answer: bytes) -> None:
         peer.shutdown(socket.SHUT_WR)
 
 
-def in_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[ConnectionLost]]:
+def start_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[ConnectionLost]]:
     lost: list[ConnectionLost] = []
 
     def run() -> None:

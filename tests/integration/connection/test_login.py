@@ -44,7 +44,7 @@ def put_secret(address: DatabaseAddress, password: str) -> None:
         client.put_secret_value(SecretId=SECRET, SecretString=json.dumps(content))
 
 
-def who(credentials: Credentials, clock: FakeClock | None = None) -> str:
+def log_in(credentials: Credentials, clock: FakeClock | None = None) -> str:
     opening = open_connection(credentials, "test_login", 30, clock=clock or FakeClock())
     with opening as connection:
         assert connection.is_encrypted
@@ -56,7 +56,7 @@ def test_a_secret_has_address_and_user(
 ) -> None:
     put_secret(tls_address, PASSWORD)
 
-    assert who(SecretCredentials(SECRET, sslrootcert=authorities.right)) == "scram"
+    assert log_in(SecretCredentials(SECRET, sslrootcert=authorities.right)) == "scram"
 
 
 def test_a_rotated_secret_is_read_again_when_the_old_password_is_refused(
@@ -68,7 +68,7 @@ def test_a_rotated_secret_is_read_again_when_the_old_password_is_refused(
     put_secret(tls_address, PASSWORD)
     assert credentials.address().password == "the old one"
 
-    assert who(credentials) == "scram"
+    assert log_in(credentials) == "scram"
 
 
 def test_a_login_that_is_refused_during_a_rotation_succeeds_when_the_secret_follows(
@@ -82,7 +82,7 @@ def test_a_login_that_is_refused_during_a_rotation_succeeds_when_the_secret_foll
 
     put_secret(tls_address, "the old one")
 
-    assert who(SecretCredentials(SECRET, sslrootcert=authorities.right), Clock()) == "scram"
+    assert log_in(SecretCredentials(SECRET, sslrootcert=authorities.right), Clock()) == "scram"
 
 
 def test_the_pending_version_of_a_rotation_is_tried_at_once(
@@ -98,7 +98,7 @@ def test_the_pending_version_of_a_rotation_is_tried_at_once(
     )
     clock = FakeClock()
 
-    assert who(SecretCredentials(SECRET, sslrootcert=authorities.right), clock) == "scram"
+    assert log_in(SecretCredentials(SECRET, sslrootcert=authorities.right), clock) == "scram"
     assert clock.slept in ([], [0.0])
 
 
@@ -108,7 +108,7 @@ def test_a_secret_with_a_wrong_password_is_named_and_its_content_is_not(
     put_secret(tls_address, "s3cr3t")
 
     with pytest.raises(ConnectFailed, match=SECRET) as failed:
-        who(SecretCredentials(SECRET, sslrootcert=authorities.right))
+        log_in(SecretCredentials(SECRET, sslrootcert=authorities.right))
 
     assert failed.value.permanent
     assert "s3cr3t" not in repr(failed.value)
@@ -123,14 +123,14 @@ def test_a_wrong_password_that_was_replaced_by_a_wrong_password_is_refused(
     put_secret(tls_address, "two")
 
     with pytest.raises(ConnectFailed, match="whether it was rotated"):
-        who(credentials)
+        log_in(credentials)
 
 
 def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress) -> None:
     address = tls_address.replace(user="scram", password="wrong", sslmode="require")
 
     with pytest.raises(ConnectFailed) as failed:
-        who(UrlCredentials(address))
+        log_in(UrlCredentials(address))
 
     assert failed.value.reason.endswith("[28P01]")
 
@@ -168,7 +168,7 @@ def test_the_password_comes_from_the_first_line_that_matches(
         line.format(port=tls_address.port) + ESCAPED,
         "*:*:*:*:wrong",
     )
-    assert who(scram_without_password(tls_address, passfile)) == "scram"
+    assert log_in(scram_without_password(tls_address, passfile)) == "scram"
 
 
 def test_the_default_password_file_is_in_the_home_directory(
@@ -177,7 +177,7 @@ def test_the_default_password_file_is_in_the_home_directory(
     write_passfile(tmp_path / ".pgpass", f"*:*:*:scram:{ESCAPED}")
     monkeypatch.setenv("HOME", str(tmp_path))
     credentials = UrlCredentials(tls_address.replace(user="scram", sslmode="require"))
-    assert who(credentials) == "scram"
+    assert log_in(credentials) == "scram"
 
 
 @pytest.mark.parametrize(("mode", "reported"), [(0o640, "chmod 0600"), (0o604, "chmod 0600")])
@@ -186,11 +186,11 @@ def test_a_password_file_that_others_may_read_is_not_used_and_the_error_explains
 ) -> None:
     passfile = write_passfile(tmp_path / "pgpass", f"*:*:*:*:{ESCAPED}", mode=mode)
     with pytest.raises(ConnectFailed, match="none is configured") as failed:
-        who(scram_without_password(tls_address, passfile))
+        log_in(scram_without_password(tls_address, passfile))
     assert f"{reported} {passfile}" in failed.value.reason
     assert PASSWORD not in failed.value.reason
     trusted = tls_address.replace(user="tls_only", sslmode="require", passfile=str(passfile))
-    assert who(UrlCredentials(trusted)) == "tls_only"  # the server asks for none
+    assert log_in(UrlCredentials(trusted)) == "tls_only"  # the server asks for none
 
 
 def test_options_are_defaults_that_a_reset_keeps(tls_address: DatabaseAddress) -> None:
@@ -202,41 +202,41 @@ def test_options_are_defaults_that_a_reset_keeps(tls_address: DatabaseAddress) -
             assert connection.run(f"{reset}SHOW search_path") == [['"my app",public']]
 
 
-class RememberedTokens:
+class RecordingTokenClient:
     """The RDS client, asked once: a token's text depends on the second in which it is made."""
 
     def __init__(self, address: DatabaseAddress) -> None:
         self.token = boto3.client("rds").generate_db_auth_token(
             DBHostname=address.host, Port=address.port, DBUsername="token"
         )
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
 
     def generate_db_auth_token(self, **arguments: Any) -> str:
-        self.asked.append(arguments)
+        self.requests.append(arguments)
         return str(self.token)
 
 
 def test_an_iam_token_is_sent_as_the_password(
     tls_address: DatabaseAddress, tls_server: LocalPostgreSQL, authorities: Authorities
 ) -> None:
-    tokens = RememberedTokens(tls_address)
+    tokens = RecordingTokenClient(tls_address)
     tls_server.execute(f"ALTER ROLE token PASSWORD '{tokens.token}'")
     address = tls_address.replace(user="token", sslrootcert=authorities.right)
 
-    assert who(IamCredentials(address, client=tokens)) == "token"
+    assert log_in(IamCredentials(address, client=tokens)) == "token"
     place = {"DBHostname": "localhost", "Port": tls_server.port, "DBUsername": "token"}
-    assert tokens.asked == [place]
+    assert tokens.requests == [place]
 
 
 def test_a_refused_iam_login_names_the_permission(
     tls_address: DatabaseAddress, tls_server: LocalPostgreSQL
 ) -> None:
     tls_server.execute("ALTER ROLE token PASSWORD 'no token'")
-    tokens = RememberedTokens(tls_address)
+    tokens = RecordingTokenClient(tls_address)
     address = tls_address.replace(user="token", sslmode="require")
 
     with pytest.raises(ConnectFailed, match="rds-db:connect") as failed:
-        who(IamCredentials(address, client=tokens))
+        log_in(IamCredentials(address, client=tokens))
 
     assert failed.value.permanent
     assert tokens.token not in repr(failed.value)

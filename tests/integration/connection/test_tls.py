@@ -19,20 +19,20 @@ from lambda_migrate.postgresql.connection import (
 from .conftest import PASSWORD, Authorities, wait_until_asleep
 
 
-def opened(address: DatabaseAddress) -> Connection:
+def connect_to(address: DatabaseAddress) -> Connection:
     return connect(address, application_name="test_tls", timeout=30)
 
 
 def is_encrypted(address: DatabaseAddress) -> bool:
-    with opened(address) as connection:
+    with connect_to(address) as connection:
         said = connection.run("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         assert said == [[connection.is_encrypted]]
         return said == [[True]]
 
 
-def refusal(address: DatabaseAddress) -> ConnectFailed:
+def get_refusal(address: DatabaseAddress) -> ConnectFailed:
     with pytest.raises(ConnectFailed) as failed:
-        opened(address)
+        connect_to(address)
     return failed.value
 
 
@@ -49,14 +49,14 @@ def test_a_root_certificate_without_a_mode_means_verify_full(
     tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
     assert is_encrypted(tls_address.replace(sslrootcert=authorities.right))
-    assert refusal(tls_address.replace(sslrootcert=authorities.wrong)).permanent
+    assert get_refusal(tls_address.replace(sslrootcert=authorities.wrong)).permanent
 
 
 @pytest.mark.parametrize("mode", ["verify-full", "verify-ca", "require"])
 def test_a_wrong_authority_is_refused_for_good(
     mode: str, tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
-    failed = refusal(tls_address.replace(sslmode=mode, sslrootcert=authorities.wrong))
+    failed = get_refusal(tls_address.replace(sslmode=mode, sslrootcert=authorities.wrong))
 
     assert failed.permanent
     assert "certificate is refused" in failed.reason
@@ -67,14 +67,14 @@ def test_a_wrong_authority_is_refused_for_good(
 def test_without_a_root_certificate_the_system_store_decides(
     mode: str, tls_address: DatabaseAddress
 ) -> None:
-    failed = refusal(tls_address.replace(sslmode=mode))
+    failed = get_refusal(tls_address.replace(sslmode=mode))
 
     assert failed.permanent
     assert "global-bundle.pem" in failed.reason
 
 
 def test_sslrootcert_system_decides_by_the_system_store(tls_address: DatabaseAddress) -> None:
-    assert refusal(tls_address.replace(sslrootcert="system")).permanent
+    assert get_refusal(tls_address.replace(sslrootcert="system")).permanent
 
 
 def test_the_system_store_is_openssls(
@@ -93,7 +93,7 @@ def test_a_wrong_host_name_is_refused_by_verify_full_alone(
 
     assert is_encrypted(address.replace(sslmode="verify-ca"))
     assert is_encrypted(address.replace(sslmode="require"))
-    failed = refusal(address.replace(sslmode="verify-full"))
+    failed = get_refusal(address.replace(sslmode="verify-full"))
     assert failed.permanent
     assert "connect by a name that the certificate contains" in failed.reason
 
@@ -108,7 +108,7 @@ def test_require_without_a_root_certificate_encrypts_and_verifies_nothing(
 def test_a_server_without_tls_is_refused_where_tls_is_required(
     mode: str, plain_address: DatabaseAddress
 ) -> None:
-    failed = refusal(plain_address.replace(sslmode=mode))
+    failed = get_refusal(plain_address.replace(sslmode=mode))
 
     assert failed.permanent
     assert f"offers no TLS, and sslmode={mode} requires it" in failed.reason
@@ -129,7 +129,7 @@ def test_a_unix_socket_is_never_encrypted(mode: str, socket_address: DatabaseAdd
 def test_plaintext_to_a_server_that_requires_tls_is_refused_with_advice(
     tls_address: DatabaseAddress,
 ) -> None:
-    failed = refusal(tls_address.replace(user="tls_only", sslmode="disable"))
+    failed = get_refusal(tls_address.replace(user="tls_only", sslmode="disable"))
 
     assert failed.permanent
     assert failed.sqlstate == "28000"
@@ -162,7 +162,7 @@ def test_prefer_falls_back_to_plaintext_where_the_certificate_is_refused(
 
 
 def test_two_refusals_are_both_reported(tls_address: DatabaseAddress) -> None:
-    failed = refusal(tls_address.replace(user="shut_out", sslmode="prefer"))
+    failed = get_refusal(tls_address.replace(user="shut_out", sslmode="prefer"))
 
     assert failed.permanent
     assert failed.sqlstate == "28000"
@@ -171,7 +171,7 @@ def test_two_refusals_are_both_reported(tls_address: DatabaseAddress) -> None:
 
 
 def test_the_same_refusal_twice_is_reported_once(tls_address: DatabaseAddress) -> None:
-    failed = refusal(tls_address.replace(user="scram", password="wrong", sslmode="prefer"))
+    failed = get_refusal(tls_address.replace(user="scram", password="wrong", sslmode="prefer"))
 
     assert failed.permanent
     assert failed.reason.count("password authentication failed") == 1
@@ -200,7 +200,7 @@ def test_a_required_channel_binding_refuses_every_other_login(
     user: str, tls_address: DatabaseAddress
 ) -> None:
     address = tls_address.replace(user=user, password="secret-word", sslmode="require")
-    failed = refusal(address.replace(channel_binding="require"))
+    failed = get_refusal(address.replace(channel_binding="require"))
 
     assert failed.permanent
     assert "channel_binding=require" in failed.reason
@@ -210,7 +210,7 @@ def test_a_required_channel_binding_refuses_every_other_login(
 def test_a_wrong_password_is_permanent_and_shown_nowhere(
     mode: str, tls_address: DatabaseAddress
 ) -> None:
-    failed = refusal(tls_address.replace(user="scram", password="s3cr3t", sslmode=mode))
+    failed = get_refusal(tls_address.replace(user="scram", password="s3cr3t", sslmode=mode))
 
     assert failed.permanent
     assert failed.is_authentication
@@ -220,7 +220,7 @@ def test_a_wrong_password_is_permanent_and_shown_nowhere(
 
 
 def test_a_missing_password_is_reported_as_missing(tls_address: DatabaseAddress) -> None:
-    failed = refusal(tls_address.replace(user="scram", sslmode="require"))
+    failed = get_refusal(tls_address.replace(user="scram", sslmode="require"))
 
     assert failed.permanent
     assert "asks for a password and none is configured" in failed.reason
@@ -234,7 +234,7 @@ def test_a_root_certificate_file_that_cannot_be_used_is_named(
     if content is not None:
         path.write_text(content)
 
-    failed = refusal(tls_address.replace(sslmode="require", sslrootcert=str(path)))
+    failed = get_refusal(tls_address.replace(sslmode="require", sslrootcert=str(path)))
 
     assert failed.permanent
     assert str(path) in failed.reason
@@ -244,9 +244,9 @@ def test_a_root_certificate_file_that_cannot_be_used_is_named(
 def test_an_abort_ends_a_statement_over_tls_and_nothing_is_sent_in_plaintext(
     tls_address: DatabaseAddress,
 ) -> None:
-    connection = opened(tls_address.replace(sslmode="require"))
+    connection = connect_to(tls_address.replace(sslmode="require"))
     lost: list[ConnectionLost] = []
-    runner = threading.Thread(target=collecting(lost, connection))
+    runner = threading.Thread(target=make_query_that_collects(lost, connection))
     runner.start()
     wait_until_asleep(tls_address, connection.pid)
 
@@ -258,7 +258,9 @@ def test_an_abort_ends_a_statement_over_tls_and_nothing_is_sent_in_plaintext(
     connection.close()
 
 
-def collecting(lost: list[ConnectionLost], connection: Connection) -> Callable[[], None]:
+def make_query_that_collects(
+    lost: list[ConnectionLost], connection: Connection
+) -> Callable[[], None]:
     def run() -> None:
         try:
             connection.run("SELECT pg_sleep(120)")

@@ -19,12 +19,12 @@ WAYS = ("extension", "api")
 MIGRATIONS = {"1_counters": COUNTERS, "2_more": effect(2), "3_last": effect(3)}
 
 
-def plain(default: object) -> dict[str, Any]:
+def make_flag(default: object) -> dict[str, Any]:
     return {"default": default, "boolean_type": isinstance(default, bool)}
 
 
-GO = {PAUSED: plain(False)}
-STOP = {PAUSED: plain(True)}
+GO = {PAUSED: make_flag(False)}
+STOP = {PAUSED: make_flag(True)}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def appconfig() -> Iterator[LocalAppConfig]:
 
 
 @contextmanager
-def deployed(
+def deploy_function(
     sandbox: Sandbox,
     appconfig: LocalAppConfig,
     migrations: Mapping[str, str] = MIGRATIONS,
@@ -53,7 +53,7 @@ def deployed(
         yield function
 
 
-def _ends(function: LocalFunction) -> Counter[str]:
+def _count_outcomes(function: LocalFunction) -> Counter[str]:
     return Counter(str(end.get("outcome", end.get("error"))) for end in ends(function))
 
 
@@ -62,7 +62,7 @@ def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
     sandbox: Sandbox, appconfig: LocalAppConfig, way: str
 ) -> None:
     appconfig.document = STOP
-    with deployed(sandbox, appconfig, way=way) as function:
+    with deploy_function(sandbox, appconfig, way=way) as function:
         refused = function.storm(10)
         assert Counter(result.error_type for result in refused) == Counter({"NotReady": 10})
         assert all(PAUSED in str(result.payload) for result in refused)
@@ -74,7 +74,7 @@ def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
         assert all(result.ok for result in function.storm(10))
         everywhere = [function.submit() for _ in range(20)]
         assert all(invocation.result().ok for invocation in everywhere), "those of before as well"
-        ended = _ends(function)
+        ended = _count_outcomes(function)
     assert ended["MIGRATED"] == 1
     assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
 
@@ -82,7 +82,7 @@ def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
 def test_the_fast_path_reads_no_flags_from_appconfig(
     sandbox: Sandbox, appconfig: LocalAppConfig
 ) -> None:
-    with deployed(sandbox, appconfig) as function:
+    with deploy_function(sandbox, appconfig) as function:
         assert function.invoke().ok
         asked = appconfig.requests.total()
         assert asked > 0
@@ -94,18 +94,18 @@ def test_the_fast_path_reads_no_flags_from_appconfig(
 def test_functions_held_back_at_a_version_apply_nothing_beyond_it(
     sandbox: Sandbox, appconfig: LocalAppConfig, way: str
 ) -> None:
-    appconfig.document = {HOLD_BACK_AT: plain(2)}
+    appconfig.document = {HOLD_BACK_AT: make_flag(2)}
     older = {name: MIGRATIONS[name] for name in ("1_counters", "2_more")}
-    with deployed(sandbox, appconfig, way=way) as function:
+    with deploy_function(sandbox, appconfig, way=way) as function:
         result = function.invoke()
         assert result.error_type == "NotReady"
         assert HOLD_BACK_AT in str(result.payload)
         assert sandbox.effects() == {1: 1, 2: 1}
-    with deployed(sandbox, appconfig, older, way=way) as function:
+    with deploy_function(sandbox, appconfig, older, way=way) as function:
         assert function.invoke().ok, "code that needs no more than version 2 is served"
         assert [end["outcome"] for end in ends(function)] == ["UP_TO_DATE"]
-    appconfig.document = {HOLD_BACK_AT: plain(0)}
-    with deployed(sandbox, appconfig, way=way) as function:
+    appconfig.document = {HOLD_BACK_AT: make_flag(0)}
+    with deploy_function(sandbox, appconfig, way=way) as function:
         assert function.invoke().ok
     assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
 
@@ -114,14 +114,14 @@ def test_a_pause_stops_a_long_list_of_migrations_between_two(
     sandbox: Sandbox, appconfig: LocalAppConfig
 ) -> None:
     many = {f"{n}_slow": effect(n, "SELECT pg_sleep(0.5);") for n in range(2, 22)}
-    with deployed(sandbox, appconfig, {"1_counters": COUNTERS, **many}) as function:
+    with deploy_function(sandbox, appconfig, {"1_counters": COUNTERS, **many}) as function:
         invocation = function.submit()
-        until(lambda: _applied(sandbox) >= 2, what="migrations that run")
+        until(lambda: _count_applied(sandbox) >= 2, what="migrations that run")
         appconfig.document = STOP
         result = invocation.result()
         assert result.error_type == "NotReady"
         assert PAUSED in str(result.payload)
-        stopped_at = _applied(sandbox)
+        stopped_at = _count_applied(sandbox)
         (end,) = ends(function)
         assert len(end["applied"]) == stopped_at
         assert 2 <= stopped_at < 21
@@ -132,7 +132,7 @@ def test_a_pause_stops_a_long_list_of_migrations_between_two(
     assert sandbox.effects() == dict.fromkeys(range(1, 22), 1)
 
 
-def _applied(sandbox: Sandbox) -> int:
+def _count_applied(sandbox: Sandbox) -> int:
     found = sandbox.query("SELECT to_regclass('lambda_migrate.history') IS NOT NULL")
     return len(sandbox.history()) if found[0][0] else 0
 
@@ -140,8 +140,8 @@ def _applied(sandbox: Sandbox) -> int:
 def test_mode_off_serves_unchecked_until_it_is_lifted(
     sandbox: Sandbox, appconfig: LocalAppConfig
 ) -> None:
-    appconfig.document = {MODE: plain("off")}
-    with deployed(sandbox, appconfig) as function:
+    appconfig.document = {MODE: make_flag("off")}
+    with deploy_function(sandbox, appconfig) as function:
         assert function.invoke().ok
         assert function.invoke().ok
         assert [end["outcome"] for end in ends(function)] == ["UNCHECKED"] * 2
@@ -158,10 +158,10 @@ def test_an_unusable_appconfig_stops_migrating_or_is_ignored_by_setting(
     sandbox: Sandbox, appconfig: LocalAppConfig, behaviour: str, way: str
 ) -> None:
     appconfig.behaviour = behaviour
-    with deployed(sandbox, appconfig, way=way) as function:
+    with deploy_function(sandbox, appconfig, way=way) as function:
         assert function.invoke().error_type == "FlagsUnavailable"
         assert sandbox.item().fence == 0
-    with deployed(sandbox, appconfig, way=way, on_flags_unavailable="ignore") as function:
+    with deploy_function(sandbox, appconfig, way=way, on_flags_unavailable="ignore") as function:
         assert function.invoke().ok
         assert [end["outcome"] for end in ends(function)] == ["MIGRATED"]
         (view,) = function.environments()
@@ -175,7 +175,7 @@ def test_a_hanging_appconfig_times_out_before_the_invocations_end(
 ) -> None:
     appconfig.behaviour = "hangs"
     # Without a deadline asking takes up to 4 s; here 3 are left. Lambda kills what overstays.
-    with deployed(
+    with deploy_function(
         sandbox, appconfig, way=way, timeout=8, safety_margin_seconds="5", lease_seconds="12"
     ) as function:
         result = function.invoke()

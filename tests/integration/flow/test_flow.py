@@ -26,11 +26,11 @@ V1 = {"1_counters": COUNTERS, "2_more": effect(2)}
 V2 = {**V1, "3_slow": effect(3, "SELECT pg_sleep(1);"), "4_index": INDEX, "5_last": effect(5)}
 
 
-def _outcomes(function: LocalFunction) -> Counter[str]:
+def _count_outcomes(function: LocalFunction) -> Counter[str]:
     return Counter(str(end.get("outcome", end.get("error"))) for end in ends(function))
 
 
-def _statuses(results: list[InvocationResult]) -> Counter[str]:
+def _count_statuses(results: list[InvocationResult]) -> Counter[str]:
     return Counter(f"{result.status} {result.error_type}".strip() for result in results)
 
 
@@ -76,8 +76,8 @@ def test_one_environment_migrates_the_next_reads_once_and_warm_ones_make_no_requ
 def test_100_runtimes_at_once_migrate_once_over_one_connection(sandbox: Sandbox) -> None:
     with sandbox.function(sandbox.code(V2)) as function, sampled_connections(sandbox) as samples:
         results = function.storm(100)
-        assert _statuses(results) == Counter({"ok": 100})
-        outcomes = _outcomes(function)
+        assert _count_statuses(results) == Counter({"ok": 100})
+        outcomes = _count_outcomes(function)
         assert outcomes["MIGRATED"] == 1
         assert outcomes.total() == 100, "one line for each environment"
         assert outcomes["WAITED"] > 0
@@ -97,7 +97,7 @@ def test_two_code_versions_at_once_both_serve_and_nothing_runs_twice(sandbox: Sa
         newer.start_environments(8)
         invocations = [f.submit() for _ in range(8) for f in (older, newer)]
         results = [invocation.result() for invocation in invocations]
-        assert _statuses(results) == Counter({"ok": 16})
+        assert _count_statuses(results) == Counter({"ok": 16})
     assert max(samples) == 1
     assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
     (record,) = sandbox.item().databases.values()
@@ -112,11 +112,13 @@ def test_a_failing_migration_is_tried_once_reported_to_all_and_fixed_by_a_new_de
     failing = {"1_counters": COUNTERS, "2_bad": effect(2, "SELECT nextval('attempts') / 0;")}
     with sandbox.function(sandbox.code(failing), failure_pause_seconds="300") as function:
         results = function.storm(50)
-        assert _statuses(results) == Counter({"error MigrationFailed": 50})
-        assert all("2_bad: division by zero [22012]" in _told(result) for result in results)
+        assert _count_statuses(results) == Counter({"error MigrationFailed": 50})
+        assert all(
+            "2_bad: division by zero [22012]" in _shorten_report(result) for result in results
+        )
         assert sandbox.attempts() == 1
         sandbox.end_retry_pause()
-        assert _statuses(function.storm(5)) == Counter({"error MigrationFailed": 5})
+        assert _count_statuses(function.storm(5)) == Counter({"error MigrationFailed": 5})
         assert sandbox.attempts() == 2, "one more attempt after the pause"
         failure = sandbox.item().failure
         assert failure is not None
@@ -124,12 +126,12 @@ def test_a_failing_migration_is_tried_once_reported_to_all_and_fixed_by_a_new_de
     assert sandbox.effects() == {1: 1}, "what was committed before stays"
     fixed = {"1_counters": COUNTERS, "2_bad": effect(2)}
     with sandbox.function(sandbox.code(fixed)) as function:
-        assert _statuses(function.storm(5)) == Counter({"ok": 5})
+        assert _count_statuses(function.storm(5)) == Counter({"ok": 5})
     assert sandbox.effects() == {1: 1, 2: 1}
     assert sandbox.item().failure is None
 
 
-def _told(result: InvocationResult) -> str:
+def _shorten_report(result: InvocationResult) -> str:
     """The instance that tried has the whole report, the others have its first line."""
     return result.error_message.replace("2_bad failed:", "2_bad:")
 
@@ -151,7 +153,9 @@ def test_a_rollback_by_version_lets_older_code_serve_and_newer_code_migrate_agai
     ]
     with sandbox.function(older) as function:
         assert function.invoke().ok
-        assert _outcomes(function) == Counter({"UP_TO_DATE": 1}), "marked ready by the rollback"
+        assert _count_outcomes(function) == Counter({"UP_TO_DATE": 1}), (
+            "marked ready by the rollback"
+        )
     with sandbox.function(newer) as function:
         assert function.invoke().ok
     assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
@@ -193,7 +197,7 @@ def test_everything_can_be_rolled_back_and_applied_again(sandbox: Sandbox) -> No
 # --- every way to be configured
 
 
-def _zipped(sandbox: Sandbox, code: Path) -> None:
+def _zip_migrations(sandbox: Sandbox, code: Path) -> None:
     with zipfile.ZipFile(code / "bundle.zip", "w") as bundle:
         for file in sorted((code / "migrations").iterdir()):
             bundle.write(file, f"sql/{file.name}")
@@ -201,7 +205,7 @@ def _zipped(sandbox: Sandbox, code: Path) -> None:
 
 def test_migrations_come_from_a_zip(sandbox: Sandbox) -> None:
     code = sandbox.code(V1)
-    _zipped(sandbox, code)
+    _zip_migrations(sandbox, code)
     with sandbox.function(code, directory="bundle.zip/sql") as function:
         assert function.invoke().ok
     assert sandbox.effects() == {1: 1, 2: 1}
@@ -243,7 +247,7 @@ def test_a_function_without_ddl_rights_waits_for_one_that_migrates(sandbox: Sand
         assert not any(invocation.done() for invocation in waiting)
         assert migrating.invoke().ok
         assert all(invocation.result().ok for invocation in waiting)
-        assert _outcomes(requiring) == Counter({"WAITED": 3})
+        assert _count_outcomes(requiring) == Counter({"WAITED": 3})
 
 
 def test_mode_off_serves_without_a_request(sandbox: Sandbox) -> None:

@@ -102,7 +102,7 @@ class Proxy:
         _shut(server)
 
 
-def through(proxy: Proxy) -> dict[str, Any]:
+def connect_through(proxy: Proxy) -> dict[str, Any]:
     """What makes a `EmptyDatabase` connect through the proxy."""
     return {"connect": lambda name, s: connect(proxy.address, application_name=name, timeout=s)}
 

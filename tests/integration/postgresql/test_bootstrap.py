@@ -53,7 +53,7 @@ def test_a_schema_may_have_any_name(db: EmptyDatabase, schema: str) -> None:
     assert schema in db.column("SELECT nspname FROM pg_namespace")
 
 
-def _as(db: EmptyDatabase, role: str) -> dict[str, Any]:
+def _make_connect_as(db: EmptyDatabase, role: str) -> dict[str, Any]:
     address = db.address.replace(user=role)
     return {"connect": lambda name, s: connect(address, application_name=name, timeout=s)}
 
@@ -69,7 +69,7 @@ def test_a_role_that_owns_the_schema_needs_no_right_on_the_database(
     db: EmptyDatabase, role: str
 ) -> None:
     db.execute(f"CREATE SCHEMA lambda_migrate AUTHORIZATION {role}")
-    db.apply(migration("SELECT 1"), **_as(db, role))
+    db.apply(migration("SELECT 1"), **_make_connect_as(db, role))
     assert db.versions() == [1]
     db.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
@@ -79,7 +79,7 @@ def test_a_role_without_privileges_gets_an_error_that_names_the_missing_grant(
 ) -> None:
     with (
         pytest.raises(ConfigurationError, match="GRANT it CREATE on the database"),
-        db.holder(**_as(db, role)),
+        db.holder(**_make_connect_as(db, role)),
     ):
         pass
     assert not db.has("lambda_migrate.fence")
@@ -89,7 +89,7 @@ def test_a_role_without_privileges_gets_an_error_that_names_the_missing_grant(
 def test_a_role_that_may_not_read_the_history_gets_an_error(db: EmptyDatabase, role: str) -> None:
     db.apply()
     with pytest.raises(ConfigurationError, match="permission denied"):
-        db.database(**_as(db, role)).read_history(soon())
+        db.database(**_make_connect_as(db, role)).read_history(soon())
     db.execute(f"DROP ROLE {role}")
 
 

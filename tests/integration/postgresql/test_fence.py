@@ -67,7 +67,7 @@ def test_a_holder_superseded_between_two_migrations_commits_nothing_more(db: Emp
     assert (db.has("a"), db.has("b"), db.versions()) == (True, False, [1])
 
 
-def _hide(session: PostgreSQLSession) -> None:
+def _hide_session_lock(session: PostgreSQLSession) -> None:
     """As behind a pooler: no successor finds a session to end."""
     session._connection.is_direct_connection = False
     session._connection.run("SELECT pg_advisory_unlock_all()", soon())
@@ -77,7 +77,7 @@ def test_a_superseded_holder_that_could_not_be_terminated_commits_nothing(
     db: EmptyDatabase,
 ) -> None:
     with db.holder() as session:
-        _hide(session)
+        _hide_session_lock(session)
         _supersede(db)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.apply(migration("CREATE TABLE b ()"), "d", soon())
@@ -93,7 +93,7 @@ def test_no_token_is_superseded_while_a_transaction_under_it_is_open(
         FencedConnection, "_terminate", lambda *_: []
     )  # a backend that does not end
     with db.holder() as session:
-        _hide(session)
+        _hide_session_lock(session)
         session._connection.begin(soon())
         with (
             pytest.raises(DatabaseUnavailable, match=r"by backend \d+ \(lambda-migrate:shop:1"),
@@ -122,15 +122,15 @@ def test_a_holder_superseded_before_its_transaction_begins_does_not_begin_it(
 ) -> None:
     db.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
     with db.holder() as session:
-        _hide(session)
+        _hide_session_lock(session)
         run = session._connection.run
 
-        def late(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
+        def supersede_first(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             monkeypatch.undo()
             _supersede(db)
             return run(sql, deadline, **more)
 
-        monkeypatch.setattr(session._connection, "run", late)
+        monkeypatch.setattr(session._connection, "run", supersede_first)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing was"):
             session.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
     assert (db.has("b"), db.versions()) == (False, [])
@@ -143,12 +143,12 @@ def test_a_holder_superseded_before_the_commit_of_a_write_of_its_own_commits_not
     with db.holder() as session:
         commit = session._connection.commit
 
-        def late(writes: str, deadline: Deadline) -> list[object]:
+        def supersede_first(writes: str, deadline: Deadline) -> list[object]:
             monkeypatch.undo()
             _supersede(db)
             return commit(writes, deadline)
 
-        monkeypatch.setattr(session._connection, "commit", late)
+        monkeypatch.setattr(session._connection, "commit", supersede_first)
         with pytest.raises(LeaseLost):
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
     assert db.versions() == []
@@ -182,7 +182,7 @@ def test_a_superseded_holder_runs_no_non_transactional_statement(db: EmptyDataba
     """Not even one whose session no successor found, and who is alone by now."""
     db.execute("CREATE TABLE orders (id int)")
     with db.holder() as session:
-        _hide(session)
+        _hide_session_lock(session)
         session._connection.is_direct_connection = True
         _supersede(db)
         until(lambda: not db.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
@@ -279,7 +279,7 @@ def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_terminated(
     set_token = FencedConnection._set_token
     with db.connect() as other:
 
-        def let_go(
+        def release_row_first(
             successor: FencedConnection,
             seen: FenceRow,
             deadline: Deadline,
@@ -289,7 +289,7 @@ def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_terminated(
             other.run("COMMIT")
             return set_token(successor, seen, deadline, terminate_holders=terminate_holders)
 
-        monkeypatch.setattr(FencedConnection, "_set_token", let_go)
+        monkeypatch.setattr(FencedConnection, "_set_token", release_row_first)
         other.run(_LOCK)
         with db.holder(2):
             assert other.run("SELECT 1") == [[1]]
@@ -302,7 +302,7 @@ def test_a_backend_that_is_in_another_transaction_by_now_is_not_terminated(
     set_token = FencedConnection._set_token
     with db.connect() as other:
 
-        def too_late(
+        def release_row_after(
             successor: FencedConnection,
             seen: FenceRow,
             deadline: Deadline,
@@ -315,14 +315,14 @@ def test_a_backend_that_is_in_another_transaction_by_now_is_not_terminated(
             other.run("BEGIN; SELECT pg_current_xact_id()")
             return False
 
-        monkeypatch.setattr(FencedConnection, "_set_token", too_late)
+        monkeypatch.setattr(FencedConnection, "_set_token", release_row_after)
         other.run(_LOCK)
         with db.holder(2):
             assert other.run("SELECT 1; COMMIT") == [[1]]
 
 
 @contextmanager
-def _logins(db: EmptyDatabase) -> Iterator[tuple[str, str, str]]:
+def _make_logins(db: EmptyDatabase) -> Iterator[tuple[str, str, str]]:
     """The owner of everything, which cannot log in; a role that may act as it; and any other."""
     names = tuple(f"{who}_{db.address.database}" for who in ("owner", "deployer", "unprivileged"))
     owner, deployer, unprivileged = names
@@ -338,7 +338,7 @@ def _logins(db: EmptyDatabase) -> Iterator[tuple[str, str, str]]:
     )
 
 
-def _as(db: EmptyDatabase, role: str) -> EmptyDatabase:
+def _connect_as(db: EmptyDatabase, role: str) -> EmptyDatabase:
     return EmptyDatabase(db.address.replace(user=role))
 
 
@@ -347,12 +347,12 @@ def test_a_holder_that_acts_as_another_role_is_terminated_by_one_that_does_too(
     db: EmptyDatabase, is_running: bool
 ) -> None:
     """PostgreSQL asks the role that is set, and the login role is one and the same."""
-    with _logins(db) as (_, deployer, _):
-        with _as(db, deployer).holder() as session:
+    with _make_logins(db) as (_, deployer, _):
+        with _connect_as(db, deployer).holder() as session:
             (before,) = db.holders()
             if is_running:
                 session._connection.begin(soon())
-            _as(db, deployer).apply(migration("SELECT 1"), fence=2)
+            _connect_as(db, deployer).apply(migration("SELECT 1"), fence=2)
             assert before not in db.pids("true")
         assert db.versions() == [1]
 
@@ -365,8 +365,8 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_superseded_unnoticed(
 
     Its statement outside a transaction would take effect after the successor has read the history.
     """
-    with _logins(db) as (owner, deployer, unprivileged):
-        _as(db, deployer).apply()
+    with _make_logins(db) as (owner, deployer, unprivileged):
+        _connect_as(db, deployer).apply()
         writer = owner
         if acts_as != "the owner":
             writer = f"writer_{db.address.database}"
@@ -378,14 +378,17 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_superseded_unnoticed(
             f"ALTER ROLE {unprivileged} NOINHERIT; GRANT {writer} TO {unprivileged};"
             f" ALTER ROLE {unprivileged} SET role = '{writer}'"
         )
-        with _as(db, unprivileged).holder(2) as session:
+        with _connect_as(db, unprivileged).holder(2) as session:
             (before,) = db.holders()
             with (
                 pytest.raises(ConfigurationError, match="may not terminate it: use the same role"),
-                _as(db, deployer).holder(3),
+                _connect_as(db, deployer).holder(3),
             ):
                 pass
-            with pytest.raises(LeaseHeld), _as(db, deployer).holder(3, terminate_holders=False):
+            with (
+                pytest.raises(LeaseHeld),
+                _connect_as(db, deployer).holder(3, terminate_holders=False),
+            ):
                 pass
             session.apply(migration("VACUUM", non_transactional=True), "d", soon())
             assert db.holders() == [before]
@@ -396,10 +399,15 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_superseded_unnoticed(
 
 def test_a_login_that_may_not_write_our_tables_blocks_no_holder(db: EmptyDatabase) -> None:
     """Any login can take an advisory lock; only what needs it for itself is refused."""
-    with _logins(db) as (_, deployer, unprivileged), _as(db, unprivileged).connect() as other:
+    with (
+        _make_logins(db) as (_, deployer, unprivileged),
+        _connect_as(db, unprivileged).connect() as other,
+    ):
         other.run(Queries("lambda_migrate").try_advisory_lock())
         for fence, terminate_holders in ((1, True), (2, False)):
-            with _as(db, deployer).holder(fence, terminate_holders=terminate_holders) as session:
+            with _connect_as(db, deployer).holder(
+                fence, terminate_holders=terminate_holders
+            ) as session:
                 session.apply(migration("SELECT 1", fence), "d", soon())
                 with pytest.raises(MigrationFailed, match="advisory lock of schema"):
                     session.apply(migration("VACUUM", 9, non_transactional=True), "d", soon())
@@ -498,7 +506,7 @@ def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(
     db: EmptyDatabase,
 ) -> None:
     with db.holder() as session, db.connect() as other:
-        _hide(session)
+        _hide_session_lock(session)
         session._connection.is_direct_connection = True
         assert other.run(session._connection.queries.try_advisory_lock()) == [[True]]
         clock = _WhileAsleep(lambda: other.run("SELECT pg_advisory_unlock_all()"))
@@ -512,11 +520,11 @@ def test_a_holder_that_may_terminate_no_session_terminates_none_after_its_connec
     """It waits for the other one, which has the advisory lock and may be about to take over."""
     with db.connect("claimant") as claimant:
 
-        def done() -> None:
+        def release_lock() -> None:
             assert claimant.run("SELECT 1") == [[1]]
             claimant.run("SELECT pg_advisory_unlock_all()")
 
-        deadline = Deadline.after(20, _WhileAsleep(done))
+        deadline = Deadline.after(20, _WhileAsleep(release_lock))
         with db.holder(deadline=deadline, terminate_holders=False) as session:
             db.terminate(session._connection.raw_connection.pid)
             assert claimant.run(session._connection.queries.try_advisory_lock()) == [[True]]

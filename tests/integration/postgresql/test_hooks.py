@@ -14,7 +14,7 @@ from lambda_migrate.migrations import Manifest, read_manifest
 from lambda_migrate.testing import InMemoryLeaseTable
 
 from .empty_database import EmptyDatabase, Running, soon, until
-from .proxy import Proxy, through
+from .proxy import Proxy, connect_through
 
 NOTE = "INSERT INTO notes (note) VALUES ('{0}');"
 FILES = {
@@ -188,7 +188,7 @@ def test_a_fault_of_a_hook_is_reported_once(project: Project) -> None:
 def test_a_commit_in_doubt_runs_them_once(project: Project, deliver: bool) -> None:
     needle = project.manifest.make_plan([]).pending[0].checksum.encode()
     with Proxy(project.db.address, needle=needle, deliver=deliver) as proxy:
-        project.operations(**through(proxy)).up(soon())
+        project.operations(**connect_through(proxy)).up(soon())
         assert proxy.cuts == 1
     assert project.notes() == ["before", "each", "a", "each", "view", "each", "after"]
 

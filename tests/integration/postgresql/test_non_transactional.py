@@ -12,7 +12,7 @@ from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 
 from .empty_database import EmptyDatabase, Running, migration, soon, until
-from .proxy import Proxy, message, through
+from .proxy import Proxy, connect_through, message
 
 BUILD = "CREATE INDEX CONCURRENTLY i ON orders (id)"
 UNIQUE = "CREATE UNIQUE INDEX CONCURRENTLY i ON orders (id)"
@@ -28,7 +28,7 @@ def orders(db: EmptyDatabase) -> EmptyDatabase:
     return db
 
 
-def _invalid(db: EmptyDatabase, name: str = "i") -> None:
+def _make_invalid_index(db: EmptyDatabase, name: str = "i") -> None:
     """Leave an INVALID index behind, as a crash does."""
     db.execute("CREATE TABLE IF NOT EXISTS orders (id int); INSERT INTO orders VALUES (1), (1)")
     with db.connect() as connection, pytest.raises(Exception, match="could not create unique"):
@@ -36,7 +36,7 @@ def _invalid(db: EmptyDatabase, name: str = "i") -> None:
     assert db.is_valid(name) is False
 
 
-def _interrupted(db: EmptyDatabase, one: Migration, state: str = "started") -> None:
+def _interrupt(db: EmptyDatabase, one: Migration, state: str = "started") -> None:
     """Leave a row in doubt behind, as a crash does."""
     with db.holder() as session:
         queries, grant = session._connection.queries, session._connection.grant
@@ -138,7 +138,7 @@ def test_a_connection_lost_at_any_step_builds_once(
 ) -> None:
     with (
         Proxy(orders.address, needle=needle, deliver=deliver) as proxy,
-        orders.holder(**through(proxy)) as session,
+        orders.holder(**connect_through(proxy)) as session,
     ):
         session.apply(non_transactional(BUILD), "d", soon())
         assert proxy.cuts == 1
@@ -166,21 +166,21 @@ def test_a_statement_applies_once_however_often_it_is_requested(orders: EmptyDat
 
 
 def test_an_invalid_index_of_another_origin_is_refused(db: EmptyDatabase) -> None:
-    _invalid(db)
+    _make_invalid_index(db)
     statement = "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)"
     with pytest.raises(MigrationFailed, match=r"INVALID index i .*DROP INDEX CONCURRENTLY i"):
         db.apply(non_transactional(statement))
     assert (db.is_valid("i"), db.versions()) == (False, [])
 
 
-class NeverBegun(BaseException):
+class UnexpectedStatement(BaseException):
     """A statement began that was to be refused before its intent row."""
 
 
 @pytest.fixture
-def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_statement_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(_statement: _NonTransactionalStatement, _writes: str) -> None:
-        raise NeverBegun
+        raise UnexpectedStatement
 
     monkeypatch.setattr(_NonTransactionalStatement, "write", begin)
 
@@ -222,7 +222,7 @@ _IN_THE_WAY = [
 ]
 
 
-@pytest.mark.usefixtures("nothing_begins")
+@pytest.mark.usefixtures("no_statement_begins")
 @pytest.mark.parametrize(("before", "statement", "why"), _IN_THE_WAY)
 def test_a_conflict_is_refused_before_the_intent(
     orders: EmptyDatabase, before: str, statement: str, why: str
@@ -234,12 +234,12 @@ def test_a_conflict_is_refused_before_the_intent(
     assert orders.versions() == []
 
 
-@pytest.mark.usefixtures("nothing_begins")
+@pytest.mark.usefixtures("no_statement_begins")
 @pytest.mark.parametrize("statement", ["REINDEX TABLE CONCURRENTLY orders", "REINDEX SCHEMA "])
 def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
     db: EmptyDatabase, statement: str
 ) -> None:
-    _invalid(db, "i_ccnew")
+    _make_invalid_index(db, "i_ccnew")
     whole = statement if "TABLE" in statement else f"{statement}CONCURRENTLY public"
     with pytest.raises(MigrationFailed, match=r"INVALID indexes.*: i_ccnew; run `DROP INDEX"):
         db.apply(non_transactional(whole))
@@ -276,7 +276,7 @@ def test_an_existing_index_is_recognized_by_its_definition(
 def test_a_migration_may_drop_or_rebuild_an_invalid_index(
     db: EmptyDatabase, statement: str
 ) -> None:
-    _invalid(db)
+    _make_invalid_index(db)
     db.execute("DELETE FROM orders")
     db.apply(non_transactional(statement))
     assert db.is_valid("i") is not False
@@ -304,8 +304,8 @@ def test_a_failure_is_not_taken_for_success_by_its_result(
 
 
 def test_a_half_built_index_is_dropped_and_built_again(each_db: EmptyDatabase) -> None:
-    _invalid(each_db)
-    _interrupted(each_db, non_transactional(UNIQUE))
+    _make_invalid_index(each_db)
+    _interrupt(each_db, non_transactional(UNIQUE))
     _resolve(each_db)
     assert (each_db.is_valid("i"), each_db.versions()) == (None, [])
     each_db.execute("DELETE FROM orders")
@@ -344,15 +344,15 @@ def test_a_row_in_doubt_is_resolved_by_the_catalog(
     orders: EmptyDatabase, before: str, statement: str, state: str | None
 ) -> None:
     orders.execute(before)
-    _interrupted(orders, non_transactional(statement))
+    _interrupt(orders, non_transactional(statement))
     _resolve(orders)
     assert orders.states() == ({} if state is None else {1: state})
 
 
 def test_what_an_interrupted_reindex_left_is_dropped(db: EmptyDatabase) -> None:
-    _invalid(db, "i_ccnew")
+    _make_invalid_index(db, "i_ccnew")
     db.execute("CREATE INDEX i ON orders (id)")
-    _interrupted(db, non_transactional("REINDEX INDEX CONCURRENTLY i"))
+    _interrupt(db, non_transactional("REINDEX INDEX CONCURRENTLY i"))
     _resolve(db)
     assert (db.is_valid("i_ccnew"), db.is_valid("i")) == (None, True)
 
@@ -370,7 +370,7 @@ def test_what_an_interrupted_reindex_left_is_dropped(db: EmptyDatabase) -> None:
 def test_an_undetermined_outcome_names_the_repair_command(
     db: EmptyDatabase, statement: str
 ) -> None:
-    _interrupted(db, non_transactional(statement))
+    _interrupt(db, non_transactional(statement))
     with pytest.raises(RepairRequired, match="lambda-migrate repair 1 --as applied"):
         _resolve(db)
     assert db.states() == {1: "started"}
@@ -382,7 +382,7 @@ def test_a_lost_statement_of_undetermined_outcome_needs_repair(
     statement = "INSERT INTO orders VALUES (7)"
     with (
         Proxy(orders.address, needle=message(statement), deliver=True) as proxy,
-        orders.holder(**through(proxy)) as session,
+        orders.holder(**connect_through(proxy)) as session,
         pytest.raises(RepairRequired, match="lambda-migrate repair"),
     ):
         session.apply(non_transactional(statement), "d", soon())
@@ -390,7 +390,7 @@ def test_a_lost_statement_of_undetermined_outcome_needs_repair(
 
 
 def test_a_row_without_its_statement_is_refused(db: EmptyDatabase) -> None:
-    _interrupted(db, non_transactional(BUILD))
+    _interrupt(db, non_transactional(BUILD))
     db.execute("UPDATE lambda_migrate.history SET up = NULL")
     with pytest.raises(MigrationFailed, match="lambda-migrate repair"):
         _resolve(db)
@@ -405,7 +405,7 @@ def test_an_interrupted_rollback_is_resolved_both_ways(
 ) -> None:
     down = "DROP INDEX CONCURRENTLY i"
     orders.execute(before)
-    _interrupted(
+    _interrupt(
         orders, non_transactional(BUILD, down=down, down_non_transactional=True), "rolling_back"
     )
     _resolve(orders)
@@ -413,9 +413,9 @@ def test_an_interrupted_rollback_is_resolved_both_ways(
 
 
 def test_an_interrupted_drop_is_finished(db: EmptyDatabase) -> None:
-    _invalid(db)
+    _make_invalid_index(db)
     one = non_transactional(UNIQUE, down="DROP INDEX CONCURRENTLY i", down_non_transactional=True)
-    _interrupted(db, one, "rolling_back")
+    _interrupt(db, one, "rolling_back")
     _resolve(db)
     assert (db.is_valid("i"), db.states()) == (None, {})
 
@@ -433,7 +433,7 @@ def test_an_interrupted_drop_does_not_drop_another_index_of_the_same_name(
     )
     one = non_transactional("DROP INDEX CONCURRENTLY i")
     with db.holder() as session, pytest.MonkeyPatch.context() as patched:
-        _die_after_the_statement(patched)
+        _kill_after_the_statement(patched)
         with pytest.raises(Killed):
             session.apply(one, "d", soon())
     with db.holder(2) as session:
@@ -450,11 +450,11 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def _die(_statement: _NonTransactionalStatement, **_arguments: Any) -> None:
+def _raise_killed(_statement: _NonTransactionalStatement, **_arguments: Any) -> None:
     raise Killed
 
 
-def _die_after_the_statement(patched: pytest.MonkeyPatch) -> None:
+def _kill_after_the_statement(patched: pytest.MonkeyPatch) -> None:
     real = _NonTransactionalStatement.run
 
     def dying(self: _NonTransactionalStatement, **arguments: Any) -> None:
@@ -464,7 +464,7 @@ def _die_after_the_statement(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(_NonTransactionalStatement, "run", dying)
 
 
-def _idempotent(one: Migration) -> Migration:
+def _declare_idempotent(one: Migration) -> Migration:
     return replace(one, up=Script(one.up.sql, one.up.line, transactional=False, idempotent=True))
 
 
@@ -481,7 +481,7 @@ def in_parts(orders: EmptyDatabase) -> EmptyDatabase:
     return orders
 
 
-def _sevens(db: EmptyDatabase) -> int:
+def _count_sevens(db: EmptyDatabase) -> int:
     return int(db.column("SELECT count(*) FROM orders WHERE id = 7")[0])
 
 
@@ -498,23 +498,23 @@ def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
     in_parts.execute("DELETE FROM broken")
     with pytest.raises(RepairRequired):
         in_parts.apply(one, fence=2)
-    assert (_sevens(in_parts), in_parts.states()) == (1, {1: "started"})
+    assert (_count_sevens(in_parts), in_parts.states()) == (1, {1: "started"})
 
 
 @pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
 def test_what_is_declared_idempotent_is_pending_again(
     in_parts: EmptyDatabase, statement: str
 ) -> None:
-    one = _idempotent(non_transactional(statement))
+    one = _declare_idempotent(non_transactional(statement))
     with pytest.raises(MigrationFailed) as failed:
         in_parts.apply(one)
     assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
-    _interrupted(in_parts, one)
+    _interrupt(in_parts, one)
     _resolve(in_parts)
     assert in_parts.versions() == []
     in_parts.execute("DELETE FROM broken")
     in_parts.apply(one, fence=3)
-    assert (_sevens(in_parts), in_parts.states()) == (2, {1: "applied"})
+    assert (_count_sevens(in_parts), in_parts.states()) == (2, {1: "applied"})
 
 
 def test_a_down_script_declared_idempotent_is_run_again(in_parts: EmptyDatabase) -> None:
@@ -528,7 +528,7 @@ def test_a_down_script_declared_idempotent_is_run_again(in_parts: EmptyDatabase)
             with pytest.raises(MigrationFailed):
                 session.roll_back(row, soon())
         assert in_parts.states() == {1: "applied"}
-    assert _sevens(in_parts) == 2
+    assert _count_sevens(in_parts) == 2
 
 
 @pytest.mark.parametrize(
@@ -555,7 +555,7 @@ def test_a_statement_that_cannot_have_taken_effect_leaves_no_row_in_doubt(
 # --- interrupted for real
 
 
-def _cancelled_half_way(db: EmptyDatabase, one: Migration, old: str) -> None:
+def _cancel_half_way(db: EmptyDatabase, one: Migration, old: str) -> None:
     """Run it until its deadline, while an older transaction keeps it from its second half."""
     with db.connect() as older, db.holder() as session:
         older.run("BEGIN")
@@ -581,7 +581,7 @@ def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(db: EmptyDa
     )
     plain = EmptyDatabase(db.address.replace(user="plain"))
     with plain.holder() as session, pytest.MonkeyPatch.context() as patched:
-        _die_after_the_statement(patched)
+        _kill_after_the_statement(patched)
         with pytest.raises(Killed):
             session.apply(non_transactional(BUILD), "d", soon())
     _resolve(plain)
@@ -595,7 +595,7 @@ def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(db: EmptyDa
 def test_a_detach_that_was_interrupted_is_finished(each_db: EmptyDatabase) -> None:
     each_db.execute(_PARTITIONS)
     detach = non_transactional("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
-    _cancelled_half_way(each_db, detach, "SELECT * FROM p")
+    _cancel_half_way(each_db, detach, "SELECT * FROM p")
     assert each_db.column("SELECT inhdetachpending FROM pg_inherits") == [True]
     _resolve(each_db)
     assert each_db.column("SELECT count(*) FROM pg_inherits") == [0]
@@ -611,7 +611,7 @@ def test_what_an_interrupted_reindex_left_on_the_toast_table_is_dropped(
     each_db: EmptyDatabase, what: str
 ) -> None:
     each_db.execute(_TOAST)
-    _cancelled_half_way(each_db, non_transactional(f"REINDEX {what}"), "SELECT * FROM docs")
+    _cancel_half_way(each_db, non_transactional(f"REINDEX {what}"), "SELECT * FROM docs")
     _resolve(each_db)
     assert each_db.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
     each_db.apply(non_transactional(f"REINDEX {what}"), fence=3)
@@ -624,7 +624,7 @@ def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_db: Empt
         'CREATE TABLE s."P 1" PARTITION OF p FOR VALUES FROM (0) TO (10)'
     )
     one = non_transactional("REINDEX TABLE CONCURRENTLY p")
-    _cancelled_half_way(each_db, one, "SELECT * FROM p")
+    _cancel_half_way(each_db, one, "SELECT * FROM p")
     assert each_db.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
     _resolve(each_db)
     assert each_db.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
@@ -643,12 +643,12 @@ def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(
     )
     plain = EmptyDatabase(db.address.replace(user="plain"))
     one = non_transactional("REINDEX TABLE CONCURRENTLY docs")
-    _cancelled_half_way(plain, one, "SELECT * FROM docs")
+    _cancel_half_way(plain, one, "SELECT * FROM docs")
     with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
         _resolve(plain)
     with plain.holder(3) as session, pytest.MonkeyPatch.context() as patched:
         session.delete_rows([1])
-        patched.setattr(_NonTransactionalStatement, "run", _die)
+        patched.setattr(_NonTransactionalStatement, "run", _raise_killed)
         with pytest.raises(Killed):
             session.apply(one, "d", soon())
     with plain.holder(4) as session:
@@ -662,7 +662,7 @@ def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
 ) -> None:
     each_db.execute(f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id)")
     assert each_db.is_valid("i") is False
-    _interrupted(each_db, non_transactional("CREATE INDEX i ON ONLY p (id)"))
+    _interrupt(each_db, non_transactional("CREATE INDEX i ON ONLY p (id)"))
     _resolve(each_db)
     assert each_db.states() == {1: "applied"}
 
@@ -676,7 +676,7 @@ def test_applying_over_a_row_in_doubt_resolves_it_first(
 ) -> None:
     if is_there:
         orders.execute(BUILD.replace("CONCURRENTLY", ""))
-    _interrupted(orders, non_transactional(BUILD))
+    _interrupt(orders, non_transactional(BUILD))
     with orders.holder(2) as session:
         if is_there:
             with pytest.raises(MigrationFailed, match="in the history already"):
@@ -694,7 +694,7 @@ def test_rolling_back_a_row_in_doubt_resolves_it_first(
     down = "DROP INDEX CONCURRENTLY i" if outside_down else "DROP INDEX i"
     if is_there:
         orders.execute(BUILD.replace("CONCURRENTLY", ""))
-    _interrupted(orders, non_transactional(BUILD, down=down, down_non_transactional=outside_down))
+    _interrupt(orders, non_transactional(BUILD, down=down, down_non_transactional=outside_down))
     with orders.holder(2) as session:
         (row,) = session.read_history()
         session.roll_back(row, soon())

@@ -127,7 +127,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-class Fakes:
+class StatementUnderTest:
     """One kind on an empty database, and the commands that are given."""
 
     def __init__(self, db: EmptyDatabase, kind: Kind) -> None:
@@ -149,7 +149,7 @@ class Fakes:
     def down(self) -> None:
         Operations(self.manifest, self.target).down(soon(), to=1)
 
-    def agrees(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether the history and the schema say the same, and nothing is half done."""
         states = self.db.states()
         is_applied = states.get(2) == "applied"
@@ -176,17 +176,19 @@ def _kill(monkeypatch: pytest.MonkeyPatch, db: EmptyDatabase, point: str, half: 
     monkeypatch.setattr(_NonTransactionalStatement, "run", dying)
 
 
-def _given(scene: Fakes, killed: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    scene.db.execute(f"DROP DATABASE IF EXISTS {OTHER}")
-    act, half = scene.up, scene.kind.half_up
+def _kill_at(
+    statement: StatementUnderTest, killed: str, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    statement.db.execute(f"DROP DATABASE IF EXISTS {OTHER}")
+    act, half = statement.up, statement.kind.half_up
     if killed == "down":
-        scene.up()
-        act, half = scene.down, scene.kind.half_down
+        statement.up()
+        act, half = statement.down, statement.kind.half_down
     with monkeypatch.context() as patched:
-        _kill(patched, scene.db, point, half)
+        _kill(patched, statement.db, point, half)
         with pytest.raises(Killed):
             act()
-    assert scene.db.states()[2] == {"up": "started", "down": "rolling_back"}[killed]
+    assert statement.db.states()[2] == {"up": "started", "down": "rolling_back"}[killed]
 
 
 @pytest.mark.parametrize("then", ["up", "down"])
@@ -202,12 +204,12 @@ def test_history_and_schema_agree_wherever_the_process_was_killed(
     then: str,
 ) -> None:
     """Whatever command comes next, and whatever comes after that."""
-    scene = Fakes(db, kind)
-    _given(scene, killed, monkeypatch, point)
-    commands: dict[str, Callable[[], None]] = {"up": scene.up, "down": scene.down}
+    statement = StatementUnderTest(db, kind)
+    _kill_at(statement, killed, monkeypatch, point)
+    commands: dict[str, Callable[[], None]] = {"up": statement.up, "down": statement.down}
     for command in (then, "up", "down", "up"):
         commands[command]()
-        assert scene.agrees(), command
+        assert statement.is_consistent(), command
         assert (2 in db.states()) is (command == "up")
     db.execute(f"DROP DATABASE IF EXISTS {OTHER}")
 
@@ -223,10 +225,10 @@ COUNTING = """CREATE TABLE counter (n int); INSERT INTO counter VALUES (0);
 def test_what_commits_in_parts_is_never_run_again_by_itself(
     db: EmptyDatabase, monkeypatch: pytest.MonkeyPatch, killed: str, point: str, then: str
 ) -> None:
-    scene = Fakes(db, Kind(COUNTING, "CALL more(1)", "CALL more(-1)", "true"))
-    _given(scene, killed, monkeypatch, point)
+    statement = StatementUnderTest(db, Kind(COUNTING, "CALL more(1)", "CALL more(-1)", "true"))
+    _kill_at(statement, killed, monkeypatch, point)
     before = db.column("SELECT n FROM counter"), db.states()
     for _ in range(2):
         with pytest.raises(RepairRequired, match="`lambda-migrate repair 2 --as applied`"):
-            {"up": scene.up, "down": scene.down}[then]()
+            {"up": statement.up, "down": statement.down}[then]()
         assert (db.column("SELECT n FROM counter"), db.states()) == before

@@ -69,16 +69,16 @@ Via = Callable[[str], EmptyDatabase]
 def via(db: EmptyDatabase, poolers: dict[str, LocalPgBouncer]) -> Via:
     """The same database, by one of `WAYS`."""
 
-    def by(way: str) -> EmptyDatabase:
+    def get_database(way: str) -> EmptyDatabase:
         if way == "direct":
             return db
         return EmptyDatabase(parse_url(poolers[way].url(db.address.database)))
 
-    return by
+    return get_database
 
 
 @contextmanager
-def small(
+def open_small_pooler(
     server: LocalPostgreSQL, mode: PoolMode = "transaction", **settings: str
 ) -> Iterator[Any]:
     """A pooler with settings of its own: of the pooler, and of a database by it."""
@@ -124,7 +124,7 @@ def test_releases_under_load_terminate_no_query_and_leave_no_settings(mode: Pool
 def test_session_state_of_a_script_is_reset_before_the_pooler_reuses_the_backend(
     server: LocalPostgreSQL, end: str
 ) -> None:
-    with small(server, default_pool_size="1") as (_, pooled):
+    with open_small_pooler(server, default_pool_size="1") as (_, pooled):
         pooled.apply()
         grant = LeaseGrant("shop", 1, "me")
         if end == "runs dry":
@@ -225,11 +225,11 @@ def test_a_pooler_that_shows_the_backends_process_id_is_detected_when_it_switche
     with db.holder() as session:
         require_direct_connection = session._connection.require_direct_connection
 
-        def then_hands_on(name: str, deadline: Deadline) -> None:
+        def switch_backends(name: str, deadline: Deadline) -> None:
             require_direct_connection(name, deadline)
             session._connection.raw_connection.pid += 1
 
-        monkeypatch.setattr(session._connection, "require_direct_connection", then_hands_on)
+        monkeypatch.setattr(session._connection, "require_direct_connection", switch_backends)
         with pytest.raises(MigrationFailed, match=_DIRECT):
             session._connection.run_non_transactional(
                 "CREATE INDEX CONCURRENTLY i ON t (id)", soon()
@@ -376,7 +376,7 @@ def test_without_a_lease_table_the_busy_backend_is_named(
 
 
 def test_a_pooler_that_is_full_for_a_moment_is_waited_for(server: LocalPostgreSQL) -> None:
-    with small(server, "session", max_client_conn="1") as (pooler, pooled):
+    with open_small_pooler(server, "session", max_client_conn="1") as (pooler, pooled):
         with until(lambda: _connection(pooled)) as other:
             late = Running(lambda: pooled.apply(migration("SELECT 1")))
             until(lambda: "no more connections allowed" in pooler.log.read_text())
@@ -393,7 +393,10 @@ def _connection(pooled: EmptyDatabase) -> Any:
 
 
 def test_a_query_that_waited_too_long_for_a_backend_is_sent_again(server: LocalPostgreSQL) -> None:
-    with small(server, default_pool_size="1", query_wait_timeout="1") as (pooler, pooled):
+    with open_small_pooler(server, default_pool_size="1", query_wait_timeout="1") as (
+        pooler,
+        pooled,
+    ):
         with pooled.connect() as other:
             other.run("BEGIN")
             late = Running(lambda: pooled.apply(migration("SELECT 1")))
@@ -483,15 +486,15 @@ def test_a_poolers_message_shows_whether_its_error_is_transient(
 
 
 def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgreSQL) -> None:
-    with small(server) as (_, pooled):
+    with open_small_pooler(server) as (_, pooled):
 
-        def strange(name: str, seconds: float) -> Any:
+        def connect_with_work_mem(name: str, seconds: float) -> Any:
             startup = {"work_mem": "5MB"}
             return connect(pooled.address, application_name=name, startup=startup, timeout=seconds)
 
         advice = r"work_mem.*add work_mem to ignore_startup_parameters"
         with pytest.raises(ConfigurationError, match=advice):
-            pooled.apply(connect=strange)
+            pooled.apply(connect=connect_with_work_mem)
 
 
 @pytest.mark.parametrize("wrong", ["user", "database"])

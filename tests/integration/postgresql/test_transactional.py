@@ -21,7 +21,7 @@ from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.testing import FakeClock
 
 from .empty_database import NEWEST, TIMEOUT_SECONDS, EmptyDatabase, Running, migration, soon, until
-from .proxy import Proxy, through
+from .proxy import Proxy, connect_through
 
 INCREMENT = "UPDATE counter SET n = n + 1"
 
@@ -75,7 +75,7 @@ def test_a_migration_applies_once_however_often_it_is_requested(counting: EmptyD
 # --- how a failure reads
 
 
-def _report(db: EmptyDatabase, script: str, *, line: int = 1) -> str:
+def _get_report(db: EmptyDatabase, script: str, *, line: int = 1) -> str:
     with pytest.raises(MigrationFailed) as failed:
         db.apply(migration(script, line=line))
     return str(failed.value)
@@ -96,7 +96,7 @@ def _report(db: EmptyDatabase, script: str, *, line: int = 1) -> str:
 def test_the_caret_is_below_the_fault(
     db: EmptyDatabase, script: str, word: str, place: str
 ) -> None:
-    lines = _report(db, script, line=4).splitlines()
+    lines = _get_report(db, script, line=4).splitlines()
     assert lines[1] == f"  migrations/0001_m.sql:{place}"
     shown, caret = lines[2], lines[3]
     wide = sum(c in "漢字😀" for c in shown[: shown.rindex(word)])
@@ -104,7 +104,7 @@ def test_the_caret_is_below_the_fault(
 
 
 def test_an_error_without_a_position_names_its_statement(db: EmptyDatabase) -> None:
-    report = _report(db, "SELECT 1;\n-- why\nSELECT 2;\n\nSELECT 1 / 0;\nSELECT 3", line=10)
+    report = _get_report(db, "SELECT 1;\n-- why\nSELECT 2;\n\nSELECT 1 / 0;\nSELECT 3", line=10)
     assert "migrations/0001_m.sql:14\n" in report
     assert "14 | SELECT 1 / 0" in report
     assert "^" not in report
@@ -112,23 +112,23 @@ def test_an_error_without_a_position_names_its_statement(db: EmptyDatabase) -> N
 
 def test_detail_hint_and_next_step_are_reported(db: EmptyDatabase) -> None:
     db.execute("CREATE TABLE t (x int UNIQUE); INSERT INTO t VALUES (5)")
-    report = _report(db, "INSERT INTO t VALUES (5)")
+    report = _get_report(db, "INSERT INTO t VALUES (5)")
     assert "[23505]" in report
     assert "detail: Key (x)=(5) already exists." in report
-    assert "hint: Perhaps you meant" in _report(db, "SELECT xx FROM (SELECT 1 AS xy) s")
-    assert "lambda-migrate baseline" in _report(db, "CREATE TABLE t ()")
+    assert "hint: Perhaps you meant" in _get_report(db, "SELECT xx FROM (SELECT 1 AS xy) s")
+    assert "lambda-migrate baseline" in _get_report(db, "CREATE TABLE t ()")
 
 
 def test_a_password_in_a_failing_line_is_hidden(db: EmptyDatabase) -> None:
-    report = _report(db, "CREATE ROLE r PASSWORD 'hush' NONSENSE")
+    report = _get_report(db, "CREATE ROLE r PASSWORD 'hush' NONSENSE")
     assert "hush" not in report
 
 
 def test_a_script_may_not_choose_its_isolation(db: EmptyDatabase) -> None:
     """Neither in plain sight, which the check of scripts sees, nor hidden from it."""
     level = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"
-    assert "write `isolation:serializable` on the marker" in _report(db, level)
-    report = _report(db, f"DO $$ BEGIN EXECUTE '{level}'; END $$")
+    assert "write `isolation:serializable` on the marker" in _get_report(db, level)
+    report = _get_report(db, f"DO $$ BEGIN EXECUTE '{level}'; END $$")
     assert "[25001]" in report
     assert "write `isolation:serializable`" in report
     assert "transaction:false" not in report
@@ -253,7 +253,7 @@ def test_a_serialization_failure_is_tried_again(counting: EmptyDatabase) -> None
 # --- isolation levels
 
 
-def _isolated(sql: str, isolation: str, *, down: str | None = None) -> Migration:
+def _with_isolation(sql: str, isolation: str, *, down: str | None = None) -> Migration:
     one = migration(sql, down=down)
     return replace(
         one,
@@ -268,7 +268,7 @@ def test_a_script_has_the_isolation_level_of_its_marker_in_both_directions(
 ) -> None:
     db.execute("CREATE TABLE seen (level text)")
     note = "INSERT INTO seen SELECT current_setting('transaction_isolation')"
-    db.apply(_isolated(note, isolation, down=f"SELECT 1;\n{note}"))
+    db.apply(_with_isolation(note, isolation, down=f"SELECT 1;\n{note}"))
     [row] = db.history()
     assert row.down is not None
     assert row.down == Script(f"SELECT 1;\n{note}", row.down.line, isolation=isolation)
@@ -288,7 +288,7 @@ def test_a_takeover_that_commits_after_the_snapshot_is_seen(
             timeout=TIMEOUT_SECONDS,
         )
         applying = Running(
-            lambda: session.apply(_isolated("CREATE TABLE a ()", isolation), "d", soon())
+            lambda: session.apply(_with_isolation("CREATE TABLE a ()", isolation), "d", soon())
         )
         until(lambda: db.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE TABLE a%'"))
         other.run("COMMIT", timeout=TIMEOUT_SECONDS)
@@ -300,7 +300,7 @@ def test_a_takeover_that_commits_after_the_snapshot_is_seen(
 def test_a_takeover_terminates_a_script_with_a_snapshot_of_its_own(
     db: EmptyDatabase, isolation: str
 ) -> None:
-    slow = _isolated("CREATE TABLE a (); SELECT pg_sleep(60)", isolation)
+    slow = _with_isolation("CREATE TABLE a (); SELECT pg_sleep(60)", isolation)
     with db.holder() as session:
         applying = Running(lambda: session.apply(slow, "d", soon()))
         until(lambda: db.is_running("pg_sleep"))
@@ -322,7 +322,7 @@ def test_a_conflict_with_another_writer_is_tried_again_on_a_new_snapshot(
         with counting.connect() as other:
             other.run("SELECT pg_advisory_lock(1)", timeout=TIMEOUT_SECONDS)
             applying = Running(
-                lambda: session.apply(_isolated(script, "repeatable-read"), "d", soon())
+                lambda: session.apply(_with_isolation(script, "repeatable-read"), "d", soon())
             )
             until(lambda: counting.pids("wait_event = 'advisory'"))
             other.run(INCREMENT, timeout=TIMEOUT_SECONDS)
@@ -340,11 +340,11 @@ def test_a_migration_is_one_message(db: EmptyDatabase, monkeypatch: pytest.Monke
         run = session._connection.run
         sent: list[str] = []
 
-        def noted(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
+        def record_and_run(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             sent.append(sql)
             return run(sql, deadline, **more)
 
-        monkeypatch.setattr(session._connection, "run", noted)
+        monkeypatch.setattr(session._connection, "run", record_and_run)
         session.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
         assert len(sent) == 1
     assert db.versions() == [1]
@@ -489,7 +489,7 @@ def test_a_commit_in_doubt_takes_effect_once(counting: EmptyDatabase, deliver: b
     one = migration(INCREMENT)
     with (
         Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
-        counting.holder(**through(proxy)) as session,
+        counting.holder(**connect_through(proxy)) as session,
     ):
         assert isinstance(session.apply(one, "d", soon()), int)
         assert proxy.cuts == 1
@@ -503,7 +503,7 @@ def test_a_commit_in_doubt_at_the_deadline_is_looked_up(
     one, clock = migration(INCREMENT), FakeClock()
     with (
         Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
-        counting.holder(**through(proxy)) as session,
+        counting.holder(**connect_through(proxy)) as session,
     ):
         run = session._connection.run
 
@@ -532,7 +532,7 @@ def test_a_repeatable_commit_in_doubt_takes_effect_once(
     one = replace(migration(INCREMENT), version=version, name="R__m")
     with (
         Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
-        counting.holder(**through(proxy)) as session,
+        counting.holder(**connect_through(proxy)) as session,
     ):
         session.apply(one, "d", soon())
         assert proxy.cuts == 1
@@ -544,7 +544,7 @@ def test_marking_texts_stale_in_doubt_is_done_once(db: EmptyDatabase) -> None:
     one = replace(migration("SELECT 1"), version=RepeatableVersion("R__m:1:1"), name="R__m")
     with (
         Proxy(db.address, needle=b"'stale'", deliver=True) as proxy,
-        db.holder(**through(proxy)) as session,
+        db.holder(**connect_through(proxy)) as session,
     ):
         session.apply(one, "d", soon())
         session.mark_repeatables_stale()
@@ -558,7 +558,7 @@ def test_a_rollback_in_doubt_takes_effect_once(counting: EmptyDatabase, deliver:
     (row,) = counting.history()
     with (
         Proxy(counting.address, needle=b"DELETE FROM", deliver=deliver) as proxy,
-        counting.holder(2, **through(proxy)) as session,
+        counting.holder(2, **connect_through(proxy)) as session,
     ):
         session.roll_back(row, soon())
         assert proxy.cuts == 1
@@ -569,7 +569,7 @@ def test_recording_in_doubt_happens_once(db: EmptyDatabase) -> None:
     one = migration("SELECT 1")
     with (
         Proxy(db.address, needle=one.checksum.encode(), deliver=True) as proxy,
-        db.holder(**through(proxy)) as session,
+        db.holder(**connect_through(proxy)) as session,
     ):
         session.record_applied([(one, "d")], baseline=True)
         assert proxy.cuts == 1
@@ -579,7 +579,7 @@ def test_recording_in_doubt_happens_once(db: EmptyDatabase) -> None:
 def test_a_script_that_breaks_every_connection_fails(counting: EmptyDatabase) -> None:
     with (
         Proxy(counting.address, needle=b"n + 1", deliver=False, times=99) as proxy,
-        counting.holder(**through(proxy)) as session,
+        counting.holder(**connect_through(proxy)) as session,
         pytest.raises(MigrationFailed, match="connection"),
     ):
         session.apply(migration(INCREMENT), "d", soon())
@@ -604,7 +604,7 @@ def test_a_migration_whose_backend_is_terminated_applies_once_in_the_end(
 def test_a_takeover_that_loses_its_connection_tries_again(db: EmptyDatabase) -> None:
     with (
         Proxy(db.address, needle=b"to_regclass", deliver=True, times=2) as proxy,
-        db.holder(**through(proxy)) as session,
+        db.holder(**connect_through(proxy)) as session,
     ):
         assert proxy.cuts == 2
         assert session.read_history() == []

@@ -37,7 +37,7 @@ def dbmate(*versions: int) -> ToolHistory:
     return ToolHistory("dbmate", "public.schema_migrations", tuple(entries))
 
 
-def boom() -> MigrationFailed:
+def make_failure() -> MigrationFailed:
     return MigrationFailed("division by zero", migration="0002_m", sqlstate="22012")
 
 
@@ -70,30 +70,30 @@ def test_plan_is_what_up_would_do(fakes: Fakes) -> None:
     assert fakes.table.log == []
 
 
-def _restored(fakes: Fakes) -> Manifest:
+def _restore_database(fakes: Fakes) -> Manifest:
     fakes.migrated(V3)
     fakes.lose(3)
     return V3
 
 
-def _edited(fakes: Fakes) -> Manifest:
+def _edit_file(fakes: Fakes) -> Manifest:
     fakes.migrated(V2)
     return Manifest([migration(1), migration(2, "SELECT 'edited'")])
 
 
-def _in_doubt(fakes: Fakes) -> Manifest:
+def _leave_in_doubt(fakes: Fakes) -> Manifest:
     fakes.migrated(V1)
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=True)
     return V2
 
 
-def _marked_without_history(fakes: Fakes) -> Manifest:
+def _mark_without_history(fakes: Fakes) -> Manifest:
     fakes.migrated(V2)
     fakes.finish(fakes.held_by("another"), V3)
     return V2
 
 
-def _rolled_back_between(fakes: Fakes) -> Manifest:
+def _roll_back_between(fakes: Fakes) -> Manifest:
     fakes.migrated(V3)
     fakes.lose(2)
     return manifest(1, 3)
@@ -102,12 +102,12 @@ def _rolled_back_between(fakes: Fakes) -> Manifest:
 @pytest.mark.parametrize(
     ("arrange", "problems"),
     [
-        (_restored, ["the database was restored or changed by hand"]),
-        (_edited, ["0002_m: the file"]),
-        (_in_doubt, ["0002_m: it is in doubt (started); the next `up` resolves it"]),
-        (_marked_without_history, ["marks 1 version(s) ready that the history does not support"]),
+        (_restore_database, ["the database was restored or changed by hand"]),
+        (_edit_file, ["0002_m: the file"]),
+        (_leave_in_doubt, ["0002_m: it is in doubt (started); the next `up` resolves it"]),
+        (_mark_without_history, ["marks 1 version(s) ready that the history does not support"]),
         (
-            _rolled_back_between,
+            _roll_back_between,
             ["marks 2 version(s) ready that the history does not support"],
         ),
     ],
@@ -131,7 +131,7 @@ def test_verify_reports_nothing_if_all_agree(fakes: Fakes, here: Manifest) -> No
 
 
 def test_verify_resync_corrects_the_item_after_a_restore(fakes: Fakes) -> None:
-    here = _restored(fakes)
+    here = _restore_database(fakes)
     assert fakes.operations(here).verify(fakes.deadline(), resync=True).resynced
     assert not fakes.ready(here)
     assert fakes.table.state.owner is None
@@ -189,7 +189,7 @@ def test_an_empty_manifest_is_refused_before_anything(
 
 
 def test_up_ignores_a_pause_and_starts_the_next_one(fakes: Fakes) -> None:
-    fakes.database.fail_on(2, boom())
+    fakes.database.fail_on(2, make_failure())
     for attempts in (1, 2):
         with pytest.raises(MigrationFailed) as caught:
             fakes.operations(V2).up(fakes.deadline())
@@ -207,7 +207,7 @@ def test_up_releases_the_lease_if_the_database_is_unavailable(fakes: Fakes) -> N
 
 
 def test_up_refuses_a_contradiction(fakes: Fakes) -> None:
-    here = _edited(fakes)
+    here = _edit_file(fakes)
     with pytest.raises(Diverged):
         fakes.operations(here).up(fakes.deadline())
     assert fakes.table.state.owner is None
@@ -377,7 +377,7 @@ def test_a_history_that_changed_before_the_confirmation_is_not_changed(fakes: Fa
 
 def test_a_failed_down_script_keeps_its_row(fakes: Fakes) -> None:
     fakes.migrated(V3)
-    fakes.database.fail_on(2, boom())
+    fakes.database.fail_on(2, make_failure())
     with pytest.raises(MigrationFailed):
         fakes.operations(V3).down(fakes.deadline(), to=0)
     assert fakes.database.rolled_back == ["0003_m"]
@@ -497,7 +497,7 @@ def test_another_tools_history_can_be_ignored(fakes: Fakes) -> None:
 
 
 def test_a_baseline_that_contradicts_the_history_is_not_marked_ready(fakes: Fakes) -> None:
-    here = _edited(fakes)
+    here = _edit_file(fakes)
     fakes.operations(here).baseline(2, fakes.deadline())
     assert not fakes.ready(here)
     assert fakes.table.state.owner is None
@@ -533,7 +533,7 @@ def test_what_is_declared_pending_is_no_longer_ready(fakes: Fakes) -> None:
 
 
 def test_an_edited_file_can_be_accepted(fakes: Fakes) -> None:
-    here = _edited(fakes)
+    here = _edit_file(fakes)
     fakes.operations(here).repair(2, fakes.deadline(), declared_state="edited")
     assert fakes.ready(here)
     assert fakes.operations(here).status(fakes.deadline()).plan.is_current
@@ -572,7 +572,7 @@ def test_the_first_command_that_commits_a_migration_stamps_the_database(
     fakes: Fakes, failing: int, environment: str
 ) -> None:
     fakes.environment = "production"
-    fakes.database.fail_on(failing, boom())
+    fakes.database.fail_on(failing, make_failure())
     with pytest.raises(MigrationFailed):
         fakes.operations(V3).up(fakes.deadline())
     assert len(fakes.database.effects) == failing - 1
@@ -690,11 +690,11 @@ def test_without_a_table_a_live_holder_is_not_terminated(fakes: Fakes) -> None:
 
 
 def test_a_lost_lease_is_not_released(fakes: Fakes) -> None:
-    def usurp(_version: int) -> None:
+    def supersede(_version: int) -> None:
         fakes.change(owner="successor", fence=fakes.table.state.fence + 1)
         fakes.database.token += 1
 
-    fakes.database.on_script = usurp
+    fakes.database.on_script = supersede
     with pytest.raises(LeaseLost):
         fakes.operations(V1).up(fakes.deadline())
     assert fakes.table.state.owner == "successor"

@@ -379,10 +379,10 @@ def test_the_token_of_a_recreated_table_is_raised_above_postgresqls(fakes: Fakes
 def test_a_token_that_keeps_rising_above_the_lease_tables_is_a_configuration_error(
     fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def outrun(grant: object, *_: object, **__: object) -> None:
+    def raise_stale_token(grant: object, *_: object, **__: object) -> None:
         raise StaleFencingToken(grant.fence + 10)  # type: ignore[attr-defined]  # it is a Grant
 
-    monkeypatch.setattr(fakes.database, "open_session", outrun)
+    monkeypatch.setattr(fakes.database, "open_session", raise_stale_token)
     with pytest.raises(ConfigurationError, match="keeps rising above the lease table's"):
         fakes.runner(V1).ensure(fakes.deadline())
     assert fakes.table.state.owner is None
@@ -392,12 +392,12 @@ def test_a_token_that_keeps_rising_above_the_lease_tables_is_a_configuration_err
 
 
 def test_a_holder_that_lost_its_lease_records_and_completes_nothing(fakes: Fakes) -> None:
-    def usurp(_version: int) -> None:
+    def supersede(_version: int) -> None:
         fakes.database.on_script = None
         fakes.change(owner="successor", fence=fakes.table.state.fence + 1)
         fakes.database.token += 1
 
-    fakes.database.on_script = usurp
+    fakes.database.on_script = supersede
     with pytest.raises(LeaseLost):
         fakes.runner(V2).ensure(fakes.deadline())
     assert fakes.database.effects == []
@@ -610,39 +610,39 @@ def test_a_check_that_migrated_is_one_event_with_all_fields(fakes: Fakes) -> Non
     assert event.owner.startswith("cli/")
 
 
-def _refused(fakes: Fakes) -> None:
+def _record_failure(fakes: Fakes) -> None:
     fakes.change(failure=failure(fakes, V2.digest))
 
 
-def _broken(fakes: Fakes) -> None:
+def _break_migration(fakes: Fakes) -> None:
     fakes.database.fail_on(2, MigrationFailed("boom", migration="0002_m", sqlstate="22012"))
 
 
-def _busy(fakes: Fakes) -> None:
+def _hold_lease(fakes: Fakes) -> None:
     fakes.held_by("holder", seconds=900)
 
 
-def _store_gone(fakes: Fakes) -> None:
+def _make_store_unavailable(fakes: Fakes) -> None:
     fakes.table.is_down = True
 
 
-def _database_gone(fakes: Fakes) -> None:
+def _make_database_unavailable(fakes: Fakes) -> None:
     fakes.database.is_down = True
 
 
-def _unexpected(fakes: Fakes) -> None:
+def _raise_unexpected_error(fakes: Fakes) -> None:
     fakes.table.before["read"] = raises(RuntimeError("password=hunter2"))
 
 
 @pytest.mark.parametrize(
     ("arrange", "error", "retryable", "migration", "sqlstate", "attempts"),
     [
-        (_refused, "MigrationFailed", False, "0002_m", "42P01", 3),
-        (_broken, "MigrationFailed", False, "0002_m", "22012", 1),
-        (_busy, "NotReady", True, "", "", 0),
-        (_store_gone, "LeaseStoreUnavailable", True, "", "", 0),
-        (_database_gone, "DatabaseUnavailable", True, "", "", 0),
-        (_unexpected, "RuntimeError", False, "", "", 0),
+        (_record_failure, "MigrationFailed", False, "0002_m", "42P01", 3),
+        (_break_migration, "MigrationFailed", False, "0002_m", "22012", 1),
+        (_hold_lease, "NotReady", True, "", "", 0),
+        (_make_store_unavailable, "LeaseStoreUnavailable", True, "", "", 0),
+        (_make_database_unavailable, "DatabaseUnavailable", True, "", "", 0),
+        (_raise_unexpected_error, "RuntimeError", False, "", "", 0),
     ],
 )
 def test_a_failed_check_is_one_event_with_all_fields(

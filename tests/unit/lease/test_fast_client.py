@@ -643,7 +643,7 @@ def test_a_handshake_without_a_reply_is_no_response(pem: str) -> None:
 
 
 def test_a_connection_made_too_late_for_a_handshake_is_closed() -> None:
-    class OverOnceConnected(Clock):
+    class ClockThatExpiresOnConnect(Clock):
         def __init__(self) -> None:
             self.times = [0.0, 9.0]
 
@@ -654,7 +654,7 @@ def test_a_connection_made_too_late_for_a_handshake_is_closed() -> None:
         endpoint = Endpoint(True, "127.0.0.1", server.port)
         context = ssl.create_default_context()
         with pytest.raises(http.NoResponse, match="timed out"):
-            http.connect(endpoint, context, Deadline(1.0, OverOnceConnected()))
+            http.connect(endpoint, context, Deadline(1.0, ClockThatExpiresOnConnect()))
         server.closed_connections.acquire()
 
 
@@ -822,12 +822,12 @@ def test_no_representation_shows_a_secret() -> None:
 
 
 def test_the_secret_key_is_never_sent_and_the_date_is_the_clocks() -> None:
-    class InMarch(Clock):
+    class MarchClock(Clock):
         def wall_ms(self) -> int:
             return 1_772_366_400_999
 
     with Server() as server:
-        client = FastClient(environ(server.url), clock=InMarch())
+        client = FastClient(environ(server.url), clock=MarchClock())
         assert read(client) == ITEM
         client.close()
         request = server.requests[0].decode()

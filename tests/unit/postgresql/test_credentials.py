@@ -127,10 +127,10 @@ def test_a_secret_in_another_format_is_named_and_its_content_is_not(
         credentials.address()
 
     assert "secret" in str(error.value)
-    assert "s3cr3t" not in everything_said(error.value)
+    assert "s3cr3t" not in join_error_texts(error.value)
 
 
-def everything_said(error: BaseException | None) -> str:
+def join_error_texts(error: BaseException | None) -> str:
     """The texts of an error and of all that it was raised from."""
     said = ""
     while error is not None:
@@ -398,19 +398,19 @@ class Rotation:
         self.reads = 0
 
     @property
-    def passed(self) -> float:
+    def elapsed_seconds(self) -> float:
         return self.clock.monotonic() - self.began
 
     def get_secret_value(self, *, SecretId: str, VersionStage: str = "AWSCURRENT") -> Any:  # noqa: N803 - boto3's names
         self.reads += 1
-        _, *stages = next(v for v in reversed(self.versions) if v[0] <= self.passed)
+        _, *stages = next(v for v in reversed(self.versions) if v[0] <= self.elapsed_seconds)
         found = stages[VersionStage == "AWSPENDING"]
         if not isinstance(found, str):
             raise found or answer("ResourceNotFoundException")
         return {"SecretString": json.dumps(FULL | {"password": found})}
 
     def opened(self, address: DatabaseAddress, **_: Any) -> Any:
-        self.logins.append((round(self.passed, 1), str(address.password)))
+        self.logins.append((round(self.elapsed_seconds, 1), str(address.password)))
         if address.password != self.takes:
             raise PASSWORD_REFUSED
         return address
@@ -439,7 +439,7 @@ def test_without_a_usable_pending_version_the_current_one_is_waited_for(
     rotation = Rotation("new", (0, "old", pending), (3, "new", None))
     rotation.open()
     assert rotation.passwords[-1] == "new"
-    assert rotation.passed < 5
+    assert rotation.elapsed_seconds < 5
     assert len(rotation.logins) <= 4
 
 
@@ -449,7 +449,7 @@ def test_a_secret_that_is_ahead_of_the_database_is_tried_again() -> None:
 
     def sleep(seconds: float) -> None:
         rotation.clock.advance(seconds)
-        if rotation.passed > 3:
+        if rotation.elapsed_seconds > 3:
             rotation.takes = "new"
 
     rotation.clock.sleep = sleep  # type: ignore[method-assign]  # the database follows
@@ -463,9 +463,12 @@ def test_a_password_that_stays_wrong_is_tried_a_few_times_and_reported() -> None
         rotation.open(900)
     assert failed.value.permanent
     assert len(rotation.logins) <= 6
-    assert rotation.passed <= 20
+    assert rotation.elapsed_seconds <= 20
     reported = str(failed.value)
-    assert f"{len(rotation.logins)} logins were refused within {rotation.passed:.0f} s" in reported
+    assert (
+        f"{len(rotation.logins)} logins were refused within {rotation.elapsed_seconds:.0f} s"
+        in reported
+    )
     assert "AWSCURRENT" in reported
     assert "AWSPENDING" in reported
 
@@ -474,7 +477,7 @@ def test_a_rotation_is_waited_for_no_longer_than_the_caller_has() -> None:
     rotation = Rotation("other", (0, "wrong", None))
     with pytest.raises(ConnectFailed):
         rotation.open(2.5)
-    assert rotation.passed <= 2.5
+    assert rotation.elapsed_seconds <= 2.5
 
 
 def test_a_login_that_fails_for_another_reason_is_not_tried_again() -> None:
