@@ -791,7 +791,7 @@ def test_a_dry_run_in_the_database_of_another_environment_is_rejected(
         begin_dry_run(db, 2, environment="staging")
 
 
-def test_an_aborted_dry_run_has_ended(db: DatabaseUnderTest) -> None:
+def test_an_aborted_dry_run_runs_nothing_more(db: DatabaseUnderTest) -> None:
     with begin_dry_run(db) as dry_run:
         ended = db.in_the_middle(
             lambda slow: dry_run.run_migration(slow, soon()), FIRST, dry_run.abort

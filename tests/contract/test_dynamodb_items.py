@@ -72,7 +72,7 @@ def test_an_owner_without_lease_until_does_not_hold_the_lease(
     assert acquire(store, "a").fence == 8
 
 
-def test_an_item_with_its_key_alone_reads_as_an_empty_state(
+def test_an_item_with_only_its_key_reads_as_an_empty_state(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target)

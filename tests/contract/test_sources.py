@@ -226,7 +226,7 @@ def test_a_database_that_the_tool_has_migrated_is_adopted_unchanged(tool: Alembi
     assert tool.effects() == [1, 2]
 
 
-def test_a_revision_that_no_code_knows_is_reported(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_revision_that_is_in_no_code_is_reported(sandbox: Sandbox, tmp_path: Path) -> None:
     service = AlembicService(sandbox, tmp_path)
     service.add(1)
     assert service.run() == "MIGRATED"

@@ -28,7 +28,7 @@ def test_an_audit_that_skipped_every_package_is_reported_as_not_audited() -> Non
     assert "not audited" in verdict([answer(SKIPPED), Answer()])[1]
 
 
-def test_if_one_service_fails_the_next_is_asked() -> None:
+def test_if_one_service_fails_the_next_is_queried() -> None:
     assert verdict([answer(SKIPPED), answer(BAD)])[0] == 1
     assert verdict([answer(SKIPPED), answer(FINE)]) == (0, "1 packages, no known vulnerability")
 

@@ -405,7 +405,7 @@ def test_a_termination_between_two_statements_is_detected_by_the_second(
         connection.run("SELECT 1")
 
 
-def test_a_transaction_left_idle_too_long_is_a_lost_connection(address: DatabaseAddress) -> None:
+def test_a_transaction_left_idle_too_long_loses_the_connection(address: DatabaseAddress) -> None:
     connection = connect_to(address, idle_in_transaction_session_timeout="1ms")
     connection.run("BEGIN")
     with connect_to(address) as other:

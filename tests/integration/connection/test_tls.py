@@ -86,7 +86,7 @@ def test_the_system_store_is_openssls(
     assert is_encrypted(tls_address.replace(sslmode="verify-ca"))
 
 
-def test_a_wrong_host_name_is_refused_by_verify_full_alone(
+def test_a_wrong_host_name_is_refused_only_by_verify_full(
     tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
     address = tls_address.replace(host="127.0.0.1", sslrootcert=authorities.right)

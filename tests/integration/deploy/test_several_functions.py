@@ -115,7 +115,7 @@ def test_unrelated_directories_need_a_target_and_a_schema_each(
     assert tables == 2
 
 
-def test_a_new_address_joins_by_one_check_and_takes_nothing_from_the_one_before(
+def test_a_new_address_is_ready_after_one_check_and_the_old_one_stays_ready(
     sandbox: Sandbox,
 ) -> None:
     """The database has two names, its socket and its port."""
@@ -125,7 +125,7 @@ def test_a_new_address_joins_by_one_check_and_takes_nothing_from_the_one_before(
         with function(sandbox, "web", V1, mode="require", database_url=other) as web:
             assert all(result.ok for result in web.storm(3))
             looked = [end for end in ends(web) if end["fence"]]
-            assert len(looked) <= 1, "one looks for all"
+            assert len(looked) <= 1, "one inspects the database for all"
         assert orders.storm(1)[0].ok
         assert read_statuses(orders)[-1] == "UP_TO_DATE"
     [record] = sandbox.item().databases.values()

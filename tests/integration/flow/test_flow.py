@@ -161,7 +161,7 @@ def test_a_rollback_by_version_lets_older_code_serve_and_newer_code_migrate_agai
     assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
 
 
-def test_older_code_rolls_back_what_it_does_not_know_by_the_stored_scripts(
+def test_older_code_rolls_back_newer_migrations_by_their_stored_scripts(
     sandbox: Sandbox,
 ) -> None:
     with sandbox.function(sandbox.code(V2)) as function:

@@ -46,7 +46,7 @@ def run(server: LocalPostgreSQL) -> RunQuery:
     return partial(server.execute, database="staging")
 
 
-def test_added_rows_and_changed_types_are_no_change(run: RunQuery) -> None:
+def test_added_rows_and_changed_types_are_not_reported_as_changes(run: RunQuery) -> None:
     copies = copy_tables(run)
     assert sorted(copy.table for copy in copies) == ["log", "people", "seats"]
     run("INSERT INTO people VALUES (4, 'Zoë', 'fine')")

@@ -183,7 +183,7 @@ def test_a_function_of_another_environment_is_rejected(db: EmptyDatabase, other:
     assert db.column("SELECT token FROM lambda_migrate.fence") == [1]
 
 
-def test_a_database_without_a_stamp_takes_the_first(db: EmptyDatabase) -> None:
+def test_a_database_without_a_stamp_accepts_the_first_environment(db: EmptyDatabase) -> None:
     db.apply()
     db.apply(fence=2, grant={"environment": "production"})
     assert db.column("SELECT environment FROM lambda_migrate.fence") == ["production"]

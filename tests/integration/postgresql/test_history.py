@@ -118,7 +118,7 @@ def test_recording_updates_an_existing_row(db: EmptyDatabase) -> None:
     assert (row.applied_at, row.baseline) == (before.applied_at, False)
 
 
-def test_forgetting_removes_rows_and_nothing_else(db: EmptyDatabase) -> None:
+def test_forgetting_only_removes_rows(db: EmptyDatabase) -> None:
     db.apply(migration("CREATE TABLE t ()"), migration("SELECT 1", 2))
     with db.holder(2) as session:
         session.delete_rows([1, 5])

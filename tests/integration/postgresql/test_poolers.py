@@ -485,7 +485,7 @@ def test_a_poolers_message_shows_whether_its_error_is_transient(
     assert _is_permanent("08P01", words) is permanent
 
 
-def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgreSQL) -> None:
+def test_a_parameter_that_the_pooler_rejects_is_named(server: LocalPostgreSQL) -> None:
     with open_small_pooler(server) as (_, pooled):
 
         def connect_with_work_mem(name: str, seconds: float) -> Any:

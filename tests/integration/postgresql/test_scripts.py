@@ -194,7 +194,7 @@ def test_session_state_reaches_neither_our_row_nor_the_next_migration(
 
 
 @pytest.mark.parametrize("left", ["prepared", "advisory", "temporary", "search_path", "encoding"])
-def test_session_state_of_a_failed_script_is_gone_too(db: EmptyDatabase, left: str) -> None:
+def test_session_state_of_a_failed_script_is_reset_too(db: EmptyDatabase, left: str) -> None:
     with db.holder() as session:
         with pytest.raises(MigrationFailed):
             session.apply(migration(_LEFT_BEHIND[left] + "; SELECT 1/0"), "d", soon())
@@ -302,7 +302,7 @@ SKIPPED = ("WARNING", "3 orders were skipped")
 
 
 @pytest.mark.parametrize("non_transactional", [False, True])
-def test_warnings_of_either_kind_of_script_are_kept_for_their_migration_alone(
+def test_warnings_of_either_kind_of_script_are_kept_for_their_own_migration(
     db: EmptyDatabase, non_transactional: bool
 ) -> None:
     with db.holder() as session:

@@ -197,7 +197,7 @@ def test_a_commit_before_a_concurrent_build_is_ignored(shop: EmptyDatabase) -> N
     assert (shop.execute(STATE), shop.states()) == ([[1, 0, "it", "ok"]], {1: "applied"})
 
 
-def test_a_script_of_settings_alone_is_applied(db: EmptyDatabase) -> None:
+def test_a_script_with_only_settings_is_applied(db: EmptyDatabase) -> None:
     db.apply(several("SET a.b = 1; SET a.c = 2"))
     assert db.states() == {1: "applied"}
 

@@ -91,7 +91,7 @@ def test_env_py_may_choose_where_the_revisions_are(project: AlembicProject) -> N
     assert (last["kind"], last["event"]) == ("configuration", "failed")
 
 
-def test_an_environment_without_revisions_is_refused_unless_that_is_asked_for(
+def test_an_environment_without_revisions_is_refused_unless_it_is_allowed(
     project: AlembicProject,
 ) -> None:
     """Every database would satisfy it, and a packaging error can cause it."""
@@ -100,7 +100,7 @@ def test_an_environment_without_revisions_is_refused_unless_that_is_asked_for(
     assert project.run(options={"allow_empty": True})["event"] == "done"
 
 
-def test_a_revision_that_the_code_does_not_know_is_left_to_the_parent(
+def test_a_revision_that_is_not_in_the_code_is_left_to_the_parent(
     project: AlembicProject,
 ) -> None:
     project.add(ONE)
@@ -462,7 +462,7 @@ def test_an_isolation_level_is_kept_for_every_revision(project: AlembicProject) 
     assert project.query("SELECT DISTINCT level FROM t") == [["serializable"]]
 
 
-def test_a_dialect_that_has_no_autocommit_block_fails_as_it_does_alone(
+def test_a_dialect_without_autocommit_blocks_fails_as_with_alembic_alone(
     project: AlembicProject,
 ) -> None:
     body = "with op.get_context().autocommit_block():\n    op.execute('VACUUM')"

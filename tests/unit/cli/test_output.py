@@ -67,7 +67,7 @@ def test_json_is_valid_where_the_encoding_is_ascii(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr", "stdin"])
-def test_a_missing_stream_is_no_error_of_its_own(
+def test_a_missing_stream_causes_no_error(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"sys.{name}", None)

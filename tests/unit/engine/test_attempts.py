@@ -232,7 +232,7 @@ def test_a_lease_shorter_than_ones_own_is_over_when_its_own_length_is(fakes: Fak
     assert 7 <= fakes.clock.monotonic() - began < 10
 
 
-def test_a_clock_that_is_half_an_hour_behind_takes_no_live_lease(fakes: Fakes) -> None:
+def test_a_clock_that_is_half_an_hour_behind_acquires_no_live_lease(fakes: Fakes) -> None:
     true = 31 * 60_000
     lease = fakes.held_by("alive")
 
@@ -248,7 +248,7 @@ def test_a_clock_that_is_half_an_hour_behind_takes_no_live_lease(fakes: Fakes) -
     assert "acquire" not in fakes.table.log
 
 
-def test_a_clock_that_is_half_an_hour_behind_takes_a_dead_holders_lease(fakes: Fakes) -> None:
+def test_a_clock_that_is_half_an_hour_behind_acquires_a_dead_holders_lease(fakes: Fakes) -> None:
     fakes.held_by("dead")
     fakes.clock.step_wall_clock(-31 * 60)
     assert fakes.runner(V1, wait_seconds=80).ensure(fakes.deadline(120)) is Outcome.MIGRATED
@@ -270,7 +270,7 @@ def test_a_late_duplicate_of_ones_own_acquisition_changes_nothing_while_the_leas
     InMemoryLeaseTable.renew(fakes.table, lease)
 
 
-def test_a_late_duplicate_of_ones_own_acquisition_takes_nothing_after_the_release(
+def test_a_late_duplicate_of_ones_own_acquisition_acquires_nothing_after_the_release(
     fakes: Fakes,
 ) -> None:
     late: list[object] = []

@@ -344,7 +344,7 @@ def test_the_lease_table_is_read_before_the_flags(fakes: Fakes, flags: InMemoryF
     ("values", "named"),
     [({"paused": True}, PAUSED), ({"mode": "off"}, MODE), ({"hold_back_at": 1}, HOLD_BACK_AT)],
 )
-def test_up_is_refused_before_it_takes_the_lease_unless_flags_are_ignored(
+def test_up_is_refused_before_it_acquires_the_lease_unless_flags_are_ignored(
     fakes: Fakes, flags: InMemoryFlags, values: dict[str, Any], named: str
 ) -> None:
     flags.set(**values)

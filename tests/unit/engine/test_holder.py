@@ -342,7 +342,7 @@ def test_a_lost_lease_is_not_taken_for_the_deadline(fakes: Fakes) -> None:
         raise LeaseLost("gone")
 
 
-def test_the_deadline_does_not_blame_a_migration_while_none_runs(fakes: Fakes) -> None:
+def test_the_deadline_is_not_blamed_on_a_migration_while_none_runs(fakes: Fakes) -> None:
     held = session(fakes)
     held._heartbeat.is_timeout = True
     with pytest.raises(NotReady, match="while no migration"), held.explain_abort():

@@ -73,7 +73,7 @@ def test_what_is_in_doubt_is_judged_once_it_is_resolved() -> None:
     assert [each.version for each in choose_rollback(history, to=0)] == [2, 1]
 
 
-def test_a_row_without_a_down_script_below_the_goal_is_no_obstacle() -> None:
+def test_a_row_without_a_down_script_below_the_goal_does_not_prevent_a_rollback() -> None:
     history = [row(1, down=None), row(2)]
     assert [each.version for each in choose_rollback(history, to=1)] == [2]
 

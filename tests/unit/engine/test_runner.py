@@ -92,7 +92,7 @@ def test_the_result_of_a_failed_check_is_not_kept(fakes: Fakes) -> None:
     assert runner.ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_what_the_item_says_of_another_database_does_not_count(fakes: Fakes) -> None:
+def test_the_items_record_of_another_database_does_not_count(fakes: Fakes) -> None:
     elsewhere = Fakes(clock=fakes.clock)
     elsewhere.database = InMemoryDatabase(address_text="elsewhere:5432/other", clock=fakes.clock)
     elsewhere.migrated(V1)
@@ -557,7 +557,7 @@ def test_without_a_store_and_without_time_to_wait_the_error_is_the_stores(
     assert fakes.table.log == ["read"]
 
 
-def test_a_store_that_comes_back_in_time_is_waited_for(fakes: Fakes) -> None:
+def test_a_store_that_recovers_in_time_is_waited_for(fakes: Fakes) -> None:
     fakes.migrated(V1)
     fakes.table.is_down = True
     fakes.clock.at(5, lambda: setattr(fakes.table, "is_down", False))

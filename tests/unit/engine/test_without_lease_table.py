@@ -72,7 +72,7 @@ def test_a_live_holder_is_waited_for_and_not_terminated(fakes: Fakes) -> None:
     }
 
 
-def test_what_a_holder_left_is_applied_once_it_is_gone(fakes: Fakes) -> None:
+def test_what_a_holder_left_pending_is_applied_after_its_end(fakes: Fakes) -> None:
     held = hold_fence(fakes)
     fakes.clock.at(10, held.close)
     assert fakes.runner(V2).ensure() is Outcome.MIGRATED

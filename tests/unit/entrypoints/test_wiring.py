@@ -142,7 +142,7 @@ def test_without_a_profile_there_are_no_flags() -> None:
     assert wiring.make_flags(Settings()) is None
 
 
-def test_the_flags_are_read_where_the_settings_say_for_this_function(
+def test_the_flags_are_read_from_the_profile_in_the_settings_for_this_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rules = {

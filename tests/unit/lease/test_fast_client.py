@@ -445,13 +445,15 @@ def test_no_response_is_retryable_and_ends_in_time(
         client.close()
 
 
-def test_a_refused_connection_is_no_response() -> None:
+def test_a_refused_connection_counts_as_no_response() -> None:
     client = FastClient(environ(f"http://127.0.0.1:{unused_port()}"))
     assert "ConnectionRefusedError" in read_error(client)
     assert client.request_count == 0  # none was accepted
 
 
-def test_a_name_that_takes_all_the_time_is_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_takes_all_the_time_counts_as_no_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = FakeClock()
     place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))
 
@@ -465,7 +467,7 @@ def test_a_name_that_takes_all_the_time_is_no_response(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_timeouts")
-def test_a_name_that_is_not_resolved_in_time_is_no_response(
+def test_a_name_that_is_not_resolved_in_time_counts_as_no_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = threading.Event()
@@ -481,7 +483,7 @@ def test_a_name_that_is_not_resolved_in_time_is_no_response(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_timeouts")
-def test_a_connection_that_is_not_accepted_is_no_response() -> None:
+def test_a_connection_that_is_not_accepted_counts_as_no_response() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         waiting = []
@@ -495,7 +497,7 @@ def test_a_connection_that_is_not_accepted_is_no_response() -> None:
             each.close()
 
 
-def test_a_name_without_an_address_is_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_without_an_address_counts_as_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -634,7 +636,7 @@ def test_a_server_without_tls_declines(pem: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_timeouts")
-def test_a_handshake_without_a_reply_is_no_response(pem: str) -> None:
+def test_a_handshake_without_a_reply_counts_as_no_response(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         assert "TLS handshake failed: TimeoutError" in read_error(
@@ -658,7 +660,7 @@ def test_a_connection_made_too_late_for_a_handshake_is_closed() -> None:
         server.closed_connections.acquire()
 
 
-def test_a_handshake_that_is_cut_off_is_no_response(pem: str) -> None:
+def test_a_handshake_that_is_cut_off_counts_as_no_response(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
 

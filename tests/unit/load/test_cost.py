@@ -66,7 +66,7 @@ def test_the_page_has_deployments() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} for {row[1]} s")
-def test_the_page_says_what_the_formula_says(row: tuple[str, ...]) -> None:
+def test_the_page_has_the_figures_of_the_formula(row: tuple[str, ...]) -> None:
     environments, seconds, *stated = row
     cost = cost_of_deployment(int(environments.replace(",", "")), float(seconds))
     for text, value in zip(
@@ -76,7 +76,7 @@ def test_the_page_says_what_the_formula_says(row: tuple[str, ...]) -> None:
         assert text == f"{value:.{places}f}"
 
 
-def test_the_page_says_what_a_million_cold_starts_cost() -> None:
+def test_the_page_has_the_cost_of_a_million_cold_starts() -> None:
     cost = cost_of(1_000_000, COLD_START_SECONDS, read_units=1_000_000)
     figures = (cost.dynamodb, cost.waiting, cost.logs, cost.total)
     assert "| " + " | ".join(f"${value:.2f}" for value in figures) + " |" in PAGE

@@ -190,6 +190,6 @@ def test_lambdas_ramp_is_a_thousand_at_once_and_then_a_hundred_a_second() -> Non
     assert at[-1] == pytest.approx((3_000 - RAMP_BURST) / RAMP_RATE, abs=0.02)
 
 
-def test_all_at_once_differ_by_their_process_start_alone() -> None:
+def test_simultaneous_starts_differ_only_by_their_process_start() -> None:
     at = make_start_times(Scenario(environments=500, start_spread_seconds=0.3), Random(1))
     assert 0 <= at[0] <= at[-1] < 0.3

@@ -61,7 +61,7 @@ def test_only_a_marked_script_has_placeholders() -> None:
     assert (sent.sql, sent.find_original_position(9)) == (plain.sql, 9)
 
 
-def test_a_script_outside_a_transaction_has_none() -> None:
+def test_a_script_outside_a_transaction_has_no_placeholders() -> None:
     with pytest.raises(ManifestError, match=r"1: `placeholders:true` with `transaction:false`: "):
         read("-- migrate:up transaction:false placeholders:true\nVACUUM;")
 
