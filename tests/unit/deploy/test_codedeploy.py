@@ -81,7 +81,7 @@ def test_work_that_hangs_fails_it_before_the_deadline(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("creator", ["codeDeployRollback", "CloudFormationRollback"])
-def test_no_error_blocks_a_rollback(
+def test_a_rollback_succeeds_whatever_error_the_hook_meets(
     creator: str, deploy: Deploy, callbacks: CallbackServer
 ) -> None:
     callbacks.creator = creator

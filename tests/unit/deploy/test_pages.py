@@ -40,7 +40,7 @@ def versions(case: str) -> tuple[str | None, str | None]:
 
 
 @pytest.mark.parametrize("row", rows("custom-resource.md"), ids=lambda row: row[0])
-def test_the_table_of_the_custom_resources_page(
+def test_the_table_of_the_custom_resources_page_matches_the_hook(
     row: list[str], fakes: Fakes, deploy: Deploy, callbacks: CallbackServer
 ) -> None:
     case, done, ready, not_ready = row
@@ -57,7 +57,7 @@ def test_the_table_of_the_custom_resources_page(
 
 
 @pytest.mark.parametrize("row", rows("codedeploy.md"), ids=lambda row: row[0])
-def test_the_table_of_the_hooks_page(
+def test_the_table_of_the_hooks_page_matches_the_hook(
     row: list[str],
     fakes: Fakes,
     deploy: Deploy,

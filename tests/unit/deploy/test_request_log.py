@@ -1,4 +1,4 @@
-"""Failures between the admin function and its request log; its laws are in tests/contract."""
+"""Failures between the admin function and its request log; its contract is in tests/contract."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_record(attempt: str) -> RequestRecord:
 RECORD = make_record("mine")
 
 
-class LogBench:
+class RequestLogUnderTest:
     """A log whose table returns these responses, one after the other."""
 
     def __init__(self, *responses: Any) -> None:
@@ -39,69 +39,69 @@ class LogBench:
 
 def make_item(record: RequestRecord) -> dict[str, Any]:
     """Build the item that holds ``record``, as writing it would."""
-    bench = LogBench({}, WRITTEN)
-    bench.write(record)
-    _, change = bench.client.calls[-1]
+    tested = RequestLogUnderTest({}, WRITTEN)
+    tested.write(record)
+    _, change = tested.client.calls[-1]
     name = change["ExpressionAttributeNames"]["#record"]
     return {"Item": {name: change["ExpressionAttributeValues"][":record"]}}
 
 
 def test_the_log_is_an_item_beside_the_targets() -> None:
-    bench = LogBench({}, WRITTEN)
-    assert bench.write(RECORD) is None
-    assert {each["Key"]["target"]["S"] for _, each in bench.client.calls} == {"orders/requests"}
+    tested = RequestLogUnderTest({}, WRITTEN)
+    assert tested.write(RECORD) is None
+    assert {each["Key"]["target"]["S"] for _, each in tested.client.calls} == {"orders/requests"}
 
 
 def test_a_write_to_a_throttled_table_is_retried() -> None:
-    bench = LogBench(THROTTLED, {}, THROTTLED, {}, WRITTEN)
-    assert bench.write(RECORD) is None
-    assert len(bench.client.calls) == 5
-    assert len(bench.clock.slept) == 2
+    tested = RequestLogUnderTest(THROTTLED, {}, THROTTLED, {}, WRITTEN)
+    assert tested.write(RECORD) is None
+    assert len(tested.client.calls) == 5
+    assert len(tested.clock.slept) == 2
 
 
 def test_a_write_fails_if_the_table_stays_unavailable() -> None:
-    bench = LogBench(THROTTLED)
+    tested = RequestLogUnderTest(THROTTLED)
     with pytest.raises(LeaseStoreUnavailable):
-        bench.write(RECORD)
-    assert len(bench.client.calls) == 4
-    assert sum(bench.clock.slept) < 5
+        tested.write(RECORD)
+    assert len(tested.client.calls) == 4
+    assert sum(tested.clock.slept) < 5
 
 
 def test_a_write_ends_before_the_deadline() -> None:
-    bench = LogBench(THROTTLED)
+    tested = RequestLogUnderTest(THROTTLED)
     with pytest.raises(LeaseStoreUnavailable):
-        bench.write(RECORD, seconds=1)
-    assert len(bench.client.calls) == 1
-    assert bench.clock.slept == []
+        tested.write(RECORD, seconds=1)
+    assert len(tested.client.calls) == 1
+    assert tested.clock.slept == []
 
 
 def test_a_write_whose_response_is_lost_is_repeated() -> None:
     lost = client_error("InternalServerError", status=500)
-    bench = LogBench({}, lost, make_item(RECORD), WRITTEN)
-    assert bench.write(RECORD) is None
+    tested = RequestLogUnderTest({}, lost, make_item(RECORD), WRITTEN)
+    assert tested.write(RECORD) is None
 
 
 def test_a_write_returns_the_record_of_a_concurrent_run() -> None:
     other = make_record("other")
-    bench = LogBench({}, CONDITION_FAILED, make_item(other))
-    assert bench.write(RECORD) == other
+    tested = RequestLogUnderTest({}, CONDITION_FAILED, make_item(other))
+    assert tested.write(RECORD) == other
 
 
 def test_a_write_succeeds_if_the_concurrent_record_is_removed() -> None:
-    bench = LogBench({}, CONDITION_FAILED, {}, WRITTEN)
-    assert bench.write(RECORD) is None
-    assert len(bench.client.calls) == 4
+    tested = RequestLogUnderTest({}, CONDITION_FAILED, {}, WRITTEN)
+    assert tested.write(RECORD) is None
+    assert len(tested.client.calls) == 4
 
 
 def test_a_missing_permission_names_the_item() -> None:
-    bench = LogBench({}, client_error("AccessDeniedException"))
+    tested = RequestLogUnderTest({}, client_error("AccessDeniedException"))
     with pytest.raises(ConfigurationError, match="orders/requests"):
-        bench.write(RECORD)
+        tested.write(RECORD)
 
 
 def test_remove_never_raises() -> None:
     responses: list[Any] = [WRITTEN, CONDITION_FAILED, THROTTLED]
     for response in responses:
-        bench = LogBench(response)
-        bench.log.remove_record("r", RECORD)
-        assert len(bench.client.calls) == 1
+        tested = RequestLogUnderTest(response)
+        tested.log.remove_record("r", RECORD)
+        assert len(tested.client.calls) == 1
