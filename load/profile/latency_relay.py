@@ -61,7 +61,10 @@ def open_relay(
 
     with LoopThread("relay", executor_threads=16) as loop:
         server = loop.run(asyncio.start_server(serve, HOST, 0, ssl=tls))
-        yield server.sockets[0].getsockname()[1]
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            loop.loop.call_soon_threadsafe(server.close)  # no task outlives the loop
 
 
 async def _pause(seconds: float) -> None:
