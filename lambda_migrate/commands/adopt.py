@@ -42,16 +42,7 @@ def adopt(
     undo: bool = False,
     keep_theirs: bool = False,
 ) -> CommandResult:
-    """Convert another tool's files, and mark what it has applied; asks first.
-
-    Args:
-        context: The target.
-        from_tool: The tool, or its table, if several are found.
-        files: The folder of its files, if several are found.
-        dry_run: Show what would be done, and change nothing.
-        undo: Remove what an earlier run wrote.
-        keep_theirs: Also write the tool's history table from now on.
-    """
+    """Convert another tool's files, and mark what it has applied; asks first."""
     _require_adoptable_settings(context)
     folder = context.root / context.settings.directory
     if undo:

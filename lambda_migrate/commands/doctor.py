@@ -51,11 +51,7 @@ class Finding:
 
 
 def doctor(context: CommandContext) -> CommandResult:
-    """Check settings, files, lease table, network, database and role; fails if a check does.
-
-    Args:
-        context: The target.
-    """
+    """Check settings, files, lease table, network, database and role; fails if a check does."""
     findings = list(_Doctor(context).run())
     has_failed = any(finding.status == "failed" for finding in findings)
     settings = context.settings

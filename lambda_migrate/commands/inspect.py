@@ -26,12 +26,7 @@ __all__ = ["plan", "status", "verify"]
 
 
 def status(context: CommandContext, *, exit_code: bool = False) -> CommandResult:
-    """Show applied and pending migrations and the lease holder.
-
-    Args:
-        context: The target.
-        exit_code: Exit with 3 if migrations are pending or diverged.
-    """
+    """Show applied and pending migrations and the lease holder."""
     requirements = context.settings.ready_when
     if requirements is not None:
         return show_requirements(context, requirements, exit_code=exit_code)
@@ -65,16 +60,7 @@ def plan(
     in_production: bool = False,
     ignore_other_history: bool = False,
 ) -> CommandResult:
-    """Show what `up` would do; fails if `up` would refuse to start, or fail.
-
-    Args:
-        context: The target.
-        to: Plan up to and including this version.
-        sql: Show every statement in full.
-        dry_run: Run the migrations in a transaction and roll it back; asks first.
-        in_production: Confirms in advance that a dry run may lock tables of a production database.
-        ignore_other_history: Continue even if another tool has migrated this database.
-    """
+    """Show what `up` would do; fails if `up` would refuse to start, or fail."""
     if sql:
         advice = "run `alembic upgrade head --sql`, or `manage.py sqlmigrate APP NAME`"
         require_sql_files(context.manifest, "`plan --sql`", advice)
@@ -109,12 +95,7 @@ def _run_dry_run(
 
 
 def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:
-    """Compare migration files, history and lease table; fails if they disagree.
-
-    Args:
-        context: The target.
-        resync: Correct the lease table from the history first.
-    """
+    """Compare migration files, history and lease table; fails if they disagree."""
     requirements = context.settings.ready_when
     if requirements is not None:
         return verify_requirements(context, requirements, resync=resync)

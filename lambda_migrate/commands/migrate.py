@@ -31,15 +31,7 @@ def up(
     despite_flags: bool = False,
     ignore_other_history: bool = False,
 ) -> CommandResult:
-    """Apply pending migrations.
-
-    Args:
-        context: The target.
-        to: Stop after this version.
-        wait: If another process holds the lease, wait for it.
-        despite_flags: Ignore the feature flags.
-        ignore_other_history: Continue even if another tool has migrated this database.
-    """
+    """Apply pending migrations."""
     started = context.clock.monotonic()
     # Raises immediately what --wait would otherwise retry until the timeout.
     context.operations.status(context.deadline)
@@ -91,14 +83,7 @@ def down(
     steps: int | None = None,
     only: Version | None = None,
 ) -> CommandResult:
-    """Roll back applied migrations, the newest first; asks first.
-
-    Args:
-        context: The target.
-        to: Roll back every migration above this version; 0: all, except a version 0.
-        steps: Roll back the last N migrations.
-        only: Roll back only this version.
-    """
+    """Roll back applied migrations, the newest first; asks first."""
     confirmed = True
     warnings: list[str] = []
 

@@ -21,9 +21,6 @@ def wait(context: CommandContext) -> CommandResult:
 
     Needs neither migration files nor a lease table.
 
-    Args:
-        context: The target.
-
     Raises:
         ConfigurationError: It refuses, and waiting will not change that: a wrong password.
         DatabaseUnavailable: It did not respond before the deadline.
