@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate import __version__
+from tests.conftest import NOT_QUICK, QUICK
 from tests.unit.docs.settings_table import make_table, table_on_page
 
 ROOT = Path(__file__).parents[3]
@@ -49,3 +50,9 @@ def test_the_reading_order_names_files_that_exist() -> None:
     files = [file for line in order for file in re.findall(r"`([\w/]+\.py)`", line)]
     assert len(files) > 15
     assert [file for file in files if not (ROOT / "lambda_migrate" / file).exists()] == []
+
+
+@pytest.mark.parametrize("entry", [each for each in (*QUICK, *NOT_QUICK) if "::" in each])
+def test_every_test_that_the_quick_lists_name_exists(entry: str) -> None:
+    file, _, name = entry.partition("::")
+    assert re.search(rf"\b{name}", (ROOT / file).read_text()), "correct it in tests/conftest.py"
