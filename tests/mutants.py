@@ -211,8 +211,8 @@ MUTANTS = (
     Mutant(
         "rows that an interrupted Django migration has committed are written again",
         "lambda_migrate/sources/django_child/statements.py",
-        "call.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):\n            self.req",
-        "call.kind is DjangoRerunKind.CONTROL:\n            self.req",
+        "call.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):\n            self.rai",
+        "call.kind is DjangoRerunKind.CONTROL:\n            self.rai",
         ("django",),
     ),
     Mutant(

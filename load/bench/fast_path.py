@@ -53,7 +53,9 @@ _OVER_TLS = {
     "boto3: client and get_item": _BOTO3,
     "TLS alone": _TLS,
 }
-_IN_PLACE = {each.title: each for each in (tools.ALEMBIC_IN_PLACE, tools.DJANGO_IN_PLACE)}
+_WITH_OTHER_SOURCES = {
+    each.title: each for each in (tools.LAMBDA_MIGRATE_ALEMBIC, tools.LAMBDA_MIGRATE_DJANGO)
+}
 _IMPORT, _IMPORT_BOTO3 = "import lambda_migrate, decorate", "import boto3"
 
 _Measurements = Mapping[str, Sequence[float]]
@@ -66,7 +68,7 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
         authority = stack.enter_context(make_certificate_authority())
         tls_port = stack.enter_context(open_relay(port, tls=authority.server_context))
         programs, databases = {}, {}
-        for title, tool in {**tools.TOOLS, **_IN_PLACE}.items():
+        for title, tool in {**tools.TOOLS, **_WITH_OTHER_SOURCES}.items():
             databases[title] = database = stack.enter_context(workspace.new_database())
             project = workspace.project(tool, _MIGRATIONS)
             run(workspace.program(tool, project, database))
@@ -122,8 +124,8 @@ def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str,
     for limit, ours, other, how in (
         (0.12, tools.LAMBDA_MIGRATE, tools.ALEMBIC, "both without TLS"),
         (0.4, tools.LAMBDA_MIGRATE, tools.YOYO, "both without TLS"),
-        (0.15, tools.ALEMBIC_IN_PLACE, tools.ALEMBIC, "on the same project"),
-        (0.15, tools.DJANGO_IN_PLACE, tools.DJANGO, "on the same project"),
+        (0.15, tools.LAMBDA_MIGRATE_ALEMBIC, tools.ALEMBIC, "on the same project"),
+        (0.15, tools.LAMBDA_MIGRATE_DJANGO, tools.DJANGO, "on the same project"),
     ):
         text = f"/ what {other.title} with nothing to do adds, {how}"
         compared.append((text, limit, ours.title, other.title))
@@ -133,7 +135,7 @@ def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str,
     ]
     limits += [
         Limit(f"PostgreSQL connections of one fast path, {title}", 0, [connections[title]])
-        for title in (tools.LAMBDA_MIGRATE.title, *_IN_PLACE)
+        for title in (tools.LAMBDA_MIGRATE.title, *_WITH_OTHER_SOURCES)
     ]
     base = next(iter(_BASELINES))
     both = zip(peaks[f"{own} in {base}"], peaks[f"{tls} in {base}"], strict=True)

@@ -155,12 +155,12 @@ YOYO = Tool("yoyo", ["yoyo"], "migrations/{}.sql", _render_yoyo_sql)
 DBMATE = Tool("dbmate", ["dbmate"], *_SQL, {"DBMATE": shlex.join(_DBMATE_COMMAND)}, _DBMATE_COMMAND)
 _HAND_WRITTEN = Tool("pg_advisory_lock by hand", ["by_hand"], *_SQL)
 LAMBDA_MIGRATE = Tool("lambda-migrate", ["lambda_migrate"], *_SQL)
-ALEMBIC_IN_PLACE = ALEMBIC._replace(
+LAMBDA_MIGRATE_ALEMBIC = ALEMBIC._replace(
     title="lambda-migrate, Alembic's revisions",
     folders=["alembic", "lambda_migrate"],
     variables={"LAMBDA_MIGRATE_SOURCE": "alembic"},
 )
-DJANGO_IN_PLACE = DJANGO._replace(
+LAMBDA_MIGRATE_DJANGO = DJANGO._replace(
     title="lambda-migrate, Django's migrations",
     folders=["django", "lambda_migrate"],
     variables={"LAMBDA_MIGRATE_SOURCE": "django", "DJANGO_SETTINGS_MODULE": "settings"},
@@ -171,7 +171,11 @@ TOOLS = {
 }
 """By their titles."""
 
-IN_PLACE = {"sql": LAMBDA_MIGRATE, "alembic": ALEMBIC_IN_PLACE, "django": DJANGO_IN_PLACE}
+TOOLS_BY_SOURCE = {
+    "sql": LAMBDA_MIGRATE,
+    "alembic": LAMBDA_MIGRATE_ALEMBIC,
+    "django": LAMBDA_MIGRATE_DJANGO,
+}
 """lambda-migrate by the source of its migrations."""
 
 VERSION_TABLES = {

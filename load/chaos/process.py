@@ -168,7 +168,7 @@ def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
     emit({"event": "repaired"})
 
 
-def _migrate_alone(_job: dict[str, Any], _emit: EmitEvent) -> None:
+def _migrate_reference_database(_job: dict[str, Any], _emit: EmitEvent) -> None:
     """Migrate another database with the tool alone."""
     del os.environ["LAMBDA_MIGRATE_SOURCE"]
     os.environ["DATABASE_URL"] += REFERENCE_DATABASE_SUFFIX
@@ -181,5 +181,5 @@ _ROLES: dict[str, Callable[[dict[str, Any], EmitEvent], None]] = {
     "serve": _run_environment,
     "roll back": _roll_back,
     "repair": _repair,
-    "migrate alone": _migrate_alone,
+    "migrate reference database": _migrate_reference_database,
 }

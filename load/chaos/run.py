@@ -21,7 +21,7 @@ import psutil
 
 from lambda_migrate.local.runtime.fork_client import ForkedProcess
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
-from load.bench.tools import IN_PLACE
+from load.bench.tools import TOOLS_BY_SOURCE
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.evidence import ChaosEvidence, ColdStartResult, Observation, ProcessRecord
 from load.chaos.migrations import REFERENCE_DATABASE_SUFFIX, make_id, write_migrations
@@ -203,7 +203,7 @@ class ChaosRun:
             "LAMBDA_MIGRATE_TARGET": self.state.name,
             "LAMBDA_TASK_ROOT": str(self._directories[code_version]),
             "DATABASE_URL": url,
-            **IN_PLACE[self.schedule.source].variables,
+            **TOOLS_BY_SOURCE[self.schedule.source].variables,
             "LAMBDA_MIGRATE_LEASE_SECONDS": f"{max(5.0, self.schedule.lease_seconds):g}",
             "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
             "LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "1",
@@ -304,7 +304,7 @@ class ChaosRun:
 
     async def _signal_target(self, fault: Fault) -> None:
         """Signal an environment; or the holder, as soon as there is one, for a short while."""
-        until = self._now + (_CHILD_SECONDS if fault.hits else _HOLDER_SECONDS)
+        until = self._now + (_CHILD_SECONDS if fault.signalled_processes else _HOLDER_SECONDS)
         while self._now < until:
             is_holder = fault.target == HOLDER
             holder = self._find_process(self._dynamodb.owner)
@@ -318,16 +318,16 @@ class ChaosRun:
         if record is None or record.ended is not None or name not in self._processes:
             return False
         children: list[int] = []
-        if fault.hits:
+        if fault.signalled_processes:
             with contextlib.suppress(psutil.Error):
                 pid = self._processes[name].pid
                 children = [each.pid for each in psutil.Process(pid).children()]
-        if fault.hits and not children:
+        if fault.signalled_processes and not children:
             return False
         is_kill = fault.kind.startswith("kill")
         number = signal.SIGKILL if is_kill else signal.SIGSTOP
-        self._record_fault(f"{fault.kind} {fault.hits}".strip(), name)
-        if fault.hits != "child":
+        self._record_fault(f"{fault.kind} {fault.signalled_processes}".strip(), name)
+        if fault.signalled_processes != "child":
             if is_kill:
                 record.killed = record.killed or "fault"
             else:
@@ -393,7 +393,9 @@ class ChaosRun:
         name = self.state.name + REFERENCE_DATABASE_SUFFIX
         await asyncio.to_thread(server.create_database, name)
         try:
-            await self._run_process("tool alone", "migrate alone", code_version="probe")
+            await self._run_process(
+                "tool alone", "migrate reference database", code_version="probe"
+            )
             ours = await asyncio.to_thread(read, self.state.name)
             alone = await asyncio.to_thread(read, name)
         finally:

@@ -90,7 +90,7 @@ class Fault:
     seconds: float = 0.0  # duration; for an armed one, how long it stays armed
     target: str = ""  # of signals: an environment's number, or HOLDER
     probability: float = 1.0  # for each request, while it lasts
-    hits: str = ""  # with a tool: "" signals the parent only, else `child` or `both`
+    signalled_processes: str = ""  # with a tool: "" signals the parent only, else `child` or `both`
 
 
 @dataclass(frozen=True)
@@ -291,5 +291,5 @@ def _move_fault(rng: random.Random, fault: Fault, schedule: Schedule) -> Fault:
         at=at,
         target=HOLDER if fault.target else "",
         seconds=seconds if fault.kind.startswith("freeze") else 0.0,
-        hits=rng.choice(["", "child", "child", "both"]),
+        signalled_processes=rng.choice(["", "child", "child", "both"]),
     )

@@ -92,7 +92,7 @@ class Validation:
     out: Path
     storms: dict[str, StormEvidence] = field(default_factory=dict)
     _facts: dict[str, Any] = field(default_factory=dict)
-    _is_pointless: bool = False  # a step has made those after it meaningless
+    _must_stop: bool = False  # a step has made those after it meaningless
 
     def _query(self, sql: str, **parameters: Any) -> list[list[Any]]:
         return self.testbed.server.execute(sql, self.package.database, **parameters)
@@ -116,7 +116,7 @@ class Validation:
                 yield StepResult(name, 0.0, [not_run])
             else:
                 yield self._run_step(name, step)
-                stopped_by = name if self._is_pointless else ""
+                stopped_by = name if self._must_stop else ""
 
     def _run_step(self, name: str, step: Callable[[], Sequence[Verdict]]) -> StepResult:
         self._facts = {}
@@ -127,7 +127,7 @@ class Validation:
             raise
         except (MigrateError, ProcessError) as error:
             results = [Verdict("the step completed", "failed", str(error))]
-            self._is_pointless = True
+            self._must_stop = True
         return StepResult(name, time.monotonic() - began, results, self._facts)
 
     def _make_operations(self, version: int) -> Operations:
@@ -165,12 +165,12 @@ class Validation:
         document = self._facts["dry_run"] = build_dry_run_document(result)
         # What it wrote and rolled back is still in the tables' files, and would slow down the rest.
         self._query("VACUUM (ANALYZE)")
-        self._is_pointless = document["error"] is not None
+        self._must_stop = document["error"] is not None
         return list(verdicts.verdicts_of_dry_run(document, self.limits))
 
     def _deploy(self) -> list[Verdict]:
         evidence, results = self._run_storm(self.testbed.scenario)
-        self._is_pointless = any(count != 1 for count in evidence.effects.values())
+        self._must_stop = any(count != 1 for count in evidence.effects.values())
         return results
 
     def _roll_back(self) -> list[Verdict]:

@@ -20,10 +20,10 @@ from lambda_migrate.local.demo.example import (
 )
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.tools import (
-    ALEMBIC_IN_PLACE,
-    DJANGO_IN_PLACE,
-    IN_PLACE,
+    LAMBDA_MIGRATE_ALEMBIC,
+    LAMBDA_MIGRATE_DJANGO,
     LONG_SECONDS,
+    TOOLS_BY_SOURCE,
     VERSION_TABLES,
     MigrationSource,
     write_project,
@@ -74,8 +74,8 @@ _WAVE = Wave(1, 1)
 _RAMP = replace(_WAVE, simultaneous=False)
 _FAILURE_PAUSE = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
 _TOGETHER = Scenario("together", "counting", (_WAVE,))
-_ALEMBIC = replace(_TOGETHER, kind="alembic", settings=ALEMBIC_IN_PLACE.variables)
-_DJANGO = replace(_TOGETHER, kind="django", settings=DJANGO_IN_PLACE.variables)
+_ALEMBIC = replace(_TOGETHER, kind="alembic", settings=LAMBDA_MIGRATE_ALEMBIC.variables)
+_DJANGO = replace(_TOGETHER, kind="django", settings=LAMBDA_MIGRATE_DJANGO.variables)
 
 SCENARIOS = {
     "together": _TOGETHER,
@@ -144,7 +144,9 @@ class CountingPackage:
         """Write the code of ``version`` below ``home``; return where it is."""
         code = home / f"version-{version}"
         numbers = range(1, MIGRATION_COUNTS[version] + 1)
-        files = dict(IN_PLACE[self.source].files([self._migration(number) for number in numbers]))
+        files = dict(
+            TOOLS_BY_SOURCE[self.source].files([self._migration(number) for number in numbers])
+        )
         for path in files.keys() & {"alembic/env.py", "settings.py"}:
             files[path] = _REPORT_PROCESS + files[path]
         write_project(code, files | {"app.py": self.handler})
@@ -232,4 +234,4 @@ def package_of(kind: Kind) -> Package:
     """The package of a scenario."""
     if kind == "orders":
         return OrdersPackage(find_example())
-    return CountingPackage(kind if kind in IN_PLACE else "sql", fails=kind == "failing")
+    return CountingPackage(kind if kind in TOOLS_BY_SOURCE else "sql", fails=kind == "failing")

@@ -85,7 +85,7 @@ class Fence:
 
     def write(self, connection: Any, *statements: str) -> None:
         """Write rows of the mirror, in the transaction that is open or in one of their own."""
-        with self.own_transaction(connection):
+        with self.fenced_transaction(connection):
             for statement in statements:
                 self.run(connection, statement)
 
@@ -102,7 +102,7 @@ class Fence:
         return bool(known)
 
     @contextmanager
-    def own_transaction(self, connection: Any) -> Iterator[None]:
+    def fenced_transaction(self, connection: Any) -> Iterator[None]:
         """A transaction that has shared the fence; none if one is open."""
         raw = connection.connection
         if raw.info.transaction_status != IDLE:

@@ -118,7 +118,7 @@ class StatementWrapper:
             and call.kind in (DjangoRerunKind.NON_TRANSACTIONAL, DjangoRerunKind.CONTROL)
         ):
             return self._run_outside_transaction(connection, call, step)
-        with self._fence.own_transaction(connection):
+        with self._fence.fenced_transaction(connection):
             return self._run_inside(connection, call, step)
 
     def _run_inside(self, connection: Any, call: _SQLCall, step: CurrentStep | None) -> Any:
@@ -152,14 +152,14 @@ class StatementWrapper:
         run = partial(self._fence.run, connection)
         version = connection.pg_version
         is_known = call.kind is DjangoRerunKind.NON_TRANSACTIONAL
-        with self._fence.own_transaction(connection):
+        with self._fence.fenced_transaction(connection):
             self._fence.require_direct_connection(connection)
         if step is not None:
             if step.earlier_log[step.matched_count :] == [doubt]:
                 step.matched_count += 1
                 outcome = resolve_in_doubt(call.text, run, version) if is_known else None
                 if outcome is None:
-                    self.require_repair(step, f"this may have taken effect: {call.excerpt}")
+                    self.raise_repair_required(step, f"this may have taken effect: {call.excerpt}")
                 self._fence.write(
                     connection,
                     self._fence.queries.append_statement(
@@ -172,7 +172,7 @@ class StatementWrapper:
                 return None
             if is_known and (conflict := find_conflict(call.text, run, version)):
                 self._fence.fail(connection, ChildError(conflict))
-        with self._fence.own_transaction(connection):
+        with self._fence.fenced_transaction(connection):
             if step is not None:
                 self._fence.run(connection, self._fence.queries.append_statement(step.id, doubt))
         with self._fence.limit_statement(connection):
@@ -183,8 +183,8 @@ class StatementWrapper:
                 is_refused = (
                     find_sqlstate(error) == ACTIVE_TRANSACTION and call.has_several_statements
                 )
-                is_undone = is_refused or self._is_undone(call, run, version)
-                if step is not None and is_known and is_undone:
+                had_no_effect = is_refused or self._had_no_effect(call, run, version)
+                if step is not None and is_known and had_no_effect:
                     self._fence.write(
                         connection,
                         self._fence.queries.append_statement(step.id, "", replaces=doubt),
@@ -193,7 +193,7 @@ class StatementWrapper:
         self._confirm(connection, step, call, doubt)
         return result
 
-    def _is_undone(self, call: _SQLCall, run: Callable[[str], Any], version: int) -> bool:
+    def _had_no_effect(self, call: _SQLCall, run: Callable[[str], Any], version: int) -> bool:
         try:
             return resolve_in_doubt(call.text, run, version) is False
         except Error:
@@ -205,7 +205,7 @@ class StatementWrapper:
         """Check the fence again, and log the statement as committed."""
         if connection.connection.info.transaction_status == IN_TRANSACTION:
             self._fence.check(connection)  # the statement has begun a transaction
-        with self._fence.own_transaction(connection):
+        with self._fence.fenced_transaction(connection):
             if step is not None:
                 self._fence.run(
                     connection,
@@ -219,13 +219,13 @@ class StatementWrapper:
             return False
         step.matched_count += 1
         if remaining[0] != call.entry:
-            self.require_repair(
+            self.raise_repair_required(
                 step,
                 f"statement {step.matched_count} differs from what it had committed: "
                 f"{call.excerpt}",
             )
         if call.kind in (DjangoRerunKind.ROWS, DjangoRerunKind.CONTROL):
-            self.require_repair(
+            self.raise_repair_required(
                 step,
                 f"this is committed and can be neither skipped nor repeated: {call.excerpt}",
             )
@@ -234,17 +234,17 @@ class StatementWrapper:
     def require_rolled_back(self, step: CurrentStep) -> None:
         """Check that a step which failed in a transaction has not committed a part of it."""
         if self.has_log(step):
-            self.require_repair(step, COMMITTED_BY_ITSELF)
+            self.raise_repair_required(step, COMMITTED_BY_ITSELF)
 
     def has_log(self, step: CurrentStep) -> bool:
         """Whether the mirror has a row of the step, as it has while a part of it is committed."""
         step.connection.ensure_connection()  # the migration may have closed it
-        with self._fence.own_transaction(step.connection):
+        with self._fence.fenced_transaction(step.connection):
             return bool(
                 self._fence.run(step.connection, self._fence.queries.read_statements(step.id))
             )
 
-    def require_repair(self, step: CurrentStep, why: str) -> None:
+    def raise_repair_required(self, step: CurrentStep, why: str) -> None:
         """Stop, because what an interrupted migration has done cannot be determined."""
         done, undone = ("applied", "pending") if step.state == "started" else ("pending", "applied")
         migration, _, schema = step.id.partition(LOG_ID_SEPARATOR)

@@ -146,7 +146,7 @@ class StepRunner:
         )
         self._fence.step = step
         if TRANSACTION in step.earlier_log:
-            self._statements.require_repair(step, COMMITTED_BY_ITSELF)
+            self._statements.raise_repair_required(step, COMMITTED_BY_ITSELF)
         if interrupted is None and (migration.atomic or self._may_run_in_transaction(migration)):
             result = self._try_in_transaction(migration, executor, run, state, step)
         else:
