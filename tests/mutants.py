@@ -822,6 +822,13 @@ MUTANTS = (
         ("transactional", "protocol, real"),
     ),
     Mutant(
+        "the deadline hides the lock that a script waited for",
+        "lambda_migrate/postgresql/transactional.py",
+        "            return last\n",
+        "            return failure\n",
+        ("transactional",),
+    ),
+    Mutant(
         "the rows of a script are kept",
         "lambda_migrate/postgresql/holder_connection.py",
         "timeout=timeout, keep_rows=keep_rows)",

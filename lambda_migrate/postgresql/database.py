@@ -198,7 +198,9 @@ class PostgreSQLDatabase:
         from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
 
         connection = self._make_fenced_connection(grant)
-        dry_run = PostgreSQLDryRun(connection, deadline, lock_seconds=self.lock_timeout_seconds)
+        dry_run = PostgreSQLDryRun(
+            connection, deadline, lock_timeout_seconds=self.lock_timeout_seconds
+        )
         try:
             self._retry_until_connected(connection, lambda: dry_run.begin(deadline), deadline)
         except BaseException:
@@ -221,7 +223,7 @@ class PostgreSQLDatabase:
             self._make_queries(),
             grant,
             random=self.random or system_random(),
-            lock_seconds=self.lock_timeout_seconds,
+            lock_timeout_seconds=self.lock_timeout_seconds,
             placeholders=self.placeholders,
         )
 

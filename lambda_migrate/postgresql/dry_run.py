@@ -112,15 +112,15 @@ class PostgreSQLDryRun(DatabaseSession):
     Args:
         connection: The connection, not open yet.
         deadline: For calls without a deadline of their own.
-        lock_seconds: ``lock_timeout`` for reading sequences.
+        lock_timeout_seconds: ``lock_timeout`` for reading sequences.
     """
 
     def __init__(
-        self, connection: FencedConnection, deadline: Deadline, *, lock_seconds: float
+        self, connection: FencedConnection, deadline: Deadline, *, lock_timeout_seconds: float
     ) -> None:
         self._connection = connection
         self._deadline = deadline
-        self._lock_ms = max(1, round(lock_seconds * 1000))
+        self._lock_ms = max(1, round(lock_timeout_seconds * 1000))
         self._has_begun = False
         self._is_open = False
         self._transaction = ""

@@ -61,13 +61,14 @@ class HolderConnection:
         is_direct_connection: Whether the session belongs to this client alone: the backend that
             responds is the one that the login reported. Behind PgBouncer or RDS Proxy it is another
             one.
+        lock_timeout_seconds: As given.
 
     Args:
         open_connection: Opens a connection within the given seconds.
         queries: The library's SQL.
         grant: The holder's grant.
         random: Random numbers, for jitter.
-        lock_seconds: ``lock_timeout`` of a migration's transaction.
+        lock_timeout_seconds: ``lock_timeout`` of a migration's transaction.
         placeholders: The values of placeholders in scripts, hidden in the server's messages.
     """
 
@@ -78,7 +79,7 @@ class HolderConnection:
         grant: LeaseGrant,
         *,
         random: Random,
-        lock_seconds: float,
+        lock_timeout_seconds: float,
         placeholders: Mapping[str, str],
     ) -> None:
         self.queries = queries
@@ -88,7 +89,7 @@ class HolderConnection:
         self.is_direct_connection = False
         self._open = open_connection
         self._random = random
-        self._lock_ms = round(lock_seconds * 1000)
+        self.lock_timeout_seconds = lock_timeout_seconds
         self._connection: Connection | None = None
 
     # --- opening and ending
@@ -245,15 +246,13 @@ class HolderConnection:
                 "the deadline has passed; the next invocation continues from what is committed"
             )
         statement = max(1, round(left * 1000))
-        lock = 0 if waits_for_locks else _shorter_lock_timeout(self._lock_ms, statement)
-        return self._server_timeouts(lock, statement)
+        lock_ms = round(self.lock_timeout_seconds * 1000)
+        return self._server_timeouts(0 if waits_for_locks else lock_ms, statement)
 
     def _bookkeeping_timeouts(self, deadline: Deadline, *, lock_ms: int = 0) -> ServerTimeouts:
         """Timeouts for the library's own statements: as long as `run` waits."""
         statement = max(500, round(deadline.remaining() * 1000))
-        return self._server_timeouts(
-            _shorter_lock_timeout(lock_ms, statement) if lock_ms else 0, statement
-        )
+        return self._server_timeouts(lock_ms, statement)
 
     def _server_timeouts(self, lock: int, statement: int) -> ServerTimeouts:
         version = self.raw_connection.server_version
@@ -299,11 +298,6 @@ class HolderConnection:
     def pause(self, attempt: int, deadline: Deadline) -> None:
         """Sleep for `retry_delay`, but not beyond the deadline."""
         deadline.clock.sleep(min(self.retry_delay(attempt), deadline.remaining()))
-
-
-def _shorter_lock_timeout(lock: int, statement: int) -> int:
-    """A ``lock_timeout`` below ``statement_timeout``, because its error names the lock."""
-    return max(1, min(lock, statement * 9 // 10))
 
 
 def _is_transient(error: BaseException) -> bool:

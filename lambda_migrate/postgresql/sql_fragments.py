@@ -31,6 +31,7 @@ __all__ = [
     "application_name",
     "begin_transaction",
     "format_iso_timestamp",
+    "lock_timeout_below",
     "quote_identifier",
     "quote_literal",
     "quote_text_array",
@@ -97,11 +98,22 @@ def advisory_lock_key(schema: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
+def lock_timeout_below(statement_timeout: int) -> int:
+    """The longest ``lock_timeout`` that still ends before ``statement_timeout``, in milliseconds.
+
+    The server starts to count the statement's time first, by as much as a busy machine needs to
+    come to the lock: so there are 100 ms between the two, or half of a statement's shorter time.
+    """
+    margin = max(statement_timeout // 10, min(100, statement_timeout // 2))
+    return max(1, statement_timeout - margin)
+
+
 class ServerTimeouts:
     """The server-side timeouts of a transaction or session, in milliseconds.
 
     Args:
-        lock: Longest wait for one lock; 0 for no limit.
+        lock: Longest wait for one lock; 0 for no limit. It is shortened to `lock_timeout_below`,
+            so that PostgreSQL's error names the lock.
         statement: Longest time that one statement may run.
         server_version: ``server_version_num``. Version 17 and later can limit the whole
             transaction as well.
@@ -118,7 +130,8 @@ class ServerTimeouts:
     """The highest value that PostgreSQL accepts: 24 days."""
 
     def __init__(self, *, lock: int, statement: int, server_version: int) -> None:
-        lock, statement = min(lock, self.MAX_MS), min(statement, self.MAX_MS - 500)
+        statement = min(statement, self.MAX_MS - 500)
+        lock = lock and min(lock, lock_timeout_below(statement))
         settings: list[tuple[str, int | str]] = [
             ("lock_timeout", lock),
             ("statement_timeout", statement),

@@ -16,6 +16,7 @@ from lambda_migrate.postgresql.error_report import (
     make_migration_failed,
 )
 from lambda_migrate.postgresql.fence import ScriptRefused
+from lambda_migrate.postgresql.holder_connection import LOCK_NOT_AVAILABLE
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
@@ -34,7 +35,7 @@ __all__ = [
     "roll_back_in_transaction",
 ]
 
-RETRYABLE_SQLSTATES = frozenset({"55P03", "40P01", "40001"})
+RETRYABLE_SQLSTATES = frozenset({LOCK_NOT_AVAILABLE, "40P01", "40001"})
 """Lock not available, deadlock, serialization failure: a retry may succeed."""
 
 _READ_AFTER_DEADLINE_SECONDS = 1.0
@@ -158,6 +159,7 @@ class ScriptRunner:
         self._lost_connections = 0
         self._is_outcome_unknown = False
         self._last_failure: MigrationFailed | None = None
+        self._is_shorter_than_lock_timeout = False
 
     def run_until_committed(
         self, write: str, read_duration_if_committed: Callable[[], int | None]
@@ -204,13 +206,15 @@ class ScriptRunner:
             return None
 
     def _attempt(self, write: str, read_duration_if_committed: Callable[[], int | None]) -> int:
-        if self._deadline.is_over:
-            # The previous failure says more than that the deadline has passed.
-            raise self._last_failure or MigrationFailed(
-                "the deadline has passed", migration=self._name, is_timeout=True
-            )
+        left = self._deadline.remaining()
         if self._last_failure is not None:
+            # It says more than that the deadline has passed.
+            if left < CANCEL_TOLERANCE_SECONDS:
+                raise self._last_failure
             self._connection.take_notices()  # those of the failed attempt
+        elif left <= 0:
+            raise MigrationFailed("the deadline has passed", migration=self._name, is_timeout=True)
+        self._is_shorter_than_lock_timeout = left < self._connection.lock_timeout_seconds
         try:
             if self._lost_connections:
                 self._connection.reconnect(self._deadline)
@@ -252,7 +256,18 @@ class ScriptRunner:
             completed_statements=completed_statements,
             is_past_deadline=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
         )
-        return _RetryableFailure(failure) if error.sqlstate in RETRYABLE_SQLSTATES else failure
+        if error.sqlstate in RETRYABLE_SQLSTATES:
+            return _RetryableFailure(failure)
+        last = self._last_failure
+        if (
+            failure.is_timeout
+            and self._is_shorter_than_lock_timeout
+            and last is not None
+            and last.sqlstate == LOCK_NOT_AVAILABLE
+        ):
+            # This attempt may have waited for the same lock: which timeout comes first is chance.
+            return last
+        return failure
 
     def _connection_loss_error(self, connection_lost: ConnectionLost) -> Exception:
         """`FencedConnection.abort` ends the run; after any other loss it is retried."""

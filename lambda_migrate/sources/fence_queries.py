@@ -15,6 +15,7 @@ from lambda_migrate.postgresql.sql_fragments import (
     SERVER_KEY,
     ServerTimeouts,
     advisory_lock_key,
+    lock_timeout_below,
     quote_identifier,
     quote_literal,
     quote_text_array,
@@ -86,7 +87,9 @@ class FenceQueries:
             left = max(1, round(self._request.seconds_left * 1000))
             columns += [
                 _set_shorter("statement_timeout", left),
-                _set_shorter("lock_timeout", self._request.lock_timeout_ms),
+                _set_shorter(
+                    "lock_timeout", min(self._request.lock_timeout_ms, lock_timeout_below(left))
+                ),
                 _set_shorter("idle_in_transaction_session_timeout", max(left, 10_000)),
                 _set("client_connection_check_interval", ServerTimeouts.CLIENT_CHECK_MS),
                 _SYNCHRONOUS_COMMIT,

@@ -225,6 +225,24 @@ def test_the_lock_is_reported_even_if_the_deadline_comes_first(db: EmptyDatabase
     assert failed.value.sqlstate == "55P03"
 
 
+@pytest.mark.parametrize(("lock_timeout", "sqlstate"), [(60, "55P03"), (0.01, "57014")])
+def test_the_last_attempt_does_not_hide_the_lock_that_the_one_before_waited_for(
+    db: EmptyDatabase, lock_timeout: float, sqlstate: str
+) -> None:
+    """Cancelled at the deadline, it may have waited too, unless ``lock_timeout`` was shorter."""
+    db.execute("CREATE SEQUENCE attempts")
+    script = (
+        "DO $$ BEGIN IF nextval('attempts') < 3 THEN RAISE EXCEPTION 'lock' USING ERRCODE ="
+        " '55P03'; END IF; PERFORM pg_sleep(60); END $$"
+    )
+    with (
+        db.holder(lock_timeout_seconds=lock_timeout) as session,
+        pytest.raises(MigrationFailed) as failed,
+    ):
+        session.apply(migration(script), "d", soon(2))
+    assert (failed.value.sqlstate, failed.value.is_timeout) == (sqlstate, sqlstate == "57014")
+
+
 def test_a_deadlock_is_tried_again(counting: EmptyDatabase) -> None:
     counting.execute("CREATE TABLE a (); CREATE TABLE b ()")
     with counting.connect() as other, counting.holder(lock_timeout_seconds=10) as session:

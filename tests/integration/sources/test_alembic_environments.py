@@ -160,6 +160,17 @@ def test_a_lock_timeout_is_retried_until_the_deadline(project: AlembicProject) -
     assert [each["event"] for each in project.events].count("start") > 1
 
 
+def test_the_lock_is_reported_even_if_the_deadline_comes_first(project: AlembicProject) -> None:
+    project.add(ONE)
+    project.run()
+    project.write({"blocker.py": BLOCKER})
+    project.add(
+        revision("a2", "import blocker; blocker.release_after(9)\nop.drop_table('t')", after="a1")
+    )
+    last = project.run(lock_timeout_ms=60_000, seconds=8)
+    assert (last["event"], last["sqlstate"]) == ("failed", "55P03")
+
+
 BLOCKER = '''
 import os
 from sqlalchemy import create_engine, text
