@@ -61,7 +61,7 @@ class BackgroundCheck:
         self._check: _CheckFuture | None = None
         self._process_id = os.getpid()
 
-    def _forget_check_of_parent(self) -> None:
+    def _discard_inherited_check(self) -> None:
         """After a fork, forget the parent's check: its thread is not here."""
         if self._process_id != os.getpid():
             self._process_id = os.getpid()
@@ -74,7 +74,7 @@ class BackgroundCheck:
         Args:
             context: As for `ColdStartGuard.check`; of the request that starts the check.
         """
-        self._forget_check_of_parent()
+        self._discard_inherited_check()
         with self._lock:
             is_new = self._check is None or self._check.done()
             if is_new:

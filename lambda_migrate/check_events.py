@@ -30,7 +30,7 @@ __all__ = [
     "Event",
     "WaitingForLease",
     "format_emf",
-    "has_default_format",
+    "has_default_log_format",
     "make_log_fields",
     "make_time_metrics",
     "read_namespace",
@@ -167,7 +167,7 @@ _PREFIXES_UNRELATED_TO_FORMAT = (
 """Prefixes of Powertools' variables that do not change the format, or are read here."""
 
 
-def has_default_format(environ: Mapping[str, str]) -> bool:
+def has_default_log_format(environ: Mapping[str, str]) -> bool:
     """Whether no variable sets another log level or format, or disables the output."""
     levels = {environ.get(name, "").upper() for name in _LEVELS}
     return levels <= {"", "INFO"} and not any(

@@ -95,7 +95,7 @@ class Deadline:
         """Whether it has passed."""
         return self.clock.monotonic() >= self.at
 
-    def before(self, seconds: float) -> Deadline:
+    def shortened_by(self, seconds: float) -> Deadline:
         """The deadline ``seconds`` before this one.
 
         Args:

@@ -10,7 +10,11 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lambda_migrate.check_events import CheckSucceeded, has_default_format, write_check_succeeded
+from lambda_migrate.check_events import (
+    CheckSucceeded,
+    has_default_log_format,
+    write_check_succeeded,
+)
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.lease.first_read import FirstRead, make_owner
 from lambda_migrate.manifest_digest import EMPTY_DIGEST, read_digest
@@ -124,7 +128,7 @@ class FirstCheck:
             fence=0,
             owner=make_owner(),
         )
-        if self._observer is None and has_default_format(os.environ):
+        if self._observer is None and has_default_log_format(os.environ):
             with suppress(Exception):  # what follows logs it
                 write_check_succeeded(event)
                 return

@@ -76,7 +76,7 @@ class ColdStartGuard:
 
             Settings.check_arguments(**settings)
 
-    def _forget_check_of_parent(self) -> None:
+    def _discard_inherited_check(self) -> None:
         """After a fork, forget the parent's check: its thread, which has the lock, is not here."""
         if self._process_id != os.getpid():
             self._process_id = os.getpid()
@@ -97,7 +97,7 @@ class ColdStartGuard:
             ConfigurationError: A setting, a permission or a resource is wrong, or the function runs
                 on Lambda and was called without a context.
         """
-        self._forget_check_of_parent()
+        self._discard_inherited_check()
         try:
             self._acquire_thread_lock(context)
             try:
@@ -144,7 +144,7 @@ class ColdStartGuard:
             margin = self._runner.target.policy.safety_margin_seconds
         elif self._first_check is not None:
             margin = self._first_check.settings.safety_margin_seconds
-        return deadline.before(margin).remaining()
+        return deadline.shortened_by(margin).remaining()
 
     def _ensure(self, context: object) -> bool:
         """Check; return whether the result holds for later invocations."""

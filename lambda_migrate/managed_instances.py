@@ -92,7 +92,7 @@ def _lock(file: int, runner: MigrationRunner, deadline: Deadline | None) -> None
     clock = runner.target.clock
     if deadline is None:
         deadline = Deadline.after(DEFAULT_DEADLINE_SECONDS, clock)
-    end = deadline.before(runner.target.policy.safety_margin_seconds)
+    end = deadline.shortened_by(runner.target.policy.safety_margin_seconds)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -107,9 +107,9 @@ class MigrationRunner:
             ManifestError: The migration files cannot be used.
             ConfigurationError: Another tool migrates this database, so that there are none.
         """
-        from lambda_migrate.engine.decider import load_manifest
+        from lambda_migrate.engine.decider import resolve_manifest
 
-        return load_manifest(self._manifest)
+        return resolve_manifest(self._manifest)
 
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
         """Return as soon as the database satisfies the manifest; apply what is pending.

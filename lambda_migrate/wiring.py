@@ -138,14 +138,14 @@ def make_store(
         first_read: What was read before, if anything; its client is used.
     """
     if not settings.table:
-        from lambda_migrate.lease.memory import InMemoryLeaseTable
+        from lambda_migrate.lease.memory import InMemoryLeaseStore
 
-        return InMemoryLeaseTable(lease_seconds=settings.lease_seconds, clock=clock)
-    from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+        return InMemoryLeaseStore(lease_seconds=settings.lease_seconds, clock=clock)
+    from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
     from lambda_migrate.lease.fast_client import FastClient
 
     client = FastClient(os.environ, clock=clock) if first_read is None else first_read.client
-    return DynamoDBLeaseTable(
+    return DynamoDBLeaseStore(
         settings.table,
         settings.target,
         fast_client=client,
@@ -203,9 +203,9 @@ def make_connect(settings: Settings) -> Callable[[str, float], Connection]:
 def make_credentials(settings: Settings) -> Credentials:
     """Create the credentials: a URL, a secret or an IAM token."""
     from lambda_migrate.postgresql.credentials import (
-        IamCredentials,
+        IAMCredentials,
         SecretCredentials,
-        UrlCredentials,
+        URLCredentials,
     )
 
     address = settings.require_configured(database=True).address
@@ -217,7 +217,7 @@ def make_credentials(settings: Settings) -> Credentials:
             sslrootcert=settings.sslrootcert,
         )
     assert address is not None  # noqa: S101 - `require_configured` has made sure of one of the two
-    return IamCredentials(address) if settings.database_iam else UrlCredentials(address)
+    return IAMCredentials(address) if settings.database_iam else URLCredentials(address)
 
 
 def make_policy(settings: Settings) -> Policy:

@@ -599,7 +599,7 @@ MUTANTS = (
         "lambda_migrate/postgresql/fence.py",
         "if self._set_token(fence_row, deadline, terminate_holders=terminate_holders):\n"
         "                return\n",
-        "if not lockers and self._set_token(\n"
+        "if not lock_holders and self._set_token(\n"
         "                fence_row, deadline, terminate_holders=terminate_holders\n"
         "            ):\n"
         "                return\n",
@@ -1078,14 +1078,14 @@ MUTANTS = (
     Mutant(
         "an error shows the value of a placeholder",
         "lambda_migrate/postgresql/holder_connection.py",
-        "error.change_texts(partial(hide_values, values=self.placeholders))",
+        "error.change_texts(partial(redact_values, values=self.placeholders))",
         "pass",
         ("placeholders, real",),
     ),
     Mutant(
         "a notice shows the value of a placeholder",
         "lambda_migrate/postgresql/holder_connection.py",
-        "hide_values(text, placeholders) for",
+        "redact_values(text, placeholders) for",
         "text for",
         ("placeholders, real",),
     ),
@@ -1286,8 +1286,8 @@ MUTANTS = (
     Mutant(
         "the fence of a new table is not raised above PostgreSQL's",
         "lambda_migrate/engine/holder.py",
-        "self._raise_fence(stale.current_token + 1)",
-        "self._raise_fence(stale.current_token)",
+        "self._advance_fence(stale.current_token + 1)",
+        "self._advance_fence(stale.current_token)",
         ("engine", "protocol, fakes", "protocol, real"),
     ),
     Mutant(
@@ -1762,7 +1762,7 @@ MUTANTS = (
     Mutant(
         "a misspelt flag is ignored",
         "lambda_migrate/aws/appconfig.py",
-        "if name.startswith(_PREFIX) and name not in NAMES:",
+        "if name.startswith(_PREFIX) and name not in FLAG_NAMES:",
         "if False:",
         ("appconfig",),
     ),
@@ -1819,7 +1819,7 @@ MUTANTS = (
     Mutant(
         "a hook: no time is kept for the response",
         "lambda_migrate/deploy/deliver.py",
-        "work=end.before(min(_RESERVE_SECONDS, left / 4)),",
+        "work=end.shortened_by(min(_RESERVE_SECONDS, left / 4)),",
         "work=end,",
         ("hooks",),
     ),
@@ -2286,7 +2286,7 @@ MUTANTS = (
         "adopting: another tool's history stops no migration",
         "lambda_migrate/engine/apply.py",
         "require_no_tool_history(\n"
-        "            plan, self._fenced_session.read_tool_histories, ignore_tool_histories=ignore\n"
+        "            plan, self._fenced_session.read_tool_histories, ignore_other_history=ignore\n"
         "        )",
         "pass",
         ("engine",),
@@ -2294,14 +2294,14 @@ MUTANTS = (
     Mutant(
         "adopting: another tool's history stops no dry run",
         "lambda_migrate/engine/operations.py",
-        "ignore_tool_histories=ignore_other_history or self.target.policy.ignore_other_history,",
-        "ignore_tool_histories=True,",
+        "ignore_other_history=ignore_other_history or self.target.policy.ignore_other_history,",
+        "ignore_other_history=True,",
         ("engine",),
     ),
     Mutant(
         "adopting: a baseline skips over a gap",
         "lambda_migrate/migrations/baseline.py",
-        "        if not (ignore_tool_histories or history):\n",
+        "        if not (ignore_other_history or history):\n",
         "        if False:\n",
         ("baseline",),
     ),

@@ -17,7 +17,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.events import null_observer
 from lambda_migrate.lease.codec import decode
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.local.runtime.function import EnvironmentView, LocalFunction
 from lambda_migrate.local.servers.dynamodb import AmazonDynamoDBLocal, LocalDynamoDB
@@ -116,7 +116,7 @@ class Sandbox:
         """The operations of the command line, with the migration files of ``code``."""
         environ = self.variables(directory=str(code / "migrations"), **settings)
         loaded = Settings.load(environ)
-        store = DynamoDBLeaseTable(
+        store = DynamoDBLeaseStore(
             TABLE, self.name, client=self.dynamodb.client, lease_seconds=loaded.lease_seconds
         )
         target = make_target(loaded, observer=null_observer).replace(store=store)

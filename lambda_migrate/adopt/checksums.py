@@ -14,13 +14,13 @@ __all__ = [
     "compute_siphash13",
 ]
 
-_LINE_ENDS = re.compile("\r\n|\r|\n")
+_LINE_ENDINGS = re.compile("\r\n|\r|\n")
 _MASK = 2**64 - 1
 
 
 def compute_flyway_checksum(content: bytes) -> str:
     """CRC32 of the lines without their ends and without a byte order mark; signed, 32 bit."""
-    lines = _LINE_ENDS.sub("", content.decode("utf-8-sig", "replace"))
+    lines = _LINE_ENDINGS.sub("", content.decode("utf-8-sig", "replace"))
     checksum = zlib.crc32(lines.encode())
     return str(checksum - 2**32 if checksum >= 2**31 else checksum)
 

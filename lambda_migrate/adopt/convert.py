@@ -22,10 +22,10 @@ from lambda_migrate.manifest_digest import (
 from lambda_migrate.migrations.source import FORBIDDEN_IN_NAME, POSSIBLE_MARKER, parse_migration
 from lambda_migrate.migrations.sql.lint import (
     check_migration,
+    find_non_transactional_command,
     is_transaction_control,
     list_statements,
     remove_transaction_block,
-    requires_no_transaction,
 )
 from lambda_migrate.migrations.sql.tokens import split_statements
 
@@ -180,7 +180,7 @@ def _convert_script(
         sql = POSSIBLE_MARKER.sub(lambda match: match[0].replace("--", "-- was:", 1), sql)
         changes.append("a comment that looked like a marker now begins with `was:`")
     statements = split_statements(sql)
-    transactional, reason = _choose_transaction(script, statements)
+    transactional, reason = _choose_transaction_mode(script, statements)
     if not transactional and statements:
         changes.append(f"marked transaction:false, because {reason}")
     runs_as_written = (
@@ -201,12 +201,14 @@ def _convert_script(
     return f"-- migrate:{direction}{option}\n{sql}", changes
 
 
-def _choose_transaction(script: SourceScript, statements: Sequence[Statement]) -> tuple[bool, str]:
+def _choose_transaction_mode(
+    script: SourceScript, statements: Sequence[Statement]
+) -> tuple[bool, str]:
     """Whether the script runs in a transaction, and why not."""
     if not script.transactional:
         return False, "the tool runs it outside a transaction"
     for each in statements:
-        if command := requires_no_transaction(each):
+        if command := find_non_transactional_command(each):
             return False, f"{command} cannot run in a transaction"
     for at, each in enumerate(statements):
         adds_value = each.keywords[:2] == ("ALTER", "TYPE") and "VALUE" in each.keywords

@@ -49,7 +49,7 @@ def find_formats(root: Path, *, except_folder: Path | None = None) -> list[tuple
     files = {folder: list(_list_files(folder, depth=1)) for folder in folders}
     found: list[tuple[ToolFormat, Path]] = []
     for tool_format in TOOL_FORMATS:
-        fitting = [folder for folder in folders if tool_format.fits(files[folder], folder)]
+        fitting = [folder for folder in folders if tool_format.matches(files[folder], folder)]
         parents = {folder.parent for folder in fitting}
         if tool_format.has_subfolders and len(fitting) > 1 and len(parents) == 1:
             fitting = list(parents)
@@ -65,10 +65,10 @@ def find_formats_of(folder: Path) -> list[ToolFormat]:
     return [
         tool_format
         for tool_format in TOOL_FORMATS
-        if tool_format.fits(files, folder)
+        if tool_format.matches(files, folder)
         or (
             tool_format.has_subfolders
-            and any(tool_format.fits(list(_list_files(each, depth=0)), each) for each in inner)
+            and any(tool_format.matches(list(_list_files(each, depth=0)), each) for each in inner)
         )
     ]
 

@@ -52,7 +52,7 @@ class ToolFormat:
     is_generic: bool = False
     placeholder: str = ""
 
-    def fits(self, files: Iterable[Path], folder: Path) -> bool:
+    def matches(self, files: Iterable[Path], folder: Path) -> bool:
         """Whether a folder with these files is the tool's."""
         name = re.compile(self.pattern)
         named = [each for each in files if name.fullmatch(each.relative_to(folder).as_posix())]
@@ -301,7 +301,7 @@ def _read_knex(folder: Path) -> SourceFiles:
         if path.suffix not in (".js", ".ts", ".cjs", ".mjs") or path.name.endswith(".d.ts"):
             continue
         beside = [folder / each / path.stem for each in ("sql", ".")]
-        base = next((each for each in beside if _with_ending(each, ".up.sql").exists()), None)
+        base = next((each for each in beside if _with_suffix(each, ".up.sql").exists()), None)
         if base is None:
             found.add_unusable(
                 path, f"it is code; write its SQL to sql/{path.stem}.up.sql beside it"
@@ -311,13 +311,13 @@ def _read_knex(folder: Path) -> SourceFiles:
             path,
             key=path.name,
             name=path.stem,
-            up=SourceScript(read_script(_with_ending(base, ".up.sql"))),
-            down=_read_down(_with_ending(base, ".down.sql")),
+            up=SourceScript(read_script(_with_suffix(base, ".up.sql"))),
+            down=_read_down(_with_suffix(base, ".down.sql")),
         )
     return found.finish(_order_by_key)
 
 
-def _with_ending(path: Path, ending: str) -> Path:
+def _with_suffix(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 

@@ -32,7 +32,7 @@ from botocore.exceptions import ConnectionError as NoConnection
 
 from lambda_migrate.aws_errors import describe_sdk_error, explain_refusal
 from lambda_migrate.clock import SYSTEM_CLOCK, CallTimeout, run_with_timeout
-from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, NAMES, PAUSED, Flags
+from lambda_migrate.engine.flags import FLAG_NAMES, HOLD_BACK_AT, MODE, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.migrations.version import parse_version
 
@@ -330,11 +330,11 @@ def _select_flags(document: object) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _FlagsReadError("the document is not a JSON object")
     for name in document:
-        if name.startswith(_PREFIX) and name not in NAMES:
-            raise _FlagsReadError(f"there is no flag {name!r}; there are {', '.join(NAMES)}")
-    own_flags = {name: document[name] for name in NAMES if name in document}
+        if name.startswith(_PREFIX) and name not in FLAG_NAMES:
+            raise _FlagsReadError(f"there is no flag {name!r}; there are {', '.join(FLAG_NAMES)}")
+    own_flags = {name: document[name] for name in FLAG_NAMES if name in document}
     if not own_flags:
-        raise _FlagsReadError(f"the document has none of the flags {', '.join(NAMES)}")
+        raise _FlagsReadError(f"the document has none of the flags {', '.join(FLAG_NAMES)}")
     return own_flags
 
 

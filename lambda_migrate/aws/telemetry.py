@@ -31,7 +31,7 @@ from lambda_migrate.check_events import (
     CheckSucceeded,
     WaitingForLease,
     format_emf,
-    has_default_format,
+    has_default_log_format,
     make_log_fields,
     make_time_metrics,
     read_namespace,
@@ -75,7 +75,7 @@ class PowertoolsObserver:
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
         if isinstance(event, CheckSucceeded):
-            if not (event.applied or self._metrics) and has_default_format(os.environ):
+            if not (event.applied or self._metrics) and has_default_log_format(os.environ):
                 write_check_succeeded(event)
                 return
             self._log_check_succeeded(event)
@@ -142,7 +142,7 @@ class PowertoolsObserver:
     def _write_held_time(self, event: LeaseHeldTime) -> None:
         """Write immediately, so that a migration that hangs is noticed before its check ends."""
         held: list[Metric] = [("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)]
-        if has_default_format(os.environ):
+        if has_default_log_format(os.environ):
             write_lines([format_emf(event.target, held, time.time())])
         else:
             self._write_metrics(event.target, held)

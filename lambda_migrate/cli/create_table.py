@@ -20,7 +20,7 @@ _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
 _KEY = [{"AttributeName": "target", "KeyType": "HASH"}]
 _ATTRIBUTES = [{"AttributeName": "target", "AttributeType": "S"}]
-_BACKUP_ATTEMPTS = 20
+_RECOVERY_ATTEMPTS = 20
 
 CLOUDFORMATION_SNIPPET = """\
   LeaseTable:
@@ -106,7 +106,7 @@ def create_table(client: Any, table: str, *, sleep: Callable[[float], None]) -> 
         client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
         _require_key(client.describe_table(TableName=table)["Table"], table)
         if is_new:
-            _enable_backups(client, table, sleep=sleep)
+            _enable_point_in_time_recovery(client, table, sleep=sleep)
     except ClientError as error:
         refusal = error.response["Error"]
         permission = f"dynamodb:{error.operation_name}"
@@ -157,17 +157,19 @@ def _require_key(description: dict[str, Any], table: str) -> None:
         )
 
 
-def _enable_backups(client: Any, table: str, *, sleep: Callable[[float], None]) -> None:
+def _enable_point_in_time_recovery(
+    client: Any, table: str, *, sleep: Callable[[float], None]
+) -> None:
     """Enable point-in-time recovery; a new table may not accept it immediately."""
     unavailable = client.exceptions.ContinuousBackupsUnavailableException
-    for attempt in range(_BACKUP_ATTEMPTS):
+    for attempt in range(_RECOVERY_ATTEMPTS):
         try:
             client.update_continuous_backups(
                 TableName=table,
                 PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
             )
         except unavailable:
-            if attempt == _BACKUP_ATTEMPTS - 1:
+            if attempt == _RECOVERY_ATTEMPTS - 1:
                 raise
             sleep(1.0)
         else:

@@ -21,7 +21,7 @@ __all__ = ["choose_next_version", "write_migration"]
 _VALID_NAME = re.compile(r"[\w+-][\w.+-]*")
 _INVALID_CHARACTERS = re.compile(r"[^\w.+-]+")
 _MAX_NAME_BYTES = 100
-_FIRST_DIGITS = 4  # 0001
+_MIN_DIGITS = 4  # 0001
 _TIMESTAMP_DIGITS = 10
 """Versions of at least this many digits are timestamps (seconds since 1970 have ten)."""
 
@@ -94,7 +94,7 @@ def choose_next_version(names: list[str], *, now: datetime) -> str:
     highest = max(map(int, digits), default=0)
     following = highest + 1
     if len(str(highest)) < _TIMESTAMP_DIGITS:
-        return str(following).zfill(max(map(len, digits), default=_FIRST_DIGITS))
+        return str(following).zfill(max(map(len, digits), default=_MIN_DIGITS))
     return str(max(following, int(now.strftime("%Y%m%d%H%M%S"))))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["OutputStream", "is_encodable", "protect_output"]
+__all__ = ["OutputStream", "escape_unencodable_output", "is_encodable"]
 
 _REPLACEMENTS = {"…": "...", "·": ".", "µ": "u", "✓": "*"}
 """For encodings that cannot represent what this program writes itself."""
@@ -102,7 +102,7 @@ def is_encodable(text: str, encoding: str) -> bool:
 
 
 @contextmanager
-def protect_output() -> Iterator[OutputStream]:
+def escape_unencodable_output() -> Iterator[OutputStream]:
     """Replace standard output and standard error for the block; yields standard output."""
     before = sys.stdout, sys.stderr
     out, err = map(OutputStream, before)

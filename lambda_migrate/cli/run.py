@@ -13,7 +13,7 @@ from lambda_migrate.cli.app import COMMON_OPTIONS, CURRENT_INVOCATION, HELP, app
 from lambda_migrate.cli.env_file import load_env_files
 from lambda_migrate.cli.errors import render_error
 from lambda_migrate.cli.invocation import TRACEBACK_VARIABLE, FunctionError
-from lambda_migrate.cli.output import protect_output
+from lambda_migrate.cli.output import escape_unencodable_output
 from lambda_migrate.cli.signals import Interrupted, raise_on_signals
 from lambda_migrate.cli.terminal import Format, Terminal, format_json
 from lambda_migrate.commands.errors import (
@@ -38,7 +38,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    with protect_output() as output:
+    with escape_unencodable_output() as output:
         code = _run(arguments)
         output.flush()
         if output.fault:

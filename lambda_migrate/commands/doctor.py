@@ -27,7 +27,7 @@ Status = Literal["ok", "warning", "failed", "skipped"]
 _CONNECT_SECONDS = 15.0
 _MAX_CLOCK_OFFSET_MS = 5_000
 """AWS refuses a signature that is 5 min off; a clock that is 5 s off is not synchronized."""
-_MAX_CONNECTIONS_USED = 0.8
+_MAX_CONNECTION_USAGE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class _Doctor:
             return
         yield self._check_tls(reports[0])
         yield _check_pooler(reports[0], is_sql=self._settings.source == "sql")
-        yield _check_headroom(reports[0])
+        yield _check_free_connections(reports[0])
         yield self._check_role(reports[0])
         yield self._attempt("schema", lambda: self._check_schema(database, reports[0]))
         if self._settings.source != "sql":
@@ -282,12 +282,12 @@ class _Doctor:
         if self._settings.ready_when is not None:
             return self._check_requirements(database, self._settings.ready_when)
         if not report.has_schema:
-            return self._check_first_use(database)
+            return self._check_unprepared_database(database)
         inspection = database.inspect(self._context.deadline)
         if inspection.fence is not None:
             require_environment(inspection.fence.environment, self._settings.environment)
         elif not inspection.history:
-            return self._check_first_use(database)
+            return self._check_unprepared_database(database)
         contradictions, interrupted = self._find_problems(inspection)
         advice = "run `lambda-migrate status`, which shows what to do about each"
         if contradictions:
@@ -341,7 +341,7 @@ class _Doctor:
         plan = manifest.make_plan(inspection.history, allow_out_of_order=out_of_order)
         return [each.name for each in plan.divergences], [row.name for row in plan.interrupted]
 
-    def _check_first_use(self, database: Database) -> Finding:
+    def _check_unprepared_database(self, database: Database) -> Finding:
         tools = [
             tool for tool in database.read_tool_histories(self._context.deadline) if tool.is_in_use
         ]
@@ -387,9 +387,9 @@ def _check_pooler(report: ConnectionReport, *, is_sql: bool) -> Finding:
     )
 
 
-def _check_headroom(report: ConnectionReport) -> Finding:
+def _check_free_connections(report: ConnectionReport) -> Finding:
     used = f"{report.connections} of {report.max_connections} are in use"
-    if report.connections > _MAX_CONNECTIONS_USED * report.max_connections:
+    if report.connections > _MAX_CONNECTION_USAGE * report.max_connections:
         advice = "lambda-migrate needs one; raise max_connections, or use a pooler for the service"
         return Finding("connections", "warning", used, advice)
     return Finding("connections", "ok", used)

@@ -25,7 +25,7 @@ def wait(context: CommandContext) -> CommandResult:
         ConfigurationError: It refuses, and waiting will not change that: a wrong password.
         DatabaseUnavailable: It did not respond before the deadline.
     """
-    from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
+    from lambda_migrate.postgresql.connection import ConnectionFailed, ConnectionLost, PostgresError
     from lambda_migrate.wiring import make_connect
 
     settings, deadline = context.settings.require_configured(database=True), context.deadline
@@ -38,7 +38,7 @@ def wait(context: CommandContext) -> CommandResult:
             with connect("lambda-migrate:wait", seconds) as connection:
                 connection.run("SELECT 1", timeout=seconds)
             break
-        except ConnectFailed as failed:
+        except ConnectionFailed as failed:
             if failed.permanent:
                 raise ConfigurationError(str(failed)) from failed
             reason = str(failed)

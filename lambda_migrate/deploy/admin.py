@@ -153,7 +153,7 @@ class AdminFunction:
         settings = Settings.load(self._environ, environment=environment).require_configured(
             table=True
         )
-        deadline = invocation.deadline.before(settings.safety_margin_seconds)
+        deadline = invocation.deadline.shortened_by(settings.safety_margin_seconds)
         if request.timeout is not None:
             deadline = deadline.limited_to(request.timeout)
         prompter = _EventPrompter(request)
@@ -230,7 +230,7 @@ class AdminFunction:
         except Exception as error:
             if self._environ.get(_TRACEBACK_VARIABLE):
                 raise
-            return _build_failure(_build_unexpected(error), EXIT_FAILED, progress)
+            return _build_failure(_build_unexpected_error(error), EXIT_FAILED, progress)
 
     # --- a request that was run before
 
@@ -338,7 +338,7 @@ def _report_interrupted(
     return {**_build_failure(document, EXIT_FAILED, progress), "repeated": True}
 
 
-def _build_unexpected(error: Exception) -> dict[str, Any]:
+def _build_unexpected_error(error: Exception) -> dict[str, Any]:
     """Build the document of an unexpected error, without its text, which may contain secrets."""
     for frame in traceback.extract_tb(error.__traceback__):
         sys.stderr.write(f"{frame.filename}:{frame.lineno} in {frame.name}\n")

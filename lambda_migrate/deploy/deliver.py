@@ -86,8 +86,8 @@ class InvocationDeadlines:
         end = end or Deadline.after(_MAX_INVOCATION_SECONDS, clock)
         left = end.remaining()
         return cls(
-            work=end.before(min(_RESERVE_SECONDS, left / 4)),
-            response=end.before(min(0.5, left / 20)),
+            work=end.shortened_by(min(_RESERVE_SECONDS, left / 4)),
+            response=end.shortened_by(min(0.5, left / 20)),
         )
 
 

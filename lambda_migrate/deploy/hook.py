@@ -184,7 +184,7 @@ def _make_runner() -> MigrationRunner:
 def _ensure_with_retries(runner: MigrationRunner, deadline: Deadline, request_id: str) -> Outcome:
     target = runner.target
     # An attempt without enough time would hide why the attempts before it failed.
-    last = deadline.before(target.policy.safety_margin_seconds + _MIN_ATTEMPT_SECONDS)
+    last = deadline.shortened_by(target.policy.safety_margin_seconds + _MIN_ATTEMPT_SECONDS)
     retry_deadline = last.limited_to(_RETRY_LIMIT_SECONDS)
     for attempt in count():
         try:

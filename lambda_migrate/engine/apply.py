@@ -129,7 +129,7 @@ class _ApplyLoop:
         digests_before_migration = find_satisfied_digests(history)
         ignore = self._lease_session.target.policy.ignore_other_history
         require_no_tool_history(
-            plan, self._fenced_session.read_tool_histories, ignore_tool_histories=ignore
+            plan, self._fenced_session.read_tool_histories, ignore_other_history=ignore
         )
         if plan.in_doubt:
             self._resolve_in_doubt(plan)

@@ -65,7 +65,7 @@ class Check:
         self.request_id = request_id
         self.owner = make_owner()
         self.deadline = (
-            invocation_deadline.before(target.policy.safety_margin_seconds)
+            invocation_deadline.shortened_by(target.policy.safety_margin_seconds)
             if invocation_deadline is not None
             else Deadline.after(DEFAULT_DEADLINE_SECONDS, target.clock)
         )

@@ -8,7 +8,7 @@ from lambda_migrate.errors import ConfigurationError, FlagsUnavailable
 from lambda_migrate.lease.decision import (
     Acquire,
     BlockByFlags,
-    LeaseWatch,
+    LeaseExpiryTracker,
     Permission,
     Refuse,
     Serve,
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import DatabaseInspection
 
-__all__ = ["Decider", "load_manifest"]
+__all__ = ["Decider", "resolve_manifest"]
 
 
-def load_manifest(manifest: Manifest | DeferredManifest | Requirements) -> Manifest:
+def resolve_manifest(manifest: Manifest | DeferredManifest | Requirements) -> Manifest:
     """The manifest itself; a deferred one reads its files now, if it has not done so before.
 
     Raises:
@@ -68,7 +68,7 @@ class Decider:
         self._state = LeaseState()
         self._flags: Flags | None = None  # as last read
         self._is_database_current = False
-        self._lease_watch = LeaseWatch()
+        self._lease_watch = LeaseExpiryTracker()
         self._needs_confirmation = False
 
     @property
@@ -79,7 +79,7 @@ class Decider:
     @property
     def manifest(self) -> Manifest:
         """The migrations that this code ships; their files are read now if not before."""
-        return load_manifest(self._manifest)
+        return resolve_manifest(self._manifest)
 
     @property
     def allowed_manifest(self) -> Manifest:

@@ -50,7 +50,7 @@ _MAX_DELAY_SECONDS = 5.0
 _RETRYABLE = frozenset({"55P03", "40P01", "40001"})
 """Lock not available, deadlock, serialization failure: `up` retries these as well."""
 
-_CLASSES_UNRELATED_TO_OBJECTS = ("25", "53", "57", "58", "XX")
+_SQLSTATES_UNRELATED_TO_OBJECTS = ("25", "53", "57", "58", "XX")
 """Classes of SQLSTATEs that no missing object explains: the transaction's state, resources,
 cancellation, system and internal errors."""
 
@@ -288,7 +288,7 @@ class _Attempt:
 
     def _find_inconclusive_reason(self, migration: Migration, error: MigrationFailed) -> str:
         code = error.sqlstate
-        if not code or code in _RETRYABLE or code.startswith(_CLASSES_UNRELATED_TO_OBJECTS):
+        if not code or code in _RETRYABLE or code.startswith(_SQLSTATES_UNRELATED_TO_OBJECTS):
             return ""
         if code == _UNSAFE_NEW_ENUM_VALUE:
             own = (classify(each).enum_value for each in split_statements(migration.up.sql))

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.version import Version
 
-__all__ = ["HOLD_BACK_AT", "MODE", "NAMES", "PAUSED", "FlagSource", "Flags"]
+__all__ = ["FLAG_NAMES", "HOLD_BACK_AT", "MODE", "PAUSED", "FlagSource", "Flags"]
 
 MODE = "lambda_migrate_mode"
 HOLD_BACK_AT = "lambda_migrate_hold_back_at"
 PAUSED = "lambda_migrate_paused"
-NAMES = (MODE, HOLD_BACK_AT, PAUSED)
+FLAG_NAMES = (MODE, HOLD_BACK_AT, PAUSED)
 
 
 @dataclass(frozen=True, slots=True)

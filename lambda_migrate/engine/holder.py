@@ -43,7 +43,7 @@ _OpenedSession = TypeVar("_OpenedSession")
 _MAX_NOTICES = 100
 """How many warnings and notices of PostgreSQL are reported for all migrations of a session."""
 
-_MAX_FENCE_RAISES = 5
+_MAX_FENCE_ADVANCES = 5
 """If PostgreSQL's token is ahead this often in a row, something else keeps raising it."""
 
 _INITIAL_DELAY_SECONDS = 0.2
@@ -374,20 +374,20 @@ class LeaseSession:
     def _open_with_higher_fence(
         self, open_database: Callable[[LeaseGrant], _OpenedSession]
     ) -> _OpenedSession:
-        for _ in range(_MAX_FENCE_RAISES):
+        for _ in range(_MAX_FENCE_ADVANCES):
             try:
                 return open_database(self._make_lease_grant())
             except StaleFencingToken as stale:
-                self._raise_fence(stale.current_token + 1)
+                self._advance_fence(stale.current_token + 1)
         raise ConfigurationError(
             f"PostgreSQL's fencing token for {self.target.name!r} keeps rising above the lease "
             "table's: two lease tables or two targets use one schema of one database; give each a "
             "schema of its own"
         )
 
-    def _raise_fence(self, fence: int) -> None:
+    def _advance_fence(self, fence: int) -> None:
         """Continue above PostgreSQL's token: the lease table or its item was created again."""
-        self._heartbeat.run_write(lambda lease: self.target.store.raise_fence(lease, fence))
+        self._heartbeat.run_write(lambda lease: self.target.store.advance_fence(lease, fence))
 
     def _make_lease_grant(self) -> LeaseGrant:
         return LeaseGrant(

@@ -103,14 +103,14 @@ class _ReadinessInspector:
         is_old = fence is None or is_behind_last_completion(fence, known)
         if is_old and inspection.is_replica:
             reason = f"the replica {self._address} has not replayed the newest migrations yet"
-            return self._publish(self._databases, reason, may_become_ready=True)
+            return self._store_result(self._databases, reason, may_become_ready=True)
         if fence is None or is_old or fence.is_database_copy:
             # A copy or a restore: only an instance that may write can give it its own identity.
             reason = (
                 f"{self._address} points to a different database than the one that was migrated "
                 "last, or to an earlier state of it; run `lambda-migrate up` through this address"
             )
-            return self._publish(record_check(self._databases, self._new_check()), reason)
+            return self._store_result(record_check(self._databases, self._new_check()), reason)
         if known.get(fence.identity) != (fence.token, fence.owner):
             # A holder raised the token since the last completion. It may be frozen during a
             # rollback, and only a takeover would keep it from committing.
@@ -119,7 +119,7 @@ class _ReadinessInspector:
                 f"{fence.owner} began to migrate {self._address} after the last check and did not "
                 "complete; run `lambda-migrate up`"
             )
-            return self._publish(record, reason)
+            return self._store_result(record, reason)
         return self._compare(inspection, fence.identity)
 
     def _compare(self, inspection: DatabaseInspection, identity: str) -> ReadinessInspection:
@@ -134,7 +134,7 @@ class _ReadinessInspector:
         check = replace(
             self._new_check(), identity=identity, digests=digests, manifest_digest=manifest_digest
         )
-        return self._publish(record_check(self._databases, check))
+        return self._store_result(record_check(self._databases, check))
 
     def _record_divergence(self) -> MigrationFailed:
         """Record it as a failure: nothing in the item would keep others from inspecting again."""
@@ -163,10 +163,10 @@ class _ReadinessInspector:
             fence=self._lease.fence,
             owner=self._lease.owner,
             at_ms=self._target.store.now_ms(),
-            is_fence_raised=False,
+            is_token_written=False,
         )
 
-    def _publish(
+    def _store_result(
         self,
         databases: Mapping[str, DatabaseRecord],
         reason: str = "",

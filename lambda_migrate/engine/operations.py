@@ -181,7 +181,7 @@ class Operations:
         require_no_tool_history(
             plan,
             lambda: self.target.database.read_tool_histories(deadline),
-            ignore_tool_histories=ignore_other_history or self.target.policy.ignore_other_history,
+            ignore_other_history=ignore_other_history or self.target.policy.ignore_other_history,
         )
         return plan
 
@@ -437,7 +437,7 @@ class Operations:
             list(map(rename or _keep_names, self.target.database.read_tool_histories(deadline))),
             version=version,
             tool=tool,
-            ignore_tool_histories=self._ignores_other_history(
+            ignore_other_history=self._ignores_other_history(
                 version, is_requested=ignore_other_history
             ),
         )
@@ -482,7 +482,7 @@ class Operations:
                 fenced_session.read_tool_histories(),
                 version=version,
                 tool=tool,
-                ignore_tool_histories=self._ignores_other_history(
+                ignore_other_history=self._ignores_other_history(
                     version, is_requested=ignore_other_history
                 ),
             )

@@ -85,7 +85,7 @@ class _RequirementInspector:
             inspection = self._read_tables()
             _require_no_failure(inspection)
         except DatabaseUnavailable as error:
-            return self._publish_unmet_requirement(str(error))
+            return self._store_unmet_requirement(str(error))
         except (ConfigurationError, MigrationFailed) as error:
             pause_ms = round(self._target.policy.failure_pause_seconds * 1000)
             self._lease_session.store_failure(self._make_failure(str(error), pause_ms))
@@ -94,8 +94,8 @@ class _RequirementInspector:
             self._lease_session.release()
             raise
         if inspection.unmet:
-            return self._publish_unmet_requirement("; ".join(map(_describe, inspection.unmet)))
-        return ReadinessInspection(self._publish(inspection))
+            return self._store_unmet_requirement("; ".join(map(_describe, inspection.unmet)))
+        return ReadinessInspection(self._store_result(inspection))
 
     def resync(self) -> None:
         """Inspect, and publish the result without what was ready before for other requirements."""
@@ -104,14 +104,14 @@ class _RequirementInspector:
         except BaseException:
             self._lease_session.release()
             raise
-        self._publish(inspection, drop_other_digests=True)
+        self._store_result(inspection, drop_other_digests=True)
 
     def _read_tables(self) -> RequirementInspection:
         return self._target.database.inspect_requirements(
             self._requirements.entries, self._deadline
         )
 
-    def _publish(
+    def _store_result(
         self, inspection: RequirementInspection, *, drop_other_digests: bool = False
     ) -> LeaseState:
         """Record what this address points to and that it is ready, or that it is not.
@@ -144,11 +144,11 @@ class _RequirementInspector:
             fence=self._lease.fence,
             owner=self._lease.owner,
             at_ms=self._target.store.now_ms(),
-            is_fence_raised=False,
+            is_token_written=False,
         )
         return record_check(databases, check)
 
-    def _publish_unmet_requirement(self, reason: str) -> ReadinessInspection:
+    def _store_unmet_requirement(self, reason: str) -> ReadinessInspection:
         """Make all others wait for a pause that grows with each inspection."""
         before = self._find_unmet_requirement()
         exponent = 0 if before is None else min(max(before.attempts, 0), 30)

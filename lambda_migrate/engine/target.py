@@ -55,7 +55,7 @@ class Target:
 
     Attributes:
         name: Partition key of the item.
-        store: The lease table, for example `InMemoryLeaseTable`.
+        store: The lease table, for example `InMemoryLeaseStore`.
         database: PostgreSQL, or for tests `InMemoryDatabase`.
         environment: Must match the environment that is recorded in the database.
         policy: How the runner behaves.

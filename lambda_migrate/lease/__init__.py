@@ -14,7 +14,7 @@ States
     ::
 
                        acquire: fence + 1, owner, lease_until
-            FREE ------------------------------------------------> HELD <---+  renew, raise_fence,
+            FREE ------------------------------------------------> HELD <---+  renew, advance_fence,
              ^                                                     |  |  |  |  withdraw_readiness
              |   store_completion, store_inspection,               |  |  +--+
              |   store_failure, release                            |  |
@@ -30,7 +30,7 @@ Who may write what
       there is no owner or the lease has expired. The loser gets the current item with the refusal.
     - All other writes require the writer's own owner *and* fencing token. ``renew`` moves the end
       of the lease and publishes the progress; ``withdraw_readiness`` removes from ``ready``
-      what is about to be rolled back; ``raise_fence`` raises the counter above a higher token in
+      what is about to be rolled back; ``advance_fence`` raises the counter above a higher token in
       PostgreSQL, which is there if the item was deleted. ``store_completion`` stores what is ready,
       ``store_failure`` a failure, and each of them releases the lease in the same write.
     - A write whose response was lost is repeated and finds its own result. The owner is unique for
@@ -87,7 +87,7 @@ Clocks
     - The wall clock is corrected by the ``Date`` of DynamoDB's responses if the two differ by more
       than 2 s (`dynamodb_call.ServerClock`).
     - A lease counts as expired one second after its end, and also when a process has observed it
-      unchanged for its whole length (`decision.LeaseWatch`), whatever the clocks show.
+      unchanged for its whole length (`decision.LeaseExpiryTracker`), whatever the clocks show.
     - A wrong clock can only make a process stop trusting a lease too early.
 
 Calls

@@ -32,7 +32,7 @@ __all__ = [
     "Acquire",
     "BlockByFlags",
     "Decision",
-    "LeaseWatch",
+    "LeaseExpiryTracker",
     "Permission",
     "Refuse",
     "Serve",
@@ -136,7 +136,7 @@ def decide(
         remaining_ms: How long it could migrate.
         manifest_length: How many migrations its manifest has.
         permission: What it may do; by default everything.
-        is_expired: `LeaseWatch` observed the lease unchanged for its whole length.
+        is_expired: `LeaseExpiryTracker` observed the lease unchanged for its whole length.
         is_database_current: PostgreSQL itself showed that the database satisfies the digest.
         fence_at_inspection: `LeaseState.fence_of_latest_check` when this instance inspected the
             database; it does so again only once that has changed.
@@ -187,7 +187,7 @@ def _are_later_migrations_held_back(
     return allowed is not None and (not allowed or state.is_ready(allowed, address))
 
 
-class LeaseWatch:
+class LeaseExpiryTracker:
     """Notices a lease that is not renewed, by this instance's own monotonic clock alone.
 
     A waiter whose wall clock is behind would otherwise wait for ever for a holder that died.

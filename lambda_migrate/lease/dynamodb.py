@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.record import DatabaseRecord
     from lambda_migrate.lease.store import Lease
 
-__all__ = ["DynamoDBItemClient", "DynamoDBLeaseTable"]
+__all__ = ["DynamoDBItemClient", "DynamoDBLeaseStore"]
 
 
 class DynamoDBItemClient:
@@ -144,7 +144,7 @@ class DynamoDBItemClient:
         return self._boto3_client.call(operation, arguments, self.credentials_deadline)
 
 
-class DynamoDBLeaseTable(DynamoDBItemClient):
+class DynamoDBLeaseStore(DynamoDBItemClient):
     """`LeaseStore` on one DynamoDB item.
 
     Args:
@@ -245,8 +245,8 @@ class DynamoDBLeaseTable(DynamoDBItemClient):
         self._update_own_lease(lease, changes, values)
         return lease._replace(trusted_until=trusted_until)
 
-    def raise_fence(self, lease: Lease, fence: int) -> Lease:
-        """See `LeaseStore.raise_fence`."""
+    def advance_fence(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.advance_fence`."""
         fence = max(fence, lease.fence)
         try:
             self._update_own_lease(lease, "SET fence = :fence", {":fence": _encode_number(fence)})

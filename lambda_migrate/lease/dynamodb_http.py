@@ -29,7 +29,7 @@ __all__ = [
     "NoResponse",
     "RetryLater",
     "connect",
-    "create_tls_context",
+    "make_tls_context",
     "parse_item",
     "parse_updated_item",
 ]
@@ -75,7 +75,7 @@ class HTTPResponse:
         self.body = body
 
 
-def create_tls_context(ca_bundle: str) -> ssl.SSLContext:
+def make_tls_context(ca_bundle: str) -> ssl.SSLContext:
     """A context that verifies the server's certificate and name.
 
     Args:

@@ -188,12 +188,12 @@ class FastClient:
         self.close()
 
     def _tls_context(self, config: ClientConfig) -> ssl.SSLContext | None:
-        from lambda_migrate.lease.dynamodb_http import create_tls_context
+        from lambda_migrate.lease.dynamodb_http import make_tls_context
 
         if not config.endpoint.is_tls:
             return None
         if config.ca_bundle not in self._tls_contexts:
-            self._tls_contexts[config.ca_bundle] = create_tls_context(config.ca_bundle)
+            self._tls_contexts[config.ca_bundle] = make_tls_context(config.ca_bundle)
         return self._tls_contexts[config.ca_bundle]
 
     def _send(

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.progress import Failure, Progress
     from lambda_migrate.lease.record import DatabaseRecord
 
-__all__ = ["InMemoryLeaseTable"]
+__all__ = ["InMemoryLeaseStore"]
 
 
-class InMemoryLeaseTable:
+class InMemoryLeaseStore:
     """`LeaseStore` without DynamoDB; the same contract tests run against it.
 
     Runners that share an instance compete for its lease. A runner with an instance of its own works
@@ -77,8 +77,8 @@ class InMemoryLeaseTable:
             self.state = self._extend(state, until_ms)._replace(progress=progress or state.progress)
         return lease._replace(trusted_until=trusted_until)
 
-    def raise_fence(self, lease: Lease, fence: int) -> Lease:
-        """See `LeaseStore.raise_fence`."""
+    def advance_fence(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.advance_fence`."""
         lifted = lease._replace(fence=max(fence, lease.fence))
         with self._lock:
             state = self._require_own_lease(lease, lifted)

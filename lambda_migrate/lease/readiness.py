@@ -65,7 +65,7 @@ class CheckedDatabase:
         manifest_digest: The digest that the check was made for, or "".
         digests_before_migration: What `digests` was when the check began; the schema still
             satisfies these.
-        is_fence_raised: Whether the token was written to the database; False for an inspection.
+        is_token_written: Whether the token was written to the database; False for an inspection.
         distrusted_identity: The identity whose record in the item may no longer be true, or "".
         is_new_or_copied_database: The database had no fence before, or is a copy in another cluster
             or of another number: only its own address can have led to one that the item knows.
@@ -79,7 +79,7 @@ class CheckedDatabase:
     at_ms: int
     manifest_digest: str = ""
     digests_before_migration: Sequence[str] = ()
-    is_fence_raised: bool = True
+    is_token_written: bool = True
     distrusted_identity: str = ""
     is_new_or_copied_database: bool = False
 
@@ -88,7 +88,7 @@ def record_check(
     databases: Mapping[str, DatabaseRecord], check: CheckedDatabase
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
-    if check.is_fence_raised:
+    if check.is_token_written:
         databases = _reset_distrusted_records(
             databases,
             check.identity,
@@ -105,7 +105,7 @@ def record_check(
         addresses=_keep_newest(addresses, _MAX_ADDRESSES, key=lambda entry: entry[1]),
         at_ms=check.at_ms,
     )
-    if check.is_fence_raised:
+    if check.is_token_written:
         record = record._replace(fence=check.fence, owner=check.owner)
     return {check.identity: record, **_other_databases(databases, check)}
 

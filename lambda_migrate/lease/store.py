@@ -68,7 +68,7 @@ class LeaseStore(Protocol):
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """Extend the lease from now on and publish ``progress``."""
 
-    def raise_fence(self, lease: Lease, fence: int) -> Lease:
+    def advance_fence(self, lease: Lease, fence: int) -> Lease:
         """Raise the item's fencing token to ``fence``, because PostgreSQL has a higher one."""
 
     def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:

@@ -83,7 +83,7 @@ class Waiter:
                 return self._read_and_decide()
             except LeaseStoreUnavailable:
                 self._error_count += 1
-                if self._deadline.is_over or self._is_store_gone:
+                if self._deadline.is_over or self._is_store_unavailable:
                     raise
 
     def _sleep(self) -> None:
@@ -112,7 +112,7 @@ class Waiter:
         return self._clock.monotonic() - self._started
 
     @property
-    def _is_store_gone(self) -> bool:
+    def _is_store_unavailable(self) -> bool:
         """Whether the store has not answered for as long as the caller allows."""
         seconds = self._clock.monotonic() - self._last_answer
         return self._store_timeout_seconds is not None and seconds >= self._store_timeout_seconds

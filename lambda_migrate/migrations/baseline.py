@@ -150,7 +150,7 @@ def rename_entries(
 
 
 def require_no_tool_history(
-    plan: Plan, read: Callable[[], Sequence[ToolHistory]], *, ignore_tool_histories: bool
+    plan: Plan, read: Callable[[], Sequence[ToolHistory]], *, ignore_other_history: bool
 ) -> None:
     """Refuse to run migrations that another tool may have run.
 
@@ -159,13 +159,13 @@ def require_no_tool_history(
     Args:
         plan: The plan.
         read: Reads the other tools' tables.
-        ignore_tool_histories: Ignore those tables, because they belong to another service.
+        ignore_other_history: Ignore those tables, because they belong to another service.
 
     Raises:
         ConfigurationError: Another tool has migrated this database.
     """
     has_history = plan.applied or plan.ahead or plan.in_doubt or plan.divergences
-    if ignore_tool_histories or has_history or not plan.pending:
+    if ignore_other_history or has_history or not plan.pending:
         return
     found = [tool_history for tool_history in read() if tool_history.is_in_use]
     if found:
@@ -228,7 +228,7 @@ def choose_baseline(
     *,
     version: Version | None = None,
     tool: str = "",
-    ignore_tool_histories: bool = False,
+    ignore_other_history: bool = False,
 ) -> Baseline:
     """Choose what `baseline` records.
 
@@ -238,7 +238,7 @@ def choose_baseline(
         tool_histories: The other tools' tables.
         version: Record everything up to it; None: exactly what the other tool has applied.
         tool: A tool, or its table, if there are several.
-        ignore_tool_histories: Record up to ``version`` whatever the other tools' tables contain.
+        ignore_other_history: Record up to ``version`` whatever the other tools' tables contain.
 
     Raises:
         ConfigurationError: What was applied is unknown, or a table contradicts ``version``.
@@ -254,10 +254,10 @@ def choose_baseline(
             f"{_format_tool_names(tool_histories)}"
         )
     if version is not None:
-        if not (ignore_tool_histories or history):
+        if not (ignore_other_history or history):
             _require_no_contradiction(manifest, found, version)
         return _baseline_up_to(manifest, history, version)
-    if ignore_tool_histories:
+    if ignore_other_history:
         raise ConfigurationError(
             "`--ignore-other-history` needs a version: `lambda-migrate baseline VERSION "
             "--ignore-other-history` records everything up to it"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RequirementInspection", "RequirementResult", "check_requirement"]
 
-_TOOLS_WITH_EARLY_ROWS = ("golang-migrate", "prisma", "sqlx")
+_TOOLS_THAT_INSERT_ROWS_FIRST = ("golang-migrate", "prisma", "sqlx")
 """These write the row before they run the migration: one that is not finished may be running."""
 
 _FILE_SUFFIXES = ("sql", "js", "ts", "cjs", "mjs")
@@ -81,7 +81,7 @@ def check_requirement(
     if state == APPLIED:
         return RequirementResult(requirement, True)
     if state == FAILED:
-        if requirement.tool in _TOOLS_WITH_EARLY_ROWS:
+        if requirement.tool in _TOOLS_THAT_INSERT_ROWS_FIRST:
             reason = (
                 f"{tool_name} has started it and not finished it {where}: it is running, or failed"
             )

@@ -74,7 +74,6 @@ POSSIBLE_MARKER = re.compile(
 )
 # White space and line ends in comments, as PostgreSQL defines them.
 _BLANK = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
-_COMMENT_EDGE = re.compile(r"/\*|\*/")
 _OPTIONS: dict[str, tuple[str, str]] = {
     f"{option}:{value}": (option, value)
     for option, values in (
@@ -488,20 +487,14 @@ def _find_first_sql(text: str) -> int | None:
         at = match.end() if match else at
         if at == len(text):
             return None
-        after = _end_of_block_comment(text, at) if text.startswith("/*", at) else None
+        if not text.startswith("/*", at):
+            return at
+        from lambda_migrate.migrations.sql.tokens import find_block_comment_end  # rarely needed
+
+        after = find_block_comment_end(text, at)
         if after is None:
             return at
         at = after
-
-
-def _end_of_block_comment(text: str, at: int) -> int | None:
-    """The end of the comment that begins at ``at``; comments nest. None if it is not closed."""
-    depth = 0
-    for edge in _COMMENT_EDGE.finditer(text, at):
-        depth += 1 if edge[0] == "/*" else -1
-        if depth == 0:
-            return edge.end()
-    return None
 
 
 # --- where files are
@@ -552,12 +545,12 @@ def _check_link(folder: Path, link: Path) -> str:
 def _read_file(path: str) -> bytes | str:
     try:
         size = Path(path).stat().st_size
-        return _describe_too_large(size) if size > MAX_BYTES else Path(path).read_bytes()
+        return _describe_oversized_file(size) if size > MAX_BYTES else Path(path).read_bytes()
     except OSError as error:
         return f"cannot be read: {error.strerror}; check its permissions"
 
 
-def _describe_too_large(size: int) -> str:
+def _describe_oversized_file(size: int) -> str:
     return (
         f"{size >> 20} MB exceed the limit of {MAX_BYTES >> 20} MB for a migration; split it, or "
         "load its data by other means"
@@ -615,7 +608,7 @@ def _read_member(archive: ZipFile, info: ZipInfo) -> bytes | str:
     if info.flag_bits & 1:
         return "encrypted; pack it without a password"
     if info.file_size > MAX_BYTES:  # no more than this is unpacked
-        return _describe_too_large(info.file_size)
+        return _describe_oversized_file(info.file_size)
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:

@@ -133,7 +133,7 @@ class CatalogInspector:
             return CatalogFinding(CatalogState.UNKNOWN)
         for object_id, name, is_of_table, is_valid in self._find_relation_with_index_name():
             if not is_of_table:
-                conflict = self._already_exists(f"the relation {name}")
+                conflict = self._describe_existing_object(f"the relation {name}")
                 return CatalogFinding(CatalogState.ABSENT, (), conflict, DUPLICATE_TABLE)
             if not is_valid:
                 conflict = (
@@ -156,7 +156,7 @@ class CatalogInspector:
         if is_same is None and self.object_ids is None:
             state = CatalogState.UNKNOWN
         is_accepted = bool(is_same) and self._info.has_if_exists
-        conflict = "" if is_accepted else self._already_exists(description)
+        conflict = "" if is_accepted else self._describe_existing_object(description)
         return CatalogFinding(state, (), conflict, DUPLICATE_TABLE)
 
     def _check_dropped_index(self) -> CatalogFinding:
@@ -168,7 +168,7 @@ class CatalogInspector:
             missing = next(
                 n for n in info.names if not self._object_ids_of(n).intersection(object_ids)
             )
-            conflict = self._does_not_exist(f"index {missing}")
+            conflict = self._describe_missing_object(f"index {missing}")
         if not rows:
             return CatalogFinding(CatalogState.COMPLETE, object_ids, conflict, _UNDEFINED_OBJECT)
         is_whole = all(is_valid for _, _, is_valid in rows)
@@ -195,13 +195,13 @@ class CatalogInspector:
         if not rows:
             return CatalogFinding(CatalogState.ABSENT)
         description = f"the value {info.enum_value!r} of {info.names[0]}"
-        conflict = "" if info.has_if_exists else self._already_exists(description)
+        conflict = "" if info.has_if_exists else self._describe_existing_object(description)
         return CatalogFinding(CatalogState.COMPLETE, (), conflict, DUPLICATE_OBJECT)
 
     def _check_partition(self) -> CatalogFinding:
         info, rows = self._info, self._find_partition()
         if not rows:
-            conflict = self._does_not_exist(f"{info.table} or {info.names[0]}")
+            conflict = self._describe_missing_object(f"{info.table} or {info.names[0]}")
             conflict = "" if info.has_if_exists else conflict
             return CatalogFinding(CatalogState.UNKNOWN, (), conflict, _UNDEFINED_TABLE)
         table_id, partition_id, is_attached, is_pending, table, partition = rows[0]
@@ -223,11 +223,11 @@ class CatalogInspector:
             conflict = conflict if info.finalize else ""
             return CatalogFinding(CatalogState.ABSENT, object_ids, conflict, _OBJECT_NOT_READY)
         if is_detach:
-            conflict = self._does_not_exist(f"partition {named}")
+            conflict = self._describe_missing_object(f"partition {named}")
         else:
             # PostgreSQL accepts to attach an index that is attached.
             is_table = info.object_type == "TABLE"
-            conflict = self._already_exists(f"the partition {named}") if is_table else ""
+            conflict = self._describe_existing_object(f"the partition {named}") if is_table else ""
         return CatalogFinding(CatalogState.COMPLETE, object_ids, conflict, _UNDEFINED_TABLE)
 
     def _check_object(self) -> CatalogFinding:
@@ -239,13 +239,17 @@ class CatalogInspector:
         rows = self._read(query)
         description = f"{info.object_type.lower()} {name}"
         if any(not is_complete for _, is_complete in rows):
-            conflict = self._already_exists(f"a {description}, half dropped,") if is_create else ""
+            conflict = (
+                self._describe_existing_object(f"a {description}, half dropped,")
+                if is_create
+                else ""
+            )
             return CatalogFinding(CatalogState.UNKNOWN, (rows[0][0],), conflict, DUPLICATE_OBJECT)
         if bool(rows) is is_create:
             conflict = (
-                self._already_exists(f"a {description}")
+                self._describe_existing_object(f"a {description}")
                 if is_create
-                else self._does_not_exist(description)
+                else self._describe_missing_object(description)
             )
             conflict = "" if info.has_if_exists else conflict
             sqlstate = DUPLICATE_OBJECT if is_create else _UNDEFINED_OBJECT
@@ -254,13 +258,13 @@ class CatalogInspector:
         state = CatalogState.ABSENT if is_known else CatalogState.UNKNOWN
         return CatalogFinding(state, tuple(object_id for object_id, _ in rows))
 
-    def _already_exists(self, description: str) -> str:
+    def _describe_existing_object(self, description: str) -> str:
         return (
             f"{description} exists already; drop or rename it; if the change was already made, "
             f"run {self._repair_command}"
         )
 
-    def _does_not_exist(self, description: str) -> str:
+    def _describe_missing_object(self, description: str) -> str:
         return (
             f"{description} does not exist; correct the script; if the change was already made, "
             f"run {self._repair_command}"

@@ -3,7 +3,7 @@
 The library opens the socket, wraps it in TLS, and passes it to pg8000. So it can limit the wait for
 each message, and end a running one from another thread. There are three errors:
 
-- `ConnectFailed`: no connection was made; ``permanent`` is true if no retry can help.
+- `ConnectionFailed`: no connection was made; ``permanent`` is true if no retry can help.
 - `PostgresError`: the server refused a statement; the connection stays usable.
 - `ConnectionLost`: the connection is closed, and the outcome of its statement may be unknown.
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lambda_migrate.database_address import DatabaseAddress
-    from lambda_migrate.postgresql.driver import Driver
+    from lambda_migrate.postgresql.driver import DriverConnection
 
 
 __all__ = [
-    "ConnectFailed",
     "Connection",
+    "ConnectionFailed",
     "ConnectionLost",
     "PostgresError",
     "TransactionStatus",
@@ -116,7 +116,7 @@ class ConnectionLost(Exception):
         super().__init__(f"{reason} [{sqlstate}]" if sqlstate else reason)
 
 
-class ConnectFailed(Exception):
+class ConnectionFailed(Exception):
     """No connection was made.
 
     Attributes:
@@ -138,7 +138,7 @@ class ConnectFailed(Exception):
         super().__init__(reason)
 
     @property
-    def is_authentication(self) -> bool:
+    def is_authentication_error(self) -> bool:
         """Whether new credentials may help: the role or its password was refused."""
         by_pooler = self.sqlstate == _PROTOCOL_VIOLATION and self.permanent
         return (
@@ -170,7 +170,7 @@ def connect(
         clock: For the timeout.
 
     Raises:
-        ConnectFailed: See ``permanent``.
+        ConnectionFailed: See ``permanent``.
     """
     seconds = min(timeout, address.connect_timeout or timeout)
     attempt = _ConnectAttempt(
@@ -183,20 +183,20 @@ def connect(
     first, *others = _ENCRYPTIONS[address.effective_sslmode]
     try:
         return attempt.connect(first)
-    except ConnectFailed as failed:
+    except ConnectionFailed as failed:
         if not failed.server_responded or not others:
             raise
         return _retry_with_other_encryption(attempt, others[0], failed)
 
 
 def _retry_with_other_encryption(
-    attempt: _ConnectAttempt, encryption: _Encryption, first_error: ConnectFailed
+    attempt: _ConnectAttempt, encryption: _Encryption, first_error: ConnectionFailed
 ) -> Connection:
     try:
         return attempt.connect(encryption)
-    except ConnectFailed as failed:
+    except ConnectionFailed as failed:
         reasons = dict.fromkeys((first_error.reason, failed.reason))
-        raise ConnectFailed(
+        raise ConnectionFailed(
             "; after that: ".join(reasons),
             permanent=first_error.permanent and failed.permanent,
             sqlstate=failed.sqlstate or first_error.sqlstate,
@@ -306,9 +306,9 @@ class _ConnectAttempt:
             )
         return sock
 
-    def _login(self, sock: socket.socket) -> Driver:
+    def _login(self, sock: socket.socket) -> DriverConnection:
         from lambda_migrate.postgresql.driver import (
-            Driver,
+            DriverConnection,
             LoginRefused,
             PasswordMissing,
             ScramException,
@@ -316,7 +316,7 @@ class _ConnectAttempt:
 
         sock.settimeout(self._remaining())
         try:
-            return Driver(
+            return DriverConnection(
                 user=self.address.user,
                 password=self.address.password,
                 host=None,
@@ -335,7 +335,7 @@ class _ConnectAttempt:
         except _driver_errors() as error:
             raise self._login_error(error) from error
 
-    def _login_error(self, error: Exception) -> ConnectFailed:
+    def _login_error(self, error: Exception) -> ConnectionFailed:
         fields = _fields(error)
         if fields:
             return self._connect_error(
@@ -350,10 +350,10 @@ class _ConnectAttempt:
 
     def _connect_error(
         self, reason: str, *, permanent: bool, sqlstate: str = "", server_responded: bool = False
-    ) -> ConnectFailed:
+    ) -> ConnectionFailed:
         who = f"user {self.address.user} at {self.address.text}"
         code = f" [{sqlstate}]" if sqlstate else ""
-        return ConnectFailed(
+        return ConnectionFailed(
             f"cannot connect as {who}: {reason}{code}",
             permanent=permanent,
             sqlstate=sqlstate,
@@ -377,7 +377,7 @@ class Connection:
         is_encrypted: Whether it goes over TLS.
     """
 
-    def __init__(self, driver: Driver, sock: socket.socket) -> None:
+    def __init__(self, driver: DriverConnection, sock: socket.socket) -> None:
         self._driver = driver
         self._sock = sock
         self._state_lock = threading.Lock()

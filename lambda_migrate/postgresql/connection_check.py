@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
+from lambda_migrate.postgresql.connection import ConnectionFailed, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.sql_fragments import SERVER_KEY, quote_literal
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check_connection(database: PostgreSQLDatabase, seconds: float) -> Connection
             ((pid, *values),) = connection.run(_make_query(database.schema), timeout=seconds)
             is_pooled = pid != connection.pid
             return ConnectionReport(connection.is_encrypted, is_pooled, *values)
-    except ConnectFailed as failed:
+    except ConnectionFailed as failed:
         if failed.permanent:
             raise ConfigurationError(str(failed)) from failed
         raise DatabaseUnavailable(str(failed)) from failed

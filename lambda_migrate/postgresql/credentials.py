@@ -19,7 +19,7 @@ from lambda_migrate.aws_errors import (
 from lambda_migrate.clock import SYSTEM_CLOCK, CallTimeout, Deadline, run_with_timeout
 from lambda_migrate.database_address import DEFAULT_PORT, DatabaseAddress
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.postgresql.connection import ConnectionFailed, connect
 from lambda_migrate.randomness import system_random
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Credentials",
-    "IamCredentials",
+    "IAMCredentials",
     "SecretCredentials",
-    "UrlCredentials",
+    "URLCredentials",
     "open_connection",
 ]
 
@@ -116,7 +116,7 @@ class Credentials(Protocol):
         """
 
 
-class UrlCredentials:
+class URLCredentials:
     """User and password of a database URL, or the password that libpq's password file has."""
 
     def __init__(self, address: DatabaseAddress) -> None:
@@ -372,7 +372,7 @@ class _CredentialsSourceError(Exception):
         super().__init__(type(error).__name__)
 
 
-class IamCredentials:
+class IAMCredentials:
     """RDS IAM authentication: a new token for every connection instead of a password.
 
     A token is valid for 15 minutes, so TLS is required.
@@ -488,12 +488,12 @@ def open_connection(
         random: Random numbers for the jitter.
 
     Raises:
-        ConnectFailed: With the advice of the credentials.
+        ConnectionFailed: With the advice of the credentials.
         ConfigurationError: See `Credentials.address`.
         DatabaseUnavailable: See `Credentials.address`.
     """
     until = Deadline.after(seconds, clock)
-    login_errors: list[ConnectFailed] = []
+    login_errors: list[ConnectionFailed] = []
     try:
         for address in credentials.login_addresses(until, random or system_random()):
             try:
@@ -503,8 +503,8 @@ def open_connection(
                     startup=startup,
                     timeout=until.remaining(),
                 )
-            except ConnectFailed as refused:
-                if not refused.is_authentication:
+            except ConnectionFailed as refused:
+                if not refused.is_authentication_error:
                     raise
                 login_errors.append(refused)
     except DatabaseUnavailable as error:
@@ -516,8 +516,8 @@ def open_connection(
 
 
 def _make_login_error(
-    login_errors: list[ConnectFailed], seconds: float, advice: str
-) -> ConnectFailed:
+    login_errors: list[ConnectionFailed], seconds: float, advice: str
+) -> ConnectionFailed:
     last = login_errors[-1]
     count = f"{len(login_errors)} logins were refused within {seconds:.0f} s"
     parts = [
@@ -525,7 +525,7 @@ def _make_login_error(
         *([count] if len(login_errors) > 1 else []),
         *([advice] if advice else []),
     ]
-    return ConnectFailed(
+    return ConnectionFailed(
         "; ".join(parts),
         permanent=last.permanent,
         sqlstate=last.sqlstate,

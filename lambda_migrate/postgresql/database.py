@@ -135,7 +135,7 @@ class PostgreSQLDatabase:
     def _read(self, read: Callable[[RunQuery], T], deadline: Deadline, *, description: str) -> T:
         """Run ``read`` on one short connection."""
         from lambda_migrate.postgresql.connection import (
-            ConnectFailed,
+            ConnectionFailed,
             ConnectionLost,
             PostgresError,
         )
@@ -144,7 +144,7 @@ class PostgreSQLDatabase:
         limit = deadline.limited_to(_READ_SECONDS)
         try:
             connection = self.connect("lambda-migrate status", limit.remaining())
-        except ConnectFailed as failed:
+        except ConnectionFailed as failed:
             if failed.permanent:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed

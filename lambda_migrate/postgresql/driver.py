@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DatabaseError",
-    "Driver",
+    "DriverConnection",
     "InterfaceError",
     "LoginRefused",
     "PasswordMissing",
@@ -82,7 +82,7 @@ class PasswordMissing(LoginRefused):
         )
 
 
-class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no types
+class DriverConnection(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no types
     """A pg8000 connection that keeps command tags and errors, and limits memory.
 
     Attributes:

@@ -339,7 +339,7 @@ class FencedConnection(HolderConnection):
             raise
 
     def _advisory_lock_error(self, deadline: Deadline, name: str) -> MigrationFailed:
-        rows = self.read(self.queries.find_advisory_lockers(), deadline)
+        rows = self.read(self.queries.find_advisory_lock_holders(), deadline)
         by = _describe_session(*rows[0]) if rows else "a session of another role"
         return MigrationFailed(
             f"{by} holds the advisory lock of schema {self.queries.schema}, which a "
@@ -379,15 +379,15 @@ class FencedConnection(HolderConnection):
             self._take_advisory_lock(deadline)
         while True:
             fence_row = self._read_checked_fence(probe, deadline)
-            lockers = self.read(self.queries.find_fence_lockers(self.grant), deadline)
-            if not terminate_holders and lockers:
-                raise make_lease_held_error(lockers[0])
+            lock_holders = self.read(self.queries.find_fence_lock_holders(self.grant), deadline)
+            if not terminate_holders and lock_holders:
+                raise make_lease_held_error(lock_holders[0])
             if self._set_token(fence_row, deadline, terminate_holders=terminate_holders):
                 return
-            for pid, transaction, *_ in lockers:
+            for pid, transaction, *_ in lock_holders:
                 self._terminate(self.queries.terminate_transaction(pid, transaction), deadline)
             if deadline.is_over:
-                raise DatabaseUnavailable(_describe_lockers(lockers))
+                raise DatabaseUnavailable(_describe_lock_holders(lock_holders))
 
     def _take_advisory_lock(self, deadline: Deadline) -> None:
         """Admit one of several processes that may not end each other's sessions."""
@@ -396,7 +396,7 @@ class FencedConnection(HolderConnection):
             and self.read(self.queries.try_advisory_lock(), deadline)[-1][0]
         ):
             return
-        rows = self.read(self.queries.find_advisory_lockers(), deadline)
+        rows = self.read(self.queries.find_advisory_lock_holders(), deadline)
         if rows:
             raise make_lease_held_error(rows[0])
 
@@ -487,7 +487,7 @@ class FencedConnection(HolderConnection):
 
     def _terminate_sessions(self, deadline: Deadline) -> None:
         """End older holders' sessions until none is left."""
-        sql = self.queries.terminate_advisory_lockers(wait_ms=_TERMINATE_WAIT_MS)
+        sql = self.queries.terminate_advisory_lock_holders(wait_ms=_TERMINATE_WAIT_MS)
         while self._terminate(sql, deadline):
             if deadline.is_over:
                 raise DatabaseUnavailable(
@@ -575,16 +575,16 @@ def make_lease_held_error(row: Sequence[Any] = ()) -> LeaseHeld:
     """The error while another process is migrating.
 
     Args:
-        row: Of `Queries.find_fence_lockers`, `Queries.find_advisory_lockers` or
+        row: Of `Queries.find_fence_lock_holders`, `Queries.find_advisory_lock_holders` or
             `Queries.find_holders`, if one was read.
     """
     by = f": {_describe_session(row[0], row[-2], row[-1])}" if row else ""
     return LeaseHeld(f"another process is migrating this database{by}; try again when it is done")
 
 
-def _describe_lockers(lockers: Sequence[Sequence[Any]]) -> str:
+def _describe_lock_holders(lock_holders: Sequence[Sequence[Any]]) -> str:
     by = (
-        ", ".join(_describe_session(row[0], row[-2], row[-1]) for row in lockers)
+        ", ".join(_describe_session(row[0], row[-2], row[-1]) for row in lock_holders)
         or "another session"
     )
     return f"the fence row was locked by {by} until the deadline"

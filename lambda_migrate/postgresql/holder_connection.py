@@ -17,8 +17,8 @@ from lambda_migrate.errors import (
     MigrateError,
 )
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.sql.placeholders import hide_values
-from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
+from lambda_migrate.migrations.sql.placeholders import redact_values
+from lambda_migrate.postgresql.connection import ConnectionFailed, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.ports import Notice
 from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
@@ -139,7 +139,7 @@ class HolderConnection:
         )
         try:
             connection = retrying(lambda: self._open(max(0.1, deadline.remaining())))
-        except ConnectFailed as failed:
+        except ConnectionFailed as failed:
             if self.is_aborted:
                 raise self.make_lease_lost_error() from failed
             if failed.permanent:
@@ -220,7 +220,7 @@ class HolderConnection:
         try:
             return self.raw_connection.run(sql, timeout=timeout, keep_rows=keep_rows)
         except PostgresError as error:
-            error.change_texts(partial(hide_values, values=self.placeholders))
+            error.change_texts(partial(redact_values, values=self.placeholders))
             raise
 
     def read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
@@ -301,7 +301,7 @@ class HolderConnection:
 
 
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, ConnectFailed) and not error.permanent
+    return isinstance(error, ConnectionFailed) and not error.permanent
 
 
 def translate_server_error(error: PostgresError) -> MigrateError:
@@ -332,7 +332,7 @@ def _advice(error: PostgresError) -> str:
 
 
 def _describe_notice(fields: Mapping[str, str], placeholders: Mapping[str, str]) -> str:
-    fields = {letter: hide_values(text, placeholders) for letter, text in fields.items()}
+    fields = {letter: redact_values(text, placeholders) for letter, text in fields.items()}
     parts = [fields.get("M", "")]
     parts += [
         f"{label}: {fields[letter]}"

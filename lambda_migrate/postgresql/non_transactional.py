@@ -188,7 +188,7 @@ def resolve_in_doubt(
     queries = connection.queries
     took_effect = statement.clean_up()
     if took_effect is None:
-        raise statement.repair_required(
+        raise statement.make_repair_required_error(
             f"it was interrupted while {'rolling back' if is_rollback else 'applying'}, and "
             "lambda-migrate cannot determine whether its statement took effect"
         )
@@ -318,7 +318,7 @@ class _StatementsRunner:
         if not row.is_between_statements:
             took_effect = self._make_statement(completed, row.object_ids).clean_up()
             if took_effect is None:
-                raise self._make_statement(completed).repair_required(
+                raise self._make_statement(completed).make_repair_required_error(
                     "it was interrupted, and lambda-migrate cannot determine whether this "
                     "statement took effect"
                 )
@@ -530,7 +530,7 @@ class _NonTransactionalStatement:
                 self._clean_up_after_failure(failure, error, clear_intent)
                 raise failure from error
             except ConnectionLost as connection_lost:
-                if self._check_after_loss(connection_lost, clear_intent):
+                if self._check_after_connection_loss(connection_lost, clear_intent):
                     break
                 self._connection.pause(attempt, self._deadline)
 
@@ -560,7 +560,7 @@ class _NonTransactionalStatement:
             failure.args = (failure.detail,)
             return
         if is_clean is None:
-            raise self.repair_required(
+            raise self.make_repair_required_error(
                 f"{failure.cause}; part of it may be committed",
                 sqlstate=failure.sqlstate,
                 detail=failure.detail,
@@ -585,7 +585,7 @@ class _NonTransactionalStatement:
         existed_before = error.sqlstate in _ALREADY_EXISTS and self._info.kind in _CREATE_KINDS
         return self._info.is_atomic or is_parse_error or existed_before
 
-    def repair_required(
+    def make_repair_required_error(
         self, cause: str, *, sqlstate: str = "", detail: str = ""
     ) -> RepairRequired:
         """The error for an outcome that cannot be determined, with what to do."""
@@ -614,7 +614,9 @@ class _NonTransactionalStatement:
             and f"{detail}\n  {location}part of it may be committed\n  next: {next_step}",
         )
 
-    def _check_after_loss(self, connection_lost: ConnectionLost, clear_intent: str) -> bool:
+    def _check_after_connection_loss(
+        self, connection_lost: ConnectionLost, clear_intent: str
+    ) -> bool:
         """Determine the outcome on a new connection after the first one broke.
 
         Returns:
@@ -633,7 +635,7 @@ class _NonTransactionalStatement:
             migration=self._name,
         )
         if took_effect is None:
-            raise self.repair_required(
+            raise self.make_repair_required_error(
                 f"{failure.cause}; lambda-migrate cannot determine whether it took effect"
             ) from connection_lost
         self.write(clear_intent)
@@ -669,7 +671,7 @@ class _NonTransactionalStatement:
                 )
                 self._run_bookkeeping(partial(drop, self._clean_up_deadline))
             elif not self._script.idempotent:
-                raise self.repair_required(
+                raise self.make_repair_required_error(
                     f"an interrupted REINDEX left the INVALID index {name}. To drop it, a role "
                     "needs USAGE on its schema, usually a superuser: DROP INDEX CONCURRENTLY "
                     f"{name}. The index does not affect the table"

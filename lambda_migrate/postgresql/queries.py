@@ -293,7 +293,7 @@ class Queries:
             f"{SAFE_SEARCH_PATH} SELECT to_jsonb(fence)::text, {system} FROM {self._fence} AS fence"
         )
 
-    def find_fence_lockers(self, grant: LeaseGrant | None = None) -> str:
+    def find_fence_lock_holders(self, grant: LeaseGrant | None = None) -> str:
         """The backends that have locked the fence row: process, transaction, application, start.
 
         The ``xmax`` of a locked row is the transaction that locked it, and a running transaction
@@ -396,7 +396,7 @@ class Queries:
         key = quote_literal(str(self._key))
         return f"pg_catalog.pg_try_advisory_lock({key}::pg_catalog.int8)"
 
-    def find_advisory_lockers(self) -> str:
+    def find_advisory_lock_holders(self) -> str:
         """Sessions of other holders: process, application, start time."""
         return (
             f"{SAFE_SEARCH_PATH}"
@@ -405,10 +405,10 @@ class Queries:
         )
 
     def find_holders(self, grant: LeaseGrant | None = None) -> str:
-        """What `find_fence_lockers` and `find_advisory_lockers` find: the active holders."""
-        return f"{self.find_fence_lockers(grant)}; {self.find_advisory_lockers()}"
+        """The active holders: who has the lock of the fence row, or the advisory lock."""
+        return f"{self.find_fence_lock_holders(grant)}; {self.find_advisory_lock_holders()}"
 
-    def terminate_advisory_lockers(self, *, wait_ms: int) -> str:
+    def terminate_advisory_lock_holders(self, *, wait_ms: int) -> str:
         """End these sessions, waiting up to ``wait_ms`` for each; false for one that remains.
 
         SET ROLE NONE, because PostgreSQL checks the privileges of the current role, and another

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AlembicFiles", "find_files", "read_digest"]
 
-SEED = b"lambda-migrate alembic v1"
+DIGEST_SEED = b"lambda-migrate alembic v1"
 
 _DIGESTED_OPTIONS = ("alembic_revision", "source_setup", "alembic_version_table")
 
@@ -60,7 +60,7 @@ def read_digest(root: str, options: Mapping[str, object]) -> str:
         ManifestError: The environment cannot be read.
     """
     files = find_files(root, options)
-    digest = sha256(SEED)
+    digest = sha256(DIGEST_SEED)
     facts = (
         *(str(options.get(name) or "") for name in _DIGESTED_OPTIONS),
         *(str(files.is_recursive), str(files.is_sourceless)),

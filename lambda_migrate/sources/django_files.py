@@ -185,14 +185,14 @@ def _read_manifest(manifest: str, root: str) -> tuple[dict[str, str], dict[str, 
         raise ManifestError(f"{manifest} is not a manifest: {error}") from error
     fields = content if isinstance(content, dict) else {}
     modules, folders = fields.get("modules"), fields.get("folders", {})
-    if not (_names_texts(modules) and _names_texts(folders)):
+    if not (_is_mapping_of_texts(modules) and _is_mapping_of_texts(folders)):
         raise ManifestError(
             f"{manifest} is not a manifest of Django apps; write it with `lambda-migrate manifest`"
         )
     return modules, folders
 
 
-def _names_texts(value: object) -> TypeGuard[dict[str, str]]:
+def _is_mapping_of_texts(value: object) -> TypeGuard[dict[str, str]]:
     return isinstance(value, dict) and all(
         isinstance(text, str) and text for text in value.values()
     )

@@ -4,7 +4,7 @@ The fakes are a clock, randomness, a lease table, a database and feature flags::
 
     clock = FakeClock()
     database = InMemoryDatabase(clock=clock)
-    target = Target("orders", InMemoryLeaseTable(clock=clock), database, clock=clock)
+    target = Target("orders", InMemoryLeaseStore(clock=clock), database, clock=clock)
     MigrationRunner(read_manifest("migrations"), target).ensure()
     assert database.effects == ["0001_create_orders", "0002_index_orders"]
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lambda_migrate.lease.memory import InMemoryLeaseTable
+    from lambda_migrate.lease.memory import InMemoryLeaseStore
     from lambda_migrate.testing.clock import FakeClock, FixedRandom
     from lambda_migrate.testing.database import (
         InMemoryDatabase,
@@ -35,7 +35,7 @@ __all__ = [
     "InMemoryDatabase",
     "InMemoryDryRun",
     "InMemoryFlags",
-    "InMemoryLeaseTable",
+    "InMemoryLeaseStore",
     "InMemoryRequestLog",
     "InMemorySession",
     "RecordingObserver",
@@ -48,7 +48,7 @@ _MODULES = {
     "InMemoryDatabase": "lambda_migrate.testing.database",
     "InMemoryDryRun": "lambda_migrate.testing.database",
     "InMemoryFlags": "lambda_migrate.testing.flags",
-    "InMemoryLeaseTable": "lambda_migrate.lease.memory",
+    "InMemoryLeaseStore": "lambda_migrate.lease.memory",
     "InMemoryRequestLog": "lambda_migrate.testing.request_log",
     "InMemorySession": "lambda_migrate.testing.database",
     "RecordingObserver": "lambda_migrate.testing.observer",

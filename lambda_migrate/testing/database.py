@@ -18,7 +18,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     RepairRequired,
 )
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.requirement_check import RequirementInspection, check_requirement
 from lambda_migrate.migrations.sql.classify import classify
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
     from lambda_migrate.postgresql.ports import LeaseGrant, ToolCommand
 
-__all__ = ["InMemoryDatabase", "InMemoryDryRun", "InMemoryLeaseTable", "InMemorySession"]
+__all__ = ["InMemoryDatabase", "InMemoryDryRun", "InMemoryLeaseStore", "InMemorySession"]
 
 
 class InMemoryDatabase:
@@ -348,7 +348,7 @@ class InMemorySession(DatabaseSession):
             if _may_have_committed_partly(migration.up):
                 with self._require_fence() as database:
                     database._insert_in_doubt_row(row, RowState.STARTED, up=migration.up)
-                raise _repair_required(row, failed.cause) from failed
+                raise _make_repair_required_error(row, failed.cause) from failed
             raise
         with self._require_fence() as database:
             applied_at = _format_time(database._clock.wall_ms())
@@ -369,7 +369,7 @@ class InMemorySession(DatabaseSession):
             if _may_have_committed_partly(row.down):
                 with self._require_fence() as database:
                     database._insert_in_doubt_row(row, RowState.ROLLING_BACK)
-                raise _repair_required(row, failed.cause) from failed
+                raise _make_repair_required_error(row, failed.cause) from failed
             raise
         with self._require_fence() as database:
             if database._rows.pop(row.version, None) is not None:
@@ -390,7 +390,7 @@ class InMemorySession(DatabaseSession):
             took_effect = database._took_effect.get(row.version)
             if took_effect is None:
                 if script is None or not script.idempotent:
-                    raise _repair_required(row, "it was interrupted")
+                    raise _make_repair_required_error(row, "it was interrupted")
                 took_effect = False
             database._took_effect.pop(row.version, None)
             self._resolve_row(database, row, took_effect=took_effect)
@@ -612,7 +612,7 @@ def _may_have_committed_partly(script: Script) -> bool:
     return any(classify(each).kind == "other" for each in split_statements(script.sql))
 
 
-def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:
+def _make_repair_required_error(row: HistoryRow, cause: str) -> RepairRequired:
     repair = f"lambda-migrate repair {row.version} --as"
     return RepairRequired(
         f"{cause}; part of it may be committed: check the database, then run `{repair} applied` "

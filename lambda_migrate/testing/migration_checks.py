@@ -259,16 +259,16 @@ def _compare_with_base(migrations: tuple[Migration, ...], options: MigrationOpti
 
 def _read_base(options: MigrationOptions) -> dict[str, bytes]:
     """The versioned migration files of the base, by name; others may change."""
-    listing = _git(options, "ls-tree", "-z", "--name-only", options.base_ref, "./")
+    listing = _run_git(options, "ls-tree", "-z", "--name-only", options.base_ref, "./")
     names = [
         name
         for name in listing.decode().split("\0")
         if name.endswith(".sql") and find_version(name) is not None
     ]
-    return {name: _git(options, "show", f"{options.base_ref}:./{name}") for name in names}
+    return {name: _run_git(options, "show", f"{options.base_ref}:./{name}") for name in names}
 
 
-def _git(options: MigrationOptions, *arguments: str) -> bytes:
+def _run_git(options: MigrationOptions, *arguments: str) -> bytes:
     try:
         done = subprocess.run(  # noqa: S603 - no shell
             ["git", *arguments],  # noqa: S607 - the user's own git

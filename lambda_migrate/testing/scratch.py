@@ -11,7 +11,7 @@ from uuid import uuid4
 from lambda_migrate.database_address import DatabaseAddress, parse_url
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import null_observer
-from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.postgresql.connection import ConnectionFailed, connect
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_manifest, make_target
 
@@ -112,7 +112,7 @@ def open_migrations(
 def _connect(address: DatabaseAddress) -> Connection:
     try:
         return connect(address, application_name="lambda_migrate.testing", timeout=_CONNECT_SECONDS)
-    except ConnectFailed as failed:
+    except ConnectionFailed as failed:
         raise ConfigurationError(str(failed)) from failed
 
 

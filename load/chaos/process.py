@@ -147,7 +147,7 @@ def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
     ends = time.monotonic() + job["timeout"]
     emit({"event": "invoked", "ends": ends, "outlives": False})
     while True:
-        deadline = Deadline(ends, target.clock).before(2.0)
+        deadline = Deadline(ends, target.clock).shortened_by(2.0)
         try:
             down = Operations(manifest, target).down(deadline, to=job["target_version"])
         except MigrateError as error:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from simpy import Environment
 
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.decision import Acquire, Decision, LeaseWatch, Serve, Wait, decide
+from lambda_migrate.lease.decision import Acquire, Decision, LeaseExpiryTracker, Serve, Wait, decide
 from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE
 from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import LeaseState
@@ -142,7 +142,7 @@ class _Simulation:
 
     def _start_cold(self, start: SimulatedStart, owner: str) -> Events:
         """Read, decide and do, as `MigrationRunner` does."""
-        watch, policy = LeaseWatch(), self._make_policy(self._rng)
+        watch, policy = LeaseExpiryTracker(), self._make_policy(self._rng)
         began: float | None = None
         failures = 0
         state = LeaseState()
@@ -181,7 +181,7 @@ class _Simulation:
             delay = policy.delay(waited, state=state, now_ms=self._now_ms, error_count=failures)
             yield self._environment.timeout(min(delay, remaining))
 
-    def _decide(self, state: LeaseState, owner: str, watch: LeaseWatch) -> Decision:
+    def _decide(self, state: LeaseState, owner: str, watch: LeaseExpiryTracker) -> Decision:
         return decide(
             state,
             digest=_DIGEST,

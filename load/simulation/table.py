@@ -1,6 +1,6 @@
 """The lease table as environments meet it: throttled, and read from replicas that lag.
 
-The item and its conditions are `InMemoryLeaseTable`, which shares DynamoDB's contract. It lives in
+The item and its conditions are `InMemoryLeaseStore`, which shares DynamoDB's contract. It lives in
 one partition, which sustains 3,000 read units and 1,000 write units a second, or a mixture of both
 in proportion. What DynamoDB may serve beyond, out of what went unused, is best effort and not
 counted on. A request is served if anything is left in a bucket of one second's units, whatever the
@@ -18,7 +18,7 @@ from typing import TypeVar
 from simpy import Environment
 
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.testing.clock import FakeClock
 
@@ -91,7 +91,7 @@ class LeaseTable:
         )
         self._environment = environment
         self._clock = FakeClock(monotonic=0.0, wall_ms=EPOCH_MS)
-        self._item = InMemoryLeaseTable(clock=self._clock)
+        self._item = InMemoryLeaseStore(clock=self._clock)
         self.lease_seconds = self._item.lease_seconds
         # The holder stands for itself alone.
         self._holder_units = WRITE_UNITS / scenario.environments_per_start
@@ -111,7 +111,7 @@ class LeaseTable:
         shown = now - self._rng.expovariate(self._stale_rate)
         return next(state for at, state in reversed(self._versions) if at <= shown or at < 0)
 
-    def write(self, call: Callable[[InMemoryLeaseTable], T], *, by_holder: bool = False) -> T:
+    def write(self, call: Callable[[InMemoryLeaseStore], T], *, by_holder: bool = False) -> T:
         """Change the item."""
         units = self._holder_units if by_holder else WRITE_UNITS
         now = self._environment.now

@@ -17,7 +17,7 @@ from typing import cast
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.invoke_api import InvokeAPI
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.storm.evidence import StormEvidence, collect_evidence
@@ -102,7 +102,7 @@ def run_on_testbed(testbed: Testbed, out: Path) -> StormEvidence:
     function.prepare()
     out.mkdir(parents=True, exist_ok=True)
     log = out / "locust.log"
-    with InvokeApi([cast(LocalFunction, function)]) as api, log.open("w") as output:
+    with InvokeAPI([cast(LocalFunction, function)]) as api, log.open("w") as output:
         command = [
             *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless"),
             *("--csv", str(out / "locust"), "--html", str(out / "locust.html"), "--only-summary"),

@@ -157,7 +157,7 @@ class _WaveState:
 
 @dataclass(slots=True)
 class StormFunction:
-    """A function for `InvokeApi`, in whose loop every method but `prepare` runs."""
+    """A function for `InvokeAPI`, in whose loop every method but `prepare` runs."""
 
     testbed: Testbed
     observed: list[ObservedInvocation] = field(default_factory=list)  # in the order of answers

@@ -17,7 +17,7 @@ from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script
 from lambda_migrate.postgresql.connection import connect
-from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
+from lambda_migrate.postgresql.credentials import URLCredentials, open_connection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
 from lambda_migrate.postgresql.queries import Queries
@@ -138,7 +138,7 @@ class PostgreSQLUnderTest:
     """A database of its own on a real server; see `Server.fresh_database`."""
 
     def __init__(self, address: DatabaseAddress) -> None:
-        credentials = UrlCredentials(address)
+        credentials = URLCredentials(address)
         self._address = address
         self._run = partial(_run, address)
         self.database = PostgreSQLDatabase(
@@ -197,7 +197,7 @@ class PostgreSQLUnderTest:
         name = f"copy_{uuid4().hex[:12]}"
         server = self._address.replace(database="postgres")
         _run(server, f"CREATE DATABASE {name} TEMPLATE {quote_identifier(self._address.database)}")
-        credentials = UrlCredentials(self._address.replace(database=name))
+        credentials = URLCredentials(self._address.replace(database=name))
         connect_copy = partial(open_connection, credentials)
         try:
             yield PostgreSQLDatabase(credentials.address_text, connect_copy, schema=SCHEMA)

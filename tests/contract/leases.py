@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 from uuid import uuid4
 
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.lease.progress import Failure
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState, join_digests
 from lambda_migrate.lease.store import Lease, LeaseStore
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
-from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
+from lambda_migrate.testing import FakeClock, InMemoryLeaseStore
 
 LEASE_SECONDS = 20.0
 ADDRESS = "db.internal:5432/orders"
@@ -50,10 +50,10 @@ class Tables(Protocol):
 
 class MemoryTables:
     def stores(self, count: int, clock: FakeClock) -> list[LeaseStore]:
-        return [InMemoryLeaseTable(lease_seconds=LEASE_SECONDS, clock=clock)] * count
+        return [InMemoryLeaseStore(lease_seconds=LEASE_SECONDS, clock=clock)] * count
 
 
-class TableByOwnClock(DynamoDBLeaseTable):
+class TableByOwnClock(DynamoDBLeaseStore):
     """A table whose answers come from a server that does not know the test's clock."""
 
     clock_offset_ms = 0
@@ -75,7 +75,7 @@ class DynamoDBTables:
         self._environ = {**engine.variables(), "HOME": "/nonexistent"} if uses_fast_client else None
         self._client = engine.client(retries={"total_max_attempts": 1}, max_pool_connections=50)
 
-    def store(self, target: str, clock: FakeClock) -> DynamoDBLeaseTable:
+    def store(self, target: str, clock: FakeClock) -> DynamoDBLeaseStore:
         return TableByOwnClock(
             self.table,
             target,

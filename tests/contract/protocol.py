@@ -53,7 +53,7 @@ LEASE_SECONDS = 20.0
 INVOCATION_SECONDS = 60.0
 SLOW_SECONDS = 3.0
 STALENESS_SECONDS = 2.0
-WRITES_WITHOUT_HEARTBEAT = ("renew", "raise_fence", "withdraw_readiness")
+WRITES_WITHOUT_HEARTBEAT = ("renew", "advance_fence", "withdraw_readiness")
 _TURN_SECONDS = 60.0
 """Of real time: an instance that does not come back from its turn by then never will."""
 _EPOCH_MS = 1_700_000_000_000
@@ -585,8 +585,8 @@ class SteppedStore:
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         return self._own("renew", lease, lambda: self._store.renew(lease, progress))
 
-    def raise_fence(self, lease: Lease, fence: int) -> Lease:
-        return self._own("raise_fence", lease, lambda: self._store.raise_fence(lease, fence))
+    def advance_fence(self, lease: Lease, fence: int) -> Lease:
+        return self._own("advance_fence", lease, lambda: self._store.advance_fence(lease, fence))
 
     def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         return self._own(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
@@ -48,7 +48,7 @@ class Item:
     state: LeaseState = field(default_factory=LeaseState)
 
 
-class View(InMemoryLeaseTable):
+class View(InMemoryLeaseStore):
     """The lease table as one instance sees it: by its own clock."""
 
     def __init__(self, item: Item, instance: Instance) -> None:

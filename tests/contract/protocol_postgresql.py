@@ -17,13 +17,13 @@ from uuid import uuid4
 
 from lambda_migrate.clock import Clock
 from lambda_migrate.database_address import parse_url
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.migrations import Manifest, Migration
-from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
-from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
+from lambda_migrate.postgresql.connection import Connection, ConnectionFailed, PostgresError
+from lambda_migrate.postgresql.credentials import URLCredentials, open_connection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.postgresql.queries import Queries
@@ -58,11 +58,11 @@ class RealServers:
 
     def __enter__(self) -> RealServers:
         name = f"machine_{uuid4().hex[:12]}"
-        self.credentials = UrlCredentials(self._server)
+        self.credentials = URLCredentials(self._server)
         admin = self._stack.enter_context(self.open("admin"))
         admin.run(f"CREATE DATABASE {name}")
         self._stack.callback(admin.run, f"DROP DATABASE {name} WITH (FORCE)")
-        self.credentials = UrlCredentials(self._server.replace(database=name))
+        self.credentials = URLCredentials(self._server.replace(database=name))
         self.outside = self._stack.enter_context(self.open("outside"))
         taken = Queries("any").commit_fence(is_direct_connection=True)
         assert len(_SESSION_LOCK.findall(taken)) == 1  # else nothing would be pooled
@@ -117,7 +117,7 @@ class RealEngine:
     def store(self, instance: Instance) -> LeaseStore:
         return self._table(Client(self._servers.client, instance), instance.clock)
 
-    def _table(self, client: Any, clock: Clock) -> DynamoDBLeaseTable:
+    def _table(self, client: Any, clock: Clock) -> DynamoDBLeaseStore:
         return TableByOwnClock(
             self._servers.table,
             self._target,
@@ -137,7 +137,7 @@ class RealEngine:
 
     def _connect(self, instance: Instance, name: str, seconds: float) -> Connection:
         if instance.turn("connect") is Fault.REQUEST_LOST:
-            raise ConnectFailed("as planned: no answer", permanent=False)
+            raise ConnectionFailed("as planned: no answer", permanent=False)
         self._changed = True
         instance.opens_a_connection()
         connection = self._open(instance, name)

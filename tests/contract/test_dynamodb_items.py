@@ -10,7 +10,7 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError, LeaseLost
 from lambda_migrate.lease.boto3_item import make_client
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
@@ -24,11 +24,11 @@ def target() -> str:
 
 
 @pytest.fixture
-def store(tables: DynamoDBTables, target: str) -> DynamoDBLeaseTable:
+def store(tables: DynamoDBTables, target: str) -> DynamoDBLeaseStore:
     return tables.store(target, FakeClock())
 
 
-def acquire(store: DynamoDBLeaseTable, owner: str) -> Lease:
+def acquire(store: DynamoDBLeaseStore, owner: str) -> Lease:
     lease = store.acquire(owner)
     assert isinstance(lease, Lease)
     return lease
@@ -39,7 +39,7 @@ OTHER_LAYOUTS = pytest.mark.parametrize("layout", ["1", "3"])
 
 @OTHER_LAYOUTS
 def test_reading_an_item_of_another_layout_fails(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str, layout: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str, layout: str
 ) -> None:
     tables.put(target, format={"N": layout}, fence={"N": "7"})
     with pytest.raises(ConfigurationError, match=f"has layout {layout}, .* reads 2 only"):
@@ -48,7 +48,7 @@ def test_reading_an_item_of_another_layout_fails(
 
 @OTHER_LAYOUTS
 def test_an_item_of_another_layout_is_never_acquired(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str, layout: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str, layout: str
 ) -> None:
     tables.put(target, format={"N": layout}, fence={"N": "7"})
     before = tables.item(target)
@@ -58,7 +58,7 @@ def test_an_item_of_another_layout_is_never_acquired(
 
 
 def test_an_attribute_of_another_type_is_refused_by_its_name(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, fence={"S": "seven"})
     with pytest.raises(ConfigurationError, match=r"'fence' is not a number"):
@@ -66,14 +66,14 @@ def test_an_attribute_of_another_type_is_refused_by_its_name(
 
 
 def test_an_owner_without_lease_until_does_not_hold_the_lease(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, fence={"N": "7"}, owner={"S": "unknown"})
     assert acquire(store, "a").fence == 8
 
 
 def test_an_item_with_only_its_key_reads_as_an_empty_state(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     tables.put(target)
     assert store.read() == LeaseState()
@@ -81,7 +81,7 @@ def test_an_item_with_only_its_key_reads_as_an_empty_state(
 
 
 def test_attributes_of_a_later_version_within_the_format_are_kept(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, note={"S": "from a newer library"})
     store.store_completion(acquire(store, "a"), DATABASES)
@@ -89,7 +89,7 @@ def test_attributes_of_a_later_version_within_the_format_are_kept(
 
 
 def test_the_stored_item_is_the_documented_layout(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     store.store_completion(acquire(store, "a"), DATABASES)
     store.store_failure(acquire(store, "b"), failure())
@@ -104,7 +104,7 @@ def test_the_stored_item_is_the_documented_layout(
 
 
 def test_a_holder_whose_item_was_deleted_has_lost_its_lease(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     lease = acquire(store, "a")
     tables.delete(target)
@@ -114,7 +114,7 @@ def test_a_holder_whose_item_was_deleted_has_lost_its_lease(
 
 
 def test_a_holder_whose_item_was_created_again_has_lost_its_lease(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     store.release(acquire(store, "a"))
     lease = acquire(store, "b")
@@ -125,11 +125,11 @@ def test_a_holder_whose_item_was_created_again_has_lost_its_lease(
 
 
 def test_the_fencing_token_of_a_new_item_is_raised_above_postgresqls(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+    tables: DynamoDBTables, store: DynamoDBLeaseStore, target: str
 ) -> None:
     store.release(acquire(store, "a"))
     tables.delete(target)
-    raised = store.raise_fence(acquire(store, "b"), 9)
+    raised = store.advance_fence(acquire(store, "b"), 9)
     store.store_completion(raised, DATABASES)
     assert acquire(store, "c").fence == 10
 
@@ -154,7 +154,7 @@ def test_a_table_that_was_deleted_is_named_with_its_region(
     dynamodb: DynamoDBEndpoint, own_client: Any
 ) -> None:
     table = dynamodb.create_table(f"gone-{uuid4().hex[:8]}")
-    store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
+    store = DynamoDBLeaseStore(table, "orders", client=lambda: own_client)
     lease = acquire(store, "a")
     own_client.delete_table(TableName=table)
     with pytest.raises(ConfigurationError) as caught:
@@ -168,7 +168,7 @@ def test_a_table_that_was_created_again_starts_over(
     dynamodb: DynamoDBEndpoint, own_client: Any
 ) -> None:
     table = dynamodb.create_table(f"again-{uuid4().hex[:8]}")
-    store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
+    store = DynamoDBLeaseStore(table, "orders", client=lambda: own_client)
     store.release(acquire(store, "a"))
     lease = acquire(store, "b")
     own_client.delete_table(TableName=table)
@@ -188,6 +188,6 @@ def test_a_table_with_another_key_is_an_error_that_names_the_key_it_needs(
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
         BillingMode="PAY_PER_REQUEST",
     )
-    store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
+    store = DynamoDBLeaseStore(table, "orders", client=lambda: own_client)
     with pytest.raises(ConfigurationError, match="partition key `target` of type S"):
         store.read()

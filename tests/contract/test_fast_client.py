@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import decode
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.fast_client import FastClient
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
@@ -116,7 +116,7 @@ def test_a_missing_table_falls_back_to_boto3_whose_error_names_the_next_step(
     table = f"never-{uuid4().hex[:8]}"
     client = dynamodb.client()
     fast_client = FastClient(environ)
-    store = DynamoDBLeaseTable(table, "orders", client=lambda: client, fast_client=fast_client)
+    store = DynamoDBLeaseStore(table, "orders", client=lambda: client, fast_client=fast_client)
     with pytest.raises(ConfigurationError, match=f"no table '{table}'"):
         store.read()
     store.close()

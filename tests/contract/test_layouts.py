@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError, MigrationFailed
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.runner import MigrationRunner
-from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
+from lambda_migrate.testing import FakeClock, InMemoryLeaseStore
 from tests.contract.databases import FIRST, SECOND, PostgreSQLUnderTest, grant, soon
 from tests.contract.leases import DynamoDBTables
 
@@ -121,7 +121,7 @@ def test_a_schema_of_another_layout_is_rejected_and_unchanged(
         session.apply(FIRST, "digest", soon())
     fresh_database.run(LAYOUT_1 if layout == 1 else LAYOUT_3)
     rows = tables_of(fresh_database)
-    store = InMemoryLeaseTable()
+    store = InMemoryLeaseStore()
     with pytest.raises(ConfigurationError, match=f"have layout {layout}.*nothing was changed"):
         act(Target("orders", store, fresh_database.database))
     assert tables_of(fresh_database) == rows
@@ -185,7 +185,7 @@ def test_a_require_function_reports_a_schema_of_another_layout(
     with fresh_database.database.open_session(grant(1), soon()):
         pass
     fresh_database.run(LAYOUT_3)
-    target = Target("orders", InMemoryLeaseTable(), fresh_database.database)
+    target = Target("orders", InMemoryLeaseStore(), fresh_database.database)
     with pytest.raises(ConfigurationError):
         cold_start(target)
     with pytest.raises(MigrationFailed, match="have layout 3"):

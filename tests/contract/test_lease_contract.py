@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.decision import Acquire, LeaseWatch, Wait, decide
+from lambda_migrate.lease.decision import Acquire, LeaseExpiryTracker, Wait, decide
 from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import (
     CLOCK_SKEW_MS,
@@ -28,7 +28,7 @@ Write = Callable[[LeaseStore, Lease], object]
 
 KEEPS_LEASE: dict[str, Write] = {
     "renew": lambda store, lease: store.renew(lease, PROGRESS),
-    "raise_fence": lambda store, lease: store.raise_fence(lease, 100),
+    "advance_fence": lambda store, lease: store.advance_fence(lease, 100),
     "withdraw_readiness": lambda store, lease: store.withdraw_readiness(lease, DATABASES),
 }
 RELEASES_LEASE: dict[str, Write] = {
@@ -192,7 +192,7 @@ def test_a_lease_unchanged_for_its_whole_length_is_acquired_whatever_the_clocks_
 ) -> None:
     leases.acquire("a")
     leases.clock.step_wall_clock(-3600)
-    watch = LeaseWatch()
+    watch = LeaseExpiryTracker()
     assert not watch.has_expired(leases.state(), leases.clock.monotonic())
     leases.clock.advance(LEASE_SECONDS + 1.001)
     state = leases.state()
@@ -484,7 +484,7 @@ def test_raise_fence_raises_the_fencing_token_and_keeps_the_lease(
     leases: LeaseTableUnderTest,
 ) -> None:
     lease = leases.acquire("a")
-    lifted = leases.store.raise_fence(lease, 41)
+    lifted = leases.store.advance_fence(lease, 41)
     assert (lifted.owner, lifted.fence) == ("a", 41)
     assert (leases.state().owner, leases.state().fence) == ("a", 41)
     leases.store.renew(lifted)
@@ -495,8 +495,8 @@ def test_raise_fence_raises_the_fencing_token_and_keeps_the_lease(
 
 
 def test_raise_fence_never_lowers_the_fencing_token(leases: LeaseTableUnderTest) -> None:
-    lifted = leases.store.raise_fence(leases.acquire("a"), 41)
-    assert leases.store.raise_fence(lifted, 7).fence == 41
+    lifted = leases.store.advance_fence(leases.acquire("a"), 41)
+    assert leases.store.advance_fence(lifted, 7).fence == 41
     assert leases.state().fence == 41
 
 

@@ -30,7 +30,7 @@ CALLS = st.builds(
             "read",
             "acquire_late",
             "renew",
-            "raise_fence",
+            "advance_fence",
             "withdraw_readiness",
             "store_completion",
             "store_inspection",
@@ -79,8 +79,8 @@ class Instances:
             return store.acquire(call.owner, expected=self.last_read)
         if call.operation == "renew":
             return store.renew(lease, Progress("0001_a", call.number, 30, 1))
-        if call.operation == "raise_fence":
-            return store.raise_fence(lease, call.number)
+        if call.operation == "advance_fence":
+            return store.advance_fence(lease, call.number)
         if call.operation == "withdraw_readiness":
             return store.withdraw_readiness(lease, {})
         if call.operation == "store_completion":

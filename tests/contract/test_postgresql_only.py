@@ -14,7 +14,7 @@ from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.runner import MigrationRunner
-from lambda_migrate.testing import InMemoryLeaseTable
+from lambda_migrate.testing import InMemoryLeaseStore
 from tests.contract.databases import FIRST, SECOND, PostgreSQLUnderTest, grant, soon
 
 
@@ -49,7 +49,7 @@ ONE, TWO = Manifest([FIRST]), Manifest([FIRST, SECOND])
 
 
 def cold_start(
-    database: Database, store: InMemoryLeaseTable, files: Manifest, mode: str = "migrate"
+    database: Database, store: InMemoryLeaseStore, files: Manifest, mode: str = "migrate"
 ) -> Outcome:
     target = Target("orders", store, database, policy=Policy(mode=mode, wait_seconds=0.2))
     return MigrationRunner(files, target).ensure(soon())
@@ -62,7 +62,7 @@ def find_identity(database: Database) -> str:
 
 
 def test_a_copy_by_template_gets_its_own_identity(fresh_database: PostgreSQLUnderTest) -> None:
-    store, database = InMemoryLeaseTable(), fresh_database.database
+    store, database = InMemoryLeaseStore(), fresh_database.database
     cold_start(database, store, ONE)
     identity = find_identity(database)
     with fresh_database.copied() as copy:
@@ -80,7 +80,7 @@ def test_a_copy_by_template_gets_its_own_identity(fresh_database: PostgreSQLUnde
 def test_a_copy_is_not_served_in_require_mode(
     fresh_database: PostgreSQLUnderTest,
 ) -> None:
-    store = InMemoryLeaseTable()
+    store = InMemoryLeaseStore()
     cold_start(fresh_database.database, store, ONE)
     with fresh_database.copied() as copy, pytest.raises(NotReady):
         cold_start(copy, store, ONE, "require")
@@ -89,7 +89,7 @@ def test_a_copy_is_not_served_in_require_mode(
 def test_two_addresses_of_one_database_do_not_invalidate_each_other(
     fresh_database: PostgreSQLUnderTest,
 ) -> None:
-    store, database = InMemoryLeaseTable(), fresh_database.database
+    store, database = InMemoryLeaseStore(), fresh_database.database
     tunnel = PostgreSQLDatabase("localhost:15432/orders", database.connect)
     cold_start(database, store, ONE)
     Operations(ONE, Target("orders", store, tunnel)).up(soon())
@@ -103,7 +103,7 @@ def test_two_addresses_of_one_database_do_not_invalidate_each_other(
 def test_two_schemas_of_one_database_with_one_target_are_independent(
     fresh_database: PostgreSQLUnderTest,
 ) -> None:
-    store, database = InMemoryLeaseTable(), fresh_database.database
+    store, database = InMemoryLeaseStore(), fresh_database.database
     other = PostgreSQLDatabase(database.address_text, database.connect, schema="other")
     theirs = Manifest(
         [replace(FIRST, checksum="theirs", up=Script("SELECT 1"), down=Script("SELECT 1"))]
@@ -120,7 +120,7 @@ def test_two_schemas_of_one_database_with_one_target_are_independent(
 
 
 def test_a_restore_in_place_is_detected(fresh_database: PostgreSQLUnderTest) -> None:
-    store, database = InMemoryLeaseTable(), fresh_database.database
+    store, database = InMemoryLeaseStore(), fresh_database.database
     cold_start(database, store, ONE)
     fence = fresh_database.run("SELECT token, owner FROM lambda_migrate.fence")
     cold_start(database, store, TWO)

@@ -19,7 +19,7 @@ from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.runner import MigrationRunner
-from lambda_migrate.testing import InMemoryDatabase, InMemoryLeaseTable
+from lambda_migrate.testing import InMemoryDatabase, InMemoryLeaseStore
 from tests.contract.databases import (
     FIRST,
     SECOND,
@@ -50,7 +50,7 @@ class Service:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.table = InMemoryLeaseTable()
+        self.table = InMemoryLeaseStore()
 
     def target(self, mode: str = "migrate") -> Target:
         policy = Policy(mode=mode, wait_seconds=0.2)

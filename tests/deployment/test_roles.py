@@ -12,7 +12,7 @@ from pg8000.exceptions import DatabaseError
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.local.package.build import ROOT
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.migrations.source import read_manifest
@@ -41,7 +41,7 @@ def make_roles(server: LocalPostgreSQL, *, by: str = "postgres") -> None:
 def migrate(server: LocalPostgreSQL, *, to: int) -> None:
     url = server.url("orders", user="orders_migrator")
     target = Target(
-        "orders", InMemoryLeaseTable(), make_database(Settings.load({}, database_url=url))
+        "orders", InMemoryLeaseStore(), make_database(Settings.load({}, database_url=url))
     )
     Operations(read_manifest(str(EXAMPLE / "migrations")), target).up(Deadline.after(60), to=to)
 

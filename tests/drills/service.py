@@ -15,7 +15,7 @@ import pg8000.native
 from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, read_alarms
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.invoke_api import InvokeAPI
 from tests.sandbox import TABLE, Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -192,7 +192,7 @@ def session(
 def admin(sandbox: Sandbox, code: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Start an admin function; yields its name, and the variables that reach it."""
     handler = "lambda_migrate.deploy.admin.handler"
-    with deploy_version(sandbox, code, handler=handler) as function, InvokeApi([function]) as api:
+    with deploy_version(sandbox, code, handler=handler) as function, InvokeAPI([function]) as api:
         yield function.name, {"AWS_ENDPOINT_URL_LAMBDA": api.endpoint_url}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.boto3_item import make_client
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.local.runtime.loop_thread import LoopThread
@@ -58,12 +58,12 @@ def relay(
 @pytest.fixture
 def table(
     relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> DynamoDBLeaseTable:
+) -> DynamoDBLeaseStore:
     """A target of the test's own, seen through the relay."""
     for name, value in DynamoDBEndpoint(relay.url).variables().items():
         monkeypatch.setenv(name, value)
     target = request.node.name
-    return DynamoDBLeaseTable(TABLE, target, client=make_client, lease_seconds=20.0)
+    return DynamoDBLeaseStore(TABLE, target, client=make_client, lease_seconds=20.0)
 
 
 def acquired(answer: Lease | LeaseState) -> Lease:
@@ -72,7 +72,7 @@ def acquired(answer: Lease | LeaseState) -> Lease:
 
 
 def test_relay_without_faults_passes_everything(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay
+    table: DynamoDBLeaseStore, relay: DynamoDBRelay
 ) -> None:
     lease = acquired(table.acquire("me"))
     assert (relay.owner, table.read().owner) == ("me", "me")
@@ -84,7 +84,7 @@ def test_relay_without_faults_passes_everything(
     "kind", ["dynamodb-error", "dynamodb-throttled", "dynamodb-unreached", "dynamodb-unanswered"]
 )
 def test_only_a_lost_response_leaves_a_write_behind(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay, faults: RecordedFaults, kind: str
+    table: DynamoDBLeaseStore, relay: DynamoDBRelay, faults: RecordedFaults, kind: str
 ) -> None:
     relay.inject(kind, FOREVER, 1.0)
     with pytest.raises(LeaseStoreUnavailable):
@@ -95,7 +95,7 @@ def test_only_a_lost_response_leaves_a_write_behind(
 
 
 def test_stale_reads_show_the_past_and_consistent_ones_never_do(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch
+    table: DynamoDBLeaseStore, relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = acquired(table.acquire("me"))
     monkeypatch.setattr(relay._rng, "uniform", lambda _low, high: high)
@@ -106,7 +106,7 @@ def test_stale_reads_show_the_past_and_consistent_ones_never_do(
 
 
 def test_lease_granted_twice_has_two_holders(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay, faults: RecordedFaults
+    table: DynamoDBLeaseStore, relay: DynamoDBRelay, faults: RecordedFaults
 ) -> None:
     first = acquired(table.acquire("first"))
     for kind, fence, holder in (
@@ -125,7 +125,7 @@ def test_lease_granted_twice_has_two_holders(
 
 
 def test_write_callback_runs_before_the_response(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay, shared_dynamodb: LocalDynamoDB
+    table: DynamoDBLeaseStore, relay: DynamoDBRelay, shared_dynamodb: LocalDynamoDB
 ) -> None:
     seen: list[str] = []
     relay.on_next_write.append(seen.append)
@@ -134,7 +134,7 @@ def test_write_callback_runs_before_the_response(
     assert seen == ["me"], "once, and told whose write it was"
 
 
-def test_every_write_is_recorded(table: DynamoDBLeaseTable, relay: DynamoDBRelay) -> None:
+def test_every_write_is_recorded(table: DynamoDBLeaseStore, relay: DynamoDBRelay) -> None:
     table.acquire("me")
     assert [json.loads(body)["TableName"] for body in relay.written] == [TABLE]
 

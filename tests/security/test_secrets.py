@@ -14,16 +14,16 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.database_address import parse_url
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.postgresql.connection import (
-    ConnectFailed,
+    ConnectionFailed,
     PostgresError,
     _ConnectAttempt,
     connect,
 )
-from lambda_migrate.postgresql.credentials import IamCredentials, SecretCredentials, UrlCredentials
+from lambda_migrate.postgresql.credentials import IAMCredentials, SecretCredentials, URLCredentials
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import RecordingObserver
@@ -54,8 +54,8 @@ def test_no_repr_shows_a_password() -> None:
         settings.address,
         address,
         attempt,
-        UrlCredentials(address),
-        IamCredentials(address),
+        URLCredentials(address),
+        IAMCredentials(address),
         SecretCredentials("arn", address=address),
         CommonOptions(database_url=url),
         CommandInvocation(CommonOptions(database_url=url), environ={}),
@@ -66,7 +66,7 @@ def test_no_repr_shows_a_password() -> None:
 
 def test_a_refused_connection_shows_no_password() -> None:
     address = parse_url(f"postgresql://app:{PASSWORD}@127.0.0.1:1/d")
-    with pytest.raises(ConnectFailed) as caught:
+    with pytest.raises(ConnectionFailed) as caught:
         connect(address, application_name="x", timeout=5)
     assert PASSWORD not in chain(caught.value)
 
@@ -116,7 +116,7 @@ class FailingTarget:
     """A target with a real database, and a record of everything that other instances can read."""
 
     def __init__(self, db: EmptyDatabase) -> None:
-        self.store = InMemoryLeaseTable()
+        self.store = InMemoryLeaseStore()
         self.observer = RecordingObserver()
         self._target = Target(
             "orders",

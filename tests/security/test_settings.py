@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.postgresql.connection import ConnectionFailed, connect
 from lambda_migrate.settings import SETTINGS, Settings
 
 from .hostile import CONTROL_CHARACTERS, SQL, find_control_characters
@@ -97,7 +97,7 @@ def test_an_ambiguous_login_is_not_sent(what: str, login: dict[str, str]) -> Non
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         place = DatabaseAddress(**{"database": "d", "host": "127.0.0.1", "port": port, **login})
-        with pytest.raises(ConnectFailed) as caught:
+        with pytest.raises(ConnectionFailed) as caught:
             connect(place, application_name="test", timeout=5)
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):

@@ -14,7 +14,7 @@ import pytest
 from lambda_migrate import errors
 from lambda_migrate.cli import main
 from lambda_migrate.errors import MigrationFailed, escape_text
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 from lambda_migrate.migrations import HistoryRow, RowState
@@ -36,8 +36,8 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.fixture
-def store() -> InMemoryLeaseTable:
-    return InMemoryLeaseTable()
+def store() -> InMemoryLeaseStore:
+    return InMemoryLeaseStore()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 def run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    store: InMemoryLeaseTable,
+    store: InMemoryLeaseStore,
     database: InMemoryDatabase,
     folder: Path,
     tmp_path: Path,
@@ -110,7 +110,7 @@ COMMANDS = [
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("kind", CONTROL_CHARACTERS)
 def test_no_command_prints_control_characters_of_an_item(
-    run: Run, store: InMemoryLeaseTable, kind: str
+    run: Run, store: InMemoryLeaseStore, kind: str
 ) -> None:
     for command in COMMANDS:
         store.state = planted(CONTROL_CHARACTERS[kind])
@@ -136,19 +136,19 @@ def test_no_command_prints_control_characters_of_a_history_row(
 
 
 @pytest.mark.parametrize("text", SQL.values(), ids=SQL)
-def test_printable_text_is_shown_unchanged(run: Run, store: InMemoryLeaseTable, text: str) -> None:
+def test_printable_text_is_shown_unchanged(run: Run, store: InMemoryLeaseStore, text: str) -> None:
     """Markup, formats and quotes have no meaning here."""
     store.state = planted(text)
     assert f"held by {text}" in run("lease", "show")[1]
 
 
-def test_escaped_characters_are_shown_by_their_code(run: Run, store: InMemoryLeaseTable) -> None:
+def test_escaped_characters_are_shown_by_their_code(run: Run, store: InMemoryLeaseStore) -> None:
     store.state = planted("a\x1b[2J\u202eb\nc")
     assert r"held by a\x1b[2J\u202eb\nc, fence" in run("lease", "show")[1]
 
 
 @pytest.mark.parametrize("kind", CONTROL_CHARACTERS)
-def test_json_has_every_text_unchanged(run: Run, store: InMemoryLeaseTable, kind: str) -> None:
+def test_json_has_every_text_unchanged(run: Run, store: InMemoryLeaseStore, kind: str) -> None:
     store.state = planted(CONTROL_CHARACTERS[kind])
     document: dict[str, Any] = json.loads(run("lease", "show", "--format", "json")[1])
     assert document["owner"] == CONTROL_CHARACTERS[kind]
@@ -157,7 +157,7 @@ def test_json_has_every_text_unchanged(run: Run, store: InMemoryLeaseTable, kind
 
 @pytest.mark.parametrize("moment", [FAR, -FAR, 10**19, 253_402_300_800_000])
 def test_a_time_out_of_range_is_shown_as_none(
-    run: Run, store: InMemoryLeaseTable, moment: int
+    run: Run, store: InMemoryLeaseStore, moment: int
 ) -> None:
     store.state = planted("another", now_ms=moment)
     document = json.loads(run("lease", "show", "--format", "json")[1])

@@ -44,7 +44,7 @@ from lambda_migrate.testing import (
     FixedRandom,
     InMemoryDatabase,
     InMemoryFlags,
-    InMemoryLeaseTable,
+    InMemoryLeaseStore,
     RecordingObserver,
 )
 
@@ -148,7 +148,7 @@ def check_runner(migration: Migration, settings: Settings) -> None:
     manifest = Manifest([migration])
     target = Target(
         "orders",
-        InMemoryLeaseTable(clock=clock),
+        InMemoryLeaseStore(clock=clock),
         InMemoryDatabase(clock=clock),
         policy=Policy(mode="require"),
         clock=clock,

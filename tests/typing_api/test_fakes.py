@@ -26,7 +26,7 @@ from lambda_migrate.testing import (
     FixedRandom,
     InMemoryDatabase,
     InMemoryFlags,
-    InMemoryLeaseTable,
+    InMemoryLeaseStore,
     RecordingObserver,
 )
 
@@ -37,7 +37,7 @@ def test_every_fake_implements_the_port_it_replaces() -> None:
     clock: Clock = fake_clock
     random: Random = FixedRandom(0.25)
     observer: Observer = RecordingObserver()
-    store: LeaseStore = InMemoryLeaseTable(clock=clock)
+    store: LeaseStore = InMemoryLeaseStore(clock=clock)
     database: Database = fake_database
     held: FencedSession = fake_database.open_session(
         LeaseGrant("t", 1, "me"), Deadline.after(1, clock)
@@ -53,7 +53,7 @@ def test_every_fake_implements_the_port_it_replaces() -> None:
 def test_a_users_test_needs_only_the_fakes() -> None:
     clock, observer = FakeClock(), RecordingObserver()
     database = InMemoryDatabase(clock=clock)
-    store = InMemoryLeaseTable(clock=clock)
+    store = InMemoryLeaseStore(clock=clock)
     target = Target("orders", store, database, clock=clock, observer=observer)
     manifest = Manifest([Migration(1, "0001_a", Script("SELECT 1"), None, "checksum")])
 

@@ -11,7 +11,7 @@ import pytest
 
 from lambda_migrate.clock import CallTimeout, Deadline, connect_tcp, run_with_timeout
 from lambda_migrate.database_address import DatabaseAddress
-from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.postgresql.connection import ConnectionFailed, connect
 
 PATIENCE = 20.0
 
@@ -78,7 +78,7 @@ def test_connecting_to_postgresql_with_a_slow_resolver_is_a_retryable_failure(
     slow_resolver: threading.Event,
 ) -> None:
     address = DatabaseAddress(database="orders", host="db.test", user="app")
-    with pytest.raises(ConnectFailed, match="the name was not resolved within") as failed:
+    with pytest.raises(ConnectionFailed, match="the name was not resolved within") as failed:
         connect(address, application_name="test", timeout=0.1)
     assert not failed.value.permanent
     slow_resolver.set()

@@ -19,7 +19,7 @@ from lambda_migrate import (
     read_manifest,
 )
 from lambda_migrate.local import LocalFunction, LocalPostgreSQL
-from lambda_migrate.testing import FakeClock, InMemoryDatabase, InMemoryLeaseTable
+from lambda_migrate.testing import FakeClock, InMemoryDatabase, InMemoryLeaseStore
 
 Call = Callable[..., tuple[int, Any]]
 
@@ -139,7 +139,7 @@ def test_no_order_is_placed_while_another_environment_migrates(
 ) -> None:
     """The decorator raises a retryable error before the handler runs. On a fake clock."""
     clock = FakeClock()
-    leases = InMemoryLeaseTable(clock=clock)
+    leases = InMemoryLeaseStore(clock=clock)
     leases.acquire("another environment")
     policy = Policy(wait_seconds=5)
     target = Target("orders", leases, InMemoryDatabase(), clock=clock, policy=policy)

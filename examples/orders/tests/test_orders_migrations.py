@@ -9,7 +9,7 @@ import pytest
 from lambda_migrate import Manifest, MigrationRunner, Target, read_manifest
 from lambda_migrate.cli import main
 from lambda_migrate.local import LocalPostgreSQL
-from lambda_migrate.testing import InMemoryDatabase, InMemoryLeaseTable
+from lambda_migrate.testing import InMemoryDatabase, InMemoryLeaseStore
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
@@ -31,7 +31,7 @@ def test_every_migration_has_a_down_script(manifest: Manifest) -> None:
 
 def test_the_migrations_are_applied_once_and_in_order(manifest: Manifest) -> None:
     """With the fakes: no database, no waiting."""
-    target = Target("orders", InMemoryLeaseTable(), database := InMemoryDatabase())
+    target = Target("orders", InMemoryLeaseStore(), database := InMemoryDatabase())
     for _ in range(2):
         MigrationRunner(manifest, target).ensure()
     assert database.effects == [migration.name for migration in manifest]

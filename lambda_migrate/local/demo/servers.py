@@ -17,7 +17,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import Event, MigrationRolledBack, Observer
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.local.demo.checks import to_intervals
 from lambda_migrate.local.demo.example import APPLICATION, DATABASE, TABLE, Example
 from lambda_migrate.local.demo.fleet import Fleet
@@ -191,7 +191,7 @@ def make_operations(
     """
     environ = {**variables, "LAMBDA_MIGRATE_DIRECTORY": str(code / "migrations")}
     settings = Settings.load(environ)
-    store = DynamoDBLeaseTable(
+    store = DynamoDBLeaseStore(
         variables["LAMBDA_MIGRATE_TABLE"],
         settings.target,
         client=lambda: dynamodb.client(access_key="operator"),

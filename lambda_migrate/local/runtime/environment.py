@@ -15,7 +15,7 @@ from lambda_migrate.local.runtime.fork_client import ForkedProcess
 from lambda_migrate.local.runtime.process import ProcessError, SpawnedProcess, tail
 from lambda_migrate.local.runtime.runtime_api import (
     Invocation,
-    RuntimeApi,
+    RuntimeAPI,
     RuntimeInitError,
     RuntimeResponse,
 )
@@ -166,7 +166,7 @@ class ExecutionEnvironment:
     init_duration: float = 0.0
     _process: ProcessHandle | None = None
     _spawning: asyncio.Future[ProcessHandle] | None = None
-    _api: RuntimeApi = field(default_factory=RuntimeApi)
+    _api: RuntimeAPI = field(default_factory=RuntimeAPI)
     _exited: asyncio.Event = field(default_factory=asyncio.Event)
     _failure: EnvironmentFailure | None = None
 

@@ -1,7 +1,7 @@
 """AWS Lambda's Invoke API over HTTP on 127.0.0.1, for boto3, in front of local functions.
 
     with LocalFunction("app.handler", code=code, name="admin") as function:
-        with InvokeApi([function]) as api:
+        with InvokeAPI([function]) as api:
             os.environ["AWS_ENDPOINT_URL_LAMBDA"] = api.endpoint_url
             boto3.client("lambda").invoke(FunctionName="admin", Payload=b"{}")
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lambda_migrate.local.runtime.environment import InvocationResult
     from lambda_migrate.local.runtime.function import LocalFunction
 
-__all__ = ["InvokeApi", "InvokeCall"]
+__all__ = ["InvokeAPI", "InvokeCall"]
 
 _PATH = re.compile(r"/2015-03-31/functions/([^/?]+)/invocations")
 _ARN = re.compile(
@@ -74,7 +74,7 @@ class InvokeCall:
     is_response_dropped: bool
 
 
-class InvokeApi:
+class InvokeAPI:
     """Lambda's Invoke API for local functions, which must stay open as long as it is.
 
     Args:
@@ -102,7 +102,7 @@ class InvokeApi:
         self._server = LocalHTTPServer(self._handle)
         self._address = ""
 
-    def __enter__(self) -> InvokeApi:
+    def __enter__(self) -> InvokeAPI:
         self._loop.open()
         self._address = self._loop.run(self._server.open(self._port))
         return self

@@ -27,7 +27,7 @@ __all__ = [
     "OSUser",
     "ProcessError",
     "SpawnedProcess",
-    "find_unprivileged_account",
+    "find_unprivileged_user",
     "is_world_accessible",
     "read_state",
     "spawn",
@@ -52,8 +52,8 @@ def is_world_accessible(path: Path) -> bool:
     return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
-def find_unprivileged_account() -> OSUser | None:
-    """The account for a server that refuses to run as root; None unless this process is root."""
+def find_unprivileged_user() -> OSUser | None:
+    """The user for a server that refuses to run as root; None unless this process is root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -128,7 +128,7 @@ def spawn(
     log: Path,
     variables: Mapping[str, str] | None = None,
     directory: Path | None = None,
-    account: OSUser | None = None,
+    user: OSUser | None = None,
     end_signal: int = signal.SIGKILL,
     pass_fds: Sequence[int] = (),
 ) -> SpawnedProcess:
@@ -139,7 +139,7 @@ def spawn(
         log: File for standard output and standard error.
         variables: All its environment variables; those of this process if None.
         directory: Its working directory.
-        account: The account it runs as; that of this process if None.
+        user: The user it runs as; that of this process if None.
         end_signal: The signal by which the reaper ends it.
         pass_fds: File descriptors of this process that stay open in it.
     """
@@ -152,9 +152,9 @@ def spawn(
             env=None if variables is None else dict(variables),
             cwd=directory,
             start_new_session=True,
-            user=None if account is None else account.uid,
-            group=None if account is None else account.gid,
-            extra_groups=None if account is None else [],
+            user=None if user is None else user.uid,
+            group=None if user is None else user.gid,
+            extra_groups=None if user is None else [],
             pass_fds=pass_fds,
         )
     get_reaper().watch(process.pid, end_signal=end_signal)
@@ -170,7 +170,7 @@ class LocalServer(ABC):
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._account = find_unprivileged_account()
+        self._user = find_unprivileged_user()
         self._home: Path | None = None
         self._process: SpawnedProcess | None = None
 
@@ -194,10 +194,10 @@ class LocalServer(ABC):
         self.close()
 
     def _private_directory(self) -> Path:
-        """A directory with mode 0700 that the server's account owns, with a short path."""
+        """A directory with mode 0700 that the server's user owns, with a short path."""
         if self._home is None:
             base = Path(tempfile.gettempdir())
-            if len(os.fsencode(base)) > 60 or (self._account and not is_world_accessible(base)):
+            if len(os.fsencode(base)) > 60 or (self._user and not is_world_accessible(base)):
                 base = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
             self._home = Path(tempfile.mkdtemp(prefix=self._prefix, dir=base))
             get_reaper().watch_directory(str(self._home))
@@ -205,9 +205,9 @@ class LocalServer(ABC):
         return self._home
 
     def _change_owner(self, path: Path) -> None:
-        """Make the server's account the owner of ``path``."""
-        if self._account is not None:
-            os.chown(path, self._account.uid, self._account.gid)
+        """Make the server's user the owner of ``path``."""
+        if self._user is not None:
+            os.chown(path, self._user.uid, self._user.gid)
 
     def _remove_private_directory(self) -> None:
         if self._home is not None:

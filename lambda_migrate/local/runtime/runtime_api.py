@@ -19,7 +19,7 @@ from lambda_migrate.local.runtime.plain_http import (
     LocalHTTPServer,
 )
 
-__all__ = ["Invocation", "RuntimeApi", "RuntimeInitError", "RuntimeResponse"]
+__all__ = ["Invocation", "RuntimeAPI", "RuntimeInitError", "RuntimeResponse"]
 
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -76,7 +76,7 @@ class RuntimeInitError(Exception):
         super().__init__(message)
 
 
-class RuntimeApi:
+class RuntimeAPI:
     """One environment's API. Call every method in the event loop that `open` ran in."""
 
     def __init__(self) -> None:

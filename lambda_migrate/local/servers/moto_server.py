@@ -50,13 +50,13 @@ _THROTTLED = {
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
-WsgiApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
+WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class CountingApplication:
     """Lets one request at a time into ``application`` and counts requests."""
 
-    def __init__(self, application: WsgiApplication) -> None:
+    def __init__(self, application: WSGIApplication) -> None:
         self._application = application
         self._lock = threading.Lock()
         self._counts: dict[str, Counter[str]] = {}

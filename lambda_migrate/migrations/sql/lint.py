@@ -26,13 +26,13 @@ __all__ = [
     "can_run_in_transaction",
     "check_migration",
     "check_script",
+    "find_non_transactional_command",
     "find_script_warnings",
     "find_transaction_control",
     "is_session_setting",
     "is_transaction_control",
     "list_statements",
     "remove_transaction_block",
-    "requires_no_transaction",
 ]
 
 
@@ -80,7 +80,7 @@ def can_run_in_transaction(statement: Statement) -> bool:
     effect the next statement can only use once it is committed (ADD VALUE).
     """
     info = classify(statement)
-    return info.kind in _TRANSACTIONAL_KINDS and not requires_no_transaction(statement)
+    return info.kind in _TRANSACTIONAL_KINDS and not find_non_transactional_command(statement)
 
 
 _TRANSACTIONAL_KINDS = (
@@ -188,7 +188,7 @@ def _check_script(script: Script) -> Iterator[tuple[int | str, str]]:
         )
         if fault := _check_transaction_mode(statement):
             yield line, fault
-        if script.transactional and (command := requires_no_transaction(statement)):
+        if script.transactional and (command := find_non_transactional_command(statement)):
             yield line, _non_transactional_fault(command, is_only_statement=len(statements) == 1)
         if _has_copy_data(script.sql, statement):
             return  # the rest is data, not SQL
@@ -297,12 +297,12 @@ def _check_transaction_mode(statement: Statement) -> str:
 
 def _find_warning(statement: Statement, *, transactional: bool) -> str:
     words = _join_words(statement)
-    match = _TIME_LIMIT_OFF.fullmatch(words) or _SET_CONFIG.search(statement.text)
+    match = _TIMEOUT_SWITCHED_OFF.fullmatch(words) or _SET_CONFIG.search(statement.text)
     if match is not None:
         name = match["name"].lower()
         if name == "lock_timeout" and not transactional:
             return ""  # it is 0 there anyway
-        return f"this switches off {name}, {_TIME_LIMITS[name]}; remove it"
+        return f"this switches off {name}, {_TIMEOUT_SETTINGS[name]}; remove it"
     if _DEFAULT_MODE.match(words):
         return (
             "this does not change the transaction that it runs in; remove it, and write "
@@ -327,14 +327,14 @@ _DEFAULT_MODE = re.compile(
     r"SET (?:CHARACTERISTICS AS TRANSACTION|DEFAULT_TRANSACTION_ISOLATION) .*"
     r"(?:REPEATABLE READ|SERIALIZABLE)"
 )
-_TIME_LIMITS = {
+_TIMEOUT_SETTINGS = {
     "statement_timeout": "which ends this script before the deadline of the invocation",
     "transaction_timeout": "which ends this script before the deadline of the invocation",
     "lock_timeout": "without which a wait for a lock blocks everything after it",
     "idle_in_transaction_session_timeout": "which ends the transaction of a killed process",
 }
-_NAMES = "|".join(_TIME_LIMITS)
-_TIME_LIMIT_OFF = re.compile(
+_NAMES = "|".join(_TIMEOUT_SETTINGS)
+_TIMEOUT_SWITCHED_OFF = re.compile(
     rf"(?:SET (?=\w+ (?:TO|=) (?:0+ ?[A-Z]*|DEFAULT)$)|RESET )(?P<name>{_NAMES.upper()})\b.*"
 )
 _SET_CONFIG = re.compile(
@@ -387,7 +387,7 @@ _NON_TRANSACTIONAL = re.compile(
 )
 
 
-def requires_no_transaction(statement: Statement) -> str:
+def find_non_transactional_command(statement: Statement) -> str:
     """Return the command in this statement that cannot run in a transaction, or ""."""
     if "".join(statement.keywords[:1]) not in _NON_TRANSACTIONAL_FIRST_WORDS:
         return ""

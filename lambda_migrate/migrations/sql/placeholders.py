@@ -33,8 +33,8 @@ __all__ = [
     "SubstitutedSQL",
     "check_placeholders",
     "find_unmarked_placeholder",
-    "hide_values",
     "parse_placeholders",
+    "redact_values",
 ]
 
 _SETTING = "LAMBDA_MIGRATE_PLACEHOLDERS (argument placeholders)"
@@ -100,7 +100,7 @@ def parse_placeholders(source: str | Mapping[str, str]) -> dict[str, str]:
     return dict(values.items())
 
 
-def hide_values(text: str, values: Mapping[str, str]) -> str:
+def redact_values(text: str, values: Mapping[str, str]) -> str:
     """Write ``${name}`` for each value in a server's message, also in its quoted forms."""
     forms = {
         form: f"${{{name}}}"
@@ -109,7 +109,7 @@ def hide_values(text: str, values: Mapping[str, str]) -> str:
         if len(value) >= _MIN_HIDDEN_LENGTH
     }
     for form in sorted(forms, key=len, reverse=True):
-        text = _hide_beginning(text.replace(form, forms[form]), form, forms[form])
+        text = _redact_beginning(text.replace(form, forms[form]), form, forms[form])
     return text
 
 
@@ -119,7 +119,7 @@ def _list_quoted_forms(value: str) -> tuple[str, ...]:
     return (value, value.replace("'", "''"), value.replace('"', '""'), *sent)
 
 
-def _hide_beginning(text: str, form: str, name: str) -> str:
+def _redact_beginning(text: str, form: str, name: str) -> str:
     """Hide the beginning of a value at the end of a truncated message."""
     if text.endswith(_TRUNCATION_MARK):
         shown = text.removesuffix(_TRUNCATION_MARK)

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-__all__ = ["Identifier", "Statement", "find_unclosed", "split_statements"]
+__all__ = [
+    "Identifier",
+    "Statement",
+    "find_block_comment_end",
+    "find_unclosed",
+    "split_statements",
+]
 
 _MAX_KEYWORDS = 16
 """Enough to reach the end of ``ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY``."""
@@ -160,7 +166,7 @@ def find_unclosed(sql: str) -> tuple[str, int] | None:
 
 def _describe_unclosed(kind: str, token: str) -> str:
     if kind == "blank":
-        is_closed = not token.startswith("/*") or _find_comment_end(token, 0) is not None
+        is_closed = not token.startswith("/*") or find_block_comment_end(token, 0) is not None
         return "" if is_closed else "comment is never closed; close it with */"
     if kind not in ("string", "quoted") or _CLOSED.fullmatch(token):
         return ""
@@ -275,11 +281,12 @@ def _next_token(pattern: re.Pattern[str], sql: str, at: int) -> tuple[str, int, 
 
 
 def _end_of_block_comment(sql: str, at: int) -> int:
-    end = _find_comment_end(sql, at)
+    end = find_block_comment_end(sql, at)
     return len(sql) if end is None else end
 
 
-def _find_comment_end(sql: str, at: int) -> int | None:
+def find_block_comment_end(sql: str, at: int) -> int | None:
+    """The end of the comment that begins at ``at``; comments nest. None if it is not closed."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(sql, at):
         depth += 1 if edge[0] == "/*" else -1

@@ -192,7 +192,7 @@ class StatementListener:
             try:
                 StatementLog.resume(self._request.started[log_id])
             except LogMismatch as mismatch:
-                raise self._make_repair_error(step, mismatch) from mismatch
+                raise self._make_repair_required_error(step, mismatch) from mismatch
 
     def require_complete(self, step: CurrentStep) -> None:
         """Check, after the last statement of a step, that nothing of it is left in doubt.
@@ -205,7 +205,7 @@ class StatementListener:
                 if session.log is not None:
                     session.log.require_complete()
             except LogMismatch as mismatch:
-                raise self._make_repair_error(step, mismatch) from mismatch
+                raise self._make_repair_required_error(step, mismatch) from mismatch
 
     def _open_log(self, session: Session, current: CurrentStep) -> StatementLog:
         """The log of this connection: the first one that writes has the step's own row."""
@@ -251,7 +251,7 @@ class StatementListener:
         try:
             action = log.match(entry)
         except LogMismatch as mismatch:
-            raise self._make_repair_error(current, mismatch) from mismatch
+            raise self._make_repair_required_error(current, mismatch) from mismatch
         if action == "look-up":
             action = self._resolve(connection, current, sql)
             if action == "skip":
@@ -329,13 +329,15 @@ class StatementListener:
         version = int(query(connection, "SHOW server_version_num")[0])
         outcome = resolve_in_doubt(sql, lambda query: query_all(connection, query), version)
         if outcome is None:
-            raise self._make_repair_error(
+            raise self._make_repair_required_error(
                 current,
                 LogMismatch("it cannot be determined whether its last statement took effect"),
             )
         return "skip" if outcome else "run"
 
-    def _make_repair_error(self, current: CurrentStep, mismatch: LogMismatch) -> ChildError:
+    def _make_repair_required_error(
+        self, current: CurrentStep, mismatch: LogMismatch
+    ) -> ChildError:
         step_id = current.row.id
         if current.row.state == "rolling_back":
             advice = (

@@ -27,7 +27,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.commands.request import CommandRequest
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.invoke_api import InvokeAPI
 from tests.sandbox import COUNTERS, Sandbox, effect, running, until
 
 HANDLER = "lambda_migrate.deploy.admin.handler"
@@ -77,7 +77,7 @@ class Vpc:
 
     sandbox: Sandbox
     function: LocalFunction
-    api: InvokeApi
+    api: InvokeAPI
 
     @property
     def laptop(self) -> dict[str, str]:
@@ -137,7 +137,7 @@ def open_vpc(
             name=f"admin-{sandbox.name}",
             **more,
         ) as function,
-        InvokeApi([function]) as api,
+        InvokeAPI([function]) as api,
     ):
         yield Vpc(sandbox, function, api)
 
@@ -387,7 +387,7 @@ def test_another_function_is_recognized(sandbox: Sandbox) -> None:
     err = io.StringIO()
     with (
         LocalFunction("app.handler", code=code, name="orders") as function,
-        InvokeApi([function]) as api,
+        InvokeAPI([function]) as api,
         patch.dict(os.environ, api.variables()),
         redirect_stderr(err),
     ):
@@ -399,7 +399,7 @@ def test_a_function_that_cannot_start_is_a_configuration_error(sandbox: Sandbox)
     err = io.StringIO()
     with (
         LocalFunction("gone.handler", code=sandbox.code({}), name="gone") as function,
-        InvokeApi([function]) as api,
+        InvokeAPI([function]) as api,
         patch.dict(os.environ, api.variables()),
         redirect_stderr(err),
     ):

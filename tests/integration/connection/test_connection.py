@@ -16,8 +16,8 @@ import pytest
 from lambda_migrate.database_address import DatabaseAddress, parse_url
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.connection import (
-    ConnectFailed,
     Connection,
+    ConnectionFailed,
     ConnectionLost,
     PostgresError,
     connect,
@@ -76,7 +76,7 @@ def test_the_urls_of_a_local_server_connect(plain_server: LocalPostgreSQL) -> No
 def test_an_error_that_no_retry_resolves_is_permanent(
     change: dict[str, str], sqlstate: str, address: DatabaseAddress
 ) -> None:
-    with pytest.raises(ConnectFailed) as failed:
+    with pytest.raises(ConnectionFailed) as failed:
         connect_to(address.replace(**change))
 
     assert failed.value.permanent
@@ -85,7 +85,7 @@ def test_an_error_that_no_retry_resolves_is_permanent(
 
 
 def test_an_unknown_startup_setting_is_permanent(address: DatabaseAddress) -> None:
-    with pytest.raises(ConnectFailed, match="no_such_setting") as failed:
+    with pytest.raises(ConnectionFailed, match="no_such_setting") as failed:
         connect_to(address, no_such_setting="1")
 
     assert failed.value.permanent
@@ -97,21 +97,21 @@ def test_an_unknown_startup_setting_is_permanent(address: DatabaseAddress) -> No
 def test_an_error_that_a_retry_may_resolve_is_transient(
     change: dict[str, str | int], plain_address: DatabaseAddress
 ) -> None:
-    with pytest.raises(ConnectFailed) as failed:
+    with pytest.raises(ConnectionFailed) as failed:
         connect_to(plain_address.replace(**change))
 
     assert not failed.value.permanent
 
 
 def test_a_missing_socket_is_transient(socket_address: DatabaseAddress, tmp_path: Path) -> None:
-    with pytest.raises(ConnectFailed, match="No such file") as failed:
+    with pytest.raises(ConnectionFailed, match="No such file") as failed:
         connect_to(socket_address.replace(socket_dir=str(tmp_path)))
 
     assert not failed.value.permanent
 
 
 def test_an_impossible_host_name_is_permanent(plain_address: DatabaseAddress) -> None:
-    with pytest.raises(ConnectFailed) as failed:
+    with pytest.raises(ConnectionFailed) as failed:
         connect_to(plain_address.replace(host="x" * 64 + ".example"))
 
     assert failed.value.permanent
@@ -123,7 +123,7 @@ def test_too_many_connections_are_transient() -> None:
     with LocalPostgreSQL(settings=settings) as server:
         address = parse_url(server.url())
         connections = [connect_to(address) for _ in range(3)]
-        with pytest.raises(ConnectFailed) as failed:
+        with pytest.raises(ConnectionFailed) as failed:
             connect_to(address)
         for connection in connections:
             connection.close()
@@ -477,7 +477,7 @@ def test_an_interrupt_during_a_response_makes_the_connection_unusable(
 def test_a_peer_that_is_not_postgresql_is_refused(
     answer: bytes, reason: str, permanent: bool
 ) -> None:
-    with serve_once(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
+    with serve_once(answer) as port, pytest.raises(ConnectionFailed, match=reason) as failed:
         connect_to(address_of(port, sslmode="disable"))
 
     assert failed.value.permanent is permanent
@@ -492,7 +492,7 @@ def test_a_peer_that_is_not_postgresql_is_refused(
     ],
 )
 def test_a_broken_handshake_is_transient(answer: bytes, reason: str) -> None:
-    with serve_once(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
+    with serve_once(answer) as port, pytest.raises(ConnectionFailed, match=reason) as failed:
         connect_to(address_of(port, sslmode="require"))
 
     assert not failed.value.permanent
@@ -502,7 +502,7 @@ def test_a_broken_handshake_is_transient(answer: bytes, reason: str) -> None:
 def test_a_server_that_accepts_and_never_responds_times_out(sslmode: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = address_of(listener.getsockname()[1], sslmode=sslmode)
-        with pytest.raises(ConnectFailed, match=r"no response within 0\.05 s") as failed:
+        with pytest.raises(ConnectionFailed, match=r"no response within 0\.05 s") as failed:
             connect(address.replace(connect_timeout=0.05), application_name="t", timeout=30)
 
     assert not failed.value.permanent

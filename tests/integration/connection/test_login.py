@@ -11,12 +11,12 @@ import pytest
 
 from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.connection import ConnectFailed
+from lambda_migrate.postgresql.connection import ConnectionFailed
 from lambda_migrate.postgresql.credentials import (
     Credentials,
-    IamCredentials,
+    IAMCredentials,
     SecretCredentials,
-    UrlCredentials,
+    URLCredentials,
     open_connection,
 )
 from lambda_migrate.testing import FakeClock
@@ -107,7 +107,7 @@ def test_a_secret_with_a_wrong_password_is_named_and_its_content_is_not(
 ) -> None:
     put_secret(tls_address, "s3cr3t")
 
-    with pytest.raises(ConnectFailed, match=SECRET) as failed:
+    with pytest.raises(ConnectionFailed, match=SECRET) as failed:
         log_in(SecretCredentials(SECRET, sslrootcert=authorities.right))
 
     assert failed.value.permanent
@@ -122,15 +122,15 @@ def test_a_wrong_password_that_was_replaced_by_a_wrong_password_is_refused(
     credentials.address()
     put_secret(tls_address, "two")
 
-    with pytest.raises(ConnectFailed, match="whether it was rotated"):
+    with pytest.raises(ConnectionFailed, match="whether it was rotated"):
         log_in(credentials)
 
 
 def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress) -> None:
     address = tls_address.replace(user="scram", password="wrong", sslmode="require")
 
-    with pytest.raises(ConnectFailed) as failed:
-        log_in(UrlCredentials(address))
+    with pytest.raises(ConnectionFailed) as failed:
+        log_in(URLCredentials(address))
 
     assert failed.value.reason.endswith("[28P01]")
 
@@ -138,8 +138,8 @@ def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress)
 # --- libpq's password file
 
 
-def scram_without_password(address: DatabaseAddress, passfile: Path) -> UrlCredentials:
-    return UrlCredentials(address.replace(user="scram", sslmode="require", passfile=str(passfile)))
+def scram_without_password(address: DatabaseAddress, passfile: Path) -> URLCredentials:
+    return URLCredentials(address.replace(user="scram", sslmode="require", passfile=str(passfile)))
 
 
 def write_passfile(path: Path, *lines: str, mode: int = 0o600) -> Path:
@@ -176,7 +176,7 @@ def test_the_default_password_file_is_in_the_home_directory(
 ) -> None:
     write_passfile(tmp_path / ".pgpass", f"*:*:*:scram:{ESCAPED}")
     monkeypatch.setenv("HOME", str(tmp_path))
-    credentials = UrlCredentials(tls_address.replace(user="scram", sslmode="require"))
+    credentials = URLCredentials(tls_address.replace(user="scram", sslmode="require"))
     assert log_in(credentials) == "scram"
 
 
@@ -185,19 +185,19 @@ def test_a_password_file_that_others_may_read_is_not_used_and_the_error_explains
     mode: int, reported: str, tls_address: DatabaseAddress, tmp_path: Path
 ) -> None:
     passfile = write_passfile(tmp_path / "pgpass", f"*:*:*:*:{ESCAPED}", mode=mode)
-    with pytest.raises(ConnectFailed, match="none is configured") as failed:
+    with pytest.raises(ConnectionFailed, match="none is configured") as failed:
         log_in(scram_without_password(tls_address, passfile))
     assert f"{reported} {passfile}" in failed.value.reason
     assert PASSWORD not in failed.value.reason
     trusted = tls_address.replace(user="tls_only", sslmode="require", passfile=str(passfile))
-    assert log_in(UrlCredentials(trusted)) == "tls_only"  # the server asks for none
+    assert log_in(URLCredentials(trusted)) == "tls_only"  # the server asks for none
 
 
 def test_options_are_defaults_that_a_reset_keeps(tls_address: DatabaseAddress) -> None:
     address = tls_address.replace(
         user="tls_only", sslmode="require", options='-csearch_path="my\\ app",public'
     )
-    with open_connection(UrlCredentials(address), "test", 30) as connection:
+    with open_connection(URLCredentials(address), "test", 30) as connection:
         for reset in ("", "SET search_path = other; RESET ALL; "):
             assert connection.run(f"{reset}SHOW search_path") == [['"my app",public']]
 
@@ -223,7 +223,7 @@ def test_an_iam_token_is_sent_as_the_password(
     tls_server.execute(f"ALTER ROLE token PASSWORD '{tokens.token}'")
     address = tls_address.replace(user="token", sslrootcert=authorities.right)
 
-    assert log_in(IamCredentials(address, client=tokens)) == "token"
+    assert log_in(IAMCredentials(address, client=tokens)) == "token"
     place = {"DBHostname": "localhost", "Port": tls_server.port, "DBUsername": "token"}
     assert tokens.requests == [place]
 
@@ -235,8 +235,8 @@ def test_a_refused_iam_login_names_the_permission(
     tokens = RecordingTokenClient(tls_address)
     address = tls_address.replace(user="token", sslmode="require")
 
-    with pytest.raises(ConnectFailed, match="rds-db:connect") as failed:
-        log_in(IamCredentials(address, client=tokens))
+    with pytest.raises(ConnectionFailed, match="rds-db:connect") as failed:
+        log_in(IAMCredentials(address, client=tokens))
 
     assert failed.value.permanent
     assert tokens.token not in repr(failed.value)

@@ -10,8 +10,8 @@ import pytest
 
 from lambda_migrate.database_address import SSLMODES, DatabaseAddress
 from lambda_migrate.postgresql.connection import (
-    ConnectFailed,
     Connection,
+    ConnectionFailed,
     ConnectionLost,
     connect,
 )
@@ -30,8 +30,8 @@ def is_encrypted(address: DatabaseAddress) -> bool:
         return said == [[True]]
 
 
-def get_refusal(address: DatabaseAddress) -> ConnectFailed:
-    with pytest.raises(ConnectFailed) as failed:
+def get_refusal(address: DatabaseAddress) -> ConnectionFailed:
+    with pytest.raises(ConnectionFailed) as failed:
         connect_to(address)
     return failed.value
 
@@ -213,7 +213,7 @@ def test_a_wrong_password_is_permanent_and_shown_nowhere(
     failed = get_refusal(tls_address.replace(user="scram", password="s3cr3t", sslmode=mode))
 
     assert failed.permanent
-    assert failed.is_authentication
+    assert failed.is_authentication_error
     assert failed.sqlstate == "28P01"
     assert "s3cr3t" not in repr(failed)
     assert "user scram at localhost:" in failed.reason

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.invoke_api import InvokeAPI
 from load.storm.__main__ import main
 from load.storm.evidence import read_statistics
 
@@ -56,7 +56,7 @@ def test_function_is_invoked_by_name_and_cold_starts_are_counted(
 ) -> None:
     with (
         LocalFunction("probe.handler", code=PROBE, preload=[]) as function,
-        InvokeApi([function]) as api,
+        InvokeAPI([function]) as api,
     ):
         asked = ["--function", function.name, "--event", event, "-n", "3", "--warm", "2"]
         csvs = ["--csv", str(tmp_path / "locust"), "--exit-code-on-error", "0"]

@@ -14,7 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.invoke_api import InvokeAPI
 from tests.sandbox import until
 
 HANDLER = """
@@ -44,12 +44,12 @@ def function(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFunction
 
 
 @pytest.fixture
-def api(function: LocalFunction) -> Iterator[InvokeApi]:
-    with InvokeApi([function], aliases=["live", "canary"]) as opened:
+def api(function: LocalFunction) -> Iterator[InvokeAPI]:
+    with InvokeAPI([function], aliases=["live", "canary"]) as opened:
         yield opened
 
 
-def client_of(api: InvokeApi) -> Any:
+def client_of(api: InvokeAPI) -> Any:
     return boto3.client(
         "lambda",
         endpoint_url=api.endpoint_url,
@@ -60,13 +60,13 @@ def client_of(api: InvokeApi) -> Any:
     )
 
 
-def invoke(api: InvokeApi, event: Any = None, name: str = "echo", **more: Any) -> dict[str, Any]:
+def invoke(api: InvokeAPI, event: Any = None, name: str = "echo", **more: Any) -> dict[str, Any]:
     response = client_of(api).invoke(FunctionName=name, Payload=json.dumps(event).encode(), **more)
     body = response["Payload"].read()
     return {**response, "Payload": json.loads(body) if body else None}
 
 
-def test_the_report_shows_cold_starts_if_requested(api: InvokeApi) -> None:
+def test_the_report_shows_cold_starts_if_requested(api: InvokeAPI) -> None:
     assert "LogResult" not in invoke(api)
     warm = base64.b64decode(invoke(api, LogType="Tail")["LogResult"]).decode()
     assert warm.startswith("REPORT RequestId: ")
@@ -85,20 +85,20 @@ def test_the_report_shows_cold_starts_if_requested(api: InvokeApi) -> None:
         "123456789012:function:echo",
     ],
 )
-def test_a_function_can_be_named_in_every_supported_way(api: InvokeApi, name: str) -> None:
+def test_a_function_can_be_named_in_every_supported_way(api: InvokeAPI, name: str) -> None:
     response = invoke(api, {"a": 1}, name)
     assert response["Payload"]["echo"] == {"a": 1}
     assert response["ResponseMetadata"]["RequestId"] == response["Payload"]["id"]
     assert "FunctionError" not in response
 
 
-def test_a_qualifier_can_be_a_parameter(api: InvokeApi) -> None:
+def test_a_qualifier_can_be_a_parameter(api: InvokeAPI) -> None:
     assert invoke(api, {}, Qualifier="live")["StatusCode"] == 200
     assert [each.qualifier for each in api.calls] == ["live"]
 
 
 @pytest.mark.parametrize("name", ["other", "echo:gone"])
-def test_what_is_not_there_is_not_found(api: InvokeApi, name: str) -> None:
+def test_what_is_not_there_is_not_found(api: InvokeAPI, name: str) -> None:
     with pytest.raises(ClientError) as caught:
         invoke(api, {}, name)
     assert caught.value.response["Error"]["Code"] == "ResourceNotFoundException"
@@ -115,7 +115,7 @@ def test_what_is_not_there_is_not_found(api: InvokeApi, name: str) -> None:
     ],
 )
 def test_a_function_that_fails_is_a_function_error(
-    api: InvokeApi, event: dict[str, Any], kind: str
+    api: InvokeAPI, event: dict[str, Any], kind: str
 ) -> None:
     response = invoke(api, event)
     assert response["FunctionError"] == "Unhandled"
@@ -126,14 +126,14 @@ def test_a_timeout_is_a_function_error(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
     with (
         LocalFunction("app.handler", code=tmp_path, name="echo", timeout=1.0) as function,
-        InvokeApi([function]) as api,
+        InvokeAPI([function]) as api,
     ):
         response = invoke(api, {"sleep": 60})
     assert response["FunctionError"] == "Unhandled"
     assert "Task timed out after 1.00 seconds" in response["Payload"]["errorMessage"]
 
 
-def test_throttled_calls_start_no_invocation(api: InvokeApi) -> None:
+def test_throttled_calls_start_no_invocation(api: InvokeAPI) -> None:
     api.throttle(1)
     with pytest.raises(ClientError) as caught:
         invoke(api)
@@ -146,7 +146,7 @@ def test_a_busy_function_at_its_limit_is_throttled(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
     with (
         LocalFunction("app.handler", code=tmp_path, name="echo", concurrency=1) as function,
-        InvokeApi([function]) as api,
+        InvokeAPI([function]) as api,
     ):
         api.drop_responses(at="start")
         with pytest.raises(ConnectionClosedError):
@@ -158,7 +158,7 @@ def test_a_busy_function_at_its_limit_is_throttled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["start", "end"])
 def test_a_dropped_response_closes_the_connection_but_the_invocation_runs(
-    api: InvokeApi, function: LocalFunction, moment: Any
+    api: InvokeAPI, function: LocalFunction, moment: Any
 ) -> None:
     api.drop_responses(at=moment)
     with pytest.raises(ConnectionClosedError):
@@ -176,13 +176,13 @@ def test_a_dropped_response_closes_the_connection_but_the_invocation_runs(
     assert invoke(api)["StatusCode"] == 200
 
 
-def test_an_event_is_accepted_immediately_and_retried_twice(api: InvokeApi) -> None:
+def test_an_event_is_accepted_immediately_and_retried_twice(api: InvokeAPI) -> None:
     assert invoke(api, {"do": "raise"}, InvocationType="Event")["StatusCode"] == 202
     until(lambda: len(api.calls) == 3, what="two tries more")
     assert len({each.request_id for each in api.calls}) == 1
 
 
-def test_a_successful_event_is_not_retried(api: InvokeApi, function: LocalFunction) -> None:
+def test_a_successful_event_is_not_retried(api: InvokeAPI, function: LocalFunction) -> None:
     response = invoke(api, {"a": 1}, InvocationType="Event")
     request_id = response["ResponseMetadata"]["RequestId"]
 
@@ -198,13 +198,13 @@ def test_a_successful_event_is_not_retried(api: InvokeApi, function: LocalFuncti
 
 
 @pytest.mark.parametrize(("kind", "length"), [("Event", 1_100_000), ("RequestResponse", 6_300_000)])
-def test_a_payload_that_is_too_long_is_rejected(api: InvokeApi, kind: str, length: int) -> None:
+def test_a_payload_that_is_too_long_is_rejected(api: InvokeAPI, kind: str, length: int) -> None:
     with pytest.raises(ClientError) as caught:
         invoke(api, "x" * length, InvocationType=kind)
     assert caught.value.response["Error"]["Code"] == "RequestTooLargeException"
 
 
-def test_a_payload_that_is_not_json_is_rejected(api: InvokeApi) -> None:
+def test_a_payload_that_is_not_json_is_rejected(api: InvokeAPI) -> None:
     with pytest.raises(ClientError) as caught:
         client_of(api).invoke(FunctionName="echo", Payload=b"{")
     assert caught.value.response["Error"]["Code"] == "InvalidRequestContentException"

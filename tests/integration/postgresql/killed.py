@@ -22,7 +22,7 @@ from typing import Any
 
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.holder_connection import HolderConnection
 from tests.integration.postgresql.empty_database import EmptyDatabase, soon
@@ -66,7 +66,7 @@ class Kill:
 def make_operations(db: EmptyDatabase, *migrations: Migration) -> Operations:
     """The commands for a manifest, under a lease of their own."""
     policy = Policy(lease_seconds=20.0, failure_pause_seconds=0.0)
-    store = InMemoryLeaseTable(lease_seconds=20.0)
+    store = InMemoryLeaseStore(lease_seconds=20.0)
     return Operations(Manifest(migrations), Target("t", store, db.database(), policy=policy))
 
 

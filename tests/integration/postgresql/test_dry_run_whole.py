@@ -14,7 +14,7 @@ from lambda_migrate.errors import (
     LeaseHeld,
     MigrationFailed,
 )
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
 from lambda_migrate.postgresql.ports import LeaseGrant
@@ -80,7 +80,7 @@ def test_a_first_run_that_may_not_create_our_schema_is_refused_as_by_up(db: Empt
 
 
 def run_dry_run(db: EmptyDatabase, *migrations: Migration) -> DryRunResult:
-    target = Target("shop", InMemoryLeaseTable(), db.database())
+    target = Target("shop", InMemoryLeaseStore(), db.database())
     found = Operations(Manifest(migrations), target).dry_run(soon())
     assert found is not None
     assert target.store.read().owner is None

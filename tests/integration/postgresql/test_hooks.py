@@ -11,7 +11,7 @@ from lambda_migrate.engine.target import Target
 from lambda_migrate.errors import LeaseLost, ManifestError, MigrationFailed
 from lambda_migrate.manifest_digest import read_digest
 from lambda_migrate.migrations import Manifest, read_manifest
-from lambda_migrate.testing import InMemoryLeaseTable
+from lambda_migrate.testing import InMemoryLeaseStore
 
 from .empty_database import EmptyDatabase, Running, soon, until
 from .proxy import Proxy, connect_through
@@ -33,7 +33,7 @@ class Project:
     def __init__(self, db: EmptyDatabase, folder: Path) -> None:
         self.db, self.folder = db, folder
         self.db.execute("CREATE TABLE notes (id serial, note text)")
-        self.table = InMemoryLeaseTable()
+        self.table = InMemoryLeaseStore()
         self.write(**FILES)
 
     def write(self, **files: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import RepairRequired
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.manifest_digest import compute_checksum
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
@@ -139,7 +139,7 @@ class StatementUnderTest:
                 _migration(2, kind.up, kind.down, non_transactional=True),
             ]
         )
-        store = InMemoryLeaseTable(lease_seconds=20.0)
+        store = InMemoryLeaseStore(lease_seconds=20.0)
         policy = Policy(lease_seconds=20.0, failure_pause_seconds=0.0)
         self.target = Target("t", store, db.database(), policy=policy)
 

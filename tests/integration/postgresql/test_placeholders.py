@@ -12,7 +12,7 @@ from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.errors import ConfigurationError, ManifestError, MigrationFailed
 from lambda_migrate.migrations import read_manifest
-from lambda_migrate.testing import InMemoryLeaseTable, RecordingObserver
+from lambda_migrate.testing import InMemoryLeaseStore, RecordingObserver
 
 from .empty_database import EmptyDatabase, soon
 
@@ -46,7 +46,7 @@ class Project:
     def __init__(self, db: EmptyDatabase, folder: Path) -> None:
         self.db, self.folder = db, folder
         self.db.execute("CREATE TABLE notes (note text)")
-        self.table, self.observer = InMemoryLeaseTable(), RecordingObserver()
+        self.table, self.observer = InMemoryLeaseStore(), RecordingObserver()
 
     def write(self, **files: str) -> None:
         for name, text in files.items():

@@ -25,7 +25,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.local.runtime.process import read_state
 from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, connect
+from lambda_migrate.postgresql.connection import ConnectionFailed, _is_permanent, connect
 from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .empty_database import EmptyDatabase, Running, migration, soon, until
@@ -388,7 +388,7 @@ def test_a_pooler_that_is_full_for_a_moment_is_waited_for(server: LocalPostgreSQ
 
 
 def _connection(pooled: EmptyDatabase) -> Any:
-    with suppress(ConnectFailed):
+    with suppress(ConnectionFailed):
         return pooled.connect()
 
 
@@ -503,7 +503,7 @@ def test_a_permanent_error_of_a_pooler_is_reported_at_once(
 ) -> None:
     names = {"user": "postgres", "database": "postgres", wrong: "missing"}
     address = parse_url(poolers["session"].url(names["database"], names["user"]))
-    with pytest.raises(ConnectFailed) as failed:
+    with pytest.raises(ConnectionFailed) as failed:
         connect(address, application_name="test", timeout=10)
     assert failed.value.permanent
-    assert failed.value.is_authentication is (wrong == "user")
+    assert failed.value.is_authentication_error is (wrong == "user")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.invoke_api import InvokeAPI
 from tests.callback_server import CallbackServer, read_statuses
 from tests.contract.sources import SERVICES, AlembicService, DjangoService
 from tests.integration.admin.test_admin_function import HANDLER, Vpc
@@ -44,7 +44,7 @@ def deploy(service: AlembicService, handler: str, **variables: str) -> Iterator[
 def test_every_command_of_the_admin_function_works_with_a_tool(tool: AlembicService) -> None:
     for number in (1, 2, 3):
         tool.add(number)
-    with deploy(tool, HANDLER) as function, InvokeApi([function]) as api:
+    with deploy(tool, HANDLER) as function, InvokeAPI([function]) as api:
         vpc = Vpc(tool.sandbox, function, api)
         assert vpc.run("status", "--exit-code")[0] == 3
         assert vpc.run_json("plan", "--dry-run", "--yes")[1]["dry_run"]["rollback_confirmed"]

@@ -15,7 +15,7 @@ from lambda_migrate.adopt.dump import dump_schema
 from lambda_migrate.cli import main
 from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.testing import InMemoryDatabase
 
@@ -43,7 +43,7 @@ def call(
     tmp_path: Path,
     database: InMemoryDatabase,
 ) -> Call:
-    store = InMemoryLeaseTable()
+    store = InMemoryLeaseStore()
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
     monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
     monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app@localhost/orders")

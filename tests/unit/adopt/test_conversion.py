@@ -39,7 +39,7 @@ def test_each_tools_files_are_read_in_its_order(tmp_path: Path, case: ToolCase) 
     folder = next(
         each
         for each in (tmp_path, *sorted(tmp_path.rglob("*")))
-        if each.is_dir() and tool_format.fits(each.rglob("*.*"), each)
+        if each.is_dir() and tool_format.matches(each.rglob("*.*"), each)
     )
     assert tool_format.read is not None
     found = tool_format.read(folder)

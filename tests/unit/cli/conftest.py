@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.cli import main
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.testing import InMemoryDatabase
 
 
@@ -29,8 +29,8 @@ def database() -> InMemoryDatabase:
 
 
 @pytest.fixture
-def store() -> InMemoryLeaseTable:
-    return InMemoryLeaseTable()
+def store() -> InMemoryLeaseStore:
+    return InMemoryLeaseStore()
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
     folder: Path,
     database: InMemoryDatabase,
-    store: InMemoryLeaseTable,
+    store: InMemoryLeaseStore,
 ) -> Callable[..., tuple[int, str, str]]:
     """Run a command; returns its exit code, what it printed, and its errors."""
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)

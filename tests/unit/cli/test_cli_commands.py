@@ -15,7 +15,7 @@ import pytest
 
 from lambda_migrate.cli import main
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations import read_manifest
@@ -114,7 +114,7 @@ def test_status_without_migrations_names_the_next_step(
     assert "lambda-migrate new" in out
 
 
-def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLeaseTable) -> None:
+def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLeaseStore) -> None:
     failure = Failure("d", "0002_status", "2", "42P01", "no such table", 2, NOW_MS, NOW_MS + 1)
     store.state = LeaseState(
         fence=7,
@@ -214,7 +214,7 @@ def test_a_failed_migration_is_reported_with_what_was_committed(
 
 
 def test_up_exits_with_four_while_another_process_holds_the_lease(
-    run: Run, store: InMemoryLeaseTable
+    run: Run, store: InMemoryLeaseStore
 ) -> None:
     store.acquire("orders/8/ab")
     code, _, err = run("up")
@@ -224,7 +224,7 @@ def test_up_exits_with_four_while_another_process_holds_the_lease(
 
 
 def test_up_wait_waits_for_the_holder(
-    run: Run, store: InMemoryLeaseTable, monkeypatch: pytest.MonkeyPatch
+    run: Run, store: InMemoryLeaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = store.acquire("orders/8/ab")
     slept: list[float] = []
@@ -558,7 +558,7 @@ def test_verify_finds_a_restored_database_and_resync_corrects_the_item(
 
 
 def test_lease_release_releases_the_lease_only_when_confirmed(
-    run: Run, store: InMemoryLeaseTable
+    run: Run, store: InMemoryLeaseStore
 ) -> None:
     store.acquire("orders/8/ab")
     assert run_json(run, "lease", "show")[1]["owner"] == "orders/8/ab"

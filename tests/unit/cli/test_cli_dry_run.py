@@ -22,7 +22,7 @@ from lambda_migrate.commands.prompt import NonInteractivePrompter
 from lambda_migrate.engine.dry_run import RAN, SKIPPED, DryRunResult, DryRunStep
 from lambda_migrate.engine.operations import DryRunPlan
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Plan, Script
 from lambda_migrate.postgresql.dry_run_effects import (
     AdvancedSequence,
@@ -137,7 +137,7 @@ def test_a_non_interactive_dry_run_in_production_needs_its_option() -> None:
 
 
 def test_the_result_is_the_plan_with_the_measurements(
-    run: Run, database: InMemoryDatabase, store: InMemoryLeaseTable
+    run: Run, database: InMemoryDatabase, store: InMemoryLeaseStore
 ) -> None:
     change = TableChange(ORDERS, inserted=1, updated=2, deleted=0, scanned=0, bytes_after=8192)
     database.dry_run_effects[1] = MigrationEffects(
@@ -187,7 +187,7 @@ def test_a_failure_exits_with_1_and_keeps_the_measurements_before_it(
 
 
 def test_an_invalid_script_is_reported_as_by_plan_and_nothing_runs(
-    run: Run, tmp_path: Path, store: InMemoryLeaseTable
+    run: Run, tmp_path: Path, store: InMemoryLeaseStore
 ) -> None:
     (tmp_path / "0003_m.sql").write_text("-- migrate:up\ncommit;\n")
     code, document = run_json(run, "--yes")
@@ -195,7 +195,7 @@ def test_an_invalid_script_is_reported_as_by_plan_and_nothing_runs(
     assert store.state.fence == 0
 
 
-def test_a_lease_of_another_process_exits_with_4(run: Run, store: InMemoryLeaseTable) -> None:
+def test_a_lease_of_another_process_exits_with_4(run: Run, store: InMemoryLeaseStore) -> None:
     store.acquire("other/8/ab")
     assert run_json(run, "--yes")[0] == 4
 

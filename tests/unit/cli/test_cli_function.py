@@ -27,7 +27,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.deploy.admin import AdminFunction
 from lambda_migrate.deploy.request_log import RequestRecord
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.testing import InMemoryDatabase, InMemoryRequestLog
 
 SECRET = "hunter2"
@@ -117,7 +117,7 @@ def aws(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
     database: InMemoryDatabase,
-    store: InMemoryLeaseTable,
+    store: InMemoryLeaseStore,
     log: InMemoryRequestLog,
 ) -> FakeLambda:
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)

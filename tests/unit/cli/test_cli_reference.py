@@ -14,7 +14,7 @@ from lambda_migrate.cli.app import HELP
 from lambda_migrate.cli.help import CommandHelp
 from lambda_migrate.commands.registry import COMMANDS, Option
 from lambda_migrate.commands.result import EXIT_CODES
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import DatabaseRecord, LeaseState
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
@@ -146,8 +146,8 @@ def database() -> InMemoryDatabase:
 @pytest.fixture
 def store(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: InMemoryDatabase
-) -> InMemoryLeaseTable:
-    store, database = InMemoryLeaseTable(), database
+) -> InMemoryLeaseStore:
+    store, database = InMemoryLeaseStore(), database
     for version, name in ((1, "create_orders"), (2, "add_status")):
         text = (
             f"-- migrate:up\ncreate table t{version} ();\n-- migrate:down\ndrop table t{version};\n"
@@ -195,7 +195,7 @@ BUSY = LeaseState(
     ],
 )
 def test_json_results_have_the_documented_shape(
-    store: InMemoryLeaseTable,
+    store: InMemoryLeaseStore,
     database: InMemoryDatabase,
     capsys: pytest.CaptureFixture[str],
     title: str,
@@ -229,7 +229,7 @@ def test_json_results_have_the_documented_shape(
 
 
 def test_a_dry_run_has_the_documented_shape(
-    store: InMemoryLeaseTable,
+    store: InMemoryLeaseStore,
     database: InMemoryDatabase,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

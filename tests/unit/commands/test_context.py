@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.context import CommandContext
 from lambda_migrate.database_address import parse_url
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,5 +30,5 @@ def test_no_call_of_a_command_waits_for_credentials_past_its_timeout(
     )
     context = CommandContext(settings, Deadline.after(5), {})
     for store in (context.store, context.operations.target.store):
-        assert isinstance(store, DynamoDBLeaseTable)
+        assert isinstance(store, DynamoDBLeaseStore)
         assert store.credentials_deadline is context.deadline

@@ -12,11 +12,11 @@ from lambda_migrate.commands.context import CommandContext
 from lambda_migrate.commands.wait import wait
 from lambda_migrate.database_address import parse_url
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost
+from lambda_migrate.postgresql.connection import ConnectionFailed, ConnectionLost
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FakeClock
 
-REFUSED = ConnectFailed("connection refused", permanent=False)
+REFUSED = ConnectionFailed("connection refused", permanent=False)
 
 
 class ConnectionAttempts:
@@ -27,7 +27,7 @@ class ConnectionAttempts:
 
     @contextmanager
     def __call__(self, _name: str, _seconds: float) -> Iterator[ConnectionAttempts]:
-        if self.errors and isinstance(self.errors[0], ConnectFailed):
+        if self.errors and isinstance(self.errors[0], ConnectionFailed):
             raise self.errors.pop(0)
         yield self
 
@@ -55,7 +55,7 @@ def test_it_connects_again_until_a_query_is_answered(monkeypatch: pytest.MonkeyP
 
 
 def test_a_wrong_password_ends_it_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = make_context(monkeypatch, ConnectFailed("wrong password", permanent=True))
+    context = make_context(monkeypatch, ConnectionFailed("wrong password", permanent=True))
     with pytest.raises(ConfigurationError, match="wrong password"):
         wait(context)
     assert context.deadline.remaining() == 60.0

@@ -17,7 +17,7 @@ from lambda_migrate.deploy.admin import AdminFunction
 from lambda_migrate.deploy.request_log import RequestRecord
 from lambda_migrate.errors import LeaseHeld, LeaseStoreUnavailable, MigrationFailed
 from lambda_migrate.events import CommandFinished
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import HistoryRow
 from lambda_migrate.testing import (
     FakeClock,
@@ -37,7 +37,7 @@ class AdminFunctionUnderTest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = FakeClock()
-        self.store = InMemoryLeaseTable(clock=self.clock)
+        self.store = InMemoryLeaseStore(clock=self.clock)
         self.database = InMemoryDatabase(clock=self.clock)
         self.log = InMemoryRequestLog()
         self.observer = RecordingObserver()

@@ -22,7 +22,7 @@ from lambda_migrate.aws.appconfig import (
     AppConfigFlags,
 )
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.flags import NAMES, Flags
+from lambda_migrate.engine.flags import FLAG_NAMES, Flags
 from tests.local_appconfig import LocalAppConfig
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -53,7 +53,7 @@ def read_flags(document: object, **context: str) -> Flags:
 
 def test_the_document_is_valid_for_powertools_and_has_all_flags() -> None:
     SchemaValidator(FLAGS).validate()
-    assert set(FLAGS) == set(NAMES)
+    assert set(FLAGS) == set(FLAG_NAMES)
 
 
 def test_the_document_holds_back_only_the_environments_of_its_rule() -> None:
@@ -130,4 +130,4 @@ def test_the_times_on_the_page_are_those_of_the_code() -> None:
 
 
 def test_every_flag_is_in_the_table() -> None:
-    assert set(re.findall(r"^\| `(lambda_migrate_\w+)` \|", PAGE, re.MULTILINE)) == set(NAMES)
+    assert set(re.findall(r"^\| `(lambda_migrate_\w+)` \|", PAGE, re.MULTILINE)) == set(FLAG_NAMES)

@@ -23,7 +23,7 @@ from lambda_migrate.testing import (
     FixedRandom,
     InMemoryDatabase,
     InMemoryFlags,
-    InMemoryLeaseTable,
+    InMemoryLeaseStore,
     RecordingObserver,
 )
 
@@ -76,7 +76,7 @@ class ScheduledClock(FakeClock):
         super().advance(end - self.monotonic())
 
 
-class FakeTable(InMemoryLeaseTable):
+class FakeTable(InMemoryLeaseStore):
     """A lease table that records its calls, and can fail before or after each."""
 
     def __init__(self, *, clock: FakeClock) -> None:
@@ -102,9 +102,9 @@ class FakeTable(InMemoryLeaseTable):
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         return self._through("renew", lambda: super(FakeTable, self).renew(lease, progress))
 
-    def raise_fence(self, lease: Lease, fence: int) -> Lease:
+    def advance_fence(self, lease: Lease, fence: int) -> Lease:
         return self._through(
-            "raise_fence", lambda: super(FakeTable, self).raise_fence(lease, fence)
+            "advance_fence", lambda: super(FakeTable, self).advance_fence(lease, fence)
         )
 
     def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
@@ -246,7 +246,7 @@ class Fakes:
         self, owner: str, *, seconds: float = LEASE_SECONDS, length: float = LEASE_SECONDS
     ) -> Lease:
         """Let another process hold the lease for ``seconds``; its lease length is ``length``."""
-        lease = InMemoryLeaseTable.acquire(self.table, owner)
+        lease = InMemoryLeaseStore.acquire(self.table, owner)
         assert isinstance(lease, Lease)
         until = self.clock.wall_ms() + round(seconds * 1000)
         self.change(lease_until_ms=until, lease_ms=round(length * 1000))
@@ -256,7 +256,7 @@ class Fakes:
         """Let another process complete ``manifest``."""
         self.database.token, self.database._owner = lease.fence, lease.owner
         databases = record_check(self.table.state.databases, self.check(manifest, lease))
-        InMemoryLeaseTable.store_completion(self.table, lease, databases)
+        InMemoryLeaseStore.store_completion(self.table, lease, databases)
 
     def check(self, manifest: Manifest, lease: Lease) -> CheckedDatabase:
         """The check of a database that has exactly the migrations of ``manifest``."""

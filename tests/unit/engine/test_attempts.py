@@ -13,7 +13,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import CheckSucceeded, MigrationStarted
 from lambda_migrate.lease.first_read import make_owner
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.lease.progress import Failure
 from lambda_migrate.lease.store import Lease
 from lambda_migrate.migrations import Manifest
@@ -262,19 +262,19 @@ def test_a_late_duplicate_of_ones_own_acquisition_changes_nothing_while_the_leas
     fakes: Fakes,
 ) -> None:
     seen, owner = fakes.table.state, make_owner()
-    lease = InMemoryLeaseTable.acquire(fakes.table, owner, expected=seen)
+    lease = InMemoryLeaseStore.acquire(fakes.table, owner, expected=seen)
     assert isinstance(lease, Lease)
-    again = InMemoryLeaseTable.acquire(fakes.table, owner, expected=seen)
+    again = InMemoryLeaseStore.acquire(fakes.table, owner, expected=seen)
     assert isinstance(again, Lease)
     assert again.fence == lease.fence == fakes.table.state.fence
-    InMemoryLeaseTable.renew(fakes.table, lease)
+    InMemoryLeaseStore.renew(fakes.table, lease)
 
 
 def test_a_late_duplicate_of_ones_own_acquisition_acquires_nothing_after_the_release(
     fakes: Fakes,
 ) -> None:
     late: list[object] = []
-    real = InMemoryLeaseTable.acquire
+    real = InMemoryLeaseStore.acquire
 
     def acquire_later() -> None:
         state, owner = fakes.table.state, "the same owner"
@@ -342,7 +342,7 @@ def test_an_acquisition_fails_if_the_item_changed_after_the_decision(fakes: Fake
 
     def hold_and_release() -> None:
         lease = fakes.held_by("faster")
-        InMemoryLeaseTable.release(fakes.table, lease)
+        InMemoryLeaseStore.release(fakes.table, lease)
 
     fakes.table.before["acquire"] = hold_and_release
     assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED

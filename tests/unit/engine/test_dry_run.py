@@ -21,7 +21,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.events import MigrationDryRun, MigrationStarted
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.migrations.irreversible import list_irreversible_effects
 from lambda_migrate.postgresql.dry_run_effects import (
@@ -185,7 +185,7 @@ def test_no_dry_run_starts_while_the_lease_is_held(fakes: Fakes) -> None:
 
 def test_a_holder_without_a_lease_is_not_terminated_for_a_dry_run(fakes: Fakes) -> None:
     with fakes.database.open_session(LeaseGrant("orders", 1, "frozen"), fakes.deadline()) as frozen:
-        InMemoryLeaseTable.acquire(fakes.table, "frozen")
+        InMemoryLeaseStore.acquire(fakes.table, "frozen")
         fakes.clock.advance(3600)
         with pytest.raises(LeaseHeld):
             dry_run(fakes)

@@ -21,7 +21,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.migrations import Manifest, RowState
 from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.version import Version
@@ -613,7 +613,7 @@ def test_a_freed_holder_that_was_alive_can_neither_renew_nor_complete(fakes: Fak
     lease = fakes.held_by("alive after all")
     release_lease(fakes.table)
     with pytest.raises(LeaseLost):
-        InMemoryLeaseTable.renew(fakes.table, lease)
+        InMemoryLeaseStore.renew(fakes.table, lease)
 
 
 def test_a_lease_that_was_just_renewed_is_not_freed(fakes: Fakes) -> None:
@@ -621,7 +621,7 @@ def test_a_lease_that_was_just_renewed_is_not_freed(fakes: Fakes) -> None:
 
     def renew() -> None:
         fakes.clock.advance(1)
-        InMemoryLeaseTable.renew(fakes.table, lease)
+        InMemoryLeaseStore.renew(fakes.table, lease)
 
     fakes.table.before["acquire"] = renew
     with pytest.raises(LeaseHeld, match=r"the holder is alive.*alive holds the lease"):

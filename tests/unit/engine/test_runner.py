@@ -26,7 +26,7 @@ from lambda_migrate.events import (
     WaitingForLease,
 )
 from lambda_migrate.lease.backoff import max_delay_after_errors
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.lease.progress import Failure, Progress
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
@@ -170,7 +170,7 @@ def test_a_failure_of_other_migration_files_refuses_nothing(fakes: Fakes) -> Non
 def test_a_waiter_raises_the_failure_of_the_holder_it_waits_for(fakes: Fakes) -> None:
     lease = fakes.held_by("holder")
     report = failure(fakes, V2.digest)
-    fakes.clock.at(3, lambda: InMemoryLeaseTable.store_failure(fakes.table, lease, report))
+    fakes.clock.at(3, lambda: InMemoryLeaseStore.store_failure(fakes.table, lease, report))
     with pytest.raises(MigrationFailed, match="42P01"):
         fakes.runner(V2).ensure(fakes.deadline())
     assert fakes.database.connections == 0
@@ -356,7 +356,7 @@ def test_a_lease_unchanged_for_its_whole_length_is_over_whatever_the_clocks_show
 def test_a_holder_that_renews_is_not_taken_over(fakes: Fakes) -> None:
     lease = fakes.held_by("alive")
     for second in range(5, 50, 5):
-        fakes.clock.at(second, lambda: InMemoryLeaseTable.renew(fakes.table, lease))
+        fakes.clock.at(second, lambda: InMemoryLeaseStore.renew(fakes.table, lease))
     fakes.clock.at(52, lambda: fakes.finish(lease, V1))
     assert fakes.runner(V1, wait_seconds=80).ensure(fakes.deadline(120)) is Outcome.WAITED
     assert "acquire" not in fakes.table.log
@@ -370,7 +370,7 @@ def test_the_token_of_a_recreated_table_is_raised_above_postgresqls(fakes: Fakes
     fakes.database.token = 41
     fakes.change(fence=0, databases={})
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
-    assert fakes.table.log.count("raise_fence") == 1
+    assert fakes.table.log.count("advance_fence") == 1
     assert (fakes.table.state.fence, fakes.database.token) == (42, 42)
     assert fakes.observer.events_of(CheckSucceeded)[0].fence == 42
     assert fakes.database.effects == ["0001_m", "0002_m"]

@@ -18,13 +18,13 @@ from lambda_migrate.engine.flags import PAUSED, Flags
 from lambda_migrate.engine.target import Policy
 from lambda_migrate.errors import ConfigurationError, ManifestError, MigrateError
 from lambda_migrate.events import CheckFailed, CheckSucceeded, null_observer
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
+from lambda_migrate.lease.memory import InMemoryLeaseStore
 from lambda_migrate.outcome import Outcome
 from lambda_migrate.postgresql.credentials import (
-    IamCredentials,
+    IAMCredentials,
     SecretCredentials,
-    UrlCredentials,
+    URLCredentials,
 )
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.runner import MigrationRunner
@@ -69,7 +69,7 @@ def test_a_runner_is_created_without_network_io(
     assert [migration.name for migration in runner.manifest] == ["0001_create"]
     target = runner.target
     assert (target.name, target.environment, target.policy) == ("shop", "", Policy())
-    assert isinstance(target.store, DynamoDBLeaseTable)
+    assert isinstance(target.store, DynamoDBLeaseStore)
     assert isinstance(target.database, PostgreSQLDatabase)
     assert isinstance(vars(target.observer)["inner"], PowertoolsObserver)  # guarded
     assert target.store.request_count == 0
@@ -171,15 +171,15 @@ def test_the_flags_are_read_from_the_profile_in_the_settings_for_this_function(
 
 def test_without_a_table_the_lease_is_in_this_process() -> None:
     store = wiring.make_store(Settings.load({}, lease_seconds=33))
-    assert isinstance(store, InMemoryLeaseTable)
+    assert isinstance(store, InMemoryLeaseStore)
     assert store.lease_seconds == 33
 
 
 @pytest.mark.parametrize(
     ("given", "kind"),
     [
-        ({"database_url": URL}, UrlCredentials),
-        ({"database_url": "postgresql://app@db.example/x", "database_iam": True}, IamCredentials),
+        ({"database_url": URL}, URLCredentials),
+        ({"database_url": "postgresql://app@db.example/x", "database_iam": True}, IAMCredentials),
         ({"database_secret": "shop/db"}, SecretCredentials),
         (
             {"database_secret": "shop/db", "database_url": "postgresql://app@db.example/x"},
@@ -196,7 +196,7 @@ def test_credentials_are_of_the_kind_that_the_settings_name(
 def test_a_script_needs_no_table(environ: Environ) -> None:
     del environ["LAMBDA_MIGRATE_TABLE"], environ["AWS_LAMBDA_FUNCTION_NAME"]
     target = MigrationRunner.from_settings().target
-    assert isinstance(target.store, InMemoryLeaseTable)
+    assert isinstance(target.store, InMemoryLeaseStore)
     assert not target.has_lease_table
     assert vars(target.observer) == {}, "off Lambda nothing is logged unless an observer is given"
 

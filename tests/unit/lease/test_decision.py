@@ -15,7 +15,7 @@ from lambda_migrate.lease.decision import (
     Acquire,
     BlockByFlags,
     Decision,
-    LeaseWatch,
+    LeaseExpiryTracker,
     Permission,
     Refuse,
     Serve,
@@ -378,7 +378,7 @@ WHOLE_LEASE = LEASE + CLOCK_SKEW_MS / 1000
 
 
 def test_the_first_reading_shows_no_expiry() -> None:
-    assert not LeaseWatch().has_expired(HELD, 10**6)
+    assert not LeaseExpiryTracker().has_expired(HELD, 10**6)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_the_first_reading_shows_no_expiry() -> None:
 def test_a_lease_expires_when_unchanged_for_its_whole_length_and_a_margin(
     after: float, is_unchanged: bool
 ) -> None:
-    watch = LeaseWatch()
+    watch = LeaseExpiryTracker()
     watch.has_expired(HELD, 0.0)
     assert watch.has_expired(HELD, after) is is_unchanged
 
@@ -404,7 +404,7 @@ def test_a_lease_expires_when_unchanged_for_its_whole_length_and_a_margin(
     ids=["renewed", "acquired again", "acquired by another", "released"],
 )
 def test_a_change_restarts_the_watch(changed: LeaseState) -> None:
-    watch = LeaseWatch()
+    watch = LeaseExpiryTracker()
     watch.has_expired(HELD, 0.0)
     assert not watch.has_expired(changed, WHOLE_LEASE + 1)
     assert not watch.has_expired(changed, 2 * WHOLE_LEASE)
@@ -412,20 +412,20 @@ def test_a_change_restarts_the_watch(changed: LeaseState) -> None:
 
 
 def test_a_published_record_is_not_a_renewal() -> None:
-    watch = LeaseWatch()
+    watch = LeaseExpiryTracker()
     watch.has_expired(HELD, 0.0)
     assert watch.has_expired(with_record(HELD, READY), WHOLE_LEASE + 1)
 
 
 def test_a_stale_reading_restarts_the_watch() -> None:
     renewed = HELD._replace(lease_until_ms=HELD.lease_until_ms + 1)
-    watch = LeaseWatch()
+    watch = LeaseExpiryTracker()
     for now, seen in enumerate([HELD, renewed, HELD, renewed]):
         assert not watch.has_expired(seen, now * WHOLE_LEASE)
 
 
 def test_the_length_of_the_holders_lease_counts() -> None:
-    watch = LeaseWatch()
+    watch = LeaseExpiryTracker()
     long = HELD._replace(lease_ms=60_000)
     watch.has_expired(long, 0.0)
     assert not watch.has_expired(long, 60.9)
@@ -434,7 +434,7 @@ def test_the_length_of_the_holders_lease_counts() -> None:
 
 @pytest.mark.parametrize("planted", [0, MAX_LEASE_MS + 1, 10**18])
 def test_a_length_that_no_setting_allows_counts_as_the_longest(planted: int) -> None:
-    watch, state = LeaseWatch(), HELD._replace(lease_ms=planted)
+    watch, state = LeaseExpiryTracker(), HELD._replace(lease_ms=planted)
     watch.has_expired(state, 0.0)
     assert not watch.has_expired(state, MAX_LEASE_MS / 1000)
     assert watch.has_expired(state, (MAX_LEASE_MS + CLOCK_SKEW_MS) / 1000 + 0.1)

@@ -26,7 +26,7 @@ from lambda_migrate.clock import (
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.boto3_item import make_client
 from lambda_migrate.lease.decision import Acquire, decide
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.dynamodb_call import (
     set_credentials_deadline,
 )
@@ -41,11 +41,11 @@ LEASE = Lease("me", 3, 0.0, LeaseState(fence=3, owner="me"))
 FAILURE = Failure("d", "0003_c", "3", "42P01", "no such table", 1, 1, 2)
 DATABASES = {"5f": DatabaseRecord(b"8 bytes.", addresses={"db": (1, 1)}, fence=1)}
 
-CALLS: dict[str, Callable[[DynamoDBLeaseTable, Lease], object]] = {
+CALLS: dict[str, Callable[[DynamoDBLeaseStore, Lease], object]] = {
     "read": lambda table, _lease: table.read(),
     "acquire": lambda table, _lease: table.acquire("me"),
     "renew": lambda table, lease: table.renew(lease, Progress("0001_a", 0, 1, 1)),
-    "raise_fence": lambda table, lease: table.raise_fence(lease, 9),
+    "advance_fence": lambda table, lease: table.advance_fence(lease, 9),
     "withdraw_readiness": lambda table, lease: table.withdraw_readiness(lease, DATABASES),
     "store_completion": lambda table, lease: table.store_completion(lease, DATABASES),
     "store_inspection": lambda table, lease: table.store_inspection(lease, DATABASES),
@@ -91,13 +91,13 @@ def client_error(
     return ClientError(response, "UpdateItem")
 
 
-def table_with(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseTable:
+def table_with(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseStore:
     return TableByOwnClock(table, target, client=lambda: client, clock=FakeClock())
 
 
-def table_with_server_clock(client: Any) -> DynamoDBLeaseTable:
+def table_with_server_clock(client: Any) -> DynamoDBLeaseStore:
     """A table that reads the server's clock from the responses."""
-    return DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=FakeClock())
+    return DynamoDBLeaseStore(TABLE, "orders", client=lambda: client, clock=FakeClock())
 
 
 def item(fence: int, owner: str | None = None) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def test_no_response_is_retryable_and_names_the_error(fault: Exception) -> None:
     ],
 )
 def test_every_call_is_retryable_while_the_store_fails(
-    call: Callable[[DynamoDBLeaseTable, Lease], object], fault: Exception
+    call: Callable[[DynamoDBLeaseStore, Lease], object], fault: Exception
 ) -> None:
     with pytest.raises(LeaseStoreUnavailable):
         call(table_with(StubClient(fault)), LEASE)
@@ -273,7 +273,7 @@ def test_credentials_providers_without_a_response_end_with_the_invocation(
             monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
         else:
             monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
-        table = DynamoDBLeaseTable(TABLE, "orders")
+        table = DynamoDBLeaseStore(TABLE, "orders")
         set_credentials_deadline(table, Deadline.after(0.4))
         with pytest.raises(LeaseStoreUnavailable, match=r"no AWS credentials within 0\.[234] s"):
             table.read()
@@ -332,7 +332,7 @@ def test_a_wrong_clock_is_replaced_by_the_servers_in_conditions_and_values() -> 
 def test_setting_the_clock_while_a_lease_is_held_moves_no_lease(step: int) -> None:
     clock = FakeClock(wall_ms=1_700_000_840_500)  # as the server's
     client = StubClient({"Attributes": item(1, "me"), "ResponseMetadata": SERVER_DATE})
-    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
+    table = DynamoDBLeaseStore(TABLE, "orders", client=lambda: client, clock=clock)
     lease = acquire(table, "me")
     clock.advance(7)
     clock.step_wall_clock(step)
@@ -370,7 +370,7 @@ def test_expired_credentials_are_replaced_by_a_client_with_others() -> None:
     old = with_key(StubClient({}, client_error("ExpiredTokenException")), "old")
     new = with_key(StubClient({"Item": item(7)}), "new")
     clients = iter([old, new])
-    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
+    table = DynamoDBLeaseStore(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
     assert table.read().fence == 0
     assert [table.read().fence for _ in range(2)] == [7, 7]
     assert (len(old.calls), len(new.calls), table.request_count) == (2, 2, 4)
@@ -379,7 +379,7 @@ def test_expired_credentials_are_replaced_by_a_client_with_others() -> None:
 def test_the_same_expired_credentials_are_not_sent_twice() -> None:
     made = [with_key(StubClient(client_error("ExpiredTokenException")), "old") for _ in range(2)]
     clients = iter(made)
-    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
+    table = DynamoDBLeaseStore(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
     with pytest.raises(ConfigurationError, match="ExpiredTokenException"):
         table.read()
     assert [len(each.calls) for each in made] == [1, 0]
@@ -404,7 +404,7 @@ def test_a_new_client_can_read_the_environment_again(
 
 @every_call
 def test_a_missing_table_is_named_with_its_region_and_the_command_that_creates_it(
-    call: Callable[[DynamoDBLeaseTable, Lease], object],
+    call: Callable[[DynamoDBLeaseStore, Lease], object],
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
         call(table_with(StubClient(client_error("ResourceNotFoundException"))), LEASE)
@@ -431,7 +431,7 @@ ARN = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/leases"
     ids=["name", "arn"],
 )
 def test_a_missing_permission_is_named_with_the_statement_to_add(
-    call: Callable[[DynamoDBLeaseTable, Lease], object], action: str, table: str, resource: str
+    call: Callable[[DynamoDBLeaseStore, Lease], object], action: str, table: str, resource: str
 ) -> None:
     client = StubClient(client_error("AccessDeniedException", "User is not authorized"))
     with pytest.raises(ConfigurationError) as caught:
@@ -583,7 +583,7 @@ def test_a_failed_condition_without_the_item_costs_one_consistent_read() -> None
 )
 @pytest.mark.parametrize("has_item", [True, False], ids=["with item", "without"])
 def test_a_failed_condition_is_a_lost_lease_that_names_the_holder(
-    write: Callable[[DynamoDBLeaseTable, Lease], object],
+    write: Callable[[DynamoDBLeaseStore, Lease], object],
     old: dict[str, Any],
     message: str,
     has_item: bool,
@@ -597,7 +597,7 @@ def test_a_failed_condition_is_a_lost_lease_that_names_the_holder(
 
 @every_write
 def test_a_deleted_item_is_a_lost_lease(
-    write: Callable[[DynamoDBLeaseTable, Lease], object],
+    write: Callable[[DynamoDBLeaseStore, Lease], object],
 ) -> None:
     client = StubClient(condition_failed(None), {})
     with pytest.raises(LeaseLost, match=r"was superseded by 0 .no process"):
@@ -606,7 +606,7 @@ def test_a_deleted_item_is_a_lost_lease(
 
 @every_call
 def test_every_call_refuses_an_item_of_an_unknown_layout(
-    call: Callable[[DynamoDBLeaseTable, Lease], object],
+    call: Callable[[DynamoDBLeaseStore, Lease], object],
 ) -> None:
     unknown = item(3, "other") | {"format": {"N": "3"}}
     client = StubClient(
@@ -663,11 +663,11 @@ def losing_client(request: pytest.FixtureRequest, moto_client: Any) -> ResponseL
 @pytest.fixture
 def table(
     request: pytest.FixtureRequest, losing_client: ResponseLosingClient
-) -> DynamoDBLeaseTable:
+) -> DynamoDBLeaseStore:
     return table_with(losing_client, target=request.node.name)
 
 
-def acquire(table: DynamoDBLeaseTable, owner: str) -> Lease:
+def acquire(table: DynamoDBLeaseStore, owner: str) -> Lease:
     lease = table.acquire(owner)
     assert isinstance(lease, Lease)
     return lease
@@ -680,7 +680,7 @@ def lose_response(losing_client: ResponseLosingClient, write: Callable[[], objec
 
 
 def test_an_acquisition_without_a_response_is_recognized_and_keeps_its_fencing_token(
-    table: DynamoDBLeaseTable, losing_client: ResponseLosingClient
+    table: DynamoDBLeaseStore, losing_client: ResponseLosingClient
 ) -> None:
     lose_response(losing_client, lambda: table.acquire("me"))
     state = table.read(consistent=True)
@@ -691,7 +691,7 @@ def test_an_acquisition_without_a_response_is_recognized_and_keeps_its_fencing_t
 
 
 def test_an_acquisition_without_a_response_excludes_other_owners(
-    table: DynamoDBLeaseTable, losing_client: ResponseLosingClient
+    table: DynamoDBLeaseStore, losing_client: ResponseLosingClient
 ) -> None:
     lose_response(losing_client, lambda: table.acquire("me"))
     assert isinstance(table.acquire("other"), LeaseState)
@@ -699,9 +699,9 @@ def test_an_acquisition_without_a_response_excludes_other_owners(
 
 @every_write
 def test_a_repeated_write_finds_its_own_result(
-    table: DynamoDBLeaseTable,
+    table: DynamoDBLeaseStore,
     losing_client: ResponseLosingClient,
-    write: Callable[[DynamoDBLeaseTable, Lease], object],
+    write: Callable[[DynamoDBLeaseStore, Lease], object],
 ) -> None:
     lease = acquire(table, "me")
     lose_response(losing_client, lambda: write(table, lease))
@@ -714,7 +714,7 @@ def test_a_repeated_write_finds_its_own_result(
     "name", ["store_completion", "store_inspection", "store_failure", "release"]
 )
 def test_a_repeated_release_after_a_takeover_is_a_lost_lease(
-    table: DynamoDBLeaseTable, losing_client: ResponseLosingClient, name: str
+    table: DynamoDBLeaseStore, losing_client: ResponseLosingClient, name: str
 ) -> None:
     lease = acquire(table, "me")
     lose_response(losing_client, lambda: WRITES[name](table, lease))
@@ -736,7 +736,7 @@ def test_the_lease_is_trusted_from_before_the_call_however_slow_it_is() -> None:
             return super().update_item(**arguments)
 
     client = Slow({"Attributes": item(1, "me")})
-    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
+    table = DynamoDBLeaseStore(TABLE, "orders", client=lambda: client, clock=clock)
     before = clock.monotonic()
     lease = acquire(table, "me")
     assert lease.trusted_until == before + 19
@@ -754,7 +754,7 @@ def test_a_read_is_eventually_consistent_by_default() -> None:
 
 @every_call
 def test_every_call_is_valid_for_dynamodb(
-    call: Callable[[DynamoDBLeaseTable, Lease], object], moto_client: Any
+    call: Callable[[DynamoDBLeaseStore, Lease], object], moto_client: Any
 ) -> None:
     with Stubber(moto_client) as stubber:
         expected = {"TableName": TABLE, "Key": {"target": {"S": "orders"}}}
@@ -829,7 +829,7 @@ def test_an_endpoint_that_is_not_a_url_is_a_configuration_error(
 
 
 def test_without_credentials_nothing_is_sent(bare_environment: pytest.MonkeyPatch) -> None:
-    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: make_client("eu-west-1"))
+    table = DynamoDBLeaseStore(TABLE, "orders", client=lambda: make_client("eu-west-1"))
     with pytest.raises(ConfigurationError, match="credentials"):
         table.read()
 
@@ -855,7 +855,7 @@ def test_constructing_a_table_creates_no_client() -> None:
     def refuse() -> Any:
         raise AssertionError("a constructor does no I/O")
 
-    table = DynamoDBLeaseTable(TABLE, "orders", client=refuse)
+    table = DynamoDBLeaseStore(TABLE, "orders", client=refuse)
     assert (table.request_count, table.lease_seconds) == (0, 20.0)
 
 
@@ -866,7 +866,7 @@ def test_one_client_serves_all_calls() -> None:
         made.append(StubClient({}))
         return made[-1]
 
-    table = DynamoDBLeaseTable(TABLE, "orders", client=make, clock=SYSTEM_CLOCK)
+    table = DynamoDBLeaseStore(TABLE, "orders", client=make, clock=SYSTEM_CLOCK)
     table.read()
     table.read()
     assert len(made) == 1

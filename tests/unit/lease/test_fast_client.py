@@ -26,7 +26,7 @@ from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease import dynamodb_http as http
 from lambda_migrate.lease import dynamodb_request as request_module
 from lambda_migrate.lease import fast_client as client_module
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
 from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES
 from lambda_migrate.lease.dynamodb_request import AWSCredentials, ClientConfig, Endpoint
@@ -167,7 +167,7 @@ def test_an_ipv6_endpoint_is_reached() -> None:
 def test_every_response_updates_the_server_clock(data: bytes) -> None:
     with Server([sends(data), sends(response({"Item": ITEM}))]) as server:
         client = FastClient(environ(server.url), clock=FakeClock())
-        table = DynamoDBLeaseTable(TABLE, "orders", fast_client=client, client=pytest.fail)
+        table = DynamoDBLeaseStore(TABLE, "orders", fast_client=client, client=pytest.fail)
         assert table.clock_offset_ms == 0
         with suppress(LeaseStoreUnavailable):
             read(client)
@@ -182,7 +182,7 @@ def test_setting_the_wall_clock_after_a_response_changes_nothing() -> None:
     data = response({"Item": ITEM}, date="Tue, 14 Nov 2023 22:13:20 GMT")
     with Server([sends(data)]) as server:
         client = FastClient(environ(server.url), clock=clock)
-        table = DynamoDBLeaseTable(
+        table = DynamoDBLeaseStore(
             TABLE, "orders", fast_client=client, client=pytest.fail, clock=clock
         )
         read(client)
@@ -705,8 +705,8 @@ class StubBoto3Client:
         self.is_closed = True
 
 
-def table_for(server: Server, client: Callable[[], Any]) -> DynamoDBLeaseTable:
-    return DynamoDBLeaseTable(
+def table_for(server: Server, client: Callable[[], Any]) -> DynamoDBLeaseStore:
+    return DynamoDBLeaseStore(
         TABLE, "orders", client=client, fast_client=client_for(server), clock=FakeClock()
     )
 
@@ -747,7 +747,7 @@ def test_a_busy_table_creates_no_boto3_client_either() -> None:
 
 
 def test_closing_a_table_that_was_never_used_creates_no_client() -> None:
-    DynamoDBLeaseTable(TABLE, "orders", client=fail_if_called).close()
+    DynamoDBLeaseStore(TABLE, "orders", client=fail_if_called).close()
 
 
 # --- what it costs
@@ -768,9 +768,9 @@ HEAVY_MODULES = (
 SCRIPT = """
 import os, sys
 before = set(sys.modules)
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.fast_client import FastClient
-table = DynamoDBLeaseTable("leases", "orders", fast_client=FastClient(os.environ))
+table = DynamoDBLeaseStore("leases", "orders", fast_client=FastClient(os.environ))
 assert "socket" not in sys.modules and "json" not in sys.modules
 assert table.read().fence == 7
 table.close()
@@ -943,7 +943,7 @@ def test_losing_the_lease_to_another_owner_loads_no_boto3() -> None:
     held = {**ITEM, "owner": {"S": "other"}, "lease_until": {"N": "99"}}
     with Server([sends(condition_failed(Item=held))]) as server:
         fast_client = client_for(server)
-        table = DynamoDBLeaseTable(
+        table = DynamoDBLeaseStore(
             TABLE, "orders", client=lambda: pytest.fail("boto3 was used"), fast_client=fast_client
         )
         state = table.acquire("me")

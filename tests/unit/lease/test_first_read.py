@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.lease.codec import decode, encode_databases
-from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
 from lambda_migrate.lease.first_read import ITEM_LAYOUT, FirstRead, is_marked_ready
 from lambda_migrate.lease.record import DatabaseRecord, join_digests
 from lambda_migrate.settings import Settings
@@ -119,8 +119,8 @@ def test_what_was_read_first_is_not_read_again() -> None:
     def client() -> Any:
         raise AssertionError("read again")
 
-    def table(first_read: FirstRead) -> DynamoDBLeaseTable:
-        return DynamoDBLeaseTable("leases", "shop", client=client, first_read=first_read)
+    def table(first_read: FirstRead) -> DynamoDBLeaseStore:
+        return DynamoDBLeaseStore("leases", "shop", client=client, first_read=first_read)
 
     first_read = FirstRead({}, "leases", "shop", clock=SYSTEM_CLOCK)  # no credentials: for boto3
     assert (first_read.item, first_read.error) == (None, None)

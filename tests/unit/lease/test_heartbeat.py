@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnava
 from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE, Heartbeat
 from lambda_migrate.lease.progress import Progress
 from lambda_migrate.lease.store import Lease
-from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
+from lambda_migrate.testing import FakeClock, InMemoryLeaseStore
 
 LEASE_SECONDS = 21.0
 THIRD = LEASE_SECONDS / RENEWALS_PER_LEASE
@@ -23,7 +23,7 @@ TEST_TIMEOUT_SECONDS = 20.0
 """Real seconds until a test that hangs is given up."""
 
 
-class CountingTable(InMemoryLeaseTable):
+class CountingTable(InMemoryLeaseStore):
     """A table that can be unavailable, and that counts renewals."""
 
     def __init__(self, clock: FakeClock) -> None:
@@ -200,7 +200,7 @@ def test_a_lease_changed_by_a_write_is_the_one_that_is_renewed() -> None:
     setup = HeartbeatSetup()
     setup.events += [
         do_nothing,
-        lambda: setup.heartbeat.run_write(lambda lease: setup.table.raise_fence(lease, 40)),
+        lambda: setup.heartbeat.run_write(lambda lease: setup.table.advance_fence(lease, 40)),
         do_nothing,
     ]
     with setup.running() as heartbeat:

@@ -282,7 +282,7 @@ def test_the_three_newest_other_databases_are_kept() -> None:
 
 def test_an_inspection_changes_neither_owner_nor_token_of_the_last_completion() -> None:
     databases = records_after(
-        check(3), check(3, 9, owner="inspector", address=TUNNEL, is_fence_raised=False)
+        check(3), check(3, 9, owner="inspector", address=TUNNEL, is_token_written=False)
     )
     assert (databases[ONE].fence, databases[ONE].owner) == (1, "o")
     assert ready(databases, TUNNEL) == [0, 1, 2, 3]

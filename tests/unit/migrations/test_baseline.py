@@ -78,7 +78,7 @@ def refusal(*others: ToolHistory, **options: Any) -> str:
 def refused(*others: ToolHistory, history: Sequence[HistoryRow] = (), ignore: bool = False) -> str:
     try:
         plan = FILES.make_plan(history, allow_out_of_order=True)
-        require_no_tool_history(plan, lambda: others, ignore_tool_histories=ignore)
+        require_no_tool_history(plan, lambda: others, ignore_other_history=ignore)
     except ConfigurationError as error:
         return str(error)
     return ""
@@ -105,7 +105,7 @@ def test_a_history_of_ours_and_nothing_pending_are_not_stopped() -> None:
     assert refused(dbmate(v1="rolled back")) == ""
     assert refused() == ""
     require_no_tool_history(
-        Manifest().make_plan(()), lambda: [dbmate(1)], ignore_tool_histories=False
+        Manifest().make_plan(()), lambda: [dbmate(1)], ignore_other_history=False
     )
 
 
@@ -116,7 +116,7 @@ def test_other_tools_tables_are_read_only_where_they_matter() -> None:
     for history, ignore in ([[row(1)], False], [[row(1), row(2), row(3)], False], [[], True]):
         assert isinstance(history, list)
         plan = FILES.make_plan(history, allow_out_of_order=True)
-        require_no_tool_history(plan, never, ignore_tool_histories=bool(ignore))
+        require_no_tool_history(plan, never, ignore_other_history=bool(ignore))
 
 
 # --- recording what the other tool has applied
@@ -250,7 +250,7 @@ def test_a_version_that_the_other_history_contradicts_is_refused(
     reported = refusal(other, version=version)
     assert said in reported
     assert "--ignore-other-history" in reported
-    assert len(choose(other, version=version, ignore_tool_histories=True).migrations) == version
+    assert len(choose(other, version=version, ignore_other_history=True).migrations) == version
 
 
 def test_a_history_with_none_of_our_files_or_one_that_agrees_contradicts_nothing() -> None:
@@ -267,4 +267,4 @@ def test_once_there_is_a_history_of_ours_the_other_one_contradicts_nothing() -> 
 
 
 def test_ignoring_the_other_history_needs_a_version() -> None:
-    assert "needs a version" in refusal(dbmate(1), ignore_tool_histories=True)
+    assert "needs a version" in refusal(dbmate(1), ignore_other_history=True)

@@ -13,8 +13,8 @@ from lambda_migrate.migrations import Manifest, Migration, Script, parse_migrati
 from lambda_migrate.migrations.sql.lint import check_migration, check_script, find_script_warnings
 from lambda_migrate.migrations.sql.placeholders import (
     SubstitutedSQL,
-    hide_values,
     parse_placeholders,
+    redact_values,
 )
 from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql.queries import _down_values, parse_down_script
@@ -206,4 +206,4 @@ def test_the_setting_is_a_json_object_or_a_dict() -> None:
 )
 def test_values_of_four_characters_or_more_are_hidden_in_messages(text: str, shown: str) -> None:
     values = {"role": "my app", "odd": "it's $1", "short": "app", "long": "0123456789"}
-    assert hide_values(text, values) == shown
+    assert redact_values(text, values) == shown

@@ -23,11 +23,11 @@ from botocore.exceptions import (
 
 from lambda_migrate.database_address import DatabaseAddress
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.postgresql.connection import ConnectFailed
+from lambda_migrate.postgresql.connection import ConnectionFailed
 from lambda_migrate.postgresql.credentials import (
-    IamCredentials,
+    IAMCredentials,
     SecretCredentials,
-    UrlCredentials,
+    URLCredentials,
     open_connection,
 )
 from lambda_migrate.testing import FakeClock, FixedRandom
@@ -87,8 +87,8 @@ def test_a_binary_secret_is_read_like_a_text() -> None:
 def test_an_address_text_needs_no_secret_to_be_read() -> None:
     assert SecretCredentials("no-such").address_text == "no-such"
     assert SecretCredentials("no-such", address=REMOTE).address_text == REMOTE.text
-    assert UrlCredentials(REMOTE).address_text == REMOTE.text
-    assert IamCredentials(REMOTE).address_text == REMOTE.text
+    assert URLCredentials(REMOTE).address_text == REMOTE.text
+    assert IAMCredentials(REMOTE).address_text == REMOTE.text
 
 
 def test_a_secret_is_cached_briefly_and_read_again_on_demand() -> None:
@@ -215,7 +215,7 @@ def test_a_missing_region_is_a_configuration_error(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigurationError, match="region"):
         SecretCredentials("db").address()
     with pytest.raises(ConfigurationError, match="region"):
-        IamCredentials(REMOTE).address()
+        IAMCredentials(REMOTE).address()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_missing_region_is_a_configuration_error(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_token_is_signed_for_the_region_of_the_database(host: str, region: str) -> None:
-    address = IamCredentials(DatabaseAddress(database="orders", host=host, user="app")).address()
+    address = IAMCredentials(DatabaseAddress(database="orders", host=host, user="app")).address()
 
     assert address.password is not None
     assert address.password.startswith(f"{host}:5432/?Action=connect&DBUser=app&")
@@ -237,7 +237,7 @@ def test_a_token_is_signed_for_the_region_of_the_database(host: str, region: str
 @pytest.mark.parametrize("sslmode", ["disable", "allow", "prefer"])
 def test_a_token_is_not_made_for_a_connection_without_tls(sslmode: str) -> None:
     with pytest.raises(ConfigurationError, match="needs TLS"):
-        IamCredentials(REMOTE.with_tls(sslmode=sslmode)).address()
+        IAMCredentials(REMOTE.with_tls(sslmode=sslmode)).address()
 
 
 def test_a_function_without_aws_credentials_gets_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_a_function_without_aws_credentials_gets_no_token(monkeypatch: pytest.Mo
     monkeypatch.setattr("botocore.session.Session.get_credentials", lambda _: None)
 
     with pytest.raises(ConfigurationError, match="rds-db:connect"):
-        IamCredentials(REMOTE, client=NoCredentials()).address()
+        IAMCredentials(REMOTE, client=NoCredentials()).address()
 
 
 # --- a source that is silent, or whose own credentials are at fault
@@ -324,7 +324,7 @@ def test_a_token_waits_for_the_provider_of_aws_credentials_no_longer_than_it_may
 
     client = Hanging()
     with pytest.raises(DatabaseUnavailable, match=r"no AWS credentials within 0\.1 s"):
-        IamCredentials(REMOTE, client=client).address(seconds=0.1)
+        IAMCredentials(REMOTE, client=client).address(seconds=0.1)
     client.goes_on.set()
 
 
@@ -378,7 +378,9 @@ def mock_aws_off() -> Iterator[None]:
 # --- a refused login, while a secret is rotated
 
 RANDOM = FixedRandom(0.5)
-PASSWORD_REFUSED = ConnectFailed("refused", permanent=True, sqlstate="28P01", server_responded=True)
+PASSWORD_REFUSED = ConnectionFailed(
+    "refused", permanent=True, sqlstate="28P01", server_responded=True
+)
 
 
 class Rotation:
@@ -459,7 +461,7 @@ def test_a_secret_that_is_ahead_of_the_database_is_tried_again() -> None:
 
 def test_a_password_that_stays_wrong_is_tried_a_few_times_and_reported() -> None:
     rotation = Rotation("other", (0, "wrong", "too"))
-    with pytest.raises(ConnectFailed) as failed:
+    with pytest.raises(ConnectionFailed) as failed:
         rotation.open(900)
     assert failed.value.permanent
     assert len(rotation.logins) <= 6
@@ -475,21 +477,21 @@ def test_a_password_that_stays_wrong_is_tried_a_few_times_and_reported() -> None
 
 def test_a_rotation_is_waited_for_no_longer_than_the_caller_has() -> None:
     rotation = Rotation("other", (0, "wrong", None))
-    with pytest.raises(ConnectFailed):
+    with pytest.raises(ConnectionFailed):
         rotation.open(2.5)
     assert rotation.elapsed_seconds <= 2.5
 
 
 def test_a_login_that_fails_for_another_reason_is_not_tried_again() -> None:
     rotation = Rotation("other", (0, "old", None))
-    gone = ConnectFailed("no answer", permanent=False)
+    gone = ConnectionFailed("no answer", permanent=False)
 
     def opened(*_: Any, **__: Any) -> Any:
         rotation.logins.append((0.0, ""))
         raise gone
 
     rotation.opened = opened  # type: ignore[method-assign]  # the server is away
-    with pytest.raises(ConnectFailed) as failed:
+    with pytest.raises(ConnectionFailed) as failed:
         rotation.open()
     assert failed.value is gone
     assert len(rotation.logins) == 1
@@ -516,9 +518,9 @@ def test_a_refused_token_is_replaced_by_a_later_one_and_once_only() -> None:
         logins.append(clock.monotonic())
         raise PASSWORD_REFUSED
 
-    with pytest.raises(ConnectFailed, match=r"2 logins were refused .* rds-db:connect"):
+    with pytest.raises(ConnectionFailed, match=r"2 logins were refused .* rds-db:connect"):
         open_connection(
-            IamCredentials(REMOTE), "t", 60, connect_to=opened, clock=clock, random=RANDOM
+            IAMCredentials(REMOTE), "t", 60, connect_to=opened, clock=clock, random=RANDOM
         )
     assert len(logins) == 2
     assert logins[1] - logins[0] >= 1
