@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -190,16 +190,7 @@ def render(
     head_height = 0.3 + 0.15 * len(subtitle.splitlines())
     heights = [head_height, min(0.3 * len(rows), 6.5), *(_SERIES_HEIGHT for _ in series)]
     output = io.StringIO()
-    with mpl.rc_context(
-        {
-            "font.size": 8,
-            "path.simplify": False,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "lambda-migrate",
-            "text.color": _TEXT,
-            "text.parse_math": False,
-        }
-    ):
+    with mpl.rc_context(_STYLE):
         figure = Figure((_WIDTH, sum(heights) + 2), layout="constrained", facecolor=_PAPER)
         figure.suptitle(title, x=0.01, ha="left", size=14, weight="bold")
         head, chart, *below = figure.subplots(len(heights), sharex=True, height_ratios=heights)
@@ -215,6 +206,16 @@ def render(
             _draw_series(axes, values)
         figure.savefig(output, format="svg", metadata={"Date": None, "Title": title or "Timeline"})
     return output.getvalue()
+
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "path.simplify": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lambda-migrate",
+    "text.color": _TEXT,
+    "text.parse_math": False,
+}
 
 
 def _style(axes: Axes) -> None:
