@@ -111,7 +111,7 @@ def test_a_build_past_its_deadline_is_cancelled_and_cleaned_up_by_the_next_holde
     with orders.connect() as old, orders.holder() as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         with pytest.raises(MigrationFailed, match="deadline") as failed:
-            session.apply(non_transactional(BUILD), "d", soon(0.4))
+            session.apply(non_transactional(BUILD), "d", soon(1.5))
         until(lambda: not orders.is_running("INDEX CONCURRENTLY"))
     assert failed.value.sqlstate == "57014"
     assert "cleaning up failed" in str(failed.value)
@@ -561,7 +561,7 @@ def _cancel_half_way(db: EmptyDatabase, one: Migration, old: str) -> None:
         older.run("BEGIN")
         older.run(old)
         with pytest.raises(MigrationFailed, match="deadline"):
-            session.apply(one, "d", soon(0.6))
+            session.apply(one, "d", soon(1.5))
         until(lambda: not db.is_running("CONCURRENTLY"))
     assert db.states() == {1: "started"}
 

@@ -208,7 +208,7 @@ def test_a_lock_that_is_never_released_is_the_cause_at_the_deadline(db: EmptyDat
     with db.connect() as other, db.holder() as session:
         other.run("BEGIN; LOCK t")
         with pytest.raises(MigrationFailed) as failed:
-            session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.7))
+            session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(1.5))
         assert failed.value.sqlstate == "55P03"
         assert "lock timeout" in failed.value.cause
         assert "pg_locks" in str(failed.value)
@@ -221,7 +221,7 @@ def test_the_lock_is_reported_even_if_the_deadline_comes_first(db: EmptyDatabase
     with db.connect() as other, db.holder(lock_timeout_seconds=60) as session:
         other.run("BEGIN; LOCK t")
         with pytest.raises(MigrationFailed) as failed:
-            session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.5))
+            session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(1.5))
     assert failed.value.sqlstate == "55P03"
 
 
@@ -408,7 +408,7 @@ def test_an_error_has_its_position_in_the_script(
 
 def test_one_long_statement_is_cancelled_at_the_deadline(each_db: EmptyDatabase) -> None:
     with each_db.holder() as session, pytest.raises(MigrationFailed) as failed:
-        session.apply(migration("CREATE TABLE t (); SELECT pg_sleep(30)"), "d", soon(0.4))
+        session.apply(migration("CREATE TABLE t (); SELECT pg_sleep(30)"), "d", soon(1.5))
     assert (failed.value.sqlstate, each_db.has("t")) == ("57014", False)
     assert "deadline" in failed.value.cause
     assert "longer timeout" in str(failed.value)
@@ -419,7 +419,7 @@ def test_many_short_statements_are_cancelled_at_the_deadline(each_db: EmptyDatab
     script = "CREATE TABLE t ();" + "SELECT pg_sleep(0.1);" * 300
     with each_db.holder() as session:
         version = session._connection.raw_connection.server_version
-        slow = Running(lambda: session.apply(migration(script), "d", soon(0.5)))
+        slow = Running(lambda: session.apply(migration(script), "d", soon(1.5)))
         if version < 170000:
             until(lambda: each_db.is_running("pg_sleep"))
             session.abort()
