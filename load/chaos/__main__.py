@@ -17,7 +17,7 @@ from pathlib import Path
 from load.bench.results import Table, markdown_table
 from load.chaos.evidence import ChaosEvidence
 from load.chaos.invariants import INVARIANTS
-from load.chaos.schedule import KINDS, TOOLS, Schedule, from_json, generate, to_json
+from load.chaos.schedule import FAULT_KINDS, TOOLS, Schedule, from_json, make_schedule, to_json
 from load.chaos.worker import run_schedules
 
 
@@ -56,7 +56,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _make_schedules(options: argparse.Namespace) -> list[Schedule]:
-    make = partial(generate, source=options.source)
+    make = partial(make_schedule, source=options.source)
     if options.replay:
         name = options.replay
         schedule = make(int(name)) if name.isdigit() else from_json(Path(name).read_text())
@@ -93,7 +93,7 @@ def _format_report(results: Sequence[ChaosEvidence], seconds: float) -> Iterator
     yield f"{len(processes)} processes in {seconds / 60:.1f} min, {faults.total()} faults.\n"
     rows = [(name, str(violated[name])) for name in INVARIANTS]
     yield markdown_table(Table(("invariant", "rounds that violated it"), rows))
-    kinds = dict.fromkeys((*KINDS, *sorted(faults)))
+    kinds = dict.fromkeys((*FAULT_KINDS, *sorted(faults)))
     yield markdown_table(Table(("fault", "took effect"), [(k, f"{faults[k]:,}") for k in kinds]))
     for result in failed:
         yield f"## Seed {result.schedule.seed}\n"

@@ -7,28 +7,28 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from load.chaos.evidence import ChaosEvidence, Observation, ProcessRecord
-from load.chaos.migrations import index_name, migrations_of
+from load.chaos.migrations import list_migrations, make_index_name
 
 
-def violated_invariants(evidence: ChaosEvidence) -> list[str]:
+def find_violated_invariants(evidence: ChaosEvidence) -> list[str]:
     """One sentence for each invariant that was violated, with what broke it."""
     return [
         f"{name}: {what}" for name, invariant in INVARIANTS.items() for what in invariant(evidence)
     ]
 
 
-def _applied_versions(evidence: ChaosEvidence) -> set[int]:
+def _find_applied(evidence: ChaosEvidence) -> set[int]:
     return {version for version, state in evidence.state.history if state == "applied"}
 
 
 def _effects_are_exactly_once(evidence: ChaosEvidence) -> Iterator[str]:
     """Every applied migration took effect once, and no other did."""
-    state, applied = evidence.state, _applied_versions(evidence)
-    known = migrations_of(evidence.schedule, "probe")
+    state, applied = evidence.state, _find_applied(evidence)
+    known = list_migrations(evidence.schedule, "probe")
     for version, (spec, _) in known.items():
         count = state.effects.get(version, 0)
         if spec.kind == "index":
-            count = int(index_name(version) in state.indexes)
+            count = int(make_index_name(version) in state.indexes)
         if count != int(version in applied):
             status = "applied" if version in applied else "not applied"
             name = f"{version}_{spec.kind}"
@@ -39,7 +39,7 @@ def _effects_are_exactly_once(evidence: ChaosEvidence) -> Iterator[str]:
 
 
 def _all_are_applied(evidence: ChaosEvidence) -> Iterator[str]:
-    missing = migrations_of(evidence.schedule, "probe").keys() - _applied_versions(evidence)
+    missing = list_migrations(evidence.schedule, "probe").keys() - _find_applied(evidence)
     if missing:
         yield f"not applied after the last cold start: {sorted(missing)}"
 
@@ -65,7 +65,7 @@ def _up_and_down_alternate(evidence: ChaosEvidence) -> Iterator[str]:
         last[version] = direction
 
 
-def _no_lease(evidence: ChaosEvidence) -> Iterator[str]:
+def _lease_is_released(evidence: ChaosEvidence) -> Iterator[str]:
     """An owner that is left in the item, perhaps with a wrong clock, holds nothing any more."""
     state = evidence.state
     clock_error = max((process.clock_error for process in evidence.processes), default=0.0)
@@ -87,14 +87,14 @@ def _cold_starts_succeed(evidence: ChaosEvidence) -> Iterator[str]:
             yield f"{name} took {start.seconds:.1f} s, more than {start.limit:.1f}"
 
 
-_OBSERVATION_SECONDS = 0.4  # from the library's decision to the query, also on a busy machine
+_MAX_OBSERVATION_SECONDS = 0.4  # from the library's decision to the query, also on a busy machine
 _LATE_RESPONSE_SECONDS = 1.0  # a read whose response is late shows an earlier moment
 
 
 def _served_on_current_schema(evidence: ChaosEvidence) -> Iterator[str]:
     """No environment serves on a schema that lacks one of its migrations."""
     for one in evidence.observations:
-        broken = migrations_of(evidence.schedule, one.code_version).get(
+        broken = list_migrations(evidence.schedule, one.code_version).get(
             evidence.schedule.broken_version
         )
         if broken is not None and broken[1]:
@@ -102,11 +102,11 @@ def _served_on_current_schema(evidence: ChaosEvidence) -> Iterator[str]:
         elif one.versions is None:
             yield f"{one.process} served, and the database could not be queried"
         else:
-            yield from _find_missing(evidence, one)
+            yield from _find_missing_migrations(evidence, one)
 
 
-def _find_missing(evidence: ChaosEvidence, one: Observation) -> Iterator[str]:
-    late = one.frozen_seconds + _OBSERVATION_SECONDS
+def _find_missing_migrations(evidence: ChaosEvidence, one: Observation) -> Iterator[str]:
+    late = one.frozen_seconds + _MAX_OBSERVATION_SECONDS
     late += _LATE_RESPONSE_SECONDS if "dynamodb-slow" in evidence.fault_counts else 0.0
     rolled_back = {
         version
@@ -115,9 +115,9 @@ def _find_missing(evidence: ChaosEvidence, one: Observation) -> Iterator[str]:
     }
     # An index that is dropped concurrently leaves no row with the time of its removal.
     has_rollback = any(process.name == "rollback" for process in evidence.processes)
-    for version, (spec, _) in migrations_of(evidence.schedule, one.code_version).items():
+    for version, (spec, _) in list_migrations(evidence.schedule, one.code_version).items():
         if spec.kind == "index":
-            is_fine = index_name(version) in one.indexes or has_rollback
+            is_fine = make_index_name(version) in one.indexes or has_rollback
         else:
             is_fine = version in (one.versions or ()) or version in rolled_back
         if not is_fine:
@@ -196,7 +196,7 @@ INVARIANTS: dict[str, Callable[[ChaosEvidence], Iterator[str]]] = {
     "no process left": lambda evidence: (
         f"still runs: {process}" for process in evidence.state.children
     ),
-    "no lease past its time": _no_lease,
+    "no lease past its time": _lease_is_released,
     "no secret anywhere": lambda evidence: iter(evidence.state.secrets),
     "cold start afterwards": _cold_starts_succeed,
     "served on its schema": _served_on_current_schema,

@@ -38,13 +38,13 @@ def write_migrations(schedule: Schedule, folder: Path) -> dict[str, Path]:
         directories[code_version] = folder / code_version
         migrations = [
             _make_migration(version, spec, schedule.source, is_broken=is_broken)
-            for version, (spec, is_broken) in migrations_of(schedule, code_version).items()
+            for version, (spec, is_broken) in list_migrations(schedule, code_version).items()
         ]
         write_project(folder / code_version, _PROJECTS[schedule.source].files(migrations))
     return directories
 
 
-def migrations_of(schedule: Schedule, code_version: str) -> dict[int, tuple[MigrationSpec, bool]]:
+def list_migrations(schedule: Schedule, code_version: str) -> dict[int, tuple[MigrationSpec, bool]]:
     """Version -> migration and whether it fails, for one code version."""
     specs = (
         schedule.migrations[: schedule.old_version]
@@ -60,17 +60,17 @@ def migrations_of(schedule: Schedule, code_version: str) -> dict[int, tuple[Migr
     return found
 
 
-def index_name(version: int) -> str:
+def make_index_name(version: int) -> str:
     """The index that an ``index`` migration builds."""
     return f"orders_{version}"
 
 
-def make_id(source: str, version: int) -> str:
+def make_revision_id(source: str, version: int) -> str:
     """The tool's name of a migration."""
     return f"{'shop.' if source == 'django' else ''}{version:04}_step"
 
 
-def find_version(revision_id: str) -> int:
+def parse_version(revision_id: str) -> int:
     """The number in the tool's name of a migration."""
     return int("".join(filter(str.isdigit, revision_id.partition(LOG_ID_SEPARATOR)[0])))
 
@@ -79,15 +79,15 @@ def _make_migration(
     version: int, spec: MigrationSpec, source: str, *, is_broken: bool
 ) -> MigrationSource:
     name = spec.kind if source == "sql" else "step"
-    statements = _list_statements(version, spec, source, is_broken=is_broken)
-    return MigrationSource(version, name, statements, _write_down_script(version, spec.kind))
+    statements = _make_statements(version, spec, source, is_broken=is_broken)
+    return MigrationSource(version, name, statements, _make_down_script(version, spec.kind))
 
 
-def _list_statements(
+def _make_statements(
     version: int, spec: MigrationSpec, source: str, *, is_broken: bool
 ) -> tuple[str, ...]:
     """What a migration runs; PostgreSQL runs the concurrent builds in no transaction."""
-    what = {
+    statements = {
         "base": _BASE_MIGRATION,
         "table": (f"CREATE TABLE made_{version} (id int)",),
         "balance": ("UPDATE accounts SET balance = balance + 1",),
@@ -97,12 +97,12 @@ def _list_statements(
     }
     # Every order is of kind 1: a unique index on it fails half-way and is left invalid.
     unique, column = ("UNIQUE ", "kind") if is_broken else ("", "amount")
-    index = f"CREATE {unique}INDEX CONCURRENTLY {index_name(version)} ON orders ({column})"
+    index = f"CREATE {unique}INDEX CONCURRENTLY {make_index_name(version)} ON orders ({column})"
     effects = (
         f"INSERT INTO effects VALUES ({version})",  # noqa: S608 - a number
         f"INSERT INTO runs (version, direction) VALUES ({version}, 'up')",  # noqa: S608
     )
-    table = what["table"]
+    table = statements["table"]
     sleep = (f"SELECT pg_sleep({spec.seconds})",) if source == "alembic" else ()
     if spec.kind == "index":
         return (index,)
@@ -111,17 +111,17 @@ def _list_statements(
     if spec.kind == "rows":
         # Django tries it in a transaction first, unless that cannot be.
         return (*effects, *(("COMMIT", *sleep, *table) if source == "alembic" else (*table, index)))
-    return (*what[spec.kind], *effects, *(["SELECT 1 / 0"] if is_broken else []))
+    return (*statements[spec.kind], *effects, *(["SELECT 1 / 0"] if is_broken else []))
 
 
-def _write_down_script(version: int, kind: str) -> str:
+def _make_down_script(version: int, kind: str) -> str:
     effects = (
         f"DELETE FROM effects WHERE version = {version};\n"  # noqa: S608 - a number
         f"INSERT INTO runs (version, direction) VALUES ({version}, 'down');"
     )
     scripts = {
         "base": "DROP TABLE orders, accounts, runs, effects;",
-        "index": f"DROP INDEX CONCURRENTLY {index_name(version)};",
+        "index": f"DROP INDEX CONCURRENTLY {make_index_name(version)};",
         "table": f"DROP TABLE made_{version};\n{effects}",
         "balance": f"UPDATE accounts SET balance = balance - 1;\n{effects}",  # noqa: S608
         "alter": f"ALTER TABLE orders DROP COLUMN extra_{version};\n{effects}",

@@ -32,7 +32,7 @@ from load.chaos.migrations import REFERENCE_DATABASE_SUFFIX
 
 EmitEvent = Callable[[dict[str, Any]], None]
 
-_MESSAGE_CHARACTERS = 600  # how much of an error's message goes into an event
+_MAX_MESSAGE_CHARACTERS = 600  # how much of an error's message goes into an event
 
 
 def run(job: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ def _make_error_event(error: MigrateError) -> dict[str, Any]:
     return {
         "event": "raised",
         "error": type(error).__name__,
-        "message": str(error)[:_MESSAGE_CHARACTERS],
+        "message": str(error)[:_MAX_MESSAGE_CHARACTERS],
     }
 
 
@@ -120,7 +120,7 @@ def _make_handler() -> Callable[[Any], dict[str, Any]]:
 
 def _make_runner(job: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
     """A runner with the schedule's clock and lease."""
-    manifest, target = _make_target(job, PowertoolsObserver())
+    manifest, target = _make_manifest_and_target(job, PowertoolsObserver())
     runner = MigrationRunner(manifest, target)
 
     def invoke(context: Any) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _make_runner(job: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
     return invoke
 
 
-def _make_target(job: dict[str, Any], observer: Observer) -> tuple[Manifest, Target]:
+def _make_manifest_and_target(job: dict[str, Any], observer: Observer) -> tuple[Manifest, Target]:
     settings = Settings.load(os.environ)
     # Shorter than users may set it: otherwise every takeover would take the round's whole time.
     settings = settings.replace(lease_seconds=job["lease_seconds"])
@@ -143,7 +143,7 @@ def _make_target(job: dict[str, Any], observer: Observer) -> tuple[Manifest, Tar
 
 def _roll_back(job: dict[str, Any], emit: EmitEvent) -> None:
     """Roll back as a person at the command line, who retries for a while."""
-    manifest, target = _make_target(job, null_observer)
+    manifest, target = _make_manifest_and_target(job, null_observer)
     ends = time.monotonic() + job["timeout"]
     emit({"event": "invoked", "ends": ends, "outlives": False})
     while True:
@@ -163,7 +163,7 @@ def _repair(job: dict[str, Any], emit: EmitEvent) -> None:
     """Declare that a migration of a tool, which was reversed by hand, is pending."""
     deadline = Deadline.after(job["timeout"])
     emit({"event": "invoked", "ends": deadline.at, "outlives": False})
-    operations = Operations(*_make_target(job, null_observer))
+    operations = Operations(*_make_manifest_and_target(job, null_observer))
     operations.repair(job["version"], deadline, declared_state="pending")
     emit({"event": "repaired"})
 

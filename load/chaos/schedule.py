@@ -11,7 +11,7 @@ import random
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-_WEIGHTS = {
+_FAULT_WEIGHTS = {
     "kill": 5,
     "kill-at-commit": 2,  # while a COMMIT is on its way
     "kill-at-write": 3,  # between a write to DynamoDB and its response
@@ -38,7 +38,7 @@ _WEIGHTS = {
     "granted-twice-unwritten": 2,  # the next fencing token is given out and forgotten
 }
 
-_TOOL_KINDS = (
+_TOOL_MIGRATION_KINDS = (
     *("table", "balance", "alter", "index", "index", "long", "many"),
     *("parts", "parts", "rows"),
 )
@@ -48,7 +48,7 @@ _TOOL_FAULTS = (
 )
 """What each round of a tool has one to three of, besides the faults of its seed."""
 
-KINDS = (*_WEIGHTS, "clock")
+FAULT_KINDS = (*_FAULT_WEIGHTS, "clock")
 """Every kind of fault; ``clock``: a wall clock is off, or jumps, by up to a minute."""
 
 TOOLS = ("alembic", "django")
@@ -136,7 +136,7 @@ def from_json(text: str) -> Schedule:
 # --- from a seed
 
 
-def generate(seed: int, source: str = "sql") -> Schedule:
+def make_schedule(seed: int, source: str = "sql") -> Schedule:
     """The schedule of a seed and a source: the same ones always give the same schedule."""
     rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
     migrations = _make_migrations(rng)
@@ -159,7 +159,7 @@ def generate(seed: int, source: str = "sql") -> Schedule:
         target_version = rng.randint(1, len(migrations) - 1)
         rollback = Rollback(_choose_time(rng, 1.0, 5.0), target_version)
         schedule = replace(schedule, rollback=rollback)
-    kinds = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=rng.randint(1, 8))
+    kinds = rng.choices(list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values()), k=rng.randint(1, 8))
     faults = tuple(_make_fault(rng, kind, schedule) for kind in kinds)
     schedule = _add_clock_faults(rng, replace(schedule, faults=faults))
     return schedule if source == "sql" else _adapt_to_tool(schedule, source)
@@ -184,8 +184,8 @@ def _make_migrations(rng: random.Random) -> tuple[MigrationSpec, ...]:
 
 
 def _choose_broken_version(rng: random.Random, migrations: tuple[MigrationSpec, ...]) -> int:
-    able = [v for v, one in enumerate(migrations, 1) if v > 1 and one.kind != "many"]
-    return rng.choice(able) if able and rng.random() < 0.25 else 0
+    breakable = [v for v, one in enumerate(migrations, 1) if v > 1 and one.kind != "many"]
+    return rng.choice(breakable) if breakable and rng.random() < 0.25 else 0
 
 
 def _make_environments(rng: random.Random, *, is_broken: bool) -> tuple[ExecutionEnvironment, ...]:
@@ -250,7 +250,7 @@ def _add_clock_faults(rng: random.Random, schedule: Schedule) -> Schedule:
 def _adapt_to_tool(schedule: Schedule, source: str) -> Schedule:
     """Replace what a child process cannot do, or not in that time."""
     rng = random.Random(f"{source} {schedule.seed}")  # noqa: S311 - repeatable on purpose
-    specs = [MigrationSpec(rng.choice(_TOOL_KINDS)) for _ in range(rng.randint(2, 5))]
+    specs = [MigrationSpec(rng.choice(_TOOL_MIGRATION_KINDS)) for _ in range(rng.randint(2, 5))]
     migrations = [MigrationSpec("base")] + [
         replace(spec, seconds=_choose_time(rng, 0.2, 1.0)) for spec in specs
     ]

@@ -20,10 +20,10 @@ from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.evidence import ChaosEvidence
-from load.chaos.invariants import violated_invariants
+from load.chaos.invariants import find_violated_invariants
 from load.chaos.run import ChaosRun
 from load.chaos.schedule import Schedule
-from load.chaos.service_state import TABLE, ServiceState
+from load.chaos.service_state import LEASE_TABLE, ServiceState
 
 _POSTGRESQL_SETTINGS = {
     # A server that is restarted in immediate mode forgets nothing that it has acknowledged.
@@ -41,34 +41,34 @@ _PRELOADED = (
 )
 """What every process of a round needs, so that all share it."""
 
-_THREADS = 64  # each waits for a server, mostly
+_EXECUTOR_THREADS = 64  # each waits for a server, mostly
 
-_run_numbers = itertools.count(1)
+_run_counter = itertools.count(1)
 
 
 def run_schedules(schedules: Iterable[Schedule], *, workers: int) -> Iterator[ChaosEvidence]:
     """Run schedules side by side and check the invariants; results come as they are ready."""
-    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    idle_workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def run_one(schedule: Schedule) -> ChaosEvidence:
-        worker = idle.get()
+        worker = idle_workers.get()
         try:
             evidence = worker.run(schedule)
-            return replace(evidence, violations=violated_invariants(evidence))
+            return replace(evidence, violations=find_violated_invariants(evidence))
         finally:
-            idle.put(worker)
+            idle_workers.put(worker)
 
     with (
         # PostgreSQL's own account must be able to pass through.
         tempfile.TemporaryDirectory(prefix="lm-chaos-") as folder,
-        LoopThread("chaos", executor_threads=_THREADS) as loop,
+        LoopThread("chaos", executor_threads=_EXECUTOR_THREADS) as loop,
         LocalDynamoDB() as dynamodb,
         ExitStack() as stack,
     ):
-        dynamodb.create_table(TABLE)
+        dynamodb.create_table(LEASE_TABLE)
         for number in range(workers):
             worker = open_worker(Path(folder) / f"worker-{number}", loop, dynamodb)
-            idle.put(stack.enter_context(worker))
+            idle_workers.put(stack.enter_context(worker))
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
         for done in as_completed([pool.submit(run_one, each) for each in schedules]):
@@ -100,7 +100,7 @@ class Worker:
     server: LocalPostgreSQL
     fork_server: ForkServer
     folder: Path
-    client: Any  # of DynamoDB, past the relay
+    client: Any  # of DynamoDB, past the proxy
 
     def run(
         self,
@@ -109,7 +109,7 @@ class Worker:
         before_final_state: Callable[[ServiceState, Path], None] = lambda _state, _log: None,
     ) -> ChaosEvidence:
         """Run a schedule; before the final state is read, tests do something wrong to it."""
-        name = f"round_{schedule.seed}_{next(_run_numbers)}"
+        name = f"round_{schedule.seed}_{next(_run_counter)}"
         folder = self.folder / name
         folder.mkdir()
         with ExitStack() as stack:

@@ -23,18 +23,18 @@ from load.chaos.evidence import (
     ProcessRecord,
     RepairedMigration,
 )
-from load.chaos.invariants import INVARIANTS, violated_invariants
+from load.chaos.invariants import INVARIANTS, find_violated_invariants
 from load.chaos.schedule import (
-    KINDS,
+    FAULT_KINDS,
     TOOLS,
     ExecutionEnvironment,
     MigrationSpec,
     Schedule,
     from_json,
-    generate,
+    make_schedule,
     to_json,
 )
-from load.chaos.service_state import SECRETS, TABLE, ServiceState
+from load.chaos.service_state import LEASE_TABLE, SECRETS, ServiceState
 from load.chaos.worker import Worker, open_worker, run_schedules
 
 SEEDS = range(180, 200)
@@ -51,8 +51,8 @@ SAVED = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 @pytest.fixture(scope="session")
 def results() -> dict[str, ChaosEvidence]:
     """The twenty, and those that are kept; a few side by side, because they mostly wait."""
-    named = {f"seed {seed}": generate(seed) for seed in SEEDS}
-    named |= {f"{tool} {seed}": generate(seed, tool) for tool in TOOLS for seed in TOOL_SEEDS}
+    named = {f"seed {seed}": make_schedule(seed) for seed in SEEDS}
+    named |= {f"{tool} {seed}": make_schedule(seed, tool) for tool in TOOLS for seed in TOOL_SEEDS}
     named |= {f"saved {file.stem}": from_json(file.read_text()) for file in SAVED}
     results = run_schedules(named.values(), workers=6)
     finished = {result.schedule: result for result in results}
@@ -83,15 +83,15 @@ def test_saved_schedule_violates_no_invariant(results: dict[str, ChaosEvidence],
 
 
 def test_seeds_cover_every_kind_of_fault(results: dict[str, ChaosEvidence]) -> None:
-    schedules = [generate(seed) for seed in SEEDS]
+    schedules = [make_schedule(seed) for seed in SEEDS]
     planned = {fault.kind for schedule in schedules for fault in schedule.faults}
     if any(each.clock_offset for schedule in schedules for each in schedule.environments):
         planned.add("clock")
-    assert planned == set(KINDS)
+    assert planned == set(FAULT_KINDS)
     assert any(schedule.rollback for schedule in schedules)
     assert any(schedule.broken_version for schedule in schedules)
     took_effect = {kind for result in results.values() for kind in result.fault_counts}
-    assert len(took_effect) > len(KINDS) / 2, "planned faults also take effect"
+    assert len(took_effect) > len(FAULT_KINDS) / 2, "planned faults also take effect"
 
 
 def test_report_counts_rounds_and_shows_failed_ones(
@@ -114,11 +114,11 @@ def test_report_counts_rounds_and_shows_failed_ones(
 
 @pytest.mark.parametrize("seed", [0, 7, 123_456_789])
 def test_same_seed_makes_same_schedule(seed: int) -> None:
-    assert generate(seed) == generate(seed)
-    assert from_json(to_json(generate(seed))) == generate(seed)
-    assert generate(seed) != generate(seed + 1)
-    schedule = generate(seed, "django")
-    assert from_json(to_json(schedule)) == schedule != generate(seed, "alembic")
+    assert make_schedule(seed) == make_schedule(seed)
+    assert from_json(to_json(make_schedule(seed))) == make_schedule(seed)
+    assert make_schedule(seed) != make_schedule(seed + 1)
+    schedule = make_schedule(seed, "django")
+    assert from_json(to_json(schedule)) == schedule != make_schedule(seed, "alembic")
 
 
 # --- the invariants can fail: something is done wrong by hand in a round where nothing went wrong
@@ -140,7 +140,7 @@ QUIET = Schedule(
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     folder = tmp_path_factory.mktemp("chaos")
     with LoopThread("chaos") as loop, LocalDynamoDB() as engine:
-        engine.create_table(TABLE)
+        engine.create_table(LEASE_TABLE)
         with open_worker(folder, loop, engine) as worker:
             yield worker
 
@@ -152,14 +152,14 @@ def quiet(worker: Worker) -> ChaosEvidence:
 
 
 def test_round_without_faults_violates_no_invariant(quiet: ChaosEvidence) -> None:
-    assert violated_invariants(quiet) == []
+    assert find_violated_invariants(quiet) == []
     assert quiet.observations, "an environment served and queried the database"
     assert [start.outcome for start in quiet.cold_starts] == ["served", "served"]
 
 
 def hold_the_lease(state: ServiceState, _log: Path) -> None:
     state.client.update_item(
-        **state.key,
+        **state.lease_key,
         UpdateExpression="SET #owner = :owner, lease_until = :until",
         ExpressionAttributeNames={"#owner": "owner"},
         ExpressionAttributeValues={
@@ -204,7 +204,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_state_is_found(worker: Worker, wrong: str) -> None:
     change, invariant = WRONG[wrong]
-    broken = violated_invariants(worker.run(QUIET, before_final_state=change))
+    broken = find_violated_invariants(worker.run(QUIET, before_final_state=change))
     assert any(sentence.startswith(f"{invariant}: ") for sentence in broken), broken
 
 
@@ -223,7 +223,7 @@ def test_wrong_state_of_a_tool_is_found(worker: Worker, tool: str) -> None:
     finally:
         left[0].kill()
         left[0].wait()
-    assert {sentence.partition(":")[0] for sentence in violated_invariants(evidence)} == {
+    assert {sentence.partition(":")[0] for sentence in find_violated_invariants(evidence)} == {
         "same result as the tool alone",
         "mirror of the version table",
         "no process left",
@@ -237,7 +237,7 @@ def test_repair_without_rows_at_stake_is_found(quiet: ChaosEvidence) -> None:
     assert only(evidence) == "every exit is explained"
     needless_repair = replace(evidence, repairs=[RepairedMigration(2, False)])
     assert only(needless_repair) == "repair only after changed rows"
-    assert violated_invariants(replace(evidence, repairs=[RepairedMigration(2, True)])) == []
+    assert find_violated_invariants(replace(evidence, repairs=[RepairedMigration(2, True)])) == []
 
 
 def test_open_connection_is_found(worker: Worker) -> None:
@@ -255,7 +255,7 @@ def test_open_connection_is_found(worker: Worker) -> None:
 
     assert [
         b.partition(":")[0]
-        for b in violated_invariants(worker.run(QUIET, before_final_state=leave))
+        for b in find_violated_invariants(worker.run(QUIET, before_final_state=leave))
     ] == ["no connection left"]
     with pytest.raises(pg8000.native.InterfaceError):
         left[0].run("SELECT 1")  # the round's database is gone, with every connection to it
@@ -266,7 +266,7 @@ def test_open_connection_is_found(worker: Worker) -> None:
 
 def only(evidence: ChaosEvidence) -> str:
     """The one invariant that is violated."""
-    (invariant,) = {sentence.partition(":")[0] for sentence in violated_invariants(evidence)}
+    (invariant,) = {sentence.partition(":")[0] for sentence in find_violated_invariants(evidence)}
     return invariant
 
 
@@ -290,13 +290,13 @@ def test_serving_after_a_rollback_is_found_and_before_it_is_not(quiet: ChaosEvid
         runs = [(2, "up", 90.0), (2, "down", rolled_back_at), (2, "up", 150.0)]
         return replace(quiet, observations=[check], state=replace(quiet.state, runs=runs))
 
-    assert violated_invariants(served(rolled_back_at=110.05)) == []
+    assert find_violated_invariants(served(rolled_back_at=110.05)) == []
     assert only(served(rolled_back_at=105.0)) == "served on its schema"
 
 
 def test_serving_with_code_that_must_fail_is_found(quiet: ChaosEvidence) -> None:
     broken = replace(quiet, schedule=replace(QUIET, broken_version=2))
-    assert "served on its schema" in {b.partition(":")[0] for b in violated_invariants(broken)}
+    assert "served on its schema" in {b.partition(":")[0] for b in find_violated_invariants(broken)}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_outliving_the_deadline_is_found_unless_frozen(quiet: ChaosEvidence) -> 
     process = ProcessRecord("environment 0", "new", ended=9.0, exit_code=-9, killed="deadline")
     assert only(replace(quiet, processes=[process])) == "deadlines kept"
     process.frozen.append((1.0, 8.0))
-    assert violated_invariants(replace(quiet, processes=[process])) == []
+    assert find_violated_invariants(replace(quiet, processes=[process])) == []
 
 
 def test_connection_that_outlives_the_lease_is_found(quiet: ChaosEvidence) -> None:

@@ -1,6 +1,6 @@
 """The DynamoDB API as one target's environments see it, with faults.
 
-A relay in front of a real server. It does only what DynamoDB or the network could do: an error, a
+A proxy in front of a real server. It does only what DynamoDB or the network could do: an error, a
 late or a lost response, an eventually consistent read of the past; and it grants a lease twice,
 which DynamoDB promises not to do and the library promises to survive.
 """
@@ -25,19 +25,19 @@ from lambda_migrate.local.runtime.plain_http import (
     LocalHTTPServer,
     json_response,
 )
-from load.chaos.relay import SIGNAL_SECONDS, RecordFault
+from load.chaos.postgresql_proxy import SIGNAL_WAIT_SECONDS, RecordFault
 
-_STALE_SECONDS = 6.0  # how old an eventually consistent read may be; none is ever served on
+_MAX_STALE_SECONDS = 6.0  # how old an eventually consistent read may be; none is ever served on
 _SLOW_SECONDS = (0.05, 1.4)  # how late a response may be: also later than the client waits
 
-_ERRORS = {
+_ERROR_RESPONSES = {
     "dynamodb-error": (500, "InternalServerError"),
     "dynamodb-throttled": (400, "ProvisionedThroughputExceededException"),
 }
 
 _HOLDER_ATTRIBUTES = ("owner", "lease_until", "lease_ms", "progress")
 
-_POOL = urllib3.PoolManager(maxsize=64)
+_HTTP_POOL = urllib3.PoolManager(maxsize=64)
 
 Item = dict[str, Any]
 
@@ -51,9 +51,9 @@ class _LeaseRequest:
     headers: dict[str, str]
 
     @classmethod
-    def read(cls, http: LocalHTTPRequest) -> _LeaseRequest:
-        operation = http.headers.get("x-amz-target", "").rpartition(".")[2]
-        return cls(operation, json.loads(http.body or b"{}"), dict(http.headers))
+    def parse(cls, http_request: LocalHTTPRequest) -> _LeaseRequest:
+        operation = http_request.headers.get("x-amz-target", "").rpartition(".")[2]
+        return cls(operation, json.loads(http_request.body or b"{}"), dict(http_request.headers))
 
     @property
     def may_be_stale(self) -> bool:
@@ -66,28 +66,28 @@ class _LeaseRequest:
         return str(values.get(":owner", values.get(":own_owner", {})).get("S", ""))
 
 
-class DynamoDBRelay:
+class DynamoDBProxy:
     """Stands between the environments and a server of the DynamoDB API."""
 
     def __init__(
         self, loop: LoopThread, endpoint_url: str, record_fault: RecordFault, *, rng: random.Random
     ) -> None:
         self.url = ""
-        self.written: list[str] = []  # all writes, to be searched for secrets
+        self.write_requests: list[str] = []  # all writes, to be searched for secrets
         # Called with the owner when the next write is done, before its response.
         self.on_next_write: list[Callable[[str], object]] = []
         self._endpoint_url = endpoint_url
         self._loop = loop
         self._record_fault = record_fault
         self._rng = rng  # chooses the requests that are hit
-        self._active: list[tuple[str, float, float]] = []  # kind, until when, probability
+        self._active_faults: list[tuple[str, float, float]] = []  # kind, until when, probability
         self._double_grants: list[str] = []
         self._reads_shown_free: list[str] = []
         self._items: list[tuple[float, Item | None]] = [(0.0, None)]  # since when, the item
-        self._writing = asyncio.Lock()
-        self._server = LocalHTTPServer(self._answer)
+        self._write_lock = asyncio.Lock()
+        self._server = LocalHTTPServer(self._handle_request)
 
-    def __enter__(self) -> DynamoDBRelay:
+    def __enter__(self) -> DynamoDBProxy:
         self.url = f"http://{self._loop.run(self._server.open())}"
         return self
 
@@ -100,11 +100,11 @@ class DynamoDBRelay:
         item = self._items[-1][1]
         return item["owner"]["S"] if item is not None and "owner" in item else None
 
-    def inject(self, kind: str, seconds: float, probability: float) -> None:
+    def inject_fault(self, kind: str, seconds: float, probability: float) -> None:
         """Apply a fault for so long, to each request with this probability."""
-        self._active.append((kind, time.monotonic() + seconds, probability))
+        self._active_faults.append((kind, time.monotonic() + seconds, probability))
 
-    def grant_twice(self, kind: str) -> None:
+    def arm_double_grant(self, kind: str) -> None:
         """Grant the lease twice at the next opportunity.
 
         The next read shows the lease as free, as a replica may, so that its sender asks for it.
@@ -112,31 +112,31 @@ class DynamoDBRelay:
         self._double_grants.append(kind)
         self._reads_shown_free.append(kind)
 
-    def lose_item(self) -> None:
-        """Record that the item was deleted, past this relay."""
+    def record_item_deletion(self) -> None:
+        """Record that the item was deleted, past this proxy."""
         self._items.append((time.monotonic(), None))
 
     def clear_faults(self) -> None:
         """End and disarm all faults."""
-        self._active.clear()
+        self._active_faults.clear()
         self._double_grants.clear()
         self._reads_shown_free.clear()
         self.on_next_write.clear()
 
     # --- serving
 
-    async def _answer(self, http: LocalHTTPRequest) -> LocalHTTPResponse:
+    async def _handle_request(self, http_request: LocalHTTPRequest) -> LocalHTTPResponse:
         """Respond, or raise ConnectionError to close the connection instead."""
-        request = _LeaseRequest.read(http)
+        request = _LeaseRequest.parse(http_request)
         fault = self._choose_fault(request)
-        if fault in _ERRORS:
-            status, code = _ERRORS[fault]
+        if fault in _ERROR_RESPONSES:
+            status, code = _ERROR_RESPONSES[fault]
             kind = f"com.amazonaws.dynamodb.v20120810#{code}"
             return json_response({"__type": kind, "message": "a fault"}, status=status)
         if fault == "dynamodb-unreached":
             raise ConnectionError(fault)
         if fault == "dynamodb-stale":
-            moment = time.monotonic() - self._rng.uniform(0, _STALE_SECONDS)
+            moment = time.monotonic() - self._rng.uniform(0, _MAX_STALE_SECONDS)
             item = next(item for since, item in reversed(self._items) if since <= moment)
             return json_response({} if item is None else {"Item": item})
         slow_seconds = self._rng.uniform(*_SLOW_SECONDS) if fault == "dynamodb-slow" else 0.0
@@ -149,7 +149,7 @@ class DynamoDBRelay:
         return response
 
     def _choose_fault(self, request: _LeaseRequest) -> str:
-        for kind, until, probability in list(self._active):
+        for kind, until, probability in list(self._active_faults):
             is_hit = request.may_be_stale or kind != "dynamodb-stale"
             if is_hit and time.monotonic() < until and self._rng.random() < probability:
                 self._record_fault(kind, request.operation)
@@ -159,7 +159,7 @@ class DynamoDBRelay:
     async def _forward(self, request: _LeaseRequest) -> LocalHTTPResponse:
         if request.operation == "UpdateItem":
             # One at a time, so that what is remembered of the item has the server's own order.
-            async with self._writing:
+            async with self._write_lock:
                 return await self._write(request)
         if self._reads_shown_free and request.may_be_stale and self.owner is not None:
             self._reads_shown_free.pop()
@@ -169,14 +169,14 @@ class DynamoDBRelay:
         return await self._send(request)
 
     async def _write(self, request: _LeaseRequest) -> LocalHTTPResponse:
-        self.written.append(json.dumps(request.arguments))
+        self.write_requests.append(json.dumps(request.arguments))
         is_acquisition = "ADD fence" in request.arguments["UpdateExpression"]
         is_held = self.owner not in (None, request.owner)
         if is_acquisition and self._double_grants and is_held:
             kind = self._double_grants.pop()
             self._record_fault(kind, "")
             if kind != "granted-twice-stolen":
-                return self._forge_grant(request, is_new=kind == "granted-twice-unwritten")
+                return self._make_fake_grant(request, is_new=kind == "granted-twice-unwritten")
             request = _drop_condition(request)
         response = await self._send(request)
         if response.status == 200:
@@ -186,10 +186,10 @@ class DynamoDBRelay:
             self._items.append((time.monotonic(), item))
             if self.on_next_write:
                 self.on_next_write.pop()(request.owner)
-                await asyncio.sleep(SIGNAL_SECONDS)
+                await asyncio.sleep(SIGNAL_WAIT_SECONDS)
         return response
 
-    def _forge_grant(self, request: _LeaseRequest, *, is_new: bool) -> LocalHTTPResponse:
+    def _make_fake_grant(self, request: _LeaseRequest, *, is_new: bool) -> LocalHTTPResponse:
         """A grant that the table does not know: the current fencing token, or the next one."""
         values = request.arguments["ExpressionAttributeValues"]
         item = dict(self._items[-1][1] or {})
@@ -208,7 +208,7 @@ class DynamoDBRelay:
         headers["connection"] = "close"  # none meets a connection that the server has just closed
         del headers["content-length"]
         body = json.dumps(request.arguments).encode()
-        send = partial(_POOL.request, "POST", self._endpoint_url, body=body, headers=headers)
+        send = partial(_HTTP_POOL.request, "POST", self._endpoint_url, body=body, headers=headers)
         response = await asyncio.to_thread(send, timeout=30.0, retries=False)
         own = ("connection", "content-length")
         kept = {name: text for name, text in response.headers.items() if name.lower() not in own}

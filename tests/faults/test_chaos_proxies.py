@@ -18,8 +18,8 @@ from lambda_migrate.lease.store import Lease
 from lambda_migrate.local.runtime.loop_thread import LoopThread
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.chaos.dynamodb import DynamoDBRelay
-from load.chaos.relay import PostgreSQLRelay
+from load.chaos.dynamodb_proxy import DynamoDBProxy
+from load.chaos.postgresql_proxy import PostgreSQLProxy
 from tests.sandbox import TABLE, until
 
 FOREVER = 600.0
@@ -47,20 +47,20 @@ def loop() -> Iterator[LoopThread]:
 
 
 @pytest.fixture
-def relay(
+def proxy(
     loop: LoopThread, shared_dynamodb: LocalDynamoDB, faults: RecordedFaults
-) -> Iterator[DynamoDBRelay]:
+) -> Iterator[DynamoDBProxy]:
     rng = random.Random(1)
-    with DynamoDBRelay(loop, shared_dynamodb.endpoint_url, faults.record, rng=rng) as relay:
-        yield relay
+    with DynamoDBProxy(loop, shared_dynamodb.endpoint_url, faults.record, rng=rng) as proxy:
+        yield proxy
 
 
 @pytest.fixture
 def table(
-    relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    proxy: DynamoDBProxy, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> DynamoDBLeaseStore:
-    """A target of the test's own, seen through the relay."""
-    for name, value in DynamoDBEndpoint(relay.url).variables().items():
+    """A target of the test's own, seen through the proxy."""
+    for name, value in DynamoDBEndpoint(proxy.url).variables().items():
         monkeypatch.setenv(name, value)
     target = request.node.name
     return DynamoDBLeaseStore(TABLE, target, client=make_client, lease_seconds=20.0)
@@ -71,42 +71,42 @@ def acquired(answer: Lease | LeaseState) -> Lease:
     return answer
 
 
-def test_relay_without_faults_passes_everything(
-    table: DynamoDBLeaseStore, relay: DynamoDBRelay
+def test_proxy_without_faults_passes_everything(
+    table: DynamoDBLeaseStore, proxy: DynamoDBProxy
 ) -> None:
     lease = acquired(table.acquire("me"))
-    assert (relay.owner, table.read().owner) == ("me", "me")
+    assert (proxy.owner, table.read().owner) == ("me", "me")
     table.release(lease)
-    assert (relay.owner, table.read().owner) == (None, None)
+    assert (proxy.owner, table.read().owner) == (None, None)
 
 
 @pytest.mark.parametrize(
     "kind", ["dynamodb-error", "dynamodb-throttled", "dynamodb-unreached", "dynamodb-unanswered"]
 )
 def test_only_a_lost_response_leaves_a_write_behind(
-    table: DynamoDBLeaseStore, relay: DynamoDBRelay, faults: RecordedFaults, kind: str
+    table: DynamoDBLeaseStore, proxy: DynamoDBProxy, faults: RecordedFaults, kind: str
 ) -> None:
-    relay.inject(kind, FOREVER, 1.0)
+    proxy.inject_fault(kind, FOREVER, 1.0)
     with pytest.raises(LeaseStoreUnavailable):
         table.acquire("me")
-    relay.clear_faults()
+    proxy.clear_faults()
     assert faults == [kind]
     assert table.read(consistent=True).owner == ("me" if kind == "dynamodb-unanswered" else None)
 
 
 def test_stale_reads_show_the_past_and_consistent_ones_never_do(
-    table: DynamoDBLeaseStore, relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch
+    table: DynamoDBLeaseStore, proxy: DynamoDBProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = acquired(table.acquire("me"))
-    monkeypatch.setattr(relay._rng, "uniform", lambda _low, high: high)
-    relay.inject("dynamodb-stale", FOREVER, 1.0)
+    monkeypatch.setattr(proxy._rng, "uniform", lambda _low, high: high)
+    proxy.inject_fault("dynamodb-stale", FOREVER, 1.0)
     assert table.read() == LeaseState(), "as it was before"
     assert table.read(consistent=True).owner == "me"
     assert lease.state.owner == "me"
 
 
 def test_lease_granted_twice_has_two_holders(
-    table: DynamoDBLeaseStore, relay: DynamoDBRelay, faults: RecordedFaults
+    table: DynamoDBLeaseStore, proxy: DynamoDBProxy, faults: RecordedFaults
 ) -> None:
     first = acquired(table.acquire("first"))
     for kind, fence, holder in (
@@ -114,7 +114,7 @@ def test_lease_granted_twice_has_two_holders(
         ("granted-twice-unwritten", first.fence + 1, "first"),
         ("granted-twice-stolen", first.fence + 1, "second"),
     ):
-        relay.grant_twice(kind)
+        proxy.arm_double_grant(kind)
         assert table.read().owner is None, "it looks free to who is to ask for it"
         second = acquired(table.acquire("second"))
         assert (second.owner, second.fence) == ("second", fence)
@@ -125,18 +125,18 @@ def test_lease_granted_twice_has_two_holders(
 
 
 def test_write_callback_runs_before_the_response(
-    table: DynamoDBLeaseStore, relay: DynamoDBRelay, shared_dynamodb: LocalDynamoDB
+    table: DynamoDBLeaseStore, proxy: DynamoDBProxy, shared_dynamodb: LocalDynamoDB
 ) -> None:
     seen: list[str] = []
-    relay.on_next_write.append(seen.append)
+    proxy.on_next_write.append(seen.append)
     lease = acquired(table.acquire("me"))
     table.renew(lease)
     assert seen == ["me"], "once, and told whose write it was"
 
 
-def test_every_write_is_recorded(table: DynamoDBLeaseStore, relay: DynamoDBRelay) -> None:
+def test_every_write_is_recorded(table: DynamoDBLeaseStore, proxy: DynamoDBProxy) -> None:
     table.acquire("me")
-    assert [json.loads(body)["TableName"] for body in relay.written] == [TABLE]
+    assert [json.loads(body)["TableName"] for body in proxy.write_requests] == [TABLE]
 
 
 # --- PostgreSQL
@@ -145,28 +145,28 @@ def test_every_write_is_recorded(table: DynamoDBLeaseStore, relay: DynamoDBRelay
 @pytest.fixture
 def connect(
     loop: LoopThread, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
-) -> Iterator[tuple[PostgreSQLRelay, Callable[[], Any]]]:
-    with PostgreSQLRelay(loop, shared_postgresql.socket, faults.record) as relay:
+) -> Iterator[tuple[PostgreSQLProxy, Callable[[], Any]]]:
+    with PostgreSQLProxy(loop, shared_postgresql.socket, faults.record) as proxy:
         yield (
-            relay,
+            proxy,
             lambda: pg8000.native.Connection(
-                "postgres", host="127.0.0.1", port=relay.port, database="postgres", timeout=20
+                "postgres", host="127.0.0.1", port=proxy.port, database="postgres", timeout=20
             ),
         )
 
 
-Network = tuple[PostgreSQLRelay, Callable[[], Any]]
+Network = tuple[PostgreSQLProxy, Callable[[], Any]]
 BROKEN = (pg8000.native.InterfaceError, OSError)
 
 
 def test_commit_with_lost_response_is_committed(
     connect: Network, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
 ) -> None:
-    relay, open_connection = connect
+    proxy, open_connection = connect
     connection = open_connection()
     connection.run("CREATE TABLE IF NOT EXISTS chaos_unanswered (id int)")
-    relay.unanswered.append("takeover")  # which this is not
-    relay.unanswered.append("commit")
+    proxy.lost_responses.append("takeover")  # which this is not
+    proxy.lost_responses.append("commit")
     connection.run("BEGIN ISOLATION LEVEL READ COMMITTED")
     connection.run("INSERT INTO chaos_unanswered VALUES (1)")
     with pytest.raises(BROKEN):
@@ -179,9 +179,9 @@ def test_commit_with_lost_response_is_committed(
 def test_refused_clients_can_reconnect_later(
     loop: LoopThread, connect: Network, faults: RecordedFaults
 ) -> None:
-    relay, open_connection = connect
+    proxy, open_connection = connect
     connection = open_connection()
-    loop.start(relay.refuse(0.3))
+    loop.start(proxy.refuse_connections(0.3))
     until(lambda: faults, what="the connections are broken")
     with pytest.raises(BROKEN):
         connection.run("SELECT 1")
@@ -192,9 +192,9 @@ def test_refused_clients_can_reconnect_later(
 def test_delayed_data_arrives_later(
     loop: LoopThread, connect: Network, faults: RecordedFaults, include_new_connections: bool
 ) -> None:
-    relay, open_connection = connect
+    proxy, open_connection = connect
     connection = open_connection()
-    loop.start(relay.silence(0.3, include_new_connections=include_new_connections))
+    loop.start(proxy.pause_traffic(0.3, include_new_connections=include_new_connections))
     until(lambda: faults, what="the silence begins")
     if not include_new_connections:
         assert open_connection().run("SELECT 2") == [[2]]
@@ -204,10 +204,10 @@ def test_delayed_data_arrives_later(
 def test_late_commit_commits(
     connect: Network, shared_postgresql: LocalPostgreSQL, faults: RecordedFaults
 ) -> None:
-    relay, open_connection = connect
+    proxy, open_connection = connect
     connection = open_connection()
     connection.run("CREATE TABLE IF NOT EXISTS chaos_late (id int)")
-    relay.late_commits.append(0.3)
+    proxy.commit_delays.append(0.3)
     connection.run("BEGIN")
     connection.run("INSERT INTO chaos_late VALUES (1)")
     connection.run("COMMIT")
