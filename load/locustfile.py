@@ -20,7 +20,7 @@ from locust import User, events, task  # before boto3: it patches the sockets
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
-STORMS = {
+START_RATES = {
     "together": 0.0,
     "ramp": 100.0,  # Lambda starts 1,000 environments in 10 s for each function
     "trickle": 4.0,  # longer than several of the pauses after a failure
@@ -39,7 +39,7 @@ class InvocationFailed(Exception):
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust's own
 def _add_options(parser: LocustArgumentParser) -> None:
     group = parser.add_argument_group("cold-start storms")
-    group.add_argument("--storm", choices=sorted(STORMS), default="together", help="the shape")
+    group.add_argument("--storm", choices=sorted(START_RATES), default="together", help="the shape")
     group.add_argument("-n", "--environments", type=int, default=10, help="cold starts")
     group.add_argument("--clients", type=int, default=0, help="clients of the old version")
     group.add_argument("--warm", type=int, default=1, help="warm invocations after each cold one")
@@ -49,7 +49,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's own
-def _plan(environment: Environment, **_: Any) -> None:
+def _plan_users(environment: Environment, **_: Any) -> None:
     """Plan as many users as there are cold starts and clients, and an end."""
     options = environment.parsed_options
     if options is None:
@@ -58,7 +58,7 @@ def _plan(environment: Environment, **_: Any) -> None:
         raise SystemExit("name the deployed function with --function")
     ColdStartUser.fixed_count, ClientUser.fixed_count = options.environments, options.clients
     options.num_users = options.environments + options.clients
-    options.spawn_rate = STORMS[options.storm] or options.num_users
+    options.spawn_rate = START_RATES[options.storm] or options.num_users
     missing = options.environments * (1 + options.warm)
 
     def count_response(name: str, **_: Any) -> None:
@@ -72,27 +72,27 @@ def _plan(environment: Environment, **_: Any) -> None:
 
 # -- Lambda's Invoke API, that of AWS or the local one ---------------------------------------------
 
-_LAMBDA_SECONDS = 900.0  # Lambda's longest timeout; botocore's own 60 s would invoke again
-_CONNECTIONS = 2_000  # of all users
-_DURATION = re.compile(rb"\tDuration: ([0-9.]+) ms")
-_INIT_DURATION = re.compile(rb"Init Duration: ([0-9.]+) ms")
+_MAX_LAMBDA_SECONDS = 900.0  # Lambda's longest timeout; botocore's own 60 s would invoke again
+_MAX_CONNECTIONS = 2_000  # of all users
+_DURATION_PATTERN = re.compile(rb"\tDuration: ([0-9.]+) ms")
+_INIT_DURATION_PATTERN = re.compile(rb"Init Duration: ([0-9.]+) ms")
 
 
 @functools.cache
-def _client() -> Any:
+def _get_client() -> Any:
     import boto3
     from botocore.config import Config
 
     # A retry would hide a failure, and count one user's cold start twice.
     config = Config(
-        max_pool_connections=_CONNECTIONS,
-        read_timeout=_LAMBDA_SECONDS,
+        max_pool_connections=_MAX_CONNECTIONS,
+        read_timeout=_MAX_LAMBDA_SECONDS,
         retries={"total_max_attempts": 1},
     )
     return boto3.client("lambda", config=config)
 
 
-def _failure_of(payload: Any, *, has_failed: bool) -> str:
+def _classify_failure(payload: Any, *, has_failed: bool) -> str:
     if not isinstance(payload, dict):
         return "error" if has_failed else ""
     if has_failed:
@@ -109,12 +109,12 @@ class _StormUser(User):
     """Invokes the function, and emits what happened to Locust."""
 
     abstract = True
-    _numbers = itertools.count(1)
+    _user_numbers = itertools.count(1)
 
     def on_start(self) -> None:
         """Read the options."""
         self.options: Any = self.environment.parsed_options
-        self._number = next(self._numbers)
+        self._user_number = next(self._user_numbers)
 
     def invoke(self, kind: str, *, name: str = "", **more: Any) -> tuple[str, Any]:
         """Invoke the function once; returns the kind of its failure, or "", and the payload.
@@ -126,18 +126,18 @@ class _StormUser(User):
 
         function, event = self.options.function, self.options.event
         if self.options.local:
-            event = json.dumps({"kind": kind, "user": self._number, **more})
+            event = json.dumps({"kind": kind, "user": self._user_number, **more})
         started, report, payload = time.perf_counter(), b"", None
         try:
-            response = _client().invoke(FunctionName=function, Payload=event, LogType="Tail")
+            response = _get_client().invoke(FunctionName=function, Payload=event, LogType="Tail")
             report = base64.b64decode(response.get("LogResult", ""))
             payload = json.loads(response["Payload"].read() or b"null")
-            failure = _failure_of(payload, has_failed="FunctionError" in response)
+            failure = _classify_failure(payload, has_failed="FunctionError" in response)
         except ClientError as error:
             failure = str(error.response["Error"]["Code"])
         except BotoCoreError as error:
             failure = type(error).__name__
-        duration, init = _DURATION.search(report), _INIT_DURATION.search(report)
+        duration, init = _DURATION_PATTERN.search(report), _INIT_DURATION_PATTERN.search(report)
         seconds = float(duration[1]) / 1000 if duration else time.perf_counter() - started
         if init is not None:
             self._emit_request("init", float(init[1]) / 1000)
@@ -179,11 +179,11 @@ class ClientUser(_StormUser):
         """Place an order, read it, pause."""
         failure, payload = self.invoke("write", name="write", subject=1)
         if not failure:
-            self.invoke("read", name="read", subject=_order_id_of(payload))
+            self.invoke("read", name="read", subject=_read_order_id(payload))
         time.sleep(0.2)
 
 
-def _order_id_of(payload: Any) -> int:
+def _read_order_id(payload: Any) -> int:
     """The order that was placed; 1 if the function is not the example."""
     try:
         return int(json.loads(payload["body"])["order_id"])

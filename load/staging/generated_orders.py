@@ -76,8 +76,8 @@ class GeneratedOrdersPackage(OrdersPackage):
     generated: GeneratedOrders = field(kw_only=True)
     _customer_numbers: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
-    def event(self, kind: str, subject: int) -> Any:
-        """See `Package.event`."""
+    def make_event(self, kind: str, subject: int) -> Any:
+        """See `Package.make_event`."""
         if kind == "read":
             return get_order(subject)
         event = place_order()

@@ -27,7 +27,7 @@ from load.staging.verdicts import Limits, StepResult
 from load.storm.__main__ import run_on_testbed
 from load.storm.evidence import StormEvidence
 from load.storm.scenarios import Scenario, Wave, make_scenario
-from load.storm.testbed import TABLE, Testbed, open_testbed
+from load.storm.testbed import LEASE_TABLE, Testbed, open_testbed
 from load.storm.verdicts import Verdict, make_verdict
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"  # with the alarms
@@ -76,7 +76,7 @@ def open_validation(
     with (
         tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
         open_testbed(
-            scenario, package, Path(home), api=LocalDynamoDB(), tuning=_POSTGRESQL_SETTINGS
+            scenario, package, Path(home), api=LocalDynamoDB(), server_settings=_POSTGRESQL_SETTINGS
         ) as testbed,
     ):
         yield Validation(package, limits or Limits(), testbed, out)
@@ -180,8 +180,8 @@ class Validation:
             self.testbed.scenario, name="rollback", waves=waves, ready=2, rollback=True
         )
         evidence, results = self._run_storm(scenario)
-        if evidence.rolled_back is not None:
-            results.insert(0, make_verdict("rollback", True, f"{evidence.rolled_back:.2f} s"))
+        if evidence.rollback_seconds is not None:
+            results.insert(0, make_verdict("rollback", True, f"{evidence.rollback_seconds:.2f} s"))
         return results
 
     def _run_storm(self, scenario: Scenario) -> tuple[StormEvidence, list[Verdict]]:
@@ -218,7 +218,7 @@ class Validation:
         changed = list(database.find_changed_rows(self._query, self._copies))
         rows = sum(copy.rows for copy in self._copies)
         kept = f"all {rows:,} in {len(self._copies)} tables are there, with all values"
-        results = [one.result for storm in self.storms.values() for one in storm.observed]
+        results = [one.result for storm in self.storms.values() for one in storm.invocations]
         confirmed = self.package.read_confirmed_orders(results)
         query = "SELECT count(*) FROM orders WHERE id = ANY (:ids)"
         [[count]] = self._query(query, ids=confirmed)
@@ -235,7 +235,7 @@ class Validation:
     def _check_alarms(self) -> list[Verdict]:
         """Which alarms the release reaches, by the metrics that all of its functions wrote."""
         values = {
-            "LeaseTable": TABLE,
+            "LeaseTable": LEASE_TABLE,
             "MetricsNamespace": _NAMESPACE,
             "ServiceName": _SERVICE,
             "Target": self.package.database,

@@ -107,12 +107,12 @@ def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator
 
 def verdicts_of_storm(evidence: StormEvidence, limits: Limits) -> Iterator[Verdict]:
     """What a storm must show, within the limits."""
-    failed = [one.result for one in evidence.observed if not is_served(one.result)]
+    failed = [one.result for one in evidence.invocations if not is_served(one.result)]
     kinds = "; ".join(sorted({one.error_type or one.status for one in failed}))
-    found = f"{len(failed)} of {len(evidence.observed)} (limit {limits.failed_requests})"
-    is_within = bool(evidence.observed) and len(failed) <= limits.failed_requests
+    found = f"{len(failed)} of {len(evidence.invocations)} (limit {limits.failed_requests})"
+    is_within = bool(evidence.invocations) and len(failed) <= limits.failed_requests
     yield make_verdict("requests that failed", is_within, f"{found}; {kinds}" if kinds else found)
-    times = [one.result.duration_seconds for one in evidence.observed if one.kind in CLIENTS]
+    times = [one.result.duration_seconds for one in evidence.invocations if one.kind in CLIENTS]
     what = "slowest request of a client"
     if times:
         limit = f"(limit {limits.slowest_request:g} s)"
@@ -125,7 +125,7 @@ def verdicts_of_storm(evidence: StormEvidence, limits: Limits) -> Iterator[Verdi
     yield make_verdict("longest wait of a cold start", waited <= limits.longest_wait, found)
     # For this one there is a limit.
     yield from (one for one in storm_verdicts(evidence) if one.name != "no invocation failed")
-    lines, cold = len(evidence.first_checks), len(evidence.cold)
+    lines, cold = len(evidence.first_checks), len(evidence.cold_starts)
     yield make_verdict("each cold start logged its line", lines == cold, f"{lines} of {cold}")
 
 
@@ -198,7 +198,7 @@ def _format_report(
 
 
 def _client_requests(storm: StormEvidence) -> list[Any]:
-    return [one for one in storm.observed if one.kind in CLIENTS]
+    return [one for one in storm.invocations if one.kind in CLIENTS]
 
 
 def _draw_traffic(storms: Mapping[str, StormEvidence], path: Path) -> None:

@@ -21,12 +21,12 @@ from lambda_migrate.local.runtime.invoke_api import InvokeAPI
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.storm.evidence import StormEvidence, collect_evidence
-from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_scenario, package_of
+from load.storm.scenarios import SCENARIOS, STANDARD_SET, Scenario, make_package, make_scenario
 from load.storm.testbed import StormFunction, Testbed, open_testbed
 from load.storm.verdicts import verdicts, write_report
 
 _LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
-_LOCUST_SECONDS = 1_800.0
+_LOCUST_TIMEOUT_SECONDS = 1_800.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,16 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         sizes = [(name, options.n) for name in options.scenarios or SCENARIOS]
     scenarios = [make_scenario(name, n) for name, n in sizes]
-    return run_program(lambda: _run_all(scenarios, options.out))
+    return run_program(lambda: _run_scenarios(scenarios, options.out))
 
 
-def at_least(least: int, kind: type[float] = int) -> Callable[[str], float]:
+def at_least(minimum: int, number_type: type[float] = int) -> Callable[[str], float]:
     """The type of an option: a number that is not less."""
 
     def read_number(text: str) -> float:
-        value = kind(text.replace(",", ""))
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{text}: write a number from {least}")
+        value = number_type(text.replace(",", ""))
+        if not value >= minimum:
+            raise argparse.ArgumentTypeError(f"{text}: write a number from {minimum}")
         return value
 
     return read_number
@@ -74,14 +74,14 @@ def run_program(run: Callable[[], int]) -> int:
         return 130
 
 
-def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
+def _run_scenarios(scenarios: Sequence[Scenario], out: Path) -> int:
     install_dynalite(report=lambda _: None)
     failed = 0
     for scenario in scenarios:
         print(f"{scenario.name} ...", flush=True)
         with (
             tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
-            open_testbed(scenario, package_of(scenario.kind), Path(home)) as testbed,
+            open_testbed(scenario, make_package(scenario.kind), Path(home)) as testbed,
         ):
             evidence = run_on_testbed(testbed, out / scenario.name)
         results = verdicts(evidence)
@@ -115,14 +115,14 @@ def run_on_testbed(testbed: Testbed, out: Path) -> StormEvidence:
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=_LOCUST_SECONDS,
+            timeout=_LOCUST_TIMEOUT_SECONDS,
             check=False,
             cwd=_LOCUSTFILE.parents[1],
             env={**os.environ, **api.variables(), "NO_PROXY": "127.0.0.1"},
         )
     if done.returncode != 0:
         raise ProcessError(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
-    return collect_evidence(function, locust=out / "locust", seconds=time.monotonic() - began)
+    return collect_evidence(function, prefix=out / "locust", seconds=time.monotonic() - began)
 
 
 if __name__ == "__main__":

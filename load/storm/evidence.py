@@ -15,12 +15,12 @@ from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX
 from lambda_migrate.local.demo.servers import read_migrations
 from lambda_migrate.local.demo.timeline import Interval
 from load.bench.tools import VERSION_TABLES
-from load.storm.scenarios import TOOL_PROCESS, CountingPackage, OrdersPackage, Scenario
+from load.storm.scenarios import TOOL_PROCESS_MARKER, CountingPackage, OrdersPackage, Scenario
 from load.storm.testbed import ObservedInvocation, StormFunction
 
-_COMMITTED = "SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM "
-_CONNECTION = r"connection authorized: user=\S+ database=%s(?: application_name=(\S+))?"
-_OWN_CONNECTIONS = (LIBRARY_PREFIX, "lambda_migrate.local")  # the latter reads the evidence
+_LAST_COMMIT_SQL = "SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM "
+_CONNECTION_PATTERN = r"connection authorized: user=\S+ database=%s(?: application_name=(\S+))?"
+_LIBRARY_PREFIXES = (LIBRARY_PREFIX, "lambda_migrate.local")  # the latter reads the evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +37,44 @@ class StormEvidence:
     """Everything that was seen of one storm. Times are monotonic seconds of one clock."""
 
     scenario: Scenario
-    observed: Sequence[ObservedInvocation]  # every invocation that Locust asked for
+    invocations: Sequence[ObservedInvocation]  # every invocation that Locust asked for
     checks: Mapping[str, Sequence[SchemaCheck]]  # of each environment, in order
     effects: Mapping[str, int] = field(default_factory=dict)  # of each migration, in the database
-    records: Mapping[str, int] = field(default_factory=dict)  # of each, in the version table
+    record_counts: Mapping[str, int] = field(default_factory=dict)  # of each, in the version table
     rollback_effects: Mapping[str, int] = field(default_factory=dict)  # of down scripts
     attempts: int | None = None  # of the failing migration; None if none fails
     intervals: Sequence[Interval] = ()  # each migration, and each down script
-    committed: float | None = None  # the last migration; None if none succeeds
+    committed_at: float | None = None  # the last migration; None if none succeeds
     sessions: Sequence[Session] = ()  # of lambda-migrate, in the server's log, which misses none
     other_connections: int = 0  # to its database, of any other name
     tool_processes: int = 0  # that have loaded Alembic's environment or Django's settings
-    killed: str = ""  # the environment that was killed while it migrated
+    killed_holder: str = ""  # the environment that was killed while it migrated
     requests_by_environment: Mapping[str, int] = field(default_factory=dict)  # to DynamoDB
     # Requests to DynamoDB by tenth of a second since the epoch.
-    rates: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    locust: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # requests, failures
-    rolled_back: float | None = None  # seconds that the rollback took
+    request_rates: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    locust_counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # requests, failures
+    rollback_seconds: float | None = None  # seconds that the rollback took
     errors: Sequence[str] = ()  # what else went wrong
     seconds: float = 0.0  # that the storm took, with the start of the servers
 
     @cached_property
-    def cold(self) -> list[ObservedInvocation]:
+    def cold_starts(self) -> list[ObservedInvocation]:
         """The cold starts of the storm."""
-        return [one for one in self.observed if one.kind == "cold"]
+        return [one for one in self.invocations if one.kind == "cold"]
 
     @cached_property
     def first_checks(self) -> list[SchemaCheck]:
         """The first check of every environment that was a cold start of the storm."""
-        every = (self.checks.get(one.environment) for one in self.cold)
+        every = (self.checks.get(one.environment) for one in self.cold_starts)
         return [checks[0] for checks in every if checks]
 
     @cached_property
-    def waiters(self) -> list[SchemaCheck]:
+    def waiter_checks(self) -> list[SchemaCheck]:
         """Those that waited for another environment."""
         return [check for check in self.first_checks if check.waited and not check.fence]
 
     @property
-    def migrators(self) -> list[SchemaCheck]:
+    def holder_checks(self) -> list[SchemaCheck]:
         """Every check that held the lease, in the order of their fencing tokens."""
         every = (check for checks in self.checks.values() for check in checks if check.fence)
         return sorted(every, key=lambda check: check.fence)
@@ -82,17 +82,17 @@ class StormEvidence:
     @cached_property
     def seconds_to_answer(self) -> list[float]:
         """From the last migration's commit until each waiter's invocation was answered."""
-        return self._since_commit({one.environment: one.result.ended for one in self.cold})
+        return self._since_commit({one.environment: one.result.ended for one in self.cold_starts})
 
     @cached_property
     def seconds_to_handler(self) -> list[float]:
         """The same until its check was over, and the handler began."""
-        return self._since_commit({check.environment: check.ended for check in self.waiters})
+        return self._since_commit({check.environment: check.ended for check in self.waiter_checks})
 
-    def _since_commit(self, ended: Mapping[str, float]) -> list[float]:
-        if self.committed is None:
+    def _since_commit(self, ended_at: Mapping[str, float]) -> list[float]:
+        if self.committed_at is None:
             return []
-        since = [ended[check.environment] - self.committed for check in self.waiters]
+        since = [ended_at[check.environment] - self.committed_at for check in self.waiter_checks]
         return sorted(one for one in since if one > 0)  # earlier waves waited for earlier ones
 
     @property
@@ -103,10 +103,10 @@ class StormEvidence:
         return max(open_at, default=0)
 
 
-def collect_evidence(function: StormFunction, *, locust: Path, seconds: float) -> StormEvidence:
+def collect_evidence(function: StormFunction, *, prefix: Path, seconds: float) -> StormEvidence:
     """Read everything while the servers and environments of a storm are still there.
 
-    ``locust`` is the prefix of Locust's files; the seconds include the start of the servers.
+    ``prefix`` is that of Locust's files; the seconds include the start of the servers.
     """
     testbed = function.testbed
     package, server, scenario = testbed.package, testbed.server, testbed.scenario
@@ -118,38 +118,38 @@ def collect_evidence(function: StormFunction, *, locust: Path, seconds: float) -
     table = "history" if package.source == "sql" else "revision"
     intervals = read_migrations(server, package.database, clock_offset=clock_offset, table=table)
     log = server.log.read_text(errors="replace")
-    connections = re.findall(_CONNECTION % package.database, log)
-    committed = None
+    connections = re.findall(_CONNECTION_PATTERN % package.database, log)
+    committed_at = None
     if scenario.kind != "failing" and intervals:
-        [[at]] = server.execute(_COMMITTED + version_table, database=package.database)
-        committed = None if at is None else float(at) - clock_offset
+        [[at]] = server.execute(_LAST_COMMIT_SQL + version_table, database=package.database)
+        committed_at = None if at is None else float(at) - clock_offset
     return StormEvidence(
         scenario=scenario,
-        observed=function.observed,
+        invocations=function.invocations,
         checks={
             name: list(read_checks(name, own, clock_offset=clock_offset))
             for name, own in logs.items()
         },
-        effects=package.effects(server, 1 if scenario.rollback else scenario.versions[-1]),
-        records=counting.records(server, scenario.versions[-1]) if counting else {},
-        rollback_effects=orders.rollback_effects(server) if orders and scenario.rollback else {},
-        attempts=counting.attempts(server) if counting else None,
+        effects=package.count_effects(server, 1 if scenario.rollback else scenario.versions[-1]),
+        record_counts=counting.count_records(server, scenario.versions[-1]) if counting else {},
+        rollback_effects=orders.count_rollbacks(server) if orders and scenario.rollback else {},
+        attempts=counting.count_attempts(server) if counting else None,
         intervals=[*intervals, *function.rollback_times.intervals],
-        committed=committed,
+        committed_at=committed_at,
         sessions=read_sessions(log, clock_offset=clock_offset),
-        other_connections=sum(not name.startswith(_OWN_CONNECTIONS) for name in connections),
-        tool_processes=sum(own.count(TOOL_PROCESS) for own in logs.values()),
-        killed=function.killed,
+        other_connections=sum(not name.startswith(_LIBRARY_PREFIXES) for name in connections),
+        tool_processes=sum(own.count(TOOL_PROCESS_MARKER) for own in logs.values()),
+        killed_holder=function.killed_holder,
         requests_by_environment=testbed.requests_by_environment(),
-        rates=testbed.dynamodb.rates(),
-        locust=read_statistics(locust),
-        rolled_back=function.rolled_back,
+        request_rates=testbed.dynamodb.rates(),
+        locust_counts=read_statistics(prefix),
+        rollback_seconds=function.rollback_seconds,
         errors=function.errors,
         seconds=seconds,
     )
 
 
-_LOG_LINE = re.compile(
+_LOG_LINE_PATTERN = re.compile(
     r"^(?P<at>\S+ \S+) UTC \[(?P<pid>\d+)\] LOG:  "
     rf"(?:connection authorized: .*application_name=(?P<name>{LIBRARY_PREFIX}\S*)|disconnection:)"
 )
@@ -163,7 +163,7 @@ def read_sessions(log: str, *, clock_offset: float) -> list[Session]:
     opened: dict[str, tuple[str, float]] = {}
     sessions = []
     last = 0.0
-    for match in filter(None, map(_LOG_LINE.match, log.splitlines())):
+    for match in filter(None, map(_LOG_LINE_PATTERN.match, log.splitlines())):
         at = datetime.strptime(match["at"] + "+0000", "%Y-%m-%d %H:%M:%S.%f%z")
         last = at.timestamp() - clock_offset
         if match["name"]:

@@ -32,11 +32,11 @@ from load.bench.tools import IS_SLEEPING
 from load.storm.scenarios import Package, Scenario, Wave
 
 _PAUSE_SECONDS = 2.0  # between waves: what the one before migrated has been recorded by then
-_KILL_POLL_SECONDS, _KILL_SECONDS = 0.1, 300.0
-_HOLDER = "SELECT split_part(owner, '/', 2) FROM lambda_migrate.fence"
+_KILL_POLL_SECONDS, _KILL_TIMEOUT_SECONDS = 0.1, 300.0
+_HOLDER_PID_SQL = "SELECT split_part(owner, '/', 2) FROM lambda_migrate.fence"
 _ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
-TABLE = "lambda-migrate"
+LEASE_TABLE = "lambda-migrate"
 # What forked environments share: neither the function nor lambda_migrate itself.
 _POWERTOOLS = ("aws_lambda_powertools.metrics", "aws_lambda_powertools.logging")
 _PRELOADED = (*_POWERTOOLS, "boto3", "pg8000.native", "tenacity")
@@ -61,7 +61,7 @@ class Testbed:
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb.endpoint_url,
             "DATABASE_URL": self.server.url(self.package.database),
-            "LAMBDA_MIGRATE_TABLE": TABLE,
+            "LAMBDA_MIGRATE_TABLE": LEASE_TABLE,
             "LAMBDA_MIGRATE_TARGET": self.package.database,
             "LAMBDA_MIGRATE_WAIT_SECONDS": f"{_TIMEOUT_SECONDS - 30:g}",
             "POWERTOOLS_METRICS_NAMESPACE": "Storm",
@@ -88,12 +88,12 @@ def open_testbed(
     home: Path,
     *,
     api: LocalDynamoDB | Dynalite | None = None,
-    tuning: Mapping[str, str] | None = None,
+    server_settings: Mapping[str, str] | None = None,
 ) -> Iterator[Testbed]:
     """Start everything and deploy every version, in a temporary directory.
 
-    The API of DynamoDB is dynalite by default, which is faster than moto; ``tuning`` of PostgreSQL
-    is above the settings of every storm.
+    The API of DynamoDB is dynalite by default, which is faster than moto; ``server_settings`` of
+    PostgreSQL are above those of every storm.
     """
     settings = {
         "max_connections": str(2 * scenario.environments + 60),
@@ -103,14 +103,14 @@ def open_testbed(
         "log_disconnections": "on",
         "log_line_prefix": "%m [%p] ",
         "log_timezone": "UTC",
-        **(tuning or {}),
+        **(server_settings or {}),
     }
     with (
         LocalPostgreSQL(databases=[package.database], settings=settings) as server,
         api or Dynalite() as dynamodb,
         ExitStack() as stack,
     ):
-        dynamodb.create_table(TABLE)
+        dynamodb.create_table(LEASE_TABLE)
         clock_offset = time.time() - SYSTEM_CLOCK.monotonic()
         testbed = Testbed(scenario, package, server, dynamodb, clock_offset)
         for version in scenario.versions:
@@ -160,16 +160,16 @@ class StormFunction:
     """A function for `InvokeAPI`, in whose loop every method but `prepare` runs."""
 
     testbed: Testbed
-    observed: list[ObservedInvocation] = field(default_factory=list)  # in the order of answers
+    invocations: list[ObservedInvocation] = field(default_factory=list)  # in the order of answers
     rollback_times: RollbackTimes = field(default_factory=RollbackTimes)
-    rolled_back: float | None = None  # seconds; None if there was no rollback, or it failed
+    rollback_seconds: float | None = None  # seconds; None if there was no rollback, or it failed
     errors: list[str] = field(default_factory=list)  # what else went wrong
-    killed: str = ""  # the environment of the holder that was killed
+    killed_holder: str = ""  # the environment of the holder that was killed
     name: str = "storm"
-    _users: dict[int, _WaveState] = field(default_factory=dict)  # that are environments
+    _waves_by_user: dict[int, _WaveState] = field(default_factory=dict)  # that are environments
     _waves: list[_WaveState] = field(default_factory=list)
-    _endings: list[asyncio.Future[None]] = field(default_factory=list)
-    _rollback: asyncio.Future[None] | None = None
+    _tasks: list[asyncio.Future[None]] = field(default_factory=list)
+    _rollback_task: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
         scenario = self.testbed.scenario
@@ -182,7 +182,7 @@ class StormFunction:
     def prepare(self) -> None:
         """Migrate to the version that is there before the storm, and start its environments."""
         testbed = self.testbed
-        scenario, event = testbed.scenario, testbed.package.event
+        scenario, event = testbed.scenario, testbed.package.make_event
         if not scenario.ready:
             return
         results = [testbed.functions[scenario.ready].invoke(event("write", 0))]
@@ -204,26 +204,26 @@ class StormFunction:
 
     async def _start_cold(self, user: int) -> InvocationResult:
         waiting = (n for n, one in enumerate(self._waves) if one.started < one.wave.environments)
-        number = next(waiting, None)
-        if number is None:
+        index = next(waiting, None)
+        if index is None:
             raise ConnectionError("all cold starts were made")
-        current = self._users[user] = self._waves[number]
+        current = self._waves_by_user[user] = self._waves[index]
         current.started += 1
-        event = self.testbed.package.event("cold", current.started)
-        if number > 0:
-            await self._waves[number - 1].is_over.wait()
+        event = self.testbed.package.make_event("cold", current.started)
+        if index > 0:
+            await self._waves[index - 1].is_over.wait()
         barrier = current.barrier if current.wave.simultaneous else None
         function = self.testbed.functions[current.wave.version]
         submitted = function.submit_cold(event, barrier=barrier)
         is_last = current is self._waves[-1]
-        if self.testbed.scenario.kills and not self._endings:
-            self._endings.append(asyncio.ensure_future(asyncio.to_thread(self._kill_holder)))
-        if self._rollback is None and self.testbed.scenario.rollback and is_last:
-            self._rollback = asyncio.ensure_future(self._roll_back(current.barrier))
+        if self.testbed.scenario.kills and not self._tasks:
+            self._tasks.append(asyncio.ensure_future(asyncio.to_thread(self._kill_holder)))
+        if self._rollback_task is None and self.testbed.scenario.rollback and is_last:
+            self._rollback_task = asyncio.ensure_future(self._roll_back(current.barrier))
         result = await asyncio.wrap_future(submitted)
-        if self._rollback is not None:
-            await self._rollback  # until then clients go on
-        return self._observe("cold", current.wave.version, result, current)
+        if self._rollback_task is not None:
+            await self._rollback_task  # until then clients go on
+        return self._record_invocation("cold", current.wave.version, result, current)
 
     async def _end_wave(self, wave: _WaveState) -> None:
         """Lambda ends some environments; here all of them are ended, between two waves."""
@@ -233,16 +233,16 @@ class StormFunction:
         wave.is_over.set()
 
     async def _invoke(self, user: int, kind: str, subject: int) -> InvocationResult:
-        wave = self._users.get(user)
+        wave = self._waves_by_user.get(user)
         version = wave.wave.version if wave else 1
-        event = self.testbed.package.event(kind, subject)
+        event = self.testbed.package.make_event(kind, subject)
         result = await asyncio.wrap_future(self.testbed.functions[version].submit(event))
-        return self._observe(kind, version, result, wave)
+        return self._record_invocation(kind, version, result, wave)
 
     async def _roll_back(self, barrier: StartBarrier) -> None:
         await asyncio.wrap_future(barrier.arrive())
         try:
-            self.rolled_back = await asyncio.to_thread(self._run_down_scripts)
+            self.rollback_seconds = await asyncio.to_thread(self._run_down_scripts)
         except MigrateError as error:
             self.errors.append(f"the rollback failed: {error}")
 
@@ -258,31 +258,31 @@ class StormFunction:
     def _kill_holder(self) -> None:
         """Kill the holder and its child as soon as the slow migration runs."""
         read = partial(self.testbed.server.execute, database=self.testbed.package.database)
-        until = time.monotonic() + _KILL_SECONDS
+        until = time.monotonic() + _KILL_TIMEOUT_SECONDS
         while not read(IS_SLEEPING):
             if time.monotonic() > until:
                 return
             time.sleep(_KILL_POLL_SECONDS)
-        [[holder]] = read(_HOLDER)
+        [[holder]] = read(_HOLDER_PID_SQL)
         process = psutil.Process(int(holder))
         for each in (process, *process.children()):
             each.kill()
         names = {str(view.pid): name for name, _, view in self.testbed.environments()}
-        self.killed = names[holder]
+        self.killed_holder = names[holder]
 
-    def _observe(
+    def _record_invocation(
         self, kind: str, version: int, result: InvocationResult, wave: _WaveState | None
     ) -> InvocationResult:
-        self.observed.append(ObservedInvocation(kind, version, result))
+        self.invocations.append(ObservedInvocation(kind, version, result))
         if wave is not None:
             wave.answered += 1
             expected = wave.wave.environments * (1 + self.testbed.scenario.warm)
             if wave.answered == expected and wave is not self._waves[-1]:
-                self._endings.append(asyncio.ensure_future(self._end_wave(wave)))
+                self._tasks.append(asyncio.ensure_future(self._end_wave(wave)))
         return result
 
 
-def failure_of(result: InvocationResult) -> str:
+def classify_failure(result: InvocationResult) -> str:
     """The kind of a failure: ``timeout``, ``crashed``, ``throttled``, or the error; "" if none."""
     if is_served(result):
         return ""

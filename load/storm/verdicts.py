@@ -17,7 +17,7 @@ from lambda_migrate.local.demo.checks import Distribution, SchemaCheck
 from load.bench.report import describe_machine
 from load.bench.results import Table, markdown_table
 from load.storm.evidence import StormEvidence
-from load.storm.testbed import ObservedInvocation, failure_of
+from load.storm.testbed import ObservedInvocation, classify_failure
 
 READ_UNITS, WRITE_UNITS = 3000, 1000  # what one DynamoDB partition sustains a second
 _CLOCK_SLACK_SECONDS = 0.2  # the holder counts a pause from its failure, we from its log line
@@ -42,43 +42,43 @@ def make_verdict(name: str, has_passed: bool, measured: str) -> Verdict:
 def verdicts(evidence: StormEvidence) -> list[Verdict]:
     """All of them for this storm."""
     must_fail = evidence.scenario.kind == "failing"
-    results = [_every_cold_start_took_place(evidence)]
-    results += _failures_are_the_migrations(evidence) if must_fail else [_none_failed(evidence)]
+    results = [_check_cold_starts(evidence)]
+    results += _check_failure_causes(evidence) if must_fail else [_check_no_failures(evidence)]
     results += [
-        _each_took_effect_once(evidence.effects, "each migration took effect once"),
-        _one_connection(evidence),
-        *_only_holders_migrate(evidence),
-        _below_partition_limits(evidence),
-        _calls_match(evidence),
-        *_one_call_where_current(evidence),
-        _locust_counted_the_same(evidence),
+        _check_effects(evidence.effects, "each migration took effect once"),
+        _check_connections(evidence),
+        *_check_holders(evidence),
+        _check_partition_load(evidence),
+        _check_call_counts(evidence),
+        *_check_fast_path(evidence),
+        _check_locust_counts(evidence),
     ]
     if evidence.scenario.rollback:
         what = "each down script took effect once"
-        results.append(_each_took_effect_once(evidence.rollback_effects, what))
+        results.append(_check_effects(evidence.rollback_effects, what))
     return [
         *results,
         *(make_verdict("nothing else went wrong", False, each) for each in evidence.errors),
     ]
 
 
-def _every_cold_start_took_place(evidence: StormEvidence) -> Verdict:
-    wanted, started = evidence.scenario.environments, len(evidence.cold)
-    fresh = sum(one.result.cold for one in evidence.cold)
+def _check_cold_starts(evidence: StormEvidence) -> Verdict:
+    wanted, started = evidence.scenario.environments, len(evidence.cold_starts)
+    fresh = sum(one.result.cold for one in evidence.cold_starts)
     found = f"{started} of {wanted}, {fresh} in an environment of its own"
     return make_verdict("every cold start took place", started == fresh == wanted, found)
 
 
 def _count_results(invocations: Iterable[ObservedInvocation]) -> Counter[str]:
-    return Counter(failure_of(one.result) or "served" for one in invocations)
+    return Counter(classify_failure(one.result) or "served" for one in invocations)
 
 
 def _count_failures(evidence: StormEvidence) -> tuple[Counter[str], str]:
-    kinds = _count_results(evidence.observed)
+    kinds = _count_results(evidence.invocations)
     return kinds, ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
-def _none_failed(evidence: StormEvidence) -> Verdict:
+def _check_no_failures(evidence: StormEvidence) -> Verdict:
     kinds, found = _count_failures(evidence)
     kills = int(evidence.scenario.kills)
     has_passed = set(kinds) - {"crashed"} == {"served"} and kinds["crashed"] == kills
@@ -86,7 +86,7 @@ def _none_failed(evidence: StormEvidence) -> Verdict:
     return make_verdict(what, has_passed, found)
 
 
-def _failures_are_the_migrations(evidence: StormEvidence) -> Iterator[Verdict]:
+def _check_failure_causes(evidence: StormEvidence) -> Iterator[Verdict]:
     kinds, found = _count_failures(evidence)
     is_same = set(kinds) == {"MigrationFailed"}
     yield make_verdict("every invocation failed because of the migration", is_same, found)
@@ -95,13 +95,13 @@ def _failures_are_the_migrations(evidence: StormEvidence) -> Iterator[Verdict]:
     yield make_verdict(
         "all failures have the same cause", len(causes) == 1 and "" not in causes, found
     )
-    yield _one_try_in_each_pause(evidence)
+    yield _check_attempts(evidence)
 
 
-def _one_try_in_each_pause(evidence: StormEvidence) -> Verdict:
+def _check_attempts(evidence: StormEvidence) -> Verdict:
     """The pause doubles with each failure; the sequence in the database counts every attempt."""
     first = float((evidence.scenario.settings or {})["LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS"])
-    ends = sorted(check.ended for check in evidence.migrators)
+    ends = sorted(check.ended for check in evidence.holder_checks)
     gaps = [after - before for before, after in itertools.pairwise(ends)]
     early = [n for n, gap in enumerate(gaps) if gap < first * 2**n - _CLOCK_SLACK_SECONDS]
     found = f"{evidence.attempts} attempts, {len(ends)} in the logs"
@@ -110,13 +110,13 @@ def _one_try_in_each_pause(evidence: StormEvidence) -> Verdict:
     return make_verdict("at most one attempt in each pause", has_passed, found)
 
 
-def _each_took_effect_once(effects: Mapping[str, int], what: str) -> Verdict:
+def _check_effects(effects: Mapping[str, int], what: str) -> Verdict:
     others = [f"; {name} {times} times" for name, times in effects.items() if times != 1]
     found = f"{len(effects) - len(others)} of {len(effects)}{''.join(others)}"
     return make_verdict(what, bool(effects) and not others, f"{found}, counted in the database")
 
 
-def _one_connection(evidence: StormEvidence) -> Verdict:
+def _check_connections(evidence: StormEvidence) -> Verdict:
     most = evidence.max_sessions
     found = f"{most} at most of {len(evidence.sessions)} in all, in the server's log"
     # A takeover connects, and then ends the statement that a killed holder has left.
@@ -124,20 +124,20 @@ def _one_connection(evidence: StormEvidence) -> Verdict:
     return make_verdict("one PostgreSQL connection of the library at a time", has_passed, found)
 
 
-def _only_holders_migrate(evidence: StormEvidence) -> Iterator[Verdict]:
+def _check_holders(evidence: StormEvidence) -> Iterator[Verdict]:
     """What waits neither connects nor loads a tool; the example's own handler connects."""
     scenario = evidence.scenario
     if scenario.kind == "orders":
         return
-    yield _each_took_effect_once(evidence.records, "each migration is recorded once")
-    holders = len(evidence.migrators) + scenario.kills
+    yield _check_effects(evidence.record_counts, "each migration is recorded once")
+    holders = len(evidence.holder_checks) + scenario.kills
     connected = len({session.name for session in evidence.sessions})
     found = f"{connected} with connections, {holders} with the lease"
     found += f"; {evidence.other_connections} connections of others"
     has_passed = connected <= holders and not evidence.other_connections
     yield make_verdict("only holders connect to PostgreSQL", has_passed, found)
     if scenario.kind in ("alembic", "django"):
-        payloads = [one.result.payload for one in evidence.observed]
+        payloads = [one.result.payload for one in evidence.invocations]
         imported = sum(isinstance(each, dict) and each.get("imported") != [] for each in payloads)
         found = f"{evidence.tool_processes} processes loaded it, {holders} had the lease"
         found += f"; imported in {imported} of {len(payloads)} invocations"
@@ -147,7 +147,7 @@ def _only_holders_migrate(evidence: StormEvidence) -> Iterator[Verdict]:
         )
 
 
-def peak_of(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
+def find_peaks(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
     """Most reads and most writes in any ten successive tenths of a second."""
 
     def busiest(operations: set[str]) -> int:
@@ -160,15 +160,15 @@ def peak_of(rates: Mapping[int, Mapping[str, int]]) -> tuple[int, int]:
     return busiest({"GetItem"}), busiest({"UpdateItem", "PutItem"})
 
 
-def _below_partition_limits(evidence: StormEvidence) -> Verdict:
+def _check_partition_load(evidence: StormEvidence) -> Verdict:
     what = "below the limits of one DynamoDB partition"
-    reads, writes = peak_of(evidence.rates)
+    reads, writes = find_peaks(evidence.request_rates)
     found = f"at most {reads} reads (of {READ_UNITS}), {writes} writes (of {WRITE_UNITS}) a second"
     # As if all reads were consistent.
     return make_verdict(what, 0 < reads < READ_UNITS and writes < WRITE_UNITS, found)
 
 
-def _calls_match(evidence: StormEvidence) -> Verdict:
+def _check_call_counts(evidence: StormEvidence) -> Verdict:
     """The library's own count of its calls against the engine's, by environment.
 
     The holder's is left out: a renewal that is under way when the line is written may be missing.
@@ -176,7 +176,7 @@ def _calls_match(evidence: StormEvidence) -> Verdict:
     what = "lease_calls in the logs match the engine's count"
     counted = evidence.requests_by_environment
     logged = {name: sum(c.lease_calls for c in own) for name, own in evidence.checks.items()}
-    holders = {check.environment for check in evidence.migrators} | {evidence.killed}
+    holders = {check.environment for check in evidence.holder_checks} | {evidence.killed_holder}
     lost = [logged.get(name, 0) - n for name, n in counted.items() if name not in holders]
     found = f"{sum(logged.values())} in the logs, {sum(counted.values())} counted"
     if any(lost):
@@ -185,7 +185,7 @@ def _calls_match(evidence: StormEvidence) -> Verdict:
     return make_verdict(what, has_passed and any(counted.values()), found)
 
 
-def _one_call_where_current(evidence: StormEvidence) -> Iterator[Verdict]:
+def _check_fast_path(evidence: StormEvidence) -> Iterator[Verdict]:
     """The fast path: an environment that finds the schema current while none migrates."""
     calls = [
         check.lease_calls
@@ -210,21 +210,23 @@ def _overlaps_migration(check: SchemaCheck, evidence: StormEvidence) -> bool:
     )
 
 
-def _locust_counted_the_same(evidence: StormEvidence) -> Verdict:
+def _check_locust_counts(evidence: StormEvidence) -> Verdict:
     # Clients are stopped in the middle of a request: Locust may have dropped their last answers.
     # A warm invocation is cold where the environment was killed.
     expected = {}
-    results = [one.result for one in evidence.observed if one.kind in ("cold", "warm")]
+    results = [one.result for one in evidence.invocations if one.kind in ("cold", "warm")]
     for kind in ("cold", "warm"):
-        failures = [failure_of(one) for one in results if one.cold == (kind == "cold")]
+        failures = [classify_failure(one) for one in results if one.cold == (kind == "cold")]
         if failures:
             expected[kind] = (len(failures), sum(map(bool, failures)))
     found = ", ".join(f"{kind} {count}" for kind, (count, _) in expected.items())
-    has_passed = all(evidence.locust.get(kind) == counts for kind, counts in expected.items())
+    has_passed = all(
+        evidence.locust_counts.get(kind) == counts for kind, counts in expected.items()
+    )
     return make_verdict("Locust counted the same", has_passed and bool(expected), found)
 
 
-_KINDS = ("cold", "warm", "write", "read")
+_INVOCATION_KINDS = ("cold", "warm", "write", "read")
 
 
 def write_report(evidence: StormEvidence, results: Sequence[Verdict], out: Path) -> None:
@@ -232,7 +234,7 @@ def write_report(evidence: StormEvidence, results: Sequence[Verdict], out: Path)
 
     Figures are seconds unless their key says otherwise.
     """
-    distributions = _distributions(evidence)
+    distributions = _make_distributions(evidence)
     figures = {
         "passed": all(one.state != "failed" for one in results),
         "verdicts": [asdict(one) for one in results],
@@ -240,18 +242,18 @@ def write_report(evidence: StormEvidence, results: Sequence[Verdict], out: Path)
         "machine": describe_machine(),
         "seconds": round(evidence.seconds, 1),
         "invocations": {
-            kind: dict(_count_results(one for one in evidence.observed if one.kind == kind))
-            for kind in _KINDS
+            kind: dict(_count_results(one for one in evidence.invocations if one.kind == kind))
+            for kind in _INVOCATION_KINDS
         },
         **{name: asdict(found) for name, found in distributions.items()},
         "outcomes": dict(Counter(check.outcome for check in evidence.first_checks)),
-        "migrated_by": [asdict(check) for check in evidence.migrators],
+        "migrated_by": [asdict(check) for check in evidence.holder_checks],
         "effects": dict(evidence.effects),
         "attempts": evidence.attempts,
-        "dynamodb_busiest_second": peak_of(evidence.rates),
+        "dynamodb_busiest_second": find_peaks(evidence.request_rates),
         "connections": {"at_most": evidence.max_sessions, "in_all": len(evidence.sessions)},
-        "rolled_back": evidence.rolled_back,
-        "locust": {name: list(counts) for name, counts in evidence.locust.items()},
+        "rolled_back": evidence.rollback_seconds,
+        "locust": {name: list(counts) for name, counts in evidence.locust_counts.items()},
     }
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n")
@@ -264,19 +266,19 @@ def write_report(evidence: StormEvidence, results: Sequence[Verdict], out: Path)
     (out / "report.md").write_text(f"# {evidence.scenario.name}\n\n{lines}\n{table}")
 
 
-def _distributions(evidence: StormEvidence) -> dict[str, Distribution]:
+def _make_distributions(evidence: StormEvidence) -> dict[str, Distribution]:
     values: dict[str, Sequence[float]] = {
         f"{kind}_invocations": [
-            one.result.duration_seconds for one in evidence.observed if one.kind == kind
+            one.result.duration_seconds for one in evidence.invocations if one.kind == kind
         ]
-        for kind in _KINDS
+        for kind in _INVOCATION_KINDS
     }
     values |= {
-        "init": [one.result.init_seconds for one in evidence.cold],
-        "waited": [check.waited for check in evidence.waiters],
+        "init": [one.result.init_seconds for one in evidence.cold_starts],
+        "waited": [check.waited for check in evidence.waiter_checks],
         "commit_to_handler": evidence.seconds_to_handler,
         "commit_to_answer": evidence.seconds_to_answer,
-        "dynamodb_calls_of_each_waiter": [check.lease_calls for check in evidence.waiters],
+        "dynamodb_calls_of_each_waiter": [check.lease_calls for check in evidence.waiter_checks],
     }
     found = {name: Distribution.of(each) for name, each in values.items()}
     return {name: each for name, each in found.items() if each is not None}

@@ -22,7 +22,7 @@ def run_storm(scenario: Scenario, package: Package, home: Path) -> StormEvidence
         function.prepare()
         asyncio.run(_run_users(function, scenario.environments))
         _write_statistics(function, home / "locust_stats.csv")
-        return collect_evidence(function, locust=home / "locust", seconds=time.monotonic() - began)
+        return collect_evidence(function, prefix=home / "locust", seconds=time.monotonic() - began)
 
 
 async def _run_users(function: StormFunction, users: int) -> None:
@@ -39,7 +39,9 @@ def _write_statistics(function: StormFunction, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["Name", "Request Count", "Failure Count"])
         for kind in ("cold", "warm"):
-            own = [one.result for one in function.observed if one.result.cold == (kind == "cold")]
+            own = [
+                one.result for one in function.invocations if one.result.cold == (kind == "cold")
+            ]
             failed = sum(one.status != "ok" for one in own)
             writer.writerow([kind, len(own), failed])
 

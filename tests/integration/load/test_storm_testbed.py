@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from load.storm.scenarios import CountingPackage, make_scenario
-from load.storm.testbed import StormFunction, failure_of, open_testbed
+from load.storm.testbed import StormFunction, classify_failure, open_testbed
 from load.storm.verdicts import verdicts, write_report
 from tests.integration.load.small_storm import run_storm, verdicts_by_name
 
@@ -92,7 +92,7 @@ def test_migrations_of_another_tool_are_applied_once_by_one_child(
     package = CountingPackage(name.partition("-")[0], slow_seconds=SLOW_SECONDS)
     evidence = run_storm(scenario, package, tmp_path)
     assert [one for one in verdicts(evidence) if one.state != "passed"] == []
-    assert bool(evidence.killed) is scenario.kills
+    assert bool(evidence.killed_holder) is scenario.kills
 
 
 def test_failing_handler_is_found(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_storm_function_counts_failures_and_makes_no_more_cold_starts_than_plann
             await asyncio.wrap_future(storm_function.submit({"kind": "cold", "user": 8}))
         return results
 
-    package = CountingPackage(fails=True)
+    package = CountingPackage(is_failing=True)
     with open_testbed(make_scenario("ramp", 1), package, tmp_path, api=LocalDynamoDB()) as testbed:
         storm_function = StormFunction(testbed)
         results = asyncio.run(invoke())
-    assert [failure_of(one) for one in results] == ["MigrationFailed", "MigrationFailed"]
+    assert [classify_failure(one) for one in results] == ["MigrationFailed", "MigrationFailed"]
     assert [one.cold for one in results] == [True, False]
-    assert [one.kind for one in storm_function.observed] == ["cold", "warm"]
+    assert [one.kind for one in storm_function.invocations] == ["cold", "warm"]

@@ -14,7 +14,7 @@ from lambda_migrate.local.runtime.environment import InvocationResult
 from load.storm.evidence import Session, StormEvidence, read_sessions
 from load.storm.scenarios import make_scenario
 from load.storm.testbed import ObservedInvocation
-from load.storm.verdicts import peak_of, verdicts
+from load.storm.verdicts import find_peaks, verdicts
 
 SERVED = InvocationResult(
     "r", "env0001", True, "ok", {"served": True}, "", "", 0.1, 1.0, 10.0, 14.0
@@ -29,15 +29,15 @@ def observed(result: InvocationResult = SERVED, kind: str = "cold") -> ObservedI
 
 GOOD = StormEvidence(
     scenario=make_scenario("together", 2),
-    observed=[observed(), observed(replace(SERVED, environment_id="env0002"))],
+    invocations=[observed(), observed(replace(SERVED, environment_id="env0002"))],
     checks={"v1 env0001": [CHECK], "v1 env0002": [HOLDER]},
     effects={"0001_effect": 1},
-    records={"0001_effect in lambda_migrate.history": 1},
-    committed=13.4,
+    record_counts={"0001_effect in lambda_migrate.history": 1},
+    committed_at=13.4,
     sessions=[Session("lambda-migrate:storm:1", 10.5, 13.5)],
     requests_by_environment={"v1 env0001": 3, "v1 env0002": 4},
-    rates={100: {"GetItem": 5, "UpdateItem": 2}},
-    locust={"cold": (2, 0)},
+    request_rates={100: {"GetItem": 5, "UpdateItem": 2}},
+    locust_counts={"cold": (2, 0)},
 )
 
 
@@ -58,11 +58,11 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"observed": [observed(), observed(CRASHED)]}, "no invocation failed"),
-        ({"observed": [observed(), observed(REFUSED)]}, "no invocation failed"),
-        ({"observed": [observed()]}, "every cold start took place"),
+        ({"invocations": [observed(), observed(CRASHED)]}, "no invocation failed"),
+        ({"invocations": [observed(), observed(REFUSED)]}, "no invocation failed"),
+        ({"invocations": [observed()]}, "every cold start took place"),
         (
-            {"observed": [observed(), observed(replace(SERVED, cold=False))]},
+            {"invocations": [observed(), observed(replace(SERVED, cold=False))]},
             "every cold start took place",
         ),
         ({"effects": {"0001_effect": 2}}, "each migration took effect once"),
@@ -73,24 +73,24 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
             "one PostgreSQL connection of the library at a time",
         ),
         ({"sessions": []}, "one PostgreSQL connection of the library at a time"),
-        ({"records": {"0001_effect in the mirror": 0}}, "each migration is recorded once"),
-        ({"records": {}}, "each migration is recorded once"),
+        ({"record_counts": {"0001_effect in the mirror": 0}}, "each migration is recorded once"),
+        ({"record_counts": {}}, "each migration is recorded once"),
         (
             {"sessions": [*GOOD.sessions, Session("lambda-migrate:storm:2", 14.0, 14.1)]},
             "only holders connect to PostgreSQL",
         ),
         ({"other_connections": 1}, "only holders connect to PostgreSQL"),
-        ({"rates": {1: {"GetItem": 3000}}}, "below the limits of one DynamoDB partition"),
+        ({"request_rates": {1: {"GetItem": 3000}}}, "below the limits of one DynamoDB partition"),
         (
-            {"rates": {1: {"GetItem": 1, "UpdateItem": 1000}}},
+            {"request_rates": {1: {"GetItem": 1, "UpdateItem": 1000}}},
             "below the limits of one DynamoDB partition",
         ),
-        ({"rates": {}}, "below the limits of one DynamoDB partition"),
+        ({"request_rates": {}}, "below the limits of one DynamoDB partition"),
         ({"requests_by_environment": {"v1 env0001": 4}}, CALLS),
         ({"requests_by_environment": {}}, CALLS),
         ({"requests_by_environment": {"v1 env9": 1}}, CALLS),
-        ({"locust": {"cold": (2, 1)}}, "Locust counted the same"),
-        ({"locust": {}}, "Locust counted the same"),
+        ({"locust_counts": {"cold": (2, 1)}}, "Locust counted the same"),
+        ({"locust_counts": {}}, "Locust counted the same"),
         ({"errors": ["the rollback failed"]}, "nothing else went wrong"),
     ],
 )
@@ -116,21 +116,21 @@ FREE = replace(SERVED, payload={"imported": []})
 TOOL = replace(
     GOOD,
     scenario=make_scenario("alembic", 2),
-    observed=[observed(FREE), observed(replace(FREE, environment_id="env0002"))],
+    invocations=[observed(FREE), observed(replace(FREE, environment_id="env0002"))],
     tool_processes=1,
 )
 KILLED = replace(
     TOOL,
     scenario=make_scenario("alembic-killed", 2),
-    observed=[observed(replace(CRASHED, payload=None)), TOOL.observed[1]],
+    invocations=[observed(replace(CRASHED, payload=None)), TOOL.invocations[1]],
     checks={"v1 env0002": [HOLDER]},
     sessions=[
         Session("lambda-migrate:storm:1", 10.5, 12.6),
         Session("lambda-migrate:storm:2", 12.5, 13.5),
     ],
     tool_processes=2,
-    killed="v1 env0001",
-    locust={"cold": (2, 1)},
+    killed_holder="v1 env0001",
+    locust_counts={"cold": (2, 1)},
 )
 IMPORTED = replace(FREE, payload={"imported": ["sqlalchemy"]})
 ONE_CHILD = "one child process loads alembic for each holder"
@@ -145,11 +145,15 @@ def test_storm_of_another_tool_and_one_with_a_killed_holder_pass() -> None:
     ("evidence", "change", "what"),
     [
         (TOOL, {"tool_processes": 2}, ONE_CHILD),
-        (TOOL, {"observed": [observed(FREE), observed(IMPORTED)]}, ONE_CHILD),
-        (TOOL, {"observed": GOOD.observed}, ONE_CHILD),  # its handler does not say what it imported
+        (TOOL, {"invocations": [observed(FREE), observed(IMPORTED)]}, ONE_CHILD),
+        (
+            TOOL,
+            {"invocations": GOOD.invocations},
+            ONE_CHILD,
+        ),  # its handler does not say what it imported
         (KILLED, {"tool_processes": 1}, ONE_CHILD),
-        (KILLED, {"observed": TOOL.observed}, NONE_BUT_KILLED),
-        (KILLED, {"observed": [observed(CRASHED), observed(CRASHED)]}, NONE_BUT_KILLED),
+        (KILLED, {"invocations": TOOL.invocations}, NONE_BUT_KILLED),
+        (KILLED, {"invocations": [observed(CRASHED), observed(CRASHED)]}, NONE_BUT_KILLED),
         (
             KILLED,
             {"sessions": [*KILLED.sessions, Session("lambda-migrate:storm:3", 12.5, 12.6)]},
@@ -168,14 +172,14 @@ FAILED_CHECK = replace(CHECK, outcome="MigrationFailed", cause="0005_effect 42P0
 FAILING = replace(
     GOOD,
     scenario=make_scenario("failing", 2),
-    observed=[observed(FAILURE), observed(replace(FAILURE, environment_id="env0002"))],
+    invocations=[observed(FAILURE), observed(replace(FAILURE, environment_id="env0002"))],
     checks={
         "v1 env0001": [FAILED_CHECK, replace(FAILED_CHECK, fence=1, ended=10.0)],
         "v1 env0002": [replace(FAILED_CHECK, fence=2, ended=13.1)],
     },
     requests_by_environment={"v1 env0001": 6, "v1 env0002": 3},
     attempts=2,
-    locust={"cold": (2, 2)},
+    locust_counts={"cold": (2, 2)},
 )
 
 
@@ -194,9 +198,9 @@ EARLY = {
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"observed": GOOD.observed}, "every invocation failed because of the migration"),
+        ({"invocations": GOOD.invocations}, "every invocation failed because of the migration"),
         (
-            {"observed": [observed(FAILURE), observed(CRASHED)]},
+            {"invocations": [observed(FAILURE), observed(CRASHED)]},
             "every invocation failed because of the migration",
         ),
         (
@@ -223,8 +227,8 @@ def test_peak_is_any_ten_successive_tenths() -> None:
     rates = {tenth: {"GetItem": 1} for tenth in range(100)}
     rates |= {tenth: {"GetItem": 50} for tenth in range(15, 25)}
     rates[200] = {"UpdateItem": 7, "PutItem": 2, "DescribeTable": 99}
-    assert peak_of(rates) == (500, 9)
-    assert peak_of({}) == (0, 0)
+    assert find_peaks(rates) == (500, 9)
+    assert find_peaks({}) == (0, 0)
 
 
 def test_connections_overlap_only_while_both_are_open() -> None:
@@ -255,7 +259,7 @@ def test_sessions_are_read_from_the_servers_log() -> None:
 def test_delay_counts_from_the_commit_for_waiters() -> None:
     assert GOOD.seconds_to_answer == [pytest.approx(0.6)]
     assert GOOD.seconds_to_handler == [pytest.approx(0.6)]
-    assert replace(GOOD, committed=None).seconds_to_answer == []
+    assert replace(GOOD, committed_at=None).seconds_to_answer == []
 
 
 @pytest.mark.parametrize(("counted", "expected"), [(299, []), (280, [CALLS]), (301, [CALLS])])

@@ -62,7 +62,7 @@ def test_reason_names_step_verdict_and_finding() -> None:
 
 # -- storms ---------------------------------------------------------------------------------------
 
-WITH_CLIENT = replace(GOOD, observed=[*GOOD.observed, observed(kind="write")])
+WITH_CLIENT = replace(GOOD, invocations=[*GOOD.invocations, observed(kind="write")])
 
 
 def failed(evidence: StormEvidence, limits: Limits = LIMITS) -> list[str]:
@@ -76,8 +76,8 @@ def test_good_storm_passes() -> None:
 @pytest.mark.parametrize(
     ("change", "limits", "what"),
     [
-        ({"observed": [observed(CRASHED)]}, {}, "requests that failed"),
-        ({"observed": []}, {}, "requests that failed"),
+        ({"invocations": [observed(CRASHED)]}, {}, "requests that failed"),
+        ({"invocations": []}, {}, "requests that failed"),
         ({}, {"longest_wait": 3.0}, "longest wait of a cold start"),
         ({"checks": {}}, {}, "longest wait of a cold start"),
         ({"checks": {}}, {}, "each cold start logged its line"),
@@ -91,7 +91,9 @@ def test_exceeded_limit_fails(
 
 
 def test_failures_within_the_limit_pass() -> None:
-    one_failed = replace(WITH_CLIENT, observed=[*WITH_CLIENT.observed, observed(CRASHED, "read")])
+    one_failed = replace(
+        WITH_CLIENT, invocations=[*WITH_CLIENT.invocations, observed(CRASHED, "read")]
+    )
     assert failed(one_failed) == ["requests that failed"]
     assert failed(one_failed, replace(LIMITS, failed_requests=1)) == []
 
