@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _make_parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "load.staging", *arguments])
-    return run_program(lambda: _validate(options, command))
+    return run_program(lambda: _run_validation(options, command))
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -35,17 +35,17 @@ def _make_parser() -> argparse.ArgumentParser:
     add("-n", type=at_least(1), dest="environments", default=40, help="cold starts (40)")
     add("--clients", type=at_least(1), default=6, help="clients of the old version (6)")
     add("--out", type=Path, default=Path("staging-report"), help="report folder (%(default)s)")
-    limits = parser.add_argument_group("limits")
+    group = parser.add_argument_group("limits")
     for field in fields(Limits):
         unit, kind = ("number", int) if field.type == "int" else ("seconds", float)
         option, text = f"--{field.name.replace('_', '-')}", f"{unit} ({field.default:g})"
-        limits.add_argument(option, type=at_least(0, kind), default=field.default, help=text)
+        group.add_argument(option, type=at_least(0, kind), default=field.default, help=text)
     return parser
 
 
-def _validate(options: argparse.Namespace, command: str) -> int:
-    generated = GeneratedOrders(options.orders, options.seed)
-    package = GeneratedOrdersPackage(find_example(), generated=generated)
+def _run_validation(options: argparse.Namespace, command: str) -> int:
+    orders = GeneratedOrders(options.orders, options.seed)
+    package = GeneratedOrdersPackage(find_example(), generated_orders=orders)
     sizes = {"environments": options.environments, "clients": options.clients}
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     print(

@@ -17,17 +17,17 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binari
 from lambda_migrate.postgresql.sql_fragments import quote_identifier
 
 RunQuery = Callable[[str], list[list[Any]]]  # runs one statement, and returns its rows
-_COPIES = "lambda_migrate_staging"  # the schema of the copies
-_DUMP_SECONDS = 300.0
+_COPY_SCHEMA = "lambda_migrate_staging"  # the schema of the copies
+_DUMP_TIMEOUT_SECONDS = 300.0
 
-_COLUMNS = """
+_COLUMNS_SQL = """
 SELECT table_name, array_agg(column_name::text ORDER BY ordinal_position)
 FROM information_schema.columns
 JOIN pg_tables ON schemaname = table_schema AND tablename = table_name
 WHERE schemaname = 'public' GROUP BY 1 ORDER BY 1
 """
 
-_INVALID_INDEXES = """
+_INVALID_INDEXES_SQL = """
 SELECT 'INVALID index ' || indexrelid::regclass FROM pg_index WHERE NOT indisvalid ORDER BY 1
 """
 
@@ -43,30 +43,31 @@ class TableCopy:
 
 def copy_tables(run: RunQuery) -> list[TableCopy]:
     """Copy every table as it is now."""
-    run(f"CREATE SCHEMA {_COPIES}")
+    run(f"CREATE SCHEMA {_COPY_SCHEMA}")
     copies = []
-    for table, columns in run(_COLUMNS):
+    for table, columns in run(_COLUMNS_SQL):
         name = quote_identifier(table)
-        texts = _list_texts(columns)
-        run(f"CREATE UNLOGGED TABLE {_COPIES}.{name} AS SELECT {texts} FROM public.{name}")  # noqa: S608 - quoted names
-        [[rows]] = run(f"SELECT count(*) FROM {_COPIES}.{name}")  # noqa: S608 - quoted names
+        texts = _cast_to_text(columns)
+        run(f"CREATE UNLOGGED TABLE {_COPY_SCHEMA}.{name} AS SELECT {texts} FROM public.{name}")  # noqa: S608 - quoted names
+        [[rows]] = run(f"SELECT count(*) FROM {_COPY_SCHEMA}.{name}")  # noqa: S608 - quoted names
         copies.append(TableCopy(table, tuple(columns), int(rows)))
     return copies
 
 
 def find_changed_rows(run: RunQuery, copies: Sequence[TableCopy]) -> Iterator[str]:
     """Name each table in which not every row that was copied is as it was."""
-    columns_now = {table: columns for table, columns in run(_COLUMNS)}  # noqa: C416 - lists
+    columns_now = {table: columns for table, columns in run(_COLUMNS_SQL)}  # noqa: C416 - lists
     for copy in copies:
         dropped = [one for one in copy.columns if one not in columns_now.get(copy.table, ())]
         if dropped:
             yield f"{copy.table}: dropped {', '.join(dropped)}"
             continue
         name = quote_identifier(copy.table)
-        texts = _list_texts(copy.columns)
+        texts = _cast_to_text(copy.columns)
         [[count, examples]] = run(
             "SELECT count(*), (array_agg(left(row::text, 100)))[1:3] FROM ("  # noqa: S608 - quoted names
-            f"SELECT {texts} FROM {_COPIES}.{name} EXCEPT ALL SELECT {texts} FROM public.{name}"
+            f"SELECT {texts} FROM {_COPY_SCHEMA}.{name} "
+            f"EXCEPT ALL SELECT {texts} FROM public.{name}"
             ") AS row"
         )
         if count:
@@ -74,7 +75,7 @@ def find_changed_rows(run: RunQuery, copies: Sequence[TableCopy]) -> Iterator[st
             yield f"{lost}, such as {', '.join(examples)}"
 
 
-def _list_texts(columns: Sequence[str]) -> str:
+def _cast_to_text(columns: Sequence[str]) -> str:
     names = [quote_identifier(one) for one in columns]
     return ", ".join(f"{name}::text AS {name}" for name in names)
 
@@ -83,18 +84,18 @@ def read_schema(server: LocalPostgreSQL, database: str) -> list[str]:
     """The lines that pg_dump writes, and the INVALID indexes, which it leaves out."""
     command = [
         *(str(find_binaries() / "pg_dump"), "--schema-only"),
-        *("--exclude-schema=lambda_migrate", f"--exclude-schema={_COPIES}"),
+        *("--exclude-schema=lambda_migrate", f"--exclude-schema={_COPY_SCHEMA}"),
         *("-h", str(server.socket_directory), "-p", str(server.port), "-U", "postgres", database),
     ]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=_DUMP_SECONDS, check=False
+        command, capture_output=True, text=True, timeout=_DUMP_TIMEOUT_SECONDS, check=False
     )
     if done.returncode != 0:
         raise ProcessError(f"pg_dump failed: {done.stderr.strip()[-1000:]}")
     # Comments, and commands of psql that contain a random key.
     skipped = ("--", "\\")
     lines = [line for line in done.stdout.splitlines() if line and not line.startswith(skipped)]
-    invalid = server.execute(_INVALID_INDEXES, database=database)
+    invalid = server.execute(_INVALID_INDEXES_SQL, database=database)
     return [*lines, *(str(line) for (line,) in invalid)]
 
 

@@ -21,7 +21,7 @@ from lambda_migrate.postgresql.sql_fragments import quote_literal
 from load.storm.scenarios import OrdersPackage
 
 _FIRST_CUSTOMER = 2  # by id; 1 is the guest that the example's first migration makes
-_UNTIL, _DAYS = "2026-02-02", 1_200  # the day after the last order; days before it
+_END_DATE, _DAYS = "2026-02-02", 1_200  # the day after the last order; days before it
 _ORDERS_PER_CUSTOMER = 8
 
 _NAMES = (
@@ -35,35 +35,35 @@ _NOTES = ("please ring twice", "", "für Oma 🎂", "急いでください", "no
 class GeneratedOrders:
     """Orders of the example, and their customers."""
 
-    orders: int  # how many
+    order_count: int
     seed: int  # the same seed gives the same data
 
     @property
-    def customers(self) -> int:
-        """How many; many of them never ordered anything."""
-        return max(1, self.orders // _ORDERS_PER_CUSTOMER)
+    def customer_count(self) -> int:
+        """Many of them never ordered anything."""
+        return max(1, self.order_count // _ORDERS_PER_CUSTOMER)
 
-    def email(self, customer_number: int) -> str:
+    def make_email(self, customer_number: int) -> str:
         """The address of a customer: each number is another one, from all over the table."""
-        customer = _FIRST_CUSTOMER + customer_number * _coprime(self.customers) % self.customers
-        return f"buyer{customer}@example.com"
+        offset = customer_number * _find_coprime_step(self.customer_count) % self.customer_count
+        return f"buyer{_FIRST_CUSTOMER + offset}@example.com"
 
-    def fill(self, run: Callable[[str], object]) -> None:
+    def insert_rows(self, run_script: Callable[[str], object]) -> None:
         """Insert the rows into the example's tables, in one script."""
         script = Path(__file__).with_suffix(".sql").read_text()
-        run(
+        run_script(
             script.format(
                 seed=int(self.seed),
-                orders=self.orders,
-                customers=self.customers,
-                step=_coprime(self.customers),
+                orders=self.order_count,
+                customers=self.customer_count,
+                step=_find_coprime_step(self.customer_count),
                 first=_FIRST_CUSTOMER,
-                last=_FIRST_CUSTOMER + self.customers - 1,
-                until=_UNTIL,
+                last=_FIRST_CUSTOMER + self.customer_count - 1,
+                until=_END_DATE,
                 days=_DAYS,
-                names=_array(_NAMES),
+                names=_make_array(_NAMES),
                 name_count=len(_NAMES),
-                notes=_array(_NOTES),
+                notes=_make_array(_NOTES),
                 note_count=len(_NOTES),
             )
         )
@@ -71,9 +71,9 @@ class GeneratedOrders:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedOrdersPackage(OrdersPackage):
-    """The example, whose clients are customers of `generated`, one after another."""
+    """The example, whose clients are customers of `generated_orders`, one after another."""
 
-    generated: GeneratedOrders = field(kw_only=True)
+    generated_orders: GeneratedOrders = field(kw_only=True)
     _customer_numbers: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
     def make_event(self, kind: str, subject: int) -> Any:
@@ -81,7 +81,7 @@ class GeneratedOrdersPackage(OrdersPackage):
         if kind == "read":
             return get_order(subject)
         event = place_order()
-        email = self.generated.email(next(self._customer_numbers))
+        email = self.generated_orders.make_email(next(self._customer_numbers))
         return {**event, "body": json.dumps({**json.loads(event["body"]), "email": email})}
 
     def read_confirmed_orders(self, results: Iterable[InvocationResult]) -> list[int]:
@@ -93,11 +93,11 @@ class GeneratedOrdersPackage(OrdersPackage):
         ]
 
 
-def _array(texts: Iterable[str]) -> str:
+def _make_array(texts: Iterable[str]) -> str:
     return f"ARRAY[{', '.join(map(quote_literal, texts))}]"
 
 
-def _coprime(count: int) -> int:
+def _find_coprime_step(count: int) -> int:
     """A step that visits every one of ``count`` places."""
     return next(
         step for step in range(int(count * 0.618) + 1, 2 * count + 2) if math.gcd(step, count) == 1

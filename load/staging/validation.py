@@ -30,9 +30,9 @@ from load.storm.scenarios import Scenario, Wave, make_scenario
 from load.storm.testbed import LEASE_TABLE, Testbed, open_testbed
 from load.storm.verdicts import Verdict, make_verdict
 
-TEMPLATE = Path(__file__).parents[2] / "template.yaml"  # with the alarms
+SAM_TEMPLATE = Path(__file__).parents[2] / "template.yaml"  # with the alarms
 _SERVICE, _NAMESPACE = "orders", "Orders"  # dimension and namespace of all metrics
-_OPERATION_SECONDS = 900.0  # Lambda's longest timeout
+_OPERATION_TIMEOUT_SECONDS = 900.0  # Lambda's longest timeout
 
 _POSTGRESQL_SETTINGS = {
     "shared_buffers": "256MB",
@@ -42,17 +42,17 @@ _POSTGRESQL_SETTINGS = {
 }
 """Somewhat more than a storm needs."""
 
-_COUNT_ORPHANS = """
+_COUNT_ORPHANS_SQL = """
 SELECT count(*) FROM orders o LEFT JOIN customers c ON c.id = o.customer_id WHERE c.id IS NULL
 """
 
-_COUNT_WRONG_TOTALS = """
+_COUNT_WRONG_TOTALS_SQL = """
 SELECT count(*) FROM orders
 WHERE created_at < current_date AND total_cents IS DISTINCT FROM quantity::bigint * unit_cents
 """
 """Clients of version 1 place orders without a total all the time; so only until yesterday."""
 
-_COUNT_WRONG_POINTS = (
+_COUNT_WRONG_POINTS_SQL = (
     "SELECT count(*) FROM customers WHERE created_at < current_date AND points <> 1"
 )
 
@@ -101,12 +101,12 @@ class Validation:
         """Run the steps in order."""
         steps: Mapping[str, Callable[[], Sequence[Verdict]]] = {
             "restore the data": self._restore,
-            "plan": self._plan,
+            "plan": self._check_plan,
             "dry run": self._dry_run,
             "deploy under traffic": self._deploy,
             "check the data": self._check_data,
             "roll back under traffic": self._roll_back,
-            "check the data again": self._check_data_again,
+            "check the data again": self._check_data_after_rollback,
             "alarms": self._check_alarms,
         }
         stopped_by = ""
@@ -139,8 +139,8 @@ class Validation:
     # --- the steps
 
     def _restore(self) -> list[Verdict]:
-        self._make_operations(1).up(Deadline.after(_OPERATION_SECONDS))
-        self.package.generated.fill(self._query)
+        self._make_operations(1).up(Deadline.after(_OPERATION_TIMEOUT_SECONDS))
+        self.package.generated_orders.insert_rows(self._query)
         self._query("VACUUM (ANALYZE)")
         self._copies = database.copy_tables(self._query)
         self._schema_before = database.read_schema(self.testbed.server, self.package.database)
@@ -148,10 +148,10 @@ class Validation:
         self._facts["tables"] = {copy.table: copy.rows for copy in self._copies}
         return [
             make_verdict("there is data", rows > 0, f"{rows:,} rows in {len(self._copies)} tables"),
-            self._check_count("orders without a customer", _COUNT_ORPHANS),
+            self._check_count("orders without a customer", _COUNT_ORPHANS_SQL),
         ]
 
-    def _plan(self) -> list[Verdict]:
+    def _check_plan(self) -> list[Verdict]:
         manifest = read_manifest(str(self.package.example.directory / "migrations"))
         pending = [migration for migration in manifest if migration.version > VERSIONS[1]]
         self._facts["pending"] = [migration.name for migration in pending]
@@ -160,7 +160,7 @@ class Validation:
         return [make_verdict("each has a down script", bool(pending) and not irreversible, found)]
 
     def _dry_run(self) -> list[Verdict]:
-        result = self._make_operations(2).dry_run(Deadline.after(_OPERATION_SECONDS))
+        result = self._make_operations(2).dry_run(Deadline.after(_OPERATION_TIMEOUT_SECONDS))
         assert result is not None  # noqa: S101 - None is for users who do not confirm
         document = self._facts["dry_run"] = build_dry_run_document(result)
         # What it wrote and rolled back is still in the tables' files, and would slow down the rest.
@@ -200,11 +200,11 @@ class Validation:
     def _check_data(self) -> list[Verdict]:
         return [
             *self._check_rows(),
-            self._check_count("orders whose total is wrong", _COUNT_WRONG_TOTALS),
-            self._check_count("customers without their one point", _COUNT_WRONG_POINTS),
+            self._check_count("orders whose total is wrong", _COUNT_WRONG_TOTALS_SQL),
+            self._check_count("customers without their one point", _COUNT_WRONG_POINTS_SQL),
         ]
 
-    def _check_data_again(self) -> list[Verdict]:
+    def _check_data_after_rollback(self) -> list[Verdict]:
         schema = database.read_schema(self.testbed.server, self.package.database)
         found = database.find_schema_differences(self._schema_before, schema)
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
@@ -225,7 +225,7 @@ class Validation:
         return [
             make_verdict("existing rows", not changed, "; ".join(changed) or kept),
             verdicts.verdict_of_orders(len(confirmed), int(count)),
-            self._check_count("orders without a customer", _COUNT_ORPHANS),
+            self._check_count("orders without a customer", _COUNT_ORPHANS_SQL),
         ]
 
     def _check_count(self, what: str, query: str) -> Verdict:
@@ -240,7 +240,7 @@ class Validation:
             "ServiceName": _SERVICE,
             "Target": self.package.database,
         }
-        alarms, cloudwatch = read_alarms(TEMPLATE, values), CloudWatch()
+        alarms, cloudwatch = read_alarms(SAM_TEMPLATE, values), CloudWatch()
         for _, function, view in self.testbed.environments():
             cloudwatch.put_log(function.logs(view.environment_id))
         reached = [name for name, alarm in alarms.items() if cloudwatch.was_triggered(alarm)]

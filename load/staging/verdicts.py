@@ -21,17 +21,17 @@ from load.storm.evidence import StormEvidence
 from load.storm.verdicts import Verdict, make_verdict
 from load.storm.verdicts import verdicts as storm_verdicts
 
-CLIENTS = ("write", "read")  # kinds of requests that the old version's clients send
+CLIENT_KINDS = ("write", "read")  # kinds of requests that the old version's clients send
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What is accepted; each is an option of the command, too."""
 
-    longest_lock: float = 1.0  # seconds, of a lock that blocks writes
-    slowest_request: float = 5.0  # seconds, of a client
-    failed_requests: int = 0  # of clients and cold starts
-    longest_wait: float = 29.0  # seconds, of a cold start; API Gateway gives up after 29
+    max_lock_seconds: float = 1.0  # of a lock that blocks writes
+    max_request_seconds: float = 5.0  # of a client
+    max_failed_requests: int = 0  # of clients and cold starts
+    max_wait_seconds: float = 29.0  # of a cold start; API Gateway gives up after 29
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator
     ]
     seconds, lock = max(blocking, default=(0.0, "none"))
     found = f"{seconds:.2f} s: {lock}" if blocking else lock
-    limit = f"(limit {limits.longest_lock:g} s)"
-    is_within = seconds <= limits.longest_lock
+    limit = f"(limit {limits.max_lock_seconds:g} s)"
+    is_within = seconds <= limits.max_lock_seconds
     yield make_verdict("longest lock that blocks writes", is_within, f"{found} {limit}")
 
 
@@ -109,20 +109,20 @@ def verdicts_of_storm(evidence: StormEvidence, limits: Limits) -> Iterator[Verdi
     """What a storm must show, within the limits."""
     failed = [one.result for one in evidence.invocations if not is_served(one.result)]
     kinds = "; ".join(sorted({one.error_type or one.status for one in failed}))
-    found = f"{len(failed)} of {len(evidence.invocations)} (limit {limits.failed_requests})"
-    is_within = bool(evidence.invocations) and len(failed) <= limits.failed_requests
+    found = f"{len(failed)} of {len(evidence.invocations)} (limit {limits.max_failed_requests})"
+    is_within = bool(evidence.invocations) and len(failed) <= limits.max_failed_requests
     yield make_verdict("requests that failed", is_within, f"{found}; {kinds}" if kinds else found)
-    times = [one.result.duration_seconds for one in evidence.invocations if one.kind in CLIENTS]
+    times = [one.result.duration_seconds for one in _list_client_requests(evidence)]
     what = "slowest request of a client"
     if times:
-        limit = f"(limit {limits.slowest_request:g} s)"
+        limit = f"(limit {limits.max_request_seconds:g} s)"
         found = f"{max(times):.2f} s of {len(times)} requests {limit}"
-        yield make_verdict(what, max(times) <= limits.slowest_request, found)
+        yield make_verdict(what, max(times) <= limits.max_request_seconds, found)
     else:
         yield Verdict(what, "not measured", "no client sent any")
     waited = max((check.waited for check in evidence.first_checks), default=float("inf"))
-    found = f"{waited:.2f} s (limit {limits.longest_wait:g} s)"
-    yield make_verdict("longest wait of a cold start", waited <= limits.longest_wait, found)
+    found = f"{waited:.2f} s (limit {limits.max_wait_seconds:g} s)"
+    yield make_verdict("longest wait of a cold start", waited <= limits.max_wait_seconds, found)
     # For this one there is a limit.
     yield from (one for one in storm_verdicts(evidence) if one.name != "no invocation failed")
     lines, cold = len(evidence.first_checks), len(evidence.cold_starts)
@@ -137,7 +137,7 @@ def verdict_of_orders(confirmed: int, found: int) -> Verdict:
     )
 
 
-_STATES = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
+_STATE_LABELS = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
 
 
 def write_report(
@@ -161,11 +161,11 @@ def write_report(
         "steps": [asdict(step) for step in steps],
     }
     (out / "report.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    drawn = {name: storm for name, storm in storms.items() if _client_requests(storm)}
-    lines = _format_report(document, steps, has_picture=bool(drawn))
+    drawn = {name: storm for name, storm in storms.items() if _list_client_requests(storm)}
+    lines = _format_report(document, steps, has_chart=bool(drawn))
     (out / "report.md").write_text("\n".join(lines) + "\n")
     if drawn:
-        _draw_traffic(drawn, out / "traffic.svg")
+        _draw_storms(drawn, out / "traffic.svg")
     return decision
 
 
@@ -173,14 +173,14 @@ def format_step(step: StepResult) -> str:
     """A step as text: its time, then one line for each verdict."""
     widest = max((len(one.name) for one in step.verdicts), default=0)
     lines = [
-        f"          {_STATES[one.state]}  {one.name:<{widest}}  {one.measured}"
+        f"          {_STATE_LABELS[one.state]}  {one.name:<{widest}}  {one.measured}"
         for one in step.verdicts
     ]
     return "\n".join([f"{step.seconds:6.1f} s  {step.name}", *lines])
 
 
 def _format_report(
-    document: Mapping[str, Any], steps: Sequence[StepResult], *, has_picture: bool
+    document: Mapping[str, Any], steps: Sequence[StepResult], *, has_chart: bool
 ) -> Iterator[str]:
     yield f"# {document['decision'].upper()}: examples/orders, version 1 to 2\n"
     yield from (f"- {reason}" for reason in document["reasons"])
@@ -188,7 +188,7 @@ def _format_report(
     yield f"\nLimits: {', '.join(limits)}.\n\n```text"
     yield from (format_step(step) for step in steps)
     yield "```\n"
-    if has_picture:
+    if has_chart:
         yield "## Requests of clients\n\n![Each request, as high as it took long](traffic.svg)\n"
     machine = ", ".join(f"{name} {text}" for name, text in document["machine"].items())
     yield f"Measured on {machine}. Repeat it: `{document['command']}`"
@@ -197,11 +197,11 @@ def _format_report(
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def _client_requests(storm: StormEvidence) -> list[Any]:
-    return [one for one in storm.invocations if one.kind in CLIENTS]
+def _list_client_requests(storm: StormEvidence) -> list[Any]:
+    return [one for one in storm.invocations if one.kind in CLIENT_KINDS]
 
 
-def _draw_traffic(storms: Mapping[str, StormEvidence], path: Path) -> None:
+def _draw_storms(storms: Mapping[str, StormEvidence], path: Path) -> None:
     """How long clients waited while the schema changed: a dot for each request, over time."""
     with charts.draw(path, 10, 2.8 * len(storms)) as figure:
         panels = figure.subplots(len(storms), squeeze=False)[:, 0]
@@ -211,7 +211,7 @@ def _draw_traffic(storms: Mapping[str, StormEvidence], path: Path) -> None:
 
 
 def _draw_storm(axes: Axes, storm: StormEvidence) -> None:
-    requests = _client_requests(storm)
+    requests = _list_client_requests(storm)
     since = min(one.result.started for one in requests)
     until = max(one.result.ended for one in requests)
     for kind, colour in (("read", charts.BLUE), ("write", charts.GREEN), ("failed", "#b3261e")):

@@ -116,7 +116,7 @@ def load_generated(
     run = partial(server.execute, database="shop")
     for path in sorted(MIGRATIONS.glob("000[123]*.sql")):
         run(path.read_text().partition("-- migrate:down")[0])
-    generated.fill(run)
+    generated.insert_rows(run)
     return [run(query) for query in queries]
 
 
@@ -149,7 +149,7 @@ def test_data_is_complete_and_orders_can_be_placed_after(
         "INSERT INTO orders (customer_id, item, quantity, unit_cents) VALUES (1, 'tea', 1, 1)",
         "SELECT max(id) FROM orders",
     )
-    assert counts == [[orders, generated.customers + 1]]
+    assert counts == [[orders, generated.customer_count + 1]]
     assert orphans == [[0]]
     assert newest == [[orders + 1 if orders else 2]]
 
@@ -187,7 +187,7 @@ def test_data_is_as_uneven_as_real_data(server: LocalPostgreSQL) -> None:
 
 def test_customer_numbers_name_every_customer(server: LocalPostgreSQL) -> None:
     generated = GeneratedOrders(800, 1)
-    emails = {generated.email(number) for number in range(100)}
-    assert len(emails) == generated.customers
+    emails = {generated.make_email(number) for number in range(100)}
+    assert len(emails) == generated.customer_count
     (rows,) = load_generated(server, generated, "SELECT email FROM customers")
     assert emails <= {email for (email,) in rows}

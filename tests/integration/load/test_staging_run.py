@@ -31,7 +31,7 @@ def validate_changed(
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
     generated = GeneratedOrders(500, 1)
-    package = GeneratedOrdersPackage(Example(folder), generated=generated)
+    package = GeneratedOrdersPackage(Example(folder), generated_orders=generated)
     with open_validation(package, tmp_path / "out", environments=3, clients=2) as validation:
         steps = []
         for step in validation.run():
@@ -119,7 +119,7 @@ def test_example_is_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--orders", "-1"], "write a number from 0"),
         (["-n", "0"], "write a number from 1"),
-        (["--longest-lock", "-1"], "write a number from 0"),
+        (["--max-lock-seconds", "-1"], "write a number from 0"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(

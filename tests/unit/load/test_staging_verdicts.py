@@ -78,10 +78,10 @@ def test_good_storm_passes() -> None:
     [
         ({"invocations": [observed(CRASHED)]}, {}, "requests that failed"),
         ({"invocations": []}, {}, "requests that failed"),
-        ({}, {"longest_wait": 3.0}, "longest wait of a cold start"),
+        ({}, {"max_wait_seconds": 3.0}, "longest wait of a cold start"),
         ({"checks": {}}, {}, "longest wait of a cold start"),
         ({"checks": {}}, {}, "each cold start logged its line"),
-        ({}, {"slowest_request": 0.5}, "slowest request of a client"),
+        ({}, {"max_request_seconds": 0.5}, "slowest request of a client"),
     ],
 )
 def test_exceeded_limit_fails(
@@ -95,7 +95,7 @@ def test_failures_within_the_limit_pass() -> None:
         WITH_CLIENT, invocations=[*WITH_CLIENT.invocations, observed(CRASHED, "read")]
     )
     assert failed(one_failed) == ["requests that failed"]
-    assert failed(one_failed, replace(LIMITS, failed_requests=1)) == []
+    assert failed(one_failed, replace(LIMITS, max_failed_requests=1)) == []
 
 
 def test_confirmed_orders_must_be_there() -> None:
