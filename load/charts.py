@@ -14,7 +14,7 @@ _STYLE = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "lambda-migrat
 
 
 @contextmanager
-def draw(path: Path, width: float, height: float) -> Iterator[Figure]:
+def open_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure that is written as SVG; text stays text, and the same figure is the same file."""
     with style.context(["seaborn-v0_8-whitegrid", _STYLE]):
         figure = Figure(figsize=(width, height), layout="constrained")

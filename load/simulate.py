@@ -13,19 +13,19 @@ from pathlib import Path
 
 from load import charts
 from load.bench.results import Table, format_number, markdown_table
+from load.simulation.lease_table import Scenario
 from load.simulation.model import SimulationResult, simulate, summarize
 from load.simulation.policies import LIBRARY, POLICIES, MakePolicy
-from load.simulation.table import Scenario
 
 DEFAULT_POLICY = "the library's"
 MIGRATION_SECONDS = (0.1, 3.0, 60.0, 600.0)
 STORM_SIZES = (100, 1_000, 10_000, 100_000)
 
-MAX_SIMULATED = 1_000
+MAX_STARTS = 1_000
 """Environments at most; each stands for as many as necessary, and the partition serves a share as
 small. Tests show that this changes nothing for one of them."""
 
-MAX_SIMULATED_LONG = 200  # the same for migrations of a minute, where each policy reads often
+MAX_STARTS_LONG = 200  # the same for migrations of a minute, where each policy reads often
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare_policies() -> Iterator[Case]:
     """Every policy over its parameter, for 1,000 starts and each length of migration."""
     for seconds in MIGRATION_SECONDS:
-        at_most = MAX_SIMULATED if seconds < 10 else MAX_SIMULATED_LONG
-        scenario = _limit_simulated(Scenario(migration_seconds=seconds), at_most)
+        max_starts = MAX_STARTS if seconds < 10 else MAX_STARTS_LONG
+        scenario = _limit_starts(Scenario(migration_seconds=seconds), max_starts)
         yield Case(DEFAULT_POLICY, LIBRARY, scenario)
         for name, policies in POLICIES.items():
             for parameter, make_policy in policies:
@@ -76,11 +76,11 @@ def _vary_sizes() -> Iterator[Case]:
         for seconds in MIGRATION_SECONDS:
             for size in STORM_SIZES:
                 scenario = Scenario(size, seconds, is_ramp=is_ramp)
-                yield Case(DEFAULT_POLICY, LIBRARY, _limit_simulated(scenario, MAX_SIMULATED))
+                yield Case(DEFAULT_POLICY, LIBRARY, _limit_starts(scenario, MAX_STARTS))
 
 
-def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
-    return replace(scenario, environments_per_start=max(1, scenario.environments // at_most))
+def _limit_starts(scenario: Scenario, max_starts: int) -> Scenario:
+    return replace(scenario, environments_per_start=max(1, scenario.environments // max_starts))
 
 
 # -- output ---------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def _limit_simulated(scenario: Scenario, at_most: int) -> Scenario:
 
 def _run_study(name: str, cases: Iterable[Case], seed: int) -> Results:
     print(f"\n{name} ...", flush=True)
-    found = [
+    results = [
         (case, summarize([simulate(case.scenario, case.make_policy, seed=seed)])) for case in cases
     ]
     columns = [field.name.replace("_", " ") for field in fields(SimulationResult)]
@@ -101,25 +101,25 @@ def _run_study(name: str, cases: Iterable[Case], seed: int) -> Results:
             f"{case.scenario.migration_seconds:g}",
             *map(format_number, asdict(result).values()),
         )
-        for case, result in found
+        for case, result in results
     ]
     header = ("policy", "of", "starts", "arrive", "migration", *columns)
     print(markdown_table(Table(header, rows)), flush=True)
-    return found
+    return results
 
 
-def _draw_policies(found: Results, path: Path) -> None:
+def _draw_policies(results: Results, path: Path) -> None:
     """Delay after the last commit against calls of each waiter, for each length of migration."""
     colours = ("#7a8594", charts.ORANGE, charts.BLUE, charts.GREEN)
     colour_of = dict(zip(POLICIES, colours, strict=True))
-    with charts.draw(path, 13.2, 4) as figure:
+    with charts.open_figure(path, 13.2, 4) as figure:
         panels = figure.subplots(1, len(MIGRATION_SECONDS))
         for panel, seconds in zip(panels, MIGRATION_SECONDS, strict=True):
-            own = [each for each in found if each[0].scenario.migration_seconds == seconds]
+            own = [each for each in results if each[0].scenario.migration_seconds == seconds]
             for name in (*POLICIES, DEFAULT_POLICY):
-                results = [result for case, result in own if case.name == name]
-                calls = [one.calls_mean for one in results]
-                delays = [one.delay_median for one in results]
+                shown = [result for case, result in own if case.name == name]
+                calls = [one.calls_mean for one in shown]
+                delays = [one.delay_median for one in shown]
                 look = {"marker": "o", "ms": 3.2, "color": colour_of.get(name)}
                 if name == DEFAULT_POLICY:
                     look = {"marker": "*", "ms": 14, "color": "#c2255c", "mec": "white"}

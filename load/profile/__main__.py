@@ -17,9 +17,9 @@ from load.bench.results import Table, format_number, format_spread, markdown_tab
 from load.profile import starts
 from load.profile.measured_process import PHASES
 from load.profile.starts import MEASURED, ColdStartProfiler
+from load.simulation.lease_table import Scenario
 from load.simulation.model import simulate, summarize
 from load.simulation.policies import LIBRARY
-from load.simulation.table import Scenario
 
 DELAYS = (0.0, 0.001, 0.005)
 ROOT = Path(__file__).parents[2]

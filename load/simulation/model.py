@@ -25,11 +25,11 @@ from lambda_migrate.lease.readiness import CheckedDatabase, record_check
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import Lease
 from load.bench.results import percentile
+from load.simulation.lease_table import EPOCH_MS, LeaseTable, Partition, Scenario
 from load.simulation.policies import MakePolicy
-from load.simulation.table import EPOCH_MS, LeaseTable, Partition, Scenario
 
 Events = Generator[Any, Any, None]
-_T = TypeVar("_T")
+_Response = TypeVar("_Response")
 
 RAMP_BURST = 1_000
 RAMP_RATE = 100.0
@@ -40,10 +40,10 @@ READ_DOLLARS, WRITE_DOLLARS = 0.125e-6, 0.625e-6
 tables with provisioned capacity: https://aws.amazon.com/dynamodb/pricing/on-demand/."""
 
 _DIGEST, _ADDRESS, _IDENTITY = "d1" * 32, "address", "identity"
-_SHORT_MIGRATIONS_SECONDS = (0.01,) * 9  # before the long one
+_SHORT_MIGRATION_SECONDS = (0.01,) * 9  # before the long one
 _CONNECT_SECONDS = 0.1  # from the lease to the first migration
 _WAIT_SECONDS = 890.0  # how long an environment waits at most
-_PAUSE_BETWEEN_TRIES = 0.2
+_RETRY_DELAY_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -58,14 +58,14 @@ class SimulatedStart:
 
 
 @dataclass
-class Deployment:
+class SimulatedDeployment:
     """A deployment that was simulated."""
 
     scenario: Scenario
     partition: Partition
     starts: list[SimulatedStart] = field(default_factory=list)  # in the order of their arrival
-    acquired: list[float] = field(default_factory=list)  # each time the lease was acquired
-    committed: float | None = None  # the last migration
+    acquired_at: list[float] = field(default_factory=list)  # each time the lease was acquired
+    committed_at: float | None = None  # the last migration
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ def make_start_times(scenario: Scenario, rng: Random) -> list[float]:
     return sorted(times)
 
 
-def simulate(scenario: Scenario, make_policy: MakePolicy, *, seed: int) -> Deployment:
+def simulate(scenario: Scenario, make_policy: MakePolicy, *, seed: int) -> SimulatedDeployment:
     """Simulate one deployment to its end."""
     return _Simulation(scenario, make_policy, Random(seed)).run()  # noqa: S311 - repeatable chance
 
@@ -99,19 +99,19 @@ class _Simulation:
         self._make_policy = make_policy
         self._environment = Environment()
         self._table = LeaseTable(self._environment, scenario, rng)
-        self._pending = [*_SHORT_MIGRATIONS_SECONDS, scenario.migration_seconds]
-        self._record = Deployment(scenario, self._table.partition)
+        self._pending = [*_SHORT_MIGRATION_SECONDS, scenario.migration_seconds]
+        self._deployment = SimulatedDeployment(scenario, self._table.partition)
         # The median of an exponential distribution is its mean times log(2).
         mean = (scenario.read_seconds - scenario.min_read_seconds) / log(2)
         self._network_delay_rate = 2 / max(1e-9, mean)
 
-    def run(self) -> Deployment:
+    def run(self) -> SimulatedDeployment:
         for number, arrival in enumerate(make_start_times(self._scenario, self._rng)):
             start = SimulatedStart(arrival)
-            self._record.starts.append(start)
+            self._deployment.starts.append(start)
             self._environment.process(self._start_cold(start, str(number)))
         self._environment.run()
-        return self._record
+        return self._deployment
 
     @property
     def _now(self) -> float:
@@ -121,21 +121,21 @@ class _Simulation:
     def _now_ms(self) -> int:
         return EPOCH_MS + round(self._now * 1000)
 
-    def _travel(self) -> Any:
+    def _network_delay(self) -> Any:
         """Wait while a request is under way to the partition, or its response back."""
         delay = self._rng.expovariate(self._network_delay_rate)
         return self._environment.timeout(self._scenario.min_read_seconds / 2 + delay)
 
     def _request(
-        self, start: SimulatedStart, call: Callable[[], _T]
-    ) -> Generator[Any, Any, _T | None]:
+        self, start: SimulatedStart, call: Callable[[], _Response]
+    ) -> Generator[Any, Any, _Response | None]:
         """Send a request and wait for the response; None if the partition refused it."""
-        yield self._travel()
+        yield self._network_delay()
         start.calls += 1
-        response: _T | None = None
+        response: _Response | None = None
         with suppress(LeaseStoreUnavailable):
             response = call()
-        yield self._travel()
+        yield self._network_delay()
         return response
 
     # --- a cold start
@@ -196,7 +196,7 @@ class _Simulation:
             lambda item: item.acquire(owner, expected=step.state, is_expired=step.is_expired)
         )
         if isinstance(answer, Lease):
-            self._record.acquired.append(self._now)
+            self._deployment.acquired_at.append(self._now)
         return answer
 
     # --- the holder
@@ -211,15 +211,15 @@ class _Simulation:
         while self._pending and holder.is_holding:
             yield self._environment.timeout(self._pending[0])
             # PostgreSQL's fence: a holder that was superseded commits nothing more.
-            if holder.lease.fence != len(self._record.acquired):
+            if holder.lease.fence != len(self._deployment.acquired_at):
                 holder.is_holding = False
             if holder.is_holding:
                 del self._pending[0]
         if not holder.is_holding:
             return
         holder.is_holding = False  # the heartbeat ends with the last migration
-        if self._record.committed is None:
-            self._record.committed = self._now
+        if self._deployment.committed_at is None:
+            self._deployment.committed_at = self._now
         yield from self._release(start, holder.lease)
         start.served_at = self._now
 
@@ -252,7 +252,7 @@ class _Simulation:
             # If it is not, the lease expires, and the next environment records it.
             if is_over or self._now > lease.trusted_until:
                 return
-            yield self._environment.timeout(min(1.0, _PAUSE_BETWEEN_TRIES * tries))
+            yield self._environment.timeout(min(1.0, _RETRY_DELAY_SECONDS * tries))
 
     def _complete(self, lease: Lease) -> bool:
         """Record the end, unless the lease is lost."""
@@ -290,9 +290,9 @@ class SimulationResult:
     dollars: float  # of DynamoDB, for all environments
 
 
-def find_waiters(run: Deployment) -> list[SimulatedStart]:
+def find_waiters(run: SimulatedDeployment) -> list[SimulatedStart]:
     """Those that came before the last commit, waited for it, and served, as in a storm."""
-    committed = inf if run.committed is None else run.committed
+    committed = inf if run.committed_at is None else run.committed_at
     return [
         start
         for start in run.starts
@@ -301,10 +301,10 @@ def find_waiters(run: Deployment) -> list[SimulatedStart]:
     ]
 
 
-def summarize(runs: Sequence[Deployment]) -> SimulationResult:
+def summarize(runs: Sequence[SimulatedDeployment]) -> SimulationResult:
     """The result of several runs of one scenario; costs are those of one run."""
     seen = [(run, start) for run in runs for start in find_waiters(run)]
-    delays = [(start.served_at or 0.0) - (run.committed or 0.0) for run, start in seen] or [nan]
+    delays = [(start.served_at or 0.0) - (run.committed_at or 0.0) for run, start in seen] or [nan]
     calls = [float(start.calls) for _, start in seen] or [nan]
     environments_per_start, count = runs[0].scenario.environments_per_start, len(runs)
     read_units = sum(run.partition.read_units for run in runs)
@@ -313,7 +313,7 @@ def summarize(runs: Sequence[Deployment]) -> SimulationResult:
     return SimulationResult(
         waiting=round(len(seen) * environments_per_start / count),
         not_served=round(unserved * environments_per_start / count),
-        mean_acquisitions=sum(len(run.acquired) for run in runs) / count,
+        mean_acquisitions=sum(len(run.acquired_at) for run in runs) / count,
         delay_median=percentile(delays, 50),
         delay_p99=percentile(delays, 99),
         calls_median=percentile(calls, 50),

@@ -203,7 +203,7 @@ def _list_client_requests(storm: StormEvidence) -> list[Any]:
 
 def _draw_storms(storms: Mapping[str, StormEvidence], path: Path) -> None:
     """How long clients waited while the schema changed: a dot for each request, over time."""
-    with charts.draw(path, 10, 2.8 * len(storms)) as figure:
+    with charts.open_figure(path, 10, 2.8 * len(storms)) as figure:
         panels = figure.subplots(len(storms), squeeze=False)[:, 0]
         for axes, (name, storm) in zip(panels, storms.items(), strict=True):
             _draw_storm(axes, storm)

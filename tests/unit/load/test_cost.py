@@ -11,9 +11,9 @@ import pytest
 
 from lambda_migrate.aws.telemetry import METRICS, PowertoolsObserver
 from lambda_migrate.events import CheckSucceeded
+from load.simulation.lease_table import Scenario
 from load.simulation.model import READ_DOLLARS, WRITE_DOLLARS, simulate, summarize
 from load.simulation.policies import LIBRARY
-from load.simulation.table import Scenario
 
 PAGE = (Path(__file__).parents[3] / "docs" / "explanation" / "cost-per-deployment.md").read_text()
 ROW = re.compile(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from load.simulation.table import (
+from load.simulation.lease_table import (
     BUCKET_SECONDS,
-    CONSISTENT_UNITS,
+    CONSISTENT_READ_UNITS,
     READ_UNITS,
     WRITE_UNITS,
     Partition,
@@ -26,7 +26,7 @@ def test_no_interval_serves_more_than_the_limit_and_one_bucket(
     for pause, reads in requests:
         now += pause
         units = {"read_units": READ_UNITS} if reads else {"write_units": WRITE_UNITS}
-        if partition.serves(now, **units):
+        if partition.try_serve(now, **units):
             served.append((now, READ_UNITS / 30 if reads else WRITE_UNITS / 10))
     largest = WRITE_UNITS / 10
     for first, (began, _) in enumerate(served):
@@ -37,23 +37,23 @@ def test_no_interval_serves_more_than_the_limit_and_one_bucket(
 def test_requests_above_the_limit_are_throttled() -> None:
     at_limit, beyond = Partition(3_000, 1_000), Partition(3_000, 1_000)
     for number in range(60_000):
-        at_limit.serves(number / 6_000, read_units=READ_UNITS)
-        beyond.serves(number / 12_000, read_units=READ_UNITS)
+        at_limit.try_serve(number / 6_000, read_units=READ_UNITS)
+        beyond.try_serve(number / 12_000, read_units=READ_UNITS)
     assert at_limit.throttled == 0
     assert beyond.throttled / beyond.requests > 0.35
 
 
 def test_reads_and_writes_share_the_partition() -> None:
     partition = Partition(read_units=3_000, write_units=1_000)
-    while partition.serves(0.0, write_units=WRITE_UNITS):
+    while partition.try_serve(0.0, write_units=WRITE_UNITS):
         pass
-    assert not partition.serves(0.0, read_units=READ_UNITS)
-    assert partition.serves(0.01, read_units=READ_UNITS)
+    assert not partition.try_serve(0.0, read_units=READ_UNITS)
+    assert partition.try_serve(0.01, read_units=READ_UNITS)
 
 
 def test_throttled_requests_cost_nothing() -> None:
     partition = Partition(read_units=10, write_units=10)
-    answers = [partition.serves(0.0, read_units=READ_UNITS) for _ in range(100)]
+    answers = [partition.try_serve(0.0, read_units=READ_UNITS) for _ in range(100)]
     assert partition.read_units == answers.count(True) * READ_UNITS
     assert partition.throttled == answers.count(False) > 0
     assert partition.requested_units_in[0] == 100 * READ_UNITS
@@ -61,5 +61,5 @@ def test_throttled_requests_cost_nothing() -> None:
 
 def test_consistent_read_costs_twice_as_much() -> None:
     partition = Partition(read_units=10, write_units=10)
-    assert partition.serves(0.0, read_units=CONSISTENT_UNITS)
+    assert partition.try_serve(0.0, read_units=CONSISTENT_READ_UNITS)
     assert partition.read_units == 2 * READ_UNITS == 1.0

@@ -13,8 +13,8 @@ from load.simulation.policies import POLICIES
 def test_command_writes_every_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(simulate, "MAX_SIMULATED", 10)
-    monkeypatch.setattr(simulate, "MAX_SIMULATED_LONG", 4)
+    monkeypatch.setattr(simulate, "MAX_STARTS", 10)
+    monkeypatch.setattr(simulate, "MAX_STARTS_LONG", 4)
     monkeypatch.setattr(simulate, "MIGRATION_SECONDS", (0.1, 3.0))
     monkeypatch.setattr(simulate, "POLICIES", {name: each[2:4] for name, each in POLICIES.items()})
     assert simulate.main(["--into", str(tmp_path), "--seed", "3"]) == 0

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from load.simulation.lease_table import CONSISTENT_READ_UNITS, READ_UNITS, Scenario
 from load.simulation.model import (
     RAMP_BURST,
     RAMP_RATE,
@@ -17,7 +18,6 @@ from load.simulation.model import (
     summarize,
 )
 from load.simulation.policies import LIBRARY, MakePolicy, fixed, growing
-from load.simulation.table import CONSISTENT_UNITS, READ_UNITS, Scenario
 
 CALM = Scenario(environments=400, stale_seconds=0.0, read_seconds=0.002, min_read_seconds=0.001)
 """Nothing in the way of a policy's own delays."""
@@ -88,9 +88,9 @@ def test_ten_thousand_at_once_are_served_despite_throttling() -> None:
 @pytest.mark.parametrize("interval", [0.4, 1.0, 2.0])
 def test_a_fixed_interval_is_late_by_half_of_itself(interval: float) -> None:
     run = simulate(replace(CALM, migration_seconds=10.0), fixed(interval), seed=1)
-    assert run.committed is not None
+    assert run.committed_at is not None
     delays = [
-        start.served_at - run.committed
+        start.served_at - run.committed_at
         for start in find_waiters(run)
         if start.served_at is not None
     ]
@@ -122,18 +122,18 @@ def test_one_seed_is_one_history() -> None:
 
 def test_one_environment_holds_the_lease_and_all_serve_after_the_commit() -> None:
     run = simulate(CALM, LIBRARY, seed=1)
-    assert run.committed is not None
-    assert sum(start.has_held_lease for start in run.starts) == len(run.acquired) == 1
+    assert run.committed_at is not None
+    assert sum(start.has_held_lease for start in run.starts) == len(run.acquired_at) == 1
     assert all(
-        start.served_at is not None and start.served_at > run.committed for start in run.starts
+        start.served_at is not None and start.served_at > run.committed_at for start in run.starts
     )
 
 
 def test_late_start_reads_once_and_serves() -> None:
     ramp = replace(CALM, environments=2_000, is_ramp=True, migration_seconds=3.0)
     run = simulate(ramp, LIBRARY, seed=1)
-    assert run.committed is not None
-    late = [start for start in run.starts if start.arrived_at > run.committed + 1.0]
+    assert run.committed_at is not None
+    late = [start for start in run.starts if start.arrived_at > run.committed_at + 1.0]
     assert len(late) > 500
     assert {start.calls for start in late} == {1}
     assert not any(start.has_waited for start in late)
@@ -142,15 +142,15 @@ def test_late_start_reads_once_and_serves() -> None:
 def test_waiter_uses_two_consistent_reads_and_cheap_polls() -> None:
     run = simulate(replace(CALM, environments=2, start_spread_seconds=0.01), LIBRARY, seed=1)
     (waiter,) = find_waiters(run)
-    bids = len(run.acquired) - 1
+    bids = len(run.acquired_at) - 1
     polls = waiter.calls - bids - 2
     assert polls > 4
-    assert run.partition.read_units == 3 * CONSISTENT_UNITS + polls * READ_UNITS
+    assert run.partition.read_units == 3 * CONSISTENT_READ_UNITS + polls * READ_UNITS
 
 
 def test_live_holder_keeps_its_lease() -> None:
     run = simulate(replace(CALM, environments=50, migration_seconds=600.0), LIBRARY, seed=1)
-    assert len(run.acquired) == 1
+    assert len(run.acquired_at) == 1
 
 
 def test_the_partition_serves_no_more_than_its_limit() -> None:
@@ -163,9 +163,9 @@ def test_the_partition_serves_no_more_than_its_limit() -> None:
 
 def test_stale_reads_delay_and_mislead_but_never_serve_too_early() -> None:
     run = simulate(replace(CALM, stale_seconds=0.5), LIBRARY, seed=1)
-    assert run.committed is not None
+    assert run.committed_at is not None
     waited = find_waiters(run)
-    assert min(start.served_at or 0.0 for start in waited) >= run.committed
+    assert min(start.served_at or 0.0 for start in waited) >= run.committed_at
     assert summarize([run]).delay_median > run_simulations(CALM).delay_median
 
 

@@ -27,10 +27,10 @@ EPOCH_MS = 1_700_000_000_000
 T = TypeVar("T")
 
 READ_UNITS = 0.5  # an eventually consistent read of up to 4 KB
-CONSISTENT_UNITS = 1.0  # a strongly consistent read of up to 4 KB
+CONSISTENT_READ_UNITS = 1.0  # a strongly consistent read of up to 4 KB
 WRITE_UNITS = 1.0  # a write of up to 1 KB, whether its condition held or not
 BUCKET_SECONDS = 1.0
-_STALE_SHARE = 1 / 3  # of reads that reach the replica that lags
+_STALE_READ_SHARE = 1 / 3  # of reads that reach the replica that lags
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ class Partition:
         """Second -> units requested in it, reads and writes together."""
         self._limits = read_units, write_units
         self._level = BUCKET_SECONDS
-        self._at = 0.0
+        self._filled_at = 0.0
 
-    def serves(self, now: float, *, read_units: float = 0.0, write_units: float = 0.0) -> bool:
+    def try_serve(self, now: float, *, read_units: float = 0.0, write_units: float = 0.0) -> bool:
         """Whether a request is served at ``now``."""
         self.requests += 1
         self.requested_units_in[int(now)] += read_units + write_units
-        self._level = min(BUCKET_SECONDS, self._level + now - self._at)
-        self._at = now
+        self._level = min(BUCKET_SECONDS, self._level + now - self._filled_at)
+        self._filled_at = now
         if self._level <= 0:
             self.throttled += 1
             return False
@@ -102,11 +102,11 @@ class LeaseTable:
     def read(self, *, is_consistent: bool) -> LeaseState:
         """What a read shows: the newest, or, if it is eventually consistent, perhaps the past."""
         now = self._environment.now
-        units = CONSISTENT_UNITS if is_consistent else READ_UNITS
-        if not self.partition.serves(now, read_units=units):
+        units = CONSISTENT_READ_UNITS if is_consistent else READ_UNITS
+        if not self.partition.try_serve(now, read_units=units):
             raise LeaseStoreUnavailable("throttled")
         is_newest = is_consistent or not self._stale_rate
-        if is_newest or self._rng.random() >= _STALE_SHARE:
+        if is_newest or self._rng.random() >= _STALE_READ_SHARE:
             return self._versions[-1][1]
         shown = now - self._rng.expovariate(self._stale_rate)
         return next(state for at, state in reversed(self._versions) if at <= shown or at < 0)
@@ -115,7 +115,7 @@ class LeaseTable:
         """Change the item."""
         units = self._holder_units if by_holder else WRITE_UNITS
         now = self._environment.now
-        if not self.partition.serves(now, write_units=units):
+        if not self.partition.try_serve(now, write_units=units):
             raise LeaseStoreUnavailable("throttled")
         self._clock.advance(now - self._clock.monotonic())
         answer = call(self._item)
