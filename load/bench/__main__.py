@@ -16,7 +16,7 @@ from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.bench import calls, fast_path, many_migrations, storms, takeovers
 from load.bench.processes import MeasurementFailed
 from load.bench.report import describe_other_work, describe_setup, write_page
-from load.bench.results import Limit, Section, markdown_table, missed_limits
+from load.bench.results import Limit, Section, find_missed_limits, markdown_table
 from load.bench.tools import install_dbmate
 from load.bench.workspace import Workspace
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2, f"{error}\n")
     if not options.quick and not options.only:
         write_page(sections, ROOT / "docs", setup=setup, other_work=other_work)
-    return 1 if missed_limits(sections.values()) else 0
+    return 1 if find_missed_limits(sections.values()) else 0
 
 
 def _measure(workspace: Workspace, names: Sequence[str], *, quick: bool) -> dict[str, Section]:

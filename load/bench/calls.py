@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from load.bench.processes import print_figures, read_figures, run
-from load.bench.results import Limit, Section, Table, format_spread, percentile, ratios
-from load.bench.tools import LAMBDA_MIGRATE, small_migrations
+from load.bench.results import Limit, Section, Table, compute_ratios, format_spread, percentile
+from load.bench.tools import LAMBDA_MIGRATE, make_small_migrations
 from load.bench.workspace import Workspace
 
-_CALLS = 5_000
+_CALLS_PER_ROUND = 5_000
 _ROUNDS = 200
-_PROGRAM = "import app; from load.bench.calls import time_calls; time_calls(app)"
+_TIMING_CODE = "import app; from load.bench.calls import time_calls; time_calls(app)"
 
 
 def measure_warm_calls(workspace: Workspace, *, processes: int) -> Section:
     """A call through the decorator beside one that is only passed on, in several processes."""
-    project = workspace.project(LAMBDA_MIGRATE, small_migrations(50))
-    command = (sys.executable, "-c", _PROGRAM)
-    with workspace.new_database() as database:
-        program = workspace.program(LAMBDA_MIGRATE, project, database, command)
+    project = workspace.make_project(LAMBDA_MIGRATE, make_small_migrations(50))
+    command = (sys.executable, "-c", _TIMING_CODE)
+    with workspace.create_database() as database:
+        program = workspace.make_program(LAMBDA_MIGRATE, project, database, command)
         runs = [read_figures(run(program).output) for _ in range(processes)]
-    factors = [percentile(ratios(one["decorated"], one["passed on"]), 50) for one in runs]
+    factors = [percentile(compute_ratios(one["decorated"], one["passed on"]), 50) for one in runs]
     nanoseconds = {name: [value for one in runs for value in one[name]] for name in runs[0]}
     what = "a call through the decorator / through one that only calls it"
     rows = [(name, format_spread(values)) for name, values in nanoseconds.items()]
@@ -47,8 +47,8 @@ def time_calls(app: Any) -> None:
     for _ in range(_ROUNDS):
         for name, call in calls.items():
             names = {"call": call, "event": {}}
-            seconds = timeit.timeit("call(event, None)", globals=names, number=_CALLS)
-            measured[name].append(seconds / _CALLS * 1e9)
+            seconds = timeit.timeit("call(event, None)", globals=names, number=_CALLS_PER_ROUND)
+            measured[name].append(seconds / _CALLS_PER_ROUND * 1e9)
     print_figures(measured)
 
 

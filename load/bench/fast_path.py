@@ -13,14 +13,14 @@ from contextlib import ExitStack
 
 from load.bench import tools
 from load.bench.processes import Program, read_figures, run, run_alternating
-from load.bench.results import Limit, Section, Table, format_number, format_spread, ratios
-from load.bench.tools import small_migrations
-from load.bench.workspace import TABLE, Workspace
+from load.bench.results import Limit, Section, Table, compute_ratios, format_number, format_spread
+from load.bench.tools import make_small_migrations
+from load.bench.workspace import LEASE_TABLE, Workspace
 from load.profile.latency_relay import make_certificate_authority, open_relay
 
-_MIGRATIONS = small_migrations(50)  # all of them applied
+_MIGRATIONS = make_small_migrations(50)  # all of them applied
 
-_MEASURED_PROGRAM = """{baseline}
+_MEASURED_CODE = """{baseline}
 import time
 started = time.process_time()
 {code}
@@ -32,9 +32,9 @@ print_figures({{"cpu_ms": cpu * 1000, "peak_mb": int(peak) / 1024}})
 """
 
 # What Lambda has imported in every function before it imports the handler's module.
-_RUNTIME = "import awslambdaric.bootstrap"
+_RUNTIME_CODE = "import awslambdaric.bootstrap"
 # What a usual service has imported anyway.
-_SERVICE = f"""{_RUNTIME}
+_SERVICE_CODE = f"""{_RUNTIME_CODE}
 import dataclasses, decimal, hashlib, json, logging, typing, urllib.parse, uuid
 import boto3
 from aws_lambda_powertools import Logger, Metrics
@@ -42,23 +42,23 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver
 logger, metrics, app = Logger(), Metrics(namespace="shop"), APIGatewayRestResolver()
 del app
 """
-_BASELINES = {"the bare runtime": _RUNTIME, "a usual service": _SERVICE}
+_BASELINES = {"the bare runtime": _RUNTIME_CODE, "a usual service": _SERVICE_CODE}
 
-_BOTO3 = f"""import boto3
+_BOTO3_CODE = f"""import boto3
 client = boto3.client("dynamodb")
-client.get_item(TableName={TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
-_TLS = "import os, ssl\nssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])"
-_OVER_TLS = {
+client.get_item(TableName={LEASE_TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
+_TLS_CODE = "import os, ssl\nssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])"
+_CODE_OVER_TLS = {
     "lambda-migrate": tools.LAMBDA_MIGRATE.code,
-    "boto3: client and get_item": _BOTO3,
-    "TLS alone": _TLS,
+    "boto3: client and get_item": _BOTO3_CODE,
+    "TLS alone": _TLS_CODE,
 }
 _WITH_OTHER_SOURCES = {
     each.title: each for each in (tools.LAMBDA_MIGRATE_ALEMBIC, tools.LAMBDA_MIGRATE_DJANGO)
 }
 _IMPORT, _IMPORT_BOTO3 = "import lambda_migrate, decorate", "import boto3"
 
-_Measurements = Mapping[str, Sequence[float]]
+_Figures = Mapping[str, Sequence[float]]
 
 
 def measure(workspace: Workspace, *, rounds: int) -> Section:
@@ -69,22 +69,22 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
         tls_port = stack.enter_context(open_relay(port, tls=authority.server_context))
         programs, databases = {}, {}
         for title, tool in {**tools.TOOLS, **_WITH_OTHER_SOURCES}.items():
-            databases[title] = database = stack.enter_context(workspace.new_database())
-            project = workspace.project(tool, _MIGRATIONS)
-            run(workspace.program(tool, project, database))
-            command = None if tool.program else _command(_RUNTIME, tool.code)
-            programs[title] = workspace.program(tool, project, database, command)
+            databases[title] = database = stack.enter_context(workspace.create_database())
+            project = workspace.make_project(tool, _MIGRATIONS)
+            run(workspace.make_program(tool, project, database))
+            command = None if tool.program else _make_command(_RUNTIME_CODE, tool.code)
+            programs[title] = workspace.make_program(tool, project, database, command)
         own = programs[tools.LAMBDA_MIGRATE.title]
-        programs[_IMPORT] = own._replace(command=_command(_RUNTIME, "import app"))
-        programs[_IMPORT_BOTO3] = own._replace(command=_command(_RUNTIME, "import boto3"))
+        programs[_IMPORT] = own._replace(command=_make_command(_RUNTIME_CODE, "import app"))
+        programs[_IMPORT_BOTO3] = own._replace(command=_make_command(_RUNTIME_CODE, "import boto3"))
         variables = {
             **own.variables,
             "AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{tls_port}",
             "AWS_CA_BUNDLE": str(authority.own_bundle),
         }
         for base, imports in _BASELINES.items():
-            for what, code in _OVER_TLS.items():
-                command = _command(imports, code)
+            for what, code in _CODE_OVER_TLS.items():
+                command = _make_command(imports, code)
                 programs[f"{what} in {base}"] = Program(command, own.directory, variables)
         before = {name: _count_sessions(workspace, each) for name, each in databases.items()}
         results = run_alternating(programs, rounds=rounds)
@@ -98,13 +98,13 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
         if name != tools.DBMATE.title  # a program of its own, whose whole processor time is counted
     }
     cpu = {name: [one["cpu_ms"] for one in each] for name, each in printed.items()}
-    cpu[tools.DBMATE.title] = [one.cpu * 1000 for one in results[tools.DBMATE.title]]
+    cpu[tools.DBMATE.title] = [one.cpu_seconds * 1000 for one in results[tools.DBMATE.title]]
     peaks = {name: [one["peak_mb"] for one in each] for name, each in printed.items()}
-    return _section(cpu, peaks, connections)
+    return _make_section(cpu, peaks, connections)
 
 
-def _command(baseline: str, code: str) -> Sequence[str]:
-    return (sys.executable, "-c", _MEASURED_PROGRAM.format(baseline=baseline, code=code))
+def _make_command(baseline: str, code: str) -> Sequence[str]:
+    return (sys.executable, "-c", _MEASURED_CODE.format(baseline=baseline, code=code))
 
 
 def _count_sessions(workspace: Workspace, database: str) -> int:
@@ -114,8 +114,8 @@ def _count_sessions(workspace: Workspace, database: str) -> int:
     return int(count)
 
 
-def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str, float]) -> Section:
-    own, boto3, tls = _OVER_TLS
+def _make_section(cpu: _Figures, peaks: _Figures, connections: Mapping[str, float]) -> Section:
+    own, boto3, tls = _CODE_OVER_TLS
     what, client = "processor time that import, check and serve add", "boto3.client(...).get_item"
     compared = [
         (f"to {base} / what {client} adds to it", limit, f"{own} in {base}", f"{boto3} in {base}")
@@ -130,7 +130,7 @@ def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str,
         text = f"/ what {other.title} with nothing to do adds, {how}"
         compared.append((text, limit, ours.title, other.title))
     limits = [
-        Limit(f"{what} {text}", limit, ratios(cpu[ours], cpu[other]))
+        Limit(f"{what} {text}", limit, compute_ratios(cpu[ours], cpu[other]))
         for text, limit, ours, other in compared
     ]
     limits += [
@@ -143,7 +143,7 @@ def _section(cpu: _Measurements, peaks: _Measurements, connections: Mapping[str,
     imports = "processor time of the import with the decorator applied / of import boto3"
     limits += [
         Limit(f"peak memory that the check adds to {base} with a TLS context", 3, memory, "MB"),
-        Limit(imports, 0.1, ratios(cpu[_IMPORT], cpu[_IMPORT_BOTO3])),
+        Limit(imports, 0.1, compute_ratios(cpu[_IMPORT], cpu[_IMPORT_BOTO3])),
     ]
     rows = [
         (

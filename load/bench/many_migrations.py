@@ -7,11 +7,11 @@ import sys
 
 from load.bench.processes import MeasurementFailed, ProcessResult, run
 from load.bench.results import Limit, Section, Table, format_number, format_spread
-from load.bench.tools import LAMBDA_MIGRATE, TOOLS, small_migrations
+from load.bench.tools import LAMBDA_MIGRATE, TOOLS, make_small_migrations
 from load.bench.workspace import Workspace
 
-_STATEMENTS = "the statements alone"
-_CLIENT = """
+_STATEMENTS_ALONE = "the statements alone"
+_CLIENT_CODE = """
 import os, psycopg
 with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
     connection.execute({script!r})
@@ -20,18 +20,18 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
 
 def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
     """Each tool in every round, on an empty database of its own."""
-    titles = (*TOOLS, _STATEMENTS)
+    titles = (*TOOLS, _STATEMENTS_ALONE)
     runs = [{title: _apply(workspace, title, count) for title in titles} for _ in range(rounds)]
-    wall = {title: [each[title].wall for each in runs] for title in titles}
-    cpu = {title: [each[title].cpu for each in runs] for title in titles}
+    wall = {title: [each[title].wall_seconds for each in runs] for title in titles}
+    cpu = {title: [each[title].cpu_seconds for each in runs] for title in titles}
     others = [title for title in TOOLS if title != LAMBDA_MIGRATE.title]
-    best = [min(one[title].wall for title in others) for one in runs]
+    best = [min(one[title].wall_seconds for title in others) for one in runs]
     own, alone = (
-        [one[title].wall / fastest for one, fastest in zip(runs, best, strict=True)]
-        for title in (LAMBDA_MIGRATE.title, _STATEMENTS)
+        [one[title].wall_seconds / fastest for one, fastest in zip(runs, best, strict=True)]
+        for title in (LAMBDA_MIGRATE.title, _STATEMENTS_ALONE)
     )
     what = f"time for {count:,} small migrations / the fastest other tool's"
-    note = f"{_STATEMENTS} take {format_number(statistics.median(alone))} of its time"
+    note = f"{_STATEMENTS_ALONE} take {format_number(statistics.median(alone))} of its time"
     rows = [
         (title, format_spread(wall[title]), format_spread(cpu[title]))
         for title in sorted(wall, key=lambda title: statistics.median(wall[title]))
@@ -43,16 +43,16 @@ def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
 
 
 def _apply(workspace: Workspace, title: str, count: int) -> ProcessResult:
-    migrations = small_migrations(count)
+    migrations = make_small_migrations(count)
     # For the statements alone any project serves: its directory is not read.
     tool = TOOLS.get(title, LAMBDA_MIGRATE)
     command = None
-    if title == _STATEMENTS:
+    if title == _STATEMENTS_ALONE:
         script = "".join(migration.script for migration in migrations)
-        command = (sys.executable, "-c", _CLIENT.format(script=script))
-    with workspace.new_database() as database:
-        project = workspace.project(tool, migrations)
-        result = run(workspace.program(tool, project, database, command))
+        command = (sys.executable, "-c", _CLIENT_CODE.format(script=script))
+    with workspace.create_database() as database:
+        project = workspace.make_project(tool, migrations)
+        result = run(workspace.make_program(tool, project, database, command))
         count_tables = "SELECT count(*) FROM pg_tables WHERE tablename ~ '^things_'"
         applied = workspace.server.execute(count_tables, database)
     if applied != [[count // 2]]:

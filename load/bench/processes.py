@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_TIMEOUT_SECONDS = 400.0
-_PREFIX = "BENCH "
+_PROCESS_TIMEOUT_SECONDS = 400.0
+_FIGURES_PREFIX = "BENCH "
 
 
 class MeasurementFailed(RuntimeError):
@@ -21,14 +21,14 @@ class MeasurementFailed(RuntimeError):
 
 def print_figures(figures: Any) -> None:
     """Write figures as one line, among everything else that a measured process writes."""
-    sys.stdout.write(f"\n{_PREFIX}{json.dumps(figures)}\n")
+    sys.stdout.write(f"\n{_FIGURES_PREFIX}{json.dumps(figures)}\n")
 
 
 def read_figures(output: str) -> Any:
     """The figures in what a process has written; a ValueError if there are none."""
     for line in output.splitlines():
-        if line.startswith(_PREFIX):
-            return json.loads(line.removeprefix(_PREFIX))
+        if line.startswith(_FIGURES_PREFIX):
+            return json.loads(line.removeprefix(_FIGURES_PREFIX))
     raise ValueError(f"a measured process printed no figures:\n{output}")
 
 
@@ -43,14 +43,14 @@ class Program(NamedTuple):
 class ProcessResult(NamedTuple):
     """A process that has ended."""
 
-    wall: float  # seconds
-    cpu: float  # seconds of processor time, with its children's
+    wall_seconds: float
+    cpu_seconds: float  # of processor time, with its children's
     output: str  # what it wrote, both streams
 
 
 def run(program: Program) -> ProcessResult:
     """Run one process to its end, alone; it must succeed."""
-    started_at, cpu = time.monotonic(), _children_cpu()
+    started_at, cpu = time.monotonic(), _read_children_cpu()
     try:
         done = subprocess.run(
             program.command,
@@ -61,17 +61,17 @@ def run(program: Program) -> ProcessResult:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=_TIMEOUT_SECONDS,
+            timeout=_PROCESS_TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise MeasurementFailed(str(error)) from error
     if done.returncode != 0:
         raise MeasurementFailed(f"a measured process exited with {done.returncode}:\n{done.stdout}")
-    return ProcessResult(time.monotonic() - started_at, _children_cpu() - cpu, done.stdout)
+    return ProcessResult(time.monotonic() - started_at, _read_children_cpu() - cpu, done.stdout)
 
 
-def _children_cpu() -> float:
+def _read_children_cpu() -> float:
     """Processor time of all children that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

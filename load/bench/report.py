@@ -15,7 +15,7 @@ import psutil
 from load.bench.results import Section, Table, markdown_table
 from load.bench.tools import DBMATE_VERSION
 
-_BUSY_SHARE = 0.1  # of the processors' time; above it, something else was running
+_MAX_BUSY_SHARE = 0.1  # of the processors' time; above it, something else was running
 
 _LIBRARIES = (
     *("boto3", "awslambdaric", "aws-lambda-powertools", "pg8000", "Alembic", "SQLAlchemy"),
@@ -26,7 +26,7 @@ _LIBRARIES = (
 def describe_other_work() -> str:
     """Why figures that are measured now may be off, or ""."""
     busy = psutil.cpu_percent(interval=2) / 100
-    is_busy = busy > _BUSY_SHARE
+    is_busy = busy > _MAX_BUSY_SHARE
     return f"the machine was {busy:.0%} busy with other work when it began" if is_busy else ""
 
 

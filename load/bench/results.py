@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+def compute_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """The ratio of two things in each round, so that drift between rounds cancels out."""
-    return [one / other for one, other in zip(above, below, strict=True) if other > 0]
+    return [one / other for one, other in zip(numerators, denominators, strict=True) if other > 0]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -84,7 +84,7 @@ class Section:
     tables: Sequence[Table] = ()
 
 
-def missed_limits(sections: Iterable[Section]) -> list[Limit]:
+def find_missed_limits(sections: Iterable[Section]) -> list[Limit]:
     """Every limit that is not kept, or was not measured."""
     limits = (limit for section in sections for limit in section.limits)
     return [limit for limit in limits if limit.outcome != "pass"]

@@ -10,18 +10,18 @@ from lambda_migrate.local.demo.checks import read_check
 from lambda_migrate.local.runtime.function import LocalFunction
 from load.bench.processes import MeasurementFailed, run
 from load.bench.results import Limit, Section, Table, format_spread, percentile
-from load.bench.tools import LAMBDA_MIGRATE, TOOLS, Tool, storm_migrations
+from load.bench.tools import LAMBDA_MIGRATE, TOOLS, Tool, make_storm_migrations
 from load.bench.workspace import Workspace
 
-_COUNT_CONNECTIONS = """
+_COUNT_CONNECTIONS_SQL = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = :database AND backend_type = 'client backend'
 """
-_LAST_COMMIT = """
+_LAST_COMMIT_SQL = """
 SELECT max(extract(epoch FROM pg_xact_commit_timestamp(xmin)))::float8 FROM lambda_migrate.history
 """
-_COUNT_EFFECTS = "SELECT count(*) FROM effects GROUP BY migration"
-_BALANCE = 2  # how many of the migrations add to it
+_COUNT_EFFECTS_SQL = "SELECT count(*) FROM effects GROUP BY migration"
+_EXPECTED_BALANCE = 2  # how many of the migrations add to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class StormResult:
     error: str  # the error of one of them
     repeated: int  # migrations that took effect more than once
     balance: int  # what was added to it; 2 is right
-    pending: int  # migrations that took no effect
+    missing: int  # migrations that took no effect
     connections: int  # the most at any moment
-    last_ready: float | None  # seconds until the end of the last that succeeded
+    last_ready_seconds: float | None  # seconds until the end of the last that succeeded
     waits: Sequence[float]  # of lambda-migrate: seconds from the last commit to each handler
 
 
@@ -52,27 +52,27 @@ def measure(workspace: Workspace, *, sizes: Mapping[int, int]) -> Section:
     where = f"from the last commit to the handler, {first} concurrent starts"
     return Section(
         limits=[
-            *(limit for size in sizes for limit in _limits(size, own[size])),
+            *(limit for size in sizes for limit in _make_limits(size, own[size])),
             Limit(f"median wait {where}", 0.3, median, "s"),
             Limit(f"p99 wait {where}", 1.0, most, "s"),
         ],
-        tables=[_table(size, by_tool) for size, by_tool in results.items()],
+        tables=[_make_table(size, by_tool) for size, by_tool in results.items()],
     )
 
 
 def _run_storm(workspace: Workspace, tool: Tool, size: int) -> StormResult:
-    before = workspace.project(tool, storm_migrations(pending=False), "storm")
-    after = workspace.project(tool, storm_migrations(pending=True), "storm")
-    with workspace.new_database() as database:
-        run(workspace.program(tool, before, database))
+    before = workspace.make_project(tool, make_storm_migrations(pending=False), "storm")
+    after = workspace.make_project(tool, make_storm_migrations(pending=True), "storm")
+    with workspace.create_database() as database:
+        run(workspace.make_program(tool, before, database))
         variables = workspace.variables(database)
         with (
-            workspace.function(tool, after, variables, environments=size) as function,
-            workspace.sample(_COUNT_CONNECTIONS, database=database) as samples,
+            workspace.make_function(tool, after, variables, environments=size) as function,
+            workspace.sample_query(_COUNT_CONNECTIONS_SQL, database=database) as samples,
         ):
             results = function.storm(size)
-            waits = _waits(workspace, database, function) if tool is LAMBDA_MIGRATE else []
-        effects = workspace.server.execute(_COUNT_EFFECTS, database)
+            waits = _read_waits(workspace, database, function) if tool is LAMBDA_MIGRATE else []
+        effects = workspace.server.execute(_COUNT_EFFECTS_SQL, database)
         [[balance]] = workspace.server.execute("SELECT balance FROM accounts", database)
     failed = [one for one in results if not one.ok]
     errors = [f"{one.error_type}: {one.error_message}" for one in failed]
@@ -82,15 +82,15 @@ def _run_storm(workspace: Workspace, tool: Tool, size: int) -> StormResult:
         error=textwrap.shorten(errors[0], 110, placeholder="…") if errors else "",
         repeated=sum(count > 1 for (count,) in effects),
         balance=int(balance),
-        pending=10 - len(effects),
+        missing=10 - len(effects),
         connections=max((count for (count,) in samples), default=0),
-        last_ready=max((one.ended - opened for one in results if one.ok), default=None),
+        last_ready_seconds=max((one.ended - opened for one in results if one.ok), default=None),
         waits=waits,
     )
 
 
-def _waits(workspace: Workspace, database: str, function: LocalFunction) -> Sequence[float]:
-    [[committed]] = workspace.server.execute(_LAST_COMMIT, database)
+def _read_waits(workspace: Workspace, database: str, function: LocalFunction) -> Sequence[float]:
+    [[committed]] = workspace.server.execute(_LAST_COMMIT_SQL, database)
     names = [one.environment_id for one in function.environments()]
     checks = [read_check(name, function.logs(name), clock_offset=0.0) for name in names]
     waits = [one.ended - committed for one in checks if one and one.waited and not one.fence]
@@ -99,9 +99,9 @@ def _waits(workspace: Workspace, database: str, function: LocalFunction) -> Sequ
     return sorted(waits)
 
 
-def _limits(size: int, results: Sequence[StormResult]) -> list[Limit]:
+def _make_limits(size: int, results: Sequence[StormResult]) -> list[Limit]:
     where = f"({size} concurrent starts, 10 migrations pending)"
-    wrong = [one.repeated + one.pending + abs(one.balance - _BALANCE) for one in results]
+    wrong = [one.repeated + one.missing + abs(one.balance - _EXPECTED_BALANCE) for one in results]
     most = max(one.connections for one in results)
     return [
         Limit(f"failed starts {where}", 0, [max(one.failed for one in results)]),
@@ -113,13 +113,13 @@ def _limits(size: int, results: Sequence[StormResult]) -> list[Limit]:
 _COLUMNS: Mapping[str, Callable[[StormResult], float | None]] = {
     "failed": lambda one: one.failed,
     "applied twice": lambda one: one.repeated,
-    f"balance ({_BALANCE} is right)": lambda one: one.balance,
+    f"balance ({_EXPECTED_BALANCE} is right)": lambda one: one.balance,
     "connections at most": lambda one: one.connections,
-    "last ready, s": lambda one: one.last_ready,
+    "last ready, s": lambda one: one.last_ready_seconds,
 }
 
 
-def _table(size: int, results: Mapping[str, Sequence[StormResult]]) -> Table:
+def _make_table(size: int, results: Mapping[str, Sequence[StormResult]]) -> Table:
     rows = []
     for title, runs in results.items():
         columns = ([read(one) for one in runs] for read in _COLUMNS.values())

@@ -16,13 +16,13 @@ from functools import partial
 
 from lambda_migrate.local.runtime.function import LocalFunction
 from load.bench.results import Limit, Section, Table, format_number, percentile
-from load.bench.tools import IS_SLEEPING, LAMBDA_MIGRATE, MigrationSource
-from load.bench.workspace import TABLE, Workspace, wait_until
+from load.bench.tools import LAMBDA_MIGRATE, SLEEPING_SQL, MigrationSource
+from load.bench.workspace import LEASE_TABLE, Workspace, wait_until
 
 LEASE_SECONDS = 5.0  # the shortest that may be set; the renewals are a third of it apart
 _WAITERS = 3
 _SIMULTANEOUS_KILLS = 3
-_PERCENTS = {0: "least", 50: "median", 90: "90 in 100", 100: "worst"}
+_PERCENTILES = {0: "least", 50: "median", 90: "90 in 100", 100: "worst"}
 
 _MIGRATION = MigrationSource(
     1,
@@ -52,16 +52,16 @@ def measure(workspace: Workspace, *, kills: int) -> Section:
     # A renewal comes every third of a lease, so that each moment between two is as likely.
     moments = [LEASE_SECONDS * random.uniform(1, 4 / 3) for _ in range(kills)]  # noqa: S311 - no secret
     with ThreadPoolExecutor(_SIMULTANEOUS_KILLS) as threads:
-        return section_of(list(threads.map(partial(_kill_holder, workspace), moments)))
+        return make_section(list(threads.map(partial(_kill_holder, workspace), moments)))
 
 
 def _kill_holder(workspace: Workspace, seconds: float) -> TakeoverResult:
     """Kill the holder of a target ``seconds`` after the last waiter began to wait."""
     lease = {"LAMBDA_MIGRATE_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
-    project = workspace.project(LAMBDA_MIGRATE, [_MIGRATION], "takeovers")
+    project = workspace.make_project(LAMBDA_MIGRATE, [_MIGRATION], "takeovers")
     with (
-        workspace.new_database() as database,
-        workspace.function(
+        workspace.create_database() as database,
+        workspace.make_function(
             LAMBDA_MIGRATE, project, workspace.variables(database) | lease
         ) as function,
     ):
@@ -69,13 +69,13 @@ def _kill_holder(workspace: Workspace, seconds: float) -> TakeoverResult:
         wait = partial(wait_until, function)
         read_item = partial(
             workspace.dynamodb.client().get_item,
-            TableName=TABLE,
+            TableName=LEASE_TABLE,
             Key={"target": {"S": database}},
             ConsistentRead=True,
         )
         query(_CREATE_TABLES)
         function.submit()
-        wait(lambda: query(IS_SLEEPING), "the holder did not begin to migrate")
+        wait(lambda: query(SLEEPING_SQL), "the holder did not begin to migrate")
         waiting = [function.submit() for _ in range(_WAITERS)]
         wait(lambda: _count_senders(workspace, function) > _WAITERS, "a waiter sent no request")
         time.sleep(seconds)
@@ -102,7 +102,7 @@ def _count_senders(workspace: Workspace, function: LocalFunction) -> int:
     return sum(requests(view.access_key).total() > 0 for view in function.environments())
 
 
-def section_of(results: Sequence[TakeoverResult]) -> Section:
+def make_section(results: Sequence[TakeoverResult]) -> Section:
     """The row of the table."""
     acquired = [one.acquired / LEASE_SECONDS for one in results]
     count = f"of {len(results)} kills"
@@ -114,7 +114,7 @@ def section_of(results: Sequence[TakeoverResult]) -> Section:
     what = f"from a holder's end by SIGKILL until another has the lease, median {count}"
     wrong = sum(one.effects != 1 for one in results)
     rows = [
-        (moment, *(format_number(percentile(each, percent)) for percent in _PERCENTS))
+        (moment, *(format_number(percentile(each, percent)) for percent in _PERCENTILES))
         for moment, each in times.items()
     ]
     return Section(
@@ -123,5 +123,5 @@ def section_of(results: Sequence[TakeoverResult]) -> Section:
             Limit(f"waiters that failed, {count}", 0, [sum(one.failed for one in results)]),
             Limit(f"migrations that did not take effect exactly once, {count}", 0, [wrong]),
         ],
-        tables=[Table(("after the kill, in leases", *_PERCENTS.values()), rows)],
+        tables=[Table(("after the kill, in leases", *_PERCENTILES.values()), rows)],
     )

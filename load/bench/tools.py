@@ -19,9 +19,9 @@ from lambda_migrate.local.servers.postgresql import engines_directory, install_n
 _PROJECTS = Path(__file__).with_name("projects")
 
 DBMATE_VERSION = "2.36.0"
-_DBMATE = engines_directory() / "dbmate" / "dbmate"
+_DBMATE_PATH = engines_directory() / "dbmate" / "dbmate"
 _DBMATE_COMMAND = (
-    *(str(_DBMATE), "--migrations-dir", "migrations"),
+    *(str(_DBMATE_PATH), "--migrations-dir", "migrations"),
     *("--no-dump-schema", "migrate"),
 )
 
@@ -85,13 +85,13 @@ def write_project(home: Path, files: Mapping[str, str]) -> None:
 
 def install_dbmate() -> None:
     """Fetch dbmate's program with npm, unless it is there; a ConfigurationError if it cannot."""
-    if _DBMATE.is_file():
+    if _DBMATE_PATH.is_file():
         return
-    _DBMATE.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_DBMATE.parent) as scratch:
+    _DBMATE_PATH.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_DBMATE_PATH.parent) as scratch:
         install_npm(f"dbmate@{DBMATE_VERSION}", Path(scratch))  # it chooses the build
         for program in Path(scratch).glob("node_modules/@dbmate/*/bin/dbmate"):
-            program.rename(_DBMATE)
+            program.rename(_DBMATE_PATH)
             return
     raise ConfigurationError(f"npm has no build of dbmate {DBMATE_VERSION} for this machine")
 
@@ -188,16 +188,16 @@ VERSION_TABLES = {
 
 # --- the migrations that every tool applies
 
-LONG_SECONDS = 3
+LONG_MIGRATION_SECONDS = 3
 
-IS_SLEEPING = """
+SLEEPING_SQL = """
 SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 AND state = 'active' AND query LIKE '%pg_sleep%'
 """
 """Has a row while the long migration runs."""
 
 
-def small_migrations(count: int) -> list[MigrationSource]:
+def make_small_migrations(count: int) -> list[MigrationSource]:
     """A table, then a row, and so on."""
     migrations = []
     for n in range(1, count + 1):
@@ -208,7 +208,7 @@ def small_migrations(count: int) -> list[MigrationSource]:
     return migrations
 
 
-def storm_migrations(*, pending: bool) -> list[MigrationSource]:
+def make_storm_migrations(*, pending: bool) -> list[MigrationSource]:
     """Five migrations, and ten more that are pending in the storm, one of them long.
 
     Each of the ten records its effect. Two add to a balance: a second time, that does not fail.
@@ -216,7 +216,7 @@ def storm_migrations(*, pending: bool) -> list[MigrationSource]:
     statements = {1: "CREATE TABLE effects (migration integer NOT NULL)"}
     statements[2] = "CREATE TABLE accounts AS SELECT 0 AS balance"
     statements[6] = statements[15] = "UPDATE accounts SET balance = balance + 1"
-    statements[10] = f"SELECT pg_sleep({LONG_SECONDS})"
+    statements[10] = f"SELECT pg_sleep({LONG_MIGRATION_SECONDS})"
     migrations = []
     for version in range(1, 16 if pending else 6):
         table = f"CREATE TABLE storm_{version} (id bigint PRIMARY KEY, name text)"

@@ -22,9 +22,9 @@ from load.bench.processes import MeasurementFailed, Program
 from load.bench.tools import MigrationSource, Tool, write_project
 
 ROLE = "app"  # no superuser: the last three connections are not for it, and count all others
-TABLE = "lambda-migrate"
-_FUNCTION_SECONDS = 400.0
-_WAIT_SECONDS, _POLL_SECONDS = 60.0, 0.05
+LEASE_TABLE = "lambda-migrate"
+_FUNCTION_TIMEOUT_SECONDS = 400.0
+_WAIT_TIMEOUT_SECONDS, _POLL_SECONDS = 60.0, 0.05
 
 
 class Workspace:
@@ -34,8 +34,8 @@ class Workspace:
         self.server = server
         self.dynamodb = dynamodb
         self._home = home
-        self._numbers = itertools.count(1)
-        self._creating = threading.Lock()
+        self._database_numbers = itertools.count(1)
+        self._create_lock = threading.Lock()
 
     @classmethod
     @contextmanager
@@ -47,27 +47,27 @@ class Workspace:
             dynamodb or Dynalite() as api,
         ):
             server.execute(f"CREATE ROLE {ROLE} LOGIN")
-            api.create_table(TABLE)
+            api.create_table(LEASE_TABLE)
             yield cls(Path(home), server, api)
 
     @contextmanager
-    def new_database(self) -> Iterator[str]:
+    def create_database(self) -> Iterator[str]:
         """The name of a new database of the role; dropped in the end, as hundreds fill the disk."""
-        with self._creating:
-            name = f"bench_{next(self._numbers)}"
+        with self._create_lock:
+            name = f"bench_{next(self._database_numbers)}"
             self.server.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
         yield name
         self.server.drop_database(name)
 
     @contextmanager
-    def sample(self, sql: str, **parameters: object) -> Iterator[list[Any]]:
+    def sample_query(self, sql: str, **parameters: object) -> Iterator[list[Any]]:
         """Rows of a query, 50 times a second, by a connection that is kept for superusers."""
         connection: Any = connect_monitor(self.server)
         samples: list[Any] = []
-        over = threading.Event()
+        stopped = threading.Event()
 
         def run() -> None:
-            while not over.wait(0.02):
+            while not stopped.wait(0.02):
                 samples.extend(connection.run(sql, **parameters))
 
         thread = threading.Thread(target=run, name="samples", daemon=True)
@@ -75,11 +75,13 @@ class Workspace:
         try:
             yield samples
         finally:
-            over.set()
+            stopped.set()
             thread.join()
             connection.close()
 
-    def project(self, tool: Tool, migrations: Sequence[MigrationSource], name: str = "") -> Path:
+    def make_project(
+        self, tool: Tool, migrations: Sequence[MigrationSource], name: str = ""
+    ) -> Path:
         """A tool's project with some migrations; made once for their number and ``name``."""
         slug = re.sub(r"\W+", "-", f"{tool.title} {len(migrations)} {name}")
         home = self._home / slug
@@ -87,14 +89,14 @@ class Workspace:
             write_project(home, tool.files(migrations))
         return home
 
-    def program(
+    def make_program(
         self, tool: Tool, project: Path, database: str, command: Sequence[str] | None = None
     ) -> Program:
         """What runs a tool's project against a database; or another command in its place."""
         command = command or tool.program or (sys.executable, "-c", tool.code)
         return Program(command, project, {**self.variables(database), **tool.variables})
 
-    def function(
+    def make_function(
         self, tool: Tool, project: Path, variables: Mapping[str, str], *, environments: int = 10
     ) -> LocalFunction:
         """A local Lambda function that runs a tool's project, in so many environments at most.
@@ -107,8 +109,8 @@ class Workspace:
             code=project,
             name=re.sub(r"\W+", "", tool.title),
             variables=own,
-            timeout=_FUNCTION_SECONDS,
-            init_timeout=_FUNCTION_SECONDS,
+            timeout=_FUNCTION_TIMEOUT_SECONDS,
+            init_timeout=_FUNCTION_TIMEOUT_SECONDS,
             concurrency=environments,
         )
 
@@ -124,7 +126,7 @@ class Workspace:
             "DATABASE_URL": f"postgresql://{ROLE}@127.0.0.1:{self.server.port}/{database}",
             "PGSSLMODE": "disable",  # dbmate's driver insists on TLS otherwise
             "AWS_LAMBDA_FUNCTION_NAME": "bench",
-            "LAMBDA_MIGRATE_TABLE": TABLE,
+            "LAMBDA_MIGRATE_TABLE": LEASE_TABLE,
             "LAMBDA_MIGRATE_TARGET": database,
             "POWERTOOLS_SERVICE_NAME": "bench",
             "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -133,7 +135,7 @@ class Workspace:
 
 def wait_until(function: LocalFunction, condition: Callable[[], Any], error_message: str) -> None:
     """Wait until a condition holds; a MeasurementFailed with the function's logs if it does not."""
-    until = time.monotonic() + _WAIT_SECONDS
+    until = time.monotonic() + _WAIT_TIMEOUT_SECONDS
     while not condition():
         if time.monotonic() > until:
             logs = "\n".join(function.logs(one.environment_id) for one in function.environments())

@@ -22,8 +22,8 @@ from lambda_migrate.local.runtime.plain_http import (
 )
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from load.bench.processes import ProcessResult, Program, read_figures, run
-from load.bench.tools import IS_SLEEPING, LAMBDA_MIGRATE, MigrationSource, small_migrations
-from load.bench.workspace import ROLE, TABLE, Workspace, wait_until
+from load.bench.tools import LAMBDA_MIGRATE, SLEEPING_SQL, MigrationSource, make_small_migrations
+from load.bench.workspace import LEASE_TABLE, ROLE, Workspace, wait_until
 from load.profile.latency_relay import CertificateAuthority, make_certificate_authority, open_relay
 
 LEASE_SECONDS = 5
@@ -90,7 +90,7 @@ class ColdStartProfiler:
         The interpreter runs ``command``; its own command is given to the program ``prefix``.
         """
         with (
-            self.workspace.new_database() as database,
+            self.workspace.create_database() as database,
             self._open_relays(database, delay_seconds) as variables,
         ):
             whole = (*prefix, sys.executable, *command)
@@ -105,10 +105,10 @@ class ColdStartProfiler:
                 return run(Program(whole, self._project(50, slow=True), variables)), database
 
     def _project(self, count: int, *, slow: bool = False) -> Path:
-        migrations = small_migrations(count)
+        migrations = make_small_migrations(count)
         if slow:
             migrations.append(MigrationSource(count + 1, "slow", (_SLOW_SCRIPT,)))
-        return self.workspace.project(LAMBDA_MIGRATE, migrations, "slow" * slow)
+        return self.workspace.make_project(LAMBDA_MIGRATE, migrations, "slow" * slow)
 
     @contextmanager
     def _open_relays(self, database: str, delay_seconds: float) -> Iterator[Mapping[str, str]]:
@@ -136,10 +136,10 @@ class ColdStartProfiler:
     def _hold_lease(self, variables: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
         project = self._project(50, slow=True)
-        with self.workspace.function(LAMBDA_MIGRATE, project, variables) as holder:
+        with self.workspace.make_function(LAMBDA_MIGRATE, project, variables) as holder:
             holder.submit()
             database = variables["LAMBDA_MIGRATE_TARGET"]
-            query = partial(self.workspace.server.execute, IS_SLEEPING, database)
+            query = partial(self.workspace.server.execute, SLEEPING_SQL, database)
             wait_until(holder, query, "the holder did not begin to migrate")
             if is_killed:
                 os.kill(holder.environments()[0].pid, signal.SIGKILL)
@@ -179,10 +179,10 @@ def measure_limited_cpu(profiler: ColdStartProfiler, kind: str) -> dict[int, flo
 def measure_holder(profiler: ColdStartProfiler, kind: str) -> Sequence[int]:
     """Connections and locks at most during a start, and the bytes of the state item after it."""
     workspace = profiler.workspace
-    with workspace.sample(_COUNT_CONNECTIONS_AND_LOCKS) as samples:
+    with workspace.sample_query(_COUNT_CONNECTIONS_AND_LOCKS) as samples:
         _, database = profiler.start(kind)
     key = {"target": {"S": database}}
-    item = workspace.dynamodb.client().get_item(TableName=TABLE, Key=key, ConsistentRead=True)
+    item = workspace.dynamodb.client().get_item(TableName=LEASE_TABLE, Key=key, ConsistentRead=True)
     return (*map(max, zip(*samples, strict=True)), item_bytes({"M": item["Item"]}))
 
 

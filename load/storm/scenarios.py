@@ -22,7 +22,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.tools import (
     LAMBDA_MIGRATE_ALEMBIC,
     LAMBDA_MIGRATE_DJANGO,
-    LONG_SECONDS,
+    LONG_MIGRATION_SECONDS,
     TOOLS_BY_SOURCE,
     VERSION_TABLES,
     MigrationSource,
@@ -137,7 +137,7 @@ class CountingPackage:
     source: str = "sql"  # or the tool that its migrations are written for
     is_failing: bool = False  # one of the migrations
     handler: str = HANDLER_CODE
-    slow_seconds: float = LONG_SECONDS
+    slow_seconds: float = LONG_MIGRATION_SECONDS
     database: str = "storm"
 
     def deploy(self, version: int, home: Path) -> Path:

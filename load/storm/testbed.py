@@ -28,7 +28,7 @@ from lambda_migrate.local.runtime.environment import EnvironmentView, Invocation
 from lambda_migrate.local.runtime.function import LocalFunction, StartBarrier
 from lambda_migrate.local.servers.dynamodb import Dynalite, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from load.bench.tools import IS_SLEEPING
+from load.bench.tools import SLEEPING_SQL
 from load.storm.scenarios import Package, Scenario, Wave
 
 _PAUSE_SECONDS = 2.0  # between waves: what the one before migrated has been recorded by then
@@ -259,7 +259,7 @@ class StormFunction:
         """Kill the holder and its child as soon as the slow migration runs."""
         read = partial(self.testbed.server.execute, database=self.testbed.package.database)
         until = time.monotonic() + _KILL_TIMEOUT_SECONDS
-        while not read(IS_SLEEPING):
+        while not read(SLEEPING_SQL):
             if time.monotonic() > until:
                 return
             time.sleep(_KILL_POLL_SECONDS)

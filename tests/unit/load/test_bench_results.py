@@ -14,14 +14,20 @@ from load.bench.processes import read_figures
 from load.bench.results import (
     Limit,
     Section,
+    compute_ratios,
+    find_missed_limits,
     format_number,
     format_spread,
-    missed_limits,
     percentile,
-    ratios,
 )
-from load.bench.takeovers import TakeoverResult, section_of
-from load.bench.tools import TOOLS, Tool, small_migrations, storm_migrations, write_project
+from load.bench.takeovers import TakeoverResult, make_section
+from load.bench.tools import (
+    TOOLS,
+    Tool,
+    make_small_migrations,
+    make_storm_migrations,
+    write_project,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,7 @@ from load.bench.tools import TOOLS, Tool, small_migrations, storm_migrations, wr
 def test_the_median_decides(values: Sequence[float], outcome: str) -> None:
     limit = Limit("a ratio", limit=0.15, values=values)
     assert limit.outcome == outcome
-    assert missed_limits([Section([limit])]) == ([] if outcome == "pass" else [limit])
+    assert find_missed_limits([Section([limit])]) == ([] if outcome == "pass" else [limit])
 
 
 def test_a_figure_shows_its_range_and_its_unit() -> None:
@@ -50,9 +56,9 @@ def test_a_number_has_three_significant_digits(value: float, shown: str) -> None
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
-    assert ratios([2, 5, 2], [10, 25, 0]) == [0.2, 0.2]
+    assert compute_ratios([2, 5, 2], [10, 25, 0]) == [0.2, 0.2]
     with pytest.raises(ValueError, match="zip"):
-        ratios([12], [20, 40])
+        compute_ratios([12], [20, 40])
 
 
 @pytest.mark.parametrize(
@@ -64,19 +70,19 @@ def test_a_percentile_is_one_of_the_values(percent: float, expected: float) -> N
 
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS.keys())
 def test_a_project_holds_every_statement(tool: Tool, tmp_path: Path) -> None:
-    write_project(tmp_path, tool.files(storm_migrations(pending=True)))
+    write_project(tmp_path, tool.files(make_storm_migrations(pending=True)))
     text = "".join(path.read_text() for path in tmp_path.rglob("*.*") if path.suffix != ".pyc")
-    for migration in storm_migrations(pending=True):
+    for migration in make_storm_migrations(pending=True):
         assert all(statement in text for statement in migration.statements)
 
 
 def test_each_pending_migration_of_a_storm_records_its_effect() -> None:
-    before, after = storm_migrations(pending=False), storm_migrations(pending=True)
+    before, after = make_storm_migrations(pending=False), make_storm_migrations(pending=True)
     assert after[: len(before)] == before
     assert [migration.version for migration in after] == list(range(1, 16))
     for migration in after[len(before) :]:
         assert f"INSERT INTO effects VALUES ({migration.version})" in migration.statements
-    assert len({migration.stem for migration in small_migrations(1000)}) == 1000
+    assert len({migration.stem for migration in make_small_migrations(1000)}) == 1000
 
 
 def test_figures_are_read_from_among_other_output() -> None:
@@ -125,13 +131,13 @@ def _takeover(seconds: float, **changed: Any) -> TakeoverResult:
 
 
 def test_a_takeover_is_reported_in_leases() -> None:
-    section = section_of([_takeover(seconds) for seconds in (5.0, 5.5, 6.0, 7.5, 10.0)])
+    section = make_section([_takeover(seconds) for seconds in (5.0, 5.5, 6.0, 7.5, 10.0)])
     assert section.limits[0].measured == "1.2 (1 to 2) leases"
-    assert missed_limits([section]) == []
+    assert find_missed_limits([section]) == []
     [times] = section.tables
     assert [row[1] for row in times.rows] == ["1", "1.1", "1.2"]
 
 
 @pytest.mark.parametrize("change", [{"failed": 1}, {"effects": 2}, {"effects": 0}])
 def test_a_waiter_that_failed_or_a_second_effect_misses_its_limit(change: dict[str, Any]) -> None:
-    assert missed_limits([section_of([_takeover(5.5), _takeover(5.5, **change)])])
+    assert find_missed_limits([make_section([_takeover(5.5), _takeover(5.5, **change)])])
