@@ -16,7 +16,7 @@ from load.bench.processes import Program, read_figures, run, run_alternating
 from load.bench.results import Limit, Section, Table, compute_ratios, format_number, format_spread
 from load.bench.tools import make_small_migrations
 from load.bench.workspace import LEASE_TABLE, Workspace
-from load.profile.latency_relay import make_certificate_authority, open_relay
+from load.profile.tcp_proxy import make_certificate_authority, open_proxy
 
 _MIGRATIONS = make_small_migrations(50)  # all of them applied
 
@@ -66,7 +66,7 @@ def measure(workspace: Workspace, *, rounds: int) -> Section:
     port = int(workspace.dynamodb.endpoint_url.rpartition(":")[2])
     with ExitStack() as stack:
         authority = stack.enter_context(make_certificate_authority())
-        tls_port = stack.enter_context(open_relay(port, tls=authority.server_context))
+        tls_port = stack.enter_context(open_proxy(port, tls=authority.server_context))
         programs, databases = {}, {}
         for title, tool in {**tools.TOOLS, **_WITH_OTHER_SOURCES}.items():
             databases[title] = database = stack.enter_context(workspace.create_database())

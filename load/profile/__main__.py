@@ -16,12 +16,12 @@ from load.bench.report import describe_other_work, describe_setup, fill_page
 from load.bench.results import Table, format_number, format_spread, markdown_table
 from load.profile import starts
 from load.profile.measured_process import PHASES
-from load.profile.starts import MEASURED, ColdStartProfiler
+from load.profile.starts import MEASURED_PROCESS, ColdStartProfiler
 from load.simulation.lease_table import Scenario
 from load.simulation.model import simulate, summarize
 from load.simulation.policies import LIBRARY
 
-DELAYS = (0.0, 0.001, 0.005)
+DELAY_SECONDS = (0.0, 0.001, 0.005)
 ROOT = Path(__file__).parents[2]
 _KINDS_WITH_LIMITED_CPU = ("current", "migrating one file", "migrating 1,000 files")
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measurements = _measure(options.report, quick=options.quick)
     (options.report / "profile.json").write_text(json.dumps(measurements, indent=1) + "\n")
     if not options.quick:
-        write_page(measurements, partition_table(), ROOT / "docs")
+        write_page(measurements, make_partition_table(), ROOT / "docs")
     print(f"{options.report}: profile.json, and memray's recording of each kind of start")
     return 0
 
@@ -52,13 +52,13 @@ def _measure(report: Path, *, quick: bool) -> dict[str, Any]:
     found["provisional"], began = describe_other_work(), time.monotonic()
     with ColdStartProfiler.open() as profiler:
         found["machine"] = describe_setup(profiler.workspace.server.version)
-        for kind, rounds in starts.KINDS.items():
+        for kind, rounds in starts.ROUNDS_BY_KIND.items():
             print(f"{kind} ...", flush=True)
             found["times"][kind] = {
                 f"{delay * 1000:g}": _measure_phases(
                     profiler, kind, "time", delay, 1 if quick else rounds
                 )
-                for delay in DELAYS
+                for delay in DELAY_SECONDS
             }
             found["memory"][kind] = _measure_phases(profiler, kind, "memory")
             found["memray"][kind] = _count_allocations(profiler, kind, report)
@@ -74,8 +74,8 @@ def _measure_phases(
     profiler: ColdStartProfiler, kind: str, metric: str, delay: float = 0.0, rounds: int = 1
 ) -> list[dict[str, list[float]]]:
     """The figures of each phase, for each of several starts; one more fills caches."""
-    command = (*MEASURED, metric)
-    found = [profiler.start(kind, command, delay_seconds=delay) for _ in range(rounds + 1)]
+    command = (*MEASURED_PROCESS, metric)
+    found = [profiler.measure(kind, command, delay_seconds=delay) for _ in range(rounds + 1)]
     return [read_figures(result.output) for result, _ in found[1:]]
 
 
@@ -84,8 +84,8 @@ def _count_allocations(profiler: ColdStartProfiler, kind: str, report: Path) -> 
     import memray  # of the extra `bench`; the page is tested without it
 
     recording = report / f"{kind.replace(' ', '-').replace(',', '')}.memray.bin"
-    command = ("-m", "memray", "run", "-qfo", str(recording), *MEASURED, "run")
-    profiler.start(kind, command)
+    command = ("-m", "memray", "run", "-qfo", str(recording), *MEASURED_PROCESS, "run")
+    profiler.measure(kind, command)
     counted = memray.FileReader(recording).metadata
     return {"allocations": counted.total_allocations, "peak": counted.peak_memory}
 
@@ -94,18 +94,18 @@ def _count_allocations(profiler: ColdStartProfiler, kind: str, report: Path) -> 
 
 _CPU, _WALL = 0, 1
 _MB = 2**20
-_MANY = "migrating 1,000 files"
+_MANY_FILES = "migrating 1,000 files"
 
 _Runs = Sequence[Mapping[str, Sequence[float]]]
 _Cells = Mapping[str, Mapping[str, str]]
 
-COLD_STARTS = (100, 1_000, 1_500, 2_000, 10_000)
+COLD_START_COUNTS = (100, 1_000, 1_500, 2_000, 10_000)
 
 
-def partition_table(seed: int = 1) -> Table:
+def make_partition_table(seed: int = 1) -> Table:
     """The load on the lease's partition by the model of `make simulate`."""
     rows = []
-    for count in COLD_STARTS:
+    for count in COLD_START_COUNTS:
         run = simulate(Scenario(environments=count), LIBRARY, seed=seed)
         found, limit = summarize([run]), run.scenario.partition_read_units
         rows.append(
@@ -130,10 +130,10 @@ def write_page(measurements: Mapping[str, Any], partition: Table, docs: Path) ->
         for delay in ("0", "1", "5")
     }
     tables = {
-        "processor": _phase_table("ms", cpu),
-        **{f"wall_{delay}": _phase_table("ms", cells) for delay, cells in wall.items()},
-        "allocated": _phase_table("MB", {k: _format_bytes(runs, 0) for k, runs in memory.items()}),
-        "peak": _phase_table("MB", {k: _format_bytes(runs, 1) for k, runs in memory.items()}),
+        "processor": _make_table("ms", cpu),
+        **{f"wall_{delay}": _make_table("ms", cells) for delay, cells in wall.items()},
+        "allocated": _make_table("MB", {k: _format_bytes(runs, 0) for k, runs in memory.items()}),
+        "peak": _make_table("MB", {k: _format_bytes(runs, 1) for k, runs in memory.items()}),
         "memray": Table(
             ("whole process, by memray", "allocations", "peak, MB"),
             [
@@ -162,7 +162,7 @@ def write_page(measurements: Mapping[str, Any], partition: Table, docs: Path) ->
         minutes=f"{measurements['seconds'] / 60:.0f}",
         lease=starts.LEASE_SECONDS,
         cpu=cpu,
-        apply={int(delay): cells[_MANY]["apply"] for delay, cells in wall.items()},
+        apply={int(delay): cells[_MANY_FILES]["apply"] for delay, cells in wall.items()},
         **{name: markdown_table(table).strip() for name, table in tables.items()},
     )
 
@@ -184,7 +184,7 @@ def _format_bytes(runs: _Runs, counter: int) -> dict[str, str]:
     }
 
 
-def _phase_table(unit: str, cells: _Cells) -> Table:
+def _make_table(unit: str, cells: _Cells) -> Table:
     phases = next(iter(cells.values()))
     rows = [(phase, *(each[phase] for each in cells.values())) for phase in phases]
     return Table((unit, *cells), rows)

@@ -19,7 +19,7 @@ import awslambdaric.bootstrap  # noqa: F401 - Lambda has imported it before the 
 
 from load.bench.processes import print_figures
 
-_FUNCTIONS = {
+_PHASE_BY_FUNCTION = {
     "ssl:create_default_context": "TLS",
     "ssl:SSLContext.wrap_socket": "TLS",
     "lambda_migrate.lease.first_read:FirstRead.__init__": "read",
@@ -34,10 +34,10 @@ _FUNCTIONS = {
     "lambda_migrate.engine.holder:LeaseSession.store_completion": "complete",
 }
 
-PHASES = ("imports", *dict.fromkeys(_FUNCTIONS.values()), "rest")
+PHASES = ("imports", *dict.fromkeys(_PHASE_BY_FUNCTION.values()), "rest")
 
 
-class Meter:
+class PhaseProfiler:
     """Adds what passes between two changes of phase to the phase that was left.
 
     With ``peaks`` the last counter that is read is a peak, of which each phase keeps the highest.
@@ -80,24 +80,24 @@ class Meter:
         return self.totals
 
 
-def _instrument(meter: Meter) -> None:
-    """Measure imports, and each function of `_FUNCTIONS` once its module has been imported."""
-    original, waiting = builtins.__import__, dict(_FUNCTIONS)
+def _instrument(profiler: PhaseProfiler) -> None:
+    """Measure imports, and each function of `_PHASE_BY_FUNCTION` once its module is imported."""
+    original, waiting = builtins.__import__, dict(_PHASE_BY_FUNCTION)
 
     def measured_import(name: str, *args: Any, **named: Any) -> Any:
         is_loaded = name in sys.modules
         if is_loaded or threading.current_thread() is not threading.main_thread():
             return original(name, *args, **named)
-        module = meter.call("imports", original, name, *args, **named)
+        module = profiler.call("imports", original, name, *args, **named)
         for location in [each for each in waiting if each.partition(":")[0] in sys.modules]:
-            if _wrap(location, meter):
+            if _wrap(location, profiler):
                 del waiting[location]
         return module
 
     builtins.__import__ = measured_import
 
 
-def _wrap(location: str, meter: Meter) -> bool:
+def _wrap(location: str, profiler: PhaseProfiler) -> bool:
     """Wrap one function; False while its module is still being imported."""
     module, _, path = location.partition(":")
     owner: Any = sys.modules[module]
@@ -106,27 +106,27 @@ def _wrap(location: str, meter: Meter) -> bool:
         return False
     for each in classes:
         owner = getattr(owner, each)
-    function, phase = getattr(owner, name), _FUNCTIONS[location]
+    function, phase = getattr(owner, name), _PHASE_BY_FUNCTION[location]
 
     @functools.wraps(function)
     def wrapper(*args: Any, **named: Any) -> Any:
-        return meter.call(phase, function, *args, **named)
+        return profiler.call(phase, function, *args, **named)
 
     setattr(owner, name, wrapper)
     return True
 
 
-def _times() -> tuple[float, ...]:
+def _read_times() -> tuple[float, ...]:
     return time.process_time(), time.perf_counter()
 
 
-def _memory() -> tuple[float, ...]:
+def _read_memory() -> tuple[float, ...]:
     size, peak = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
     return size, peak
 
 
-def _serve() -> None:
+def _invoke_handler() -> None:
     app: Any = __import__("app")  # as an import statement does, which is measured
     app.handler({}, app.Context())
 
@@ -138,14 +138,15 @@ def main(metric: str) -> None:
     nothing, for a profiler from outside.
     """
     if metric == "run":
-        _serve()
+        _invoke_handler()
         return
     if metric == "memory":
         tracemalloc.start()
-    meter = Meter(_memory if metric == "memory" else _times, peaks=metric == "memory")
-    _instrument(meter)
-    _serve()
-    print_figures(meter.finish())
+    read = _read_memory if metric == "memory" else _read_times
+    profiler = PhaseProfiler(read, peaks=metric == "memory")
+    _instrument(profiler)
+    _invoke_handler()
+    print_figures(profiler.finish())
 
 
 if __name__ == "__main__":

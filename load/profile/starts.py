@@ -24,14 +24,14 @@ from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from load.bench.processes import ProcessResult, Program, read_figures, run
 from load.bench.tools import LAMBDA_MIGRATE, SLEEPING_SQL, MigrationSource, make_small_migrations
 from load.bench.workspace import LEASE_TABLE, ROLE, Workspace, wait_until
-from load.profile.latency_relay import CertificateAuthority, make_certificate_authority, open_relay
+from load.profile.tcp_proxy import CertificateAuthority, make_certificate_authority, open_proxy
 
 LEASE_SECONDS = 5
-MEASURED = ("-m", "load.profile.measured_process")
+MEASURED_PROCESS = ("-m", "load.profile.measured_process")
 _SECRET_NAME = "database"  # noqa: S105 - its name
-_CREATE_COUNTER = "CREATE SEQUENCE tries; GRANT ALL ON SEQUENCE tries TO PUBLIC"
+_CREATE_COUNTER_SQL = "CREATE SEQUENCE tries; GRANT ALL ON SEQUENCE tries TO PUBLIC"
 _SLOW_SCRIPT = "SELECT pg_sleep(CASE WHEN nextval('tries') = 1 THEN 2 ELSE 0 END)"
-_COUNT_CONNECTIONS_AND_LOCKS = """
+_COUNT_CONNECTIONS_AND_LOCKS_SQL = """
 SELECT (SELECT count(*) FROM pg_stat_activity
         WHERE datname LIKE 'bench%' AND backend_type = 'client backend'),
        (SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
@@ -39,7 +39,7 @@ SELECT (SELECT count(*) FROM pg_stat_activity
 """
 MEMORY_SIZES = (128, 512, 1_769)  # megabytes; at the last one Lambda gives a whole processor
 
-KINDS: Mapping[str, int] = {
+ROUNDS_BY_KIND: Mapping[str, int] = {
     "current": 7,
     "waiting": 5,
     "migrating one file": 7,
@@ -49,7 +49,7 @@ KINDS: Mapping[str, int] = {
 """Each kind of cold start, and how many are measured."""
 
 
-async def _answer_secret(_request: LocalHTTPRequest) -> LocalHTTPResponse:
+async def _serve_secret(_request: LocalHTTPRequest) -> LocalHTTPResponse:
     """Secrets Manager, as far as one secret that names the role goes."""
     secret = json.dumps({"username": ROLE, "password": "unused"})
     return json_response({"Name": _SECRET_NAME, "SecretString": secret})
@@ -57,7 +57,7 @@ async def _answer_secret(_request: LocalHTTPRequest) -> LocalHTTPResponse:
 
 @dataclass(frozen=True, slots=True)
 class ColdStartProfiler:
-    """Servers behind relays that delay each round trip."""
+    """Servers behind proxies that delay each round trip."""
 
     workspace: Workspace
     secrets_port: int
@@ -67,7 +67,7 @@ class ColdStartProfiler:
     @contextmanager
     def open(cls, dynamodb: DynamoDBEndpoint | None = None) -> Iterator[ColdStartProfiler]:
         """All servers running."""
-        secrets = LocalHTTPServer(_answer_secret)
+        secrets = LocalHTTPServer(_serve_secret)
         with (
             Workspace.open(dynamodb) as workspace,
             make_certificate_authority() as authority,
@@ -77,10 +77,10 @@ class ColdStartProfiler:
             yield cls(workspace, int(address.rpartition(":")[2]), authority)
             loop.run(secrets.close())
 
-    def start(
+    def measure(
         self,
         kind: str,
-        command: Sequence[str] = (*MEASURED, "time"),
+        command: Sequence[str] = (*MEASURED_PROCESS, "time"),
         *,
         delay_seconds: float = 0.0,
         prefix: Sequence[str] = (),
@@ -91,34 +91,35 @@ class ColdStartProfiler:
         """
         with (
             self.workspace.create_database() as database,
-            self._open_relays(database, delay_seconds) as variables,
+            self._open_proxies(database, delay_seconds) as variables,
         ):
             whole = (*prefix, sys.executable, *command)
             if kind == "migrating 1,000 files":
-                return run(Program(whole, self._project(1000), variables)), database
-            run(Program((sys.executable, *MEASURED, "run"), self._project(50), variables))
+                return run(Program(whole, self._make_project(1000), variables)), database
+            migrating = (sys.executable, *MEASURED_PROCESS, "run")
+            run(Program(migrating, self._make_project(50), variables))
             if kind in ("current", "migrating one file"):
-                project = self._project(50 if kind == "current" else 51)
+                project = self._make_project(50 if kind == "current" else 51)
                 return run(Program(whole, project, variables)), database
-            self.workspace.server.execute(_CREATE_COUNTER, database)
+            self.workspace.server.execute(_CREATE_COUNTER_SQL, database)
             with self._hold_lease(variables, is_killed=kind == "taking over"):
-                return run(Program(whole, self._project(50, slow=True), variables)), database
+                return run(Program(whole, self._make_project(50, slow=True), variables)), database
 
-    def _project(self, count: int, *, slow: bool = False) -> Path:
+    def _make_project(self, count: int, *, slow: bool = False) -> Path:
         migrations = make_small_migrations(count)
         if slow:
             migrations.append(MigrationSource(count + 1, "slow", (_SLOW_SCRIPT,)))
         return self.workspace.make_project(LAMBDA_MIGRATE, migrations, "slow" * slow)
 
     @contextmanager
-    def _open_relays(self, database: str, delay_seconds: float) -> Iterator[Mapping[str, str]]:
+    def _open_proxies(self, database: str, delay_seconds: float) -> Iterator[Mapping[str, str]]:
         """The variables of a function whose round trips take longer."""
         dynamodb = int(self.workspace.dynamodb.endpoint_url.rpartition(":")[2])
         tls = self.authority.server_context
         with (
-            open_relay(dynamodb, tls=tls, delay_seconds=delay_seconds) as lease_port,
-            open_relay(self.secrets_port, delay_seconds=delay_seconds) as secret_port,
-            open_relay(self.workspace.server.port, delay_seconds=delay_seconds) as database_port,
+            open_proxy(dynamodb, tls=tls, delay_seconds=delay_seconds) as lease_port,
+            open_proxy(self.secrets_port, delay_seconds=delay_seconds) as secret_port,
+            open_proxy(self.workspace.server.port, delay_seconds=delay_seconds) as database_port,
         ):
             url = f"postgresql://127.0.0.1:{database_port}/{database}?sslmode=disable"
             common = self.workspace.variables(database)
@@ -135,7 +136,7 @@ class ColdStartProfiler:
     @contextmanager
     def _hold_lease(self, variables: Mapping[str, str], *, is_killed: bool) -> Iterator[None]:
         """Another process in the middle of a migration, or killed there."""
-        project = self._project(50, slow=True)
+        project = self._make_project(50, slow=True)
         with self.workspace.make_function(LAMBDA_MIGRATE, project, variables) as holder:
             holder.submit()
             database = variables["LAMBDA_MIGRATE_TARGET"]
@@ -171,7 +172,7 @@ def measure_limited_cpu(profiler: ColdStartProfiler, kind: str) -> dict[int, flo
     found = {}
     for size in MEMORY_SIZES:
         with limit_cpu(size / MEMORY_SIZES[-1]) as prefix:
-            result, _ = profiler.start(kind, prefix=prefix)
+            result, _ = profiler.measure(kind, prefix=prefix)
         found[size] = sum(wall for _, wall in read_figures(result.output).values())
     return found
 
@@ -179,20 +180,20 @@ def measure_limited_cpu(profiler: ColdStartProfiler, kind: str) -> dict[int, flo
 def measure_holder(profiler: ColdStartProfiler, kind: str) -> Sequence[int]:
     """Connections and locks at most during a start, and the bytes of the state item after it."""
     workspace = profiler.workspace
-    with workspace.sample_query(_COUNT_CONNECTIONS_AND_LOCKS) as samples:
-        _, database = profiler.start(kind)
+    with workspace.sample_query(_COUNT_CONNECTIONS_AND_LOCKS_SQL) as samples:
+        _, database = profiler.measure(kind)
     key = {"target": {"S": database}}
     item = workspace.dynamodb.client().get_item(TableName=LEASE_TABLE, Key=key, ConsistentRead=True)
-    return (*map(max, zip(*samples, strict=True)), item_bytes({"M": item["Item"]}))
+    return (*map(max, zip(*samples, strict=True)), count_item_bytes({"M": item["Item"]}))
 
 
-def item_bytes(value: Mapping[str, Any]) -> int:
+def count_item_bytes(value: Mapping[str, Any]) -> int:
     """Bytes of a DynamoDB value, as its Developer Guide counts them."""
     ((kind, content),) = value.items()
     if kind == "M":
-        return 3 + sum(1 + len(name) + item_bytes(each) for name, each in content.items())
+        return 3 + sum(1 + len(name) + count_item_bytes(each) for name, each in content.items())
     if kind == "L":
-        return 3 + sum(1 + item_bytes(each) for each in content)
+        return 3 + sum(1 + count_item_bytes(each) for each in content)
     if kind == "N":
         return len(content) // 2 + 1
     return len(content) if kind in ("S", "B") else 1

@@ -16,6 +16,6 @@ def test_each_phase_of_a_start_is_measured() -> None:
             ("current", CURRENT),
             ("migrating one file", set(PHASES) - {"wait"}),
         ):
-            result, _ = profiler.start(kind)
+            result, _ = profiler.measure(kind)
             figures = read_figures(result.output)
             assert {phase for phase, values in figures.items() if any(values)} == phases

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a server: it speaks TLS to clients, or delays every round trip."""
+"""A TCP proxy in front of a server: it speaks TLS to clients, or delays every round trip."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_certificate_authority() -> Iterator[CertificateAuthority]:
 
 
 @contextmanager
-def open_relay(
+def open_proxy(
     port: int, *, tls: ssl.SSLContext | None = None, delay_seconds: float = 0.0
 ) -> Iterator[int]:
     """Another port for the server at ``port`` on this machine.
@@ -52,14 +52,16 @@ def open_relay(
     async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):  # either side has hung up, or the end
             await _pause(delay_seconds)  # the kernel has answered SYN immediately
-            back, forth = await asyncio.open_connection(HOST, port)
+            server_reader, server_writer = await asyncio.open_connection(HOST, port)
             try:
-                await asyncio.gather(_copy(reader, forth, delay_seconds), _copy(back, writer, 0.0))
+                await asyncio.gather(
+                    _copy(reader, server_writer, delay_seconds), _copy(server_reader, writer, 0.0)
+                )
             finally:
-                forth.transport.abort()
+                server_writer.transport.abort()
         writer.transport.abort()
 
-    with LoopThread("relay", executor_threads=16) as loop:
+    with LoopThread("proxy", executor_threads=16) as loop:
         server = loop.run(asyncio.start_server(serve, HOST, 0, ssl=tls))
         try:
             yield server.sockets[0].getsockname()[1]
