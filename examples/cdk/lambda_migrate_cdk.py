@@ -133,18 +133,20 @@ class ColdStartMigrations(Construct):
             del variables["LAMBDA_MIGRATE_DATABASE_SECRET"]
         for name, value in variables.items():
             function.add_environment(name, value)
-        self._allow_lease(function, [self.target], may_write=mode == "migrate")
+        self._grant_lease_access(function, [self.target], may_write=mode == "migrate")
         if mode == "migrate":
-            self._allow_secret(function)
+            self._grant_secret_access(function)
 
     def add_to_admin_function(self, function: lambda_.Function) -> None:
         """As `add_to`, for a function with the handler `ADMIN_HANDLER`, which runs commands."""
         for name, value in self._variables.items():
             function.add_environment(name, value)
-        self._allow_lease(function, [self.target, f"{self.target}/requests"], may_write=True)
-        self._allow_secret(function)
+        self._grant_lease_access(function, [self.target, f"{self.target}/requests"], may_write=True)
+        self._grant_secret_access(function)
 
-    def _allow_lease(self, function: lambda_.Function, keys: list[str], *, may_write: bool) -> None:
+    def _grant_lease_access(
+        self, function: lambda_.Function, keys: list[str], *, may_write: bool
+    ) -> None:
         writes = ["dynamodb:UpdateItem"] if may_write else []
         function.add_to_role_policy(
             iam.PolicyStatement(
@@ -155,7 +157,7 @@ class ColdStartMigrations(Construct):
             )
         )
 
-    def _allow_secret(self, function: lambda_.Function) -> None:
+    def _grant_secret_access(self, function: lambda_.Function) -> None:
         function.add_to_role_policy(
             iam.PolicyStatement(
                 sid="MigratorSecret",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException
 from mangum import Mangum
-from models import Customer, Order, database_url
+from models import Customer, Order, make_sqlalchemy_url
 from pydantic import BaseModel, Field
 from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.dialects.postgresql import insert
@@ -36,10 +36,10 @@ class NewOrder(BaseModel):
 
 
 @functools.cache
-def open_engine() -> Engine:
+def get_engine() -> Engine:
     """One connection for each environment, opened by the first request and not by the import."""
     return create_engine(
-        database_url(os.environ["DATABASE_URL"]),
+        make_sqlalchemy_url(os.environ["DATABASE_URL"]),
         pool_size=1,
         max_overflow=0,
         pool_pre_ping=True,
@@ -47,38 +47,38 @@ def open_engine() -> Engine:
     )
 
 
-def open_session() -> Iterator[Session]:
+def get_session() -> Iterator[Session]:
     """A session for one request; `with` commits it."""
-    with Session(open_engine()) as session, session.begin():
+    with Session(get_engine()) as session, session.begin():
         yield session
 
 
-OpenSession = Annotated[Session, Depends(open_session)]
+SessionDependency = Annotated[Session, Depends(get_session)]
 
 
 @api.post("/orders", status_code=201)
-def place_order(new: NewOrder, session: OpenSession) -> dict[str, Any]:
+def place_order(new_order: NewOrder, session: SessionDependency) -> dict[str, Any]:
     """Place an order; add the customer if the email address is new."""
-    upsert = insert(Customer).values(email=new.email)
-    upsert = upsert.on_conflict_do_update(index_elements=["email"], set_={"email": new.email})
+    upsert = insert(Customer).values(email=new_order.email)
+    upsert = upsert.on_conflict_do_update(index_elements=["email"], set_={"email": new_order.email})
     customer_id = session.scalars(upsert.returning(Customer.id)).one()
-    order = Order(customer_id=customer_id, **new.model_dump(exclude={"email"}))
+    order = Order(customer_id=customer_id, **new_order.model_dump(exclude={"email"}))
     session.add(order)
     session.flush()
-    return _describe(order, new.email)
+    return _serialize_order(order, new_order.email)
 
 
 @api.get("/orders/{order_id}")
-def get_order(order_id: int, session: OpenSession) -> dict[str, Any]:
+def get_order(order_id: int, session: SessionDependency) -> dict[str, Any]:
     """Return an order."""
     rows = select(Order, Customer.email).join(Customer).where(Order.id == order_id)
     found = session.execute(rows).one_or_none()
     if found is None:
         raise HTTPException(404, f"order {order_id} does not exist")
-    return _describe(*found)
+    return _serialize_order(*found)
 
 
-def _describe(order: Order, email: str) -> dict[str, Any]:
+def _serialize_order(order: Order, email: str) -> dict[str, Any]:
     return {
         "order_id": order.id,
         "email": email,

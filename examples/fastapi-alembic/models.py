@@ -35,6 +35,6 @@ class Order(Base):
     unit_cents: Mapped[int]
 
 
-def database_url(url: str) -> str:
+def make_sqlalchemy_url(url: str) -> str:
     """The URL of the settings with SQLAlchemy's name of the driver."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)

@@ -38,13 +38,13 @@ api = APIGatewayHttpResolver()
 
 
 @functools.cache
-def open_orders() -> Orders:
-    """The orders, on the only database connection of this environment.
+def get_order_repository() -> OrderRepository:
+    """The repository on the only database connection of this environment.
 
     The first request connects, not the import: an environment that waits for the schema has no
     connection.
     """
-    return Orders(connect())
+    return OrderRepository(connect())
 
 
 _TRANSIENT_SQLSTATES = ("53", "57P")
@@ -54,9 +54,11 @@ _TRANSIENT_SQLSTATES = ("53", "57P")
 @api.exception_handler([InterfaceError, DatabaseError])  # type: ignore[untyped-decorator]  # Powertools has no type for it
 def report_unavailable(error: InterfaceError | DatabaseError) -> Response[dict[str, Any]]:
     """Return 503 if the connection is lost; the next request connects again."""
-    if isinstance(error, DatabaseError) and not _sqlstate(error).startswith(_TRANSIENT_SQLSTATES):
+    if isinstance(error, DatabaseError) and not _get_sqlstate(error).startswith(
+        _TRANSIENT_SQLSTATES
+    ):
         raise error
-    open_orders.cache_clear()
+    get_order_repository.cache_clear()
     logger.exception("PostgreSQL is unavailable")
     return Response(
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -66,7 +68,7 @@ def report_unavailable(error: InterfaceError | DatabaseError) -> Response[dict[s
     )
 
 
-def _sqlstate(error: DatabaseError) -> str:
+def _get_sqlstate(error: DatabaseError) -> str:
     fields = error.args[0] if error.args else None
     return str(fields.get("C", "")) if isinstance(fields, dict) else ""
 
@@ -75,7 +77,7 @@ def _sqlstate(error: DatabaseError) -> str:
 @tracer.capture_method
 def place_order() -> Response[dict[str, Any]]:
     """Place an order; add the customer if the email address is new."""
-    order = open_orders().place(**_parse_order(api.current_event.body))
+    order = get_order_repository().place(**_parse_order(api.current_event.body))
     metrics.add_metric(name="OrdersPlaced", unit=MetricUnit.Count, value=1)
     logger.info("order placed", order_id=order["order_id"])
     return Response(HTTPStatus.CREATED, content_type="application/json", body=order)
@@ -86,7 +88,7 @@ def place_order() -> Response[dict[str, Any]]:
 def list_orders() -> dict[str, Any]:
     """List a customer's newest orders."""
     email = (api.current_event.query_string_parameters or {}).get("email", "")
-    listed = open_orders().list_for_customer(_parse_email(email))
+    listed = get_order_repository().list_for_customer(_parse_email(email))
     metrics.add_metric(name="OrdersRead", unit=MetricUnit.Count, value=len(listed))
     return {"orders": listed}
 
@@ -95,7 +97,7 @@ def list_orders() -> dict[str, Any]:
 @tracer.capture_method
 def get_order(order_id: str) -> dict[str, Any]:
     """Return an order."""
-    order = _require_order(open_orders().get(_parse_order_id(order_id)), order_id)
+    order = _require_order(get_order_repository().get(_parse_order_id(order_id)), order_id)
     metrics.add_metric(name="OrdersRead", unit=MetricUnit.Count, value=1)
     return order
 
@@ -104,7 +106,7 @@ def get_order(order_id: str) -> dict[str, Any]:
 @tracer.capture_method
 def cancel_order(order_id: str) -> dict[str, Any]:
     """Cancel an order; does nothing if it is cancelled already."""
-    order = _require_order(open_orders().cancel(_parse_order_id(order_id)), order_id)
+    order = _require_order(get_order_repository().cancel(_parse_order_id(order_id)), order_id)
     metrics.add_metric(name="OrdersCancelled", unit=MetricUnit.Count, value=1)
     return order
 
@@ -201,7 +203,7 @@ def connect() -> pg8000.native.Connection:
     server = (
         {"unix_sock": f"{directory}/.s.PGSQL.{port}"} if directory else {"host": parts.hostname}
     )
-    user, password = _login_from_secret(secret) if secret else _login_from_url(parts)
+    user, password = _fetch_credentials(secret) if secret else _parse_credentials(parts)
     return pg8000.native.Connection(
         user,
         database=unquote(parts.path.lstrip("/")),
@@ -215,12 +217,12 @@ def connect() -> pg8000.native.Connection:
     )
 
 
-def _login_from_url(parts: SplitResult) -> tuple[str, str | None]:
+def _parse_credentials(parts: SplitResult) -> tuple[str, str | None]:
     password = None if parts.password is None else unquote(parts.password)
     return unquote(parts.username or ""), password
 
 
-def _login_from_secret(secret: str) -> tuple[str, str]:
+def _fetch_credentials(secret: str) -> tuple[str, str]:
     """Read user and password from a secret in the format of RDS."""
     from aws_lambda_powertools.utilities.parameters import SecretsProvider
     from botocore.config import Config
@@ -253,10 +255,10 @@ def _make_tls_context(host: str) -> ssl.SSLContext | bool:
 # the migration to version 2, and after a rollback.
 
 
-_COLUMNS = "o.id, c.email, o.item, o.quantity, o.unit_cents, o.status::text"
+_ORDER_COLUMNS = "o.id, c.email, o.item, o.quantity, o.unit_cents, o.status::text"
 
 
-class Orders:
+class OrderRepository:
     """The table of orders with its customers.
 
     Args:
@@ -268,7 +270,7 @@ class Orders:
 
     def place(self, *, email: str, item: str, quantity: int, unit_cents: int) -> dict[str, Any]:
         """Insert an order, and its customer if the email address is new."""
-        return self._rows(
+        return self._fetch_rows(
             f"""
             WITH c AS (
                 INSERT INTO customers (email) VALUES (:email)
@@ -279,7 +281,7 @@ class Orders:
                 SELECT c.id, :item, :quantity, :unit_cents FROM c
                 RETURNING *
             )
-            SELECT {_COLUMNS} FROM o, c
+            SELECT {_ORDER_COLUMNS} FROM o, c
             """,  # noqa: S608 - a constant list of columns
             email=email,
             item=item,
@@ -289,9 +291,9 @@ class Orders:
 
     def list_for_customer(self, email: str) -> list[dict[str, Any]]:
         """List the newest 20 orders of a customer, newest first."""
-        return self._rows(
+        return self._fetch_rows(
             f"""
-            SELECT {_COLUMNS} FROM orders o JOIN customers c ON c.id = o.customer_id
+            SELECT {_ORDER_COLUMNS} FROM orders o JOIN customers c ON c.id = o.customer_id
             WHERE c.email = :email ORDER BY o.created_at DESC, o.id DESC LIMIT 20
             """,  # noqa: S608 - a constant list of columns
             email=email,
@@ -299,9 +301,9 @@ class Orders:
 
     def get(self, order_id: int) -> dict[str, Any] | None:
         """Return an order, or None."""
-        rows = self._rows(
+        rows = self._fetch_rows(
             f"""
-            SELECT {_COLUMNS} FROM orders o JOIN customers c ON c.id = o.customer_id
+            SELECT {_ORDER_COLUMNS} FROM orders o JOIN customers c ON c.id = o.customer_id
             WHERE o.id = :order_id
             """,  # noqa: S608 - a constant list of columns
             order_id=order_id,
@@ -310,21 +312,21 @@ class Orders:
 
     def cancel(self, order_id: int) -> dict[str, Any] | None:
         """Cancel an order and return it; None if it does not exist."""
-        rows = self._rows(
+        rows = self._fetch_rows(
             f"""
             UPDATE orders o SET status = 'cancelled' FROM customers c
             WHERE o.id = :order_id AND c.id = o.customer_id
-            RETURNING {_COLUMNS}
+            RETURNING {_ORDER_COLUMNS}
             """,  # noqa: S608 - a constant list of columns
             order_id=order_id,
         )
         return rows[0] if rows else None
 
-    def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        return [_to_dict(*row) for row in self._connection.run(sql, **parameters)]
+    def _fetch_rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return [_serialize_order(*row) for row in self._connection.run(sql, **parameters)]
 
 
-def _to_dict(
+def _serialize_order(
     order_id: int, email: str, item: str, quantity: int, unit_cents: int, status: str
 ) -> dict[str, Any]:
     return {

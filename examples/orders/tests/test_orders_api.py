@@ -24,11 +24,11 @@ from lambda_migrate.testing import FakeClock, InMemoryDatabase, InMemoryLeaseSto
 Call = Callable[..., tuple[int, Any]]
 
 APPLICATION_DIRECTORY = Path(__file__).parents[1]
-TEA = {"email": "Ada@example.com", "item": "tea", "quantity": 2, "unit_cents": 450}
+TEA_ORDER = {"email": "Ada@example.com", "item": "tea", "quantity": 2, "unit_cents": 450}
 
 
 def test_a_placed_order_can_be_read(call: Call) -> None:
-    status, placed = call("POST", "/orders", TEA)
+    status, placed = call("POST", "/orders", TEA_ORDER)
     assert status == 201
     assert placed == {
         "order_id": placed["order_id"],
@@ -43,16 +43,16 @@ def test_a_placed_order_can_be_read(call: Call) -> None:
 
 
 def test_the_default_quantity_is_one(call: Call) -> None:
-    order = {name: value for name, value in TEA.items() if name != "quantity"}
+    order = {name: value for name, value in TEA_ORDER.items() if name != "quantity"}
     assert call("POST", "/orders", order)[1]["quantity"] == 1
 
 
 def test_a_customer_sees_their_newest_twenty_orders(call: Call) -> None:
     placed = [
-        call("POST", "/orders", {**TEA, "email": "bob@example.com"})[1]["order_id"]
+        call("POST", "/orders", {**TEA_ORDER, "email": "bob@example.com"})[1]["order_id"]
         for _ in range(21)
     ]
-    call("POST", "/orders", TEA)
+    call("POST", "/orders", TEA_ORDER)
     status, listed = call("GET", "/orders", email="bob@example.com")
     assert status == 200
     assert [order["order_id"] for order in listed["orders"]] == placed[:0:-1]
@@ -63,7 +63,7 @@ def test_an_unknown_customer_has_no_orders(call: Call) -> None:
 
 
 def test_cancelling_is_idempotent(call: Call) -> None:
-    order_id = call("POST", "/orders", TEA)[1]["order_id"]
+    order_id = call("POST", "/orders", TEA_ORDER)[1]["order_id"]
     first = call("DELETE", f"/orders/{order_id}")
     assert first[1]["status"] == "cancelled"
     assert call("DELETE", f"/orders/{order_id}") == first
@@ -75,14 +75,14 @@ def test_cancelling_is_idempotent(call: Call) -> None:
         "not json",
         None,
         [],
-        {**TEA, "email": "ada"},
-        {**TEA, "email": "ada@example.com\0"},
-        {**TEA, "item": " "},
-        {**TEA, "quantity": 0},
-        {**TEA, "quantity": True},
-        {**TEA, "quantity": 10**9},
-        {**TEA, "unit_cents": -1},
-        {**TEA, "unit_cents": "450"},
+        {**TEA_ORDER, "email": "ada"},
+        {**TEA_ORDER, "email": "ada@example.com\0"},
+        {**TEA_ORDER, "item": " "},
+        {**TEA_ORDER, "quantity": 0},
+        {**TEA_ORDER, "quantity": True},
+        {**TEA_ORDER, "quantity": 10**9},
+        {**TEA_ORDER, "unit_cents": -1},
+        {**TEA_ORDER, "unit_cents": "450"},
     ],
     ids=repr,
 )
@@ -104,7 +104,7 @@ def test_the_first_invocation_migrates_the_schema(call: Call, server: LocalPostg
     assert len(rows) == 7
 
 
-def test_an_environment_keeps_one_connection_and_lambda_migrate_none(
+def test_an_environment_keeps_one_connection_and_lambda_migrate_keeps_none(
     call: Call, server: LocalPostgreSQL
 ) -> None:
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_an_environment_keeps_one_connection_and_lambda_migrate_none(
 def test_after_a_lost_connection_one_request_fails_and_the_next_connects_again(
     call: Call, server: LocalPostgreSQL
 ) -> None:
-    placed = call("POST", "/orders", TEA)[1]
+    placed = call("POST", "/orders", TEA_ORDER)[1]
     server.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
         " WHERE application_name = 'orders'"
@@ -129,7 +129,7 @@ def test_after_a_lost_connection_one_request_fails_and_the_next_connects_again(
 
 
 def test_business_metrics_are_written(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
-    call("POST", "/orders", TEA)
+    call("POST", "/orders", TEA_ORDER)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert any(line.get("OrdersPlaced") == [1.0] for line in lines)
 
@@ -145,7 +145,7 @@ def test_no_order_is_placed_while_another_environment_migrates(
     target = Target("orders", leases, InMemoryDatabase(), clock=clock, policy=policy)
     runner = MigrationRunner(read_manifest(str(APPLICATION_DIRECTORY / "migrations")), target)
     handler = migrate_on_cold_start(runner=runner)(app.api.resolve)
-    monkeypatch.setattr(app, "open_orders", lambda: pytest.fail("the handler ran"))
+    monkeypatch.setattr(app, "get_order_repository", lambda: pytest.fail("the handler ran"))
     with pytest.raises(errors.NotReady, match="another environment"):
         handler({}, None)
 
@@ -155,7 +155,7 @@ def test_the_lambda_runtime_serves_without_an_xray_daemon(
 ) -> None:
     """Tracing is enabled, as in Lambda, but no daemon receives the traces."""
     with LocalFunction(code=APPLICATION_DIRECTORY, variables=variables) as function:
-        result = function.invoke(make_request("POST", "/orders", TEA))
+        result = function.invoke(make_request("POST", "/orders", TEA_ORDER))
         log = function.logs(result.environment_id)
     assert result.ok, result.error_message
     assert result.payload["statusCode"] == 201
