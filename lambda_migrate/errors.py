@@ -6,7 +6,7 @@
     ├─ ConfigurationError     fix a setting, a permission or a resource, then deploy again
     │  └─ ManifestError       fix the migration files
     ├─ MigrationFailed        fix the migration; no instance retries it before ``retry_at_ms``
-    │  ├─ Diverged            history and manifest contradict each other: run ``repair``
+    │  ├─ Diverged            history and manifest contradict each other: see ``status``
     │  └─ RepairRequired      a migration outside a transaction is in doubt: run ``repair``
     └─ NotReady               retry later (``retryable``); respond with 503 and Retry-After
        ├─ LeaseStoreUnavailable   DynamoDB did not respond
@@ -137,7 +137,7 @@ class MigrationFailed(MigrateError):
 
 
 class Diverged(MigrationFailed):
-    """History and manifest contradict each other; resolve it with ``lambda-migrate repair``."""
+    """History and manifest contradict each other; ``status`` shows what to do about each case."""
 
 
 class RepairRequired(MigrationFailed):

@@ -172,7 +172,7 @@ class MigrationDryRun(Event):
 
 @dataclass(frozen=True, slots=True)
 class MigrationAttemptFailed(Event):
-    """A migration failed in this instance and was rolled back."""
+    """A migration failed in this instance; a transactional one was rolled back."""
 
     target: str
     migration: str

@@ -171,7 +171,7 @@ def require_migrations(digest: str, *, allow_empty: bool) -> None:
         from lambda_migrate.errors import ManifestError
 
         raise ManifestError(
-            "the manifest contains no migrations: set the folder that contains them "
+            "this code contains no migrations: set the folder that contains them "
             "(LAMBDA_MIGRATE_DIRECTORY), or set LAMBDA_MIGRATE_ALLOW_EMPTY=true (argument "
             "allow_empty) if this service starts without any"
         )

@@ -11,7 +11,7 @@ class Outcome(str, Enum):
     """Why a cold start may serve."""
 
     UP_TO_DATE = "UP_TO_DATE"
-    """The schema was ready."""
+    """The schema was ready; or the mode is ``off``, and nothing was checked."""
     MIGRATED = "MIGRATED"
     """This instance held the lease and made it ready."""
     WAITED = "WAITED"

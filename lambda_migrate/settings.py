@@ -118,7 +118,7 @@ _setting: Any = Setting
 
 def _read_text(value: object) -> str:
     if not isinstance(value, str):
-        raise _InvalidValue("write a text")
+        raise _InvalidValue("write text")
     if not value.isprintable():  # an unpaired surrogate is not, either
         raise _InvalidValue("write text without NUL, control or invisible characters")
     return value
@@ -128,7 +128,7 @@ def _read_path(value: object) -> str:
     if not isinstance(value, str) and hasattr(value, "__fspath__"):
         value = value.__fspath__()
     if not isinstance(value, str) or not value:
-        raise _InvalidValue("write the path of a directory")
+        raise _InvalidValue("write a path")
     return value
 
 
@@ -158,7 +158,7 @@ def _read_callable(value: object) -> str:
 
 def _read_url(value: object, variables: Mapping[str, str] | None = None) -> DatabaseAddress:
     if value is not None and not isinstance(value, str):
-        raise _InvalidValue("write a text")
+        raise _InvalidValue("write text")
     try:
         return parse_url(value, variables)
     except Exception as error:
@@ -209,12 +209,12 @@ def _read_boolean(value: object) -> bool:
 
 
 def _seconds(low: float, high: float = _INFINITY) -> _Type:
-    limit = f"of at least {low:g}" if high == _INFINITY else f"from {low:g} to {high:g}"
+    limit = f", {low:g} or more" if high == _INFINITY else f" from {low:g} to {high:g}"
 
     def read(value: object) -> float:
         number = _to_number(value)
         if number is None or not low <= number <= high or number == _INFINITY:
-            raise _InvalidValue(f"write a number of seconds {limit}")
+            raise _InvalidValue(f"write a number of seconds{limit}")
         return number
 
     return "seconds", read
@@ -283,8 +283,9 @@ class Settings:
     directory: str = _setting(
         "migrations",
         _PATH,
-        "Where the migration files are: a directory (relative to the function's code), "
-        "`bundle.zip/migrations`, or `package:orders/migrations`.",
+        "Where the migration files are: a directory (relative to the function's code; on the "
+        "command line, to the current directory), `bundle.zip/migrations`, or "
+        "`package:orders/migrations`.",
     )
     source: Source = _setting(
         "sql",
@@ -356,10 +357,14 @@ class Settings:
     lease_seconds: float = _setting(
         20.0,
         _seconds(*_LEASE_SECONDS_RANGE),
-        "Length of the lease, 5 to 900: how long a holder that was killed blocks the others.",
+        "Length of the lease, 5 to 900: a holder that was killed blocks the others for about this "
+        "long.",
     )
     wait_seconds: float = _setting(
-        25.0, _seconds(0), "Longest wait for another holder. API Gateway gives up after 29 s."
+        25.0,
+        _seconds(0),
+        "Longest wait for another holder. API Gateway gives up after 29 s. Deployment hooks wait "
+        "until their deadline unless it is set.",
     )
     safety_margin_seconds: float = _setting(
         2.0,
@@ -416,8 +421,8 @@ class Settings:
     failure_pause_seconds: float = _setting(
         10.0,
         _seconds(0),
-        "Pause after the first failure of a manifest; it doubles with each further one, up to 10 "
-        "min.",
+        "Pause after the first failure of a set of migration files; it doubles with each further "
+        "failure of the same set, up to 10 min.",
     )
     lock_timeout_seconds: float = _setting(
         3.0,

@@ -2,7 +2,7 @@
 
 Powertools writes them, except for those of a check that did not migrate; see `check_events`.
 
-One log line for each outcome. Metrics (dimensions ``service`` and ``target``):
+Each check ends with one log line. Metrics (dimensions ``service`` and ``target``):
 
 =======================  ============  =============================================================
 ``ColdStartCheckTime``   milliseconds  each check, successful or not
@@ -14,8 +14,8 @@ One log line for each outcome. Metrics (dimensions ``service`` and ``target``):
                                        held the lease
 ``LeaseTakeover``        count         each expired lease that was acquired from its holder
 ``NotReady``             count         each check that ended without a ready schema
-``TargetShared``         count         each full check that found another database, with other
-                                       migrations, under the same target
+``TargetShared``         count         each check that held the lease and found another database,
+                                       with other migrations, under the same target
 =======================  ============  =============================================================
 """
 

@@ -57,7 +57,7 @@ def _demo(
     from lambda_migrate.cli.signals import restore_keyboard_interrupt
 
     if environments is not None and environments < 1:
-        raise ConfigurationError(f"--environments {environments}: write a number from 1")
+        raise ConfigurationError(f"--environments {environments}: write 1 or more")
     _require_packages(app)
     from lambda_migrate.local.demo.run import run_demo
     from lambda_migrate.local.runtime.process import ProcessError

@@ -50,7 +50,8 @@ def _describe_unknown_target(document: Mapping[str, Any]) -> Text:
 
 def _build_database_row(database: dict[str, Any]) -> tuple[str, str]:
     addresses = ", ".join(escape_text(each["address"]) for each in database["addresses"])
-    return "database", f"{addresses}: {format_count(database['versions_ready'], 'version')} ready"
+    count = format_count(database["versions_ready"], "code version")
+    return "database", f"{addresses}: ready for {count}"
 
 
 @add_target_command("lease release")
@@ -67,13 +68,21 @@ def _show_released(
 @add_local_command(
     "table create",
     "Create the DynamoDB lease table, on demand and with point-in-time recovery.",
-    usage="--table NAME",
+    usage="(--table NAME | --cloudformation)",
     options=(
+        Option(
+            "table",
+            str,
+            "Name of the table to create.",
+            "NAME",
+            setting="table",
+            is_common=True,
+        ),
         Option(
             "cloudformation", bool, "Print a CloudFormation resource instead of creating a table."
         ),
     ),
-    common_options=("format", "table"),
+    common_options=("format",),
     examples=("table create --table leases", "table create --cloudformation"),
 )
 def _create_table(invocation: CommandInvocation, *, cloudformation: bool) -> int:

@@ -30,7 +30,7 @@ _TRANSACTIONAL = """\
 -- These statements and the history row are committed in one transaction.
 -- Older code keeps running on the new schema: add what new code needs here, and remove what no code
 -- uses any more in a later migration.
-SELECT 1;  -- replace this placeholder
+SELECT 1;  -- replace this line
 
 -- Below a line `-- migrate:down`, write the statements that roll it back (`lambda-migrate down`).
 -- Without such a line it cannot be rolled back.
@@ -40,7 +40,7 @@ _NON_TRANSACTIONAL = """\
 -- migrate:up transaction:false
 -- What PostgreSQL does not run inside a transaction, such as
 --   CREATE INDEX CONCURRENTLY orders_placed_at ON orders (placed_at);
-SELECT 1;  -- replace this placeholder
+SELECT 1;  -- replace this line
 
 -- Below a line `-- migrate:down transaction:false`, write what rolls it back, such as
 --   DROP INDEX CONCURRENTLY orders_placed_at;

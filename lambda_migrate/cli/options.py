@@ -102,7 +102,8 @@ _COMMON_OPTIONS = (
     Option(
         "quiet",
         bool,
-        "Write no progress and no notes; a command that changes something writes only errors.",
+        "Write no progress and no notes; a command that changes something writes only warnings "
+        "and errors.",
         alias="q",
     ),
     _make_setting_option("target"),

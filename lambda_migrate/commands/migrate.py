@@ -131,8 +131,8 @@ def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Ite
     kept = [each for each in manifest if each.version < again[0].version]
     names = again[0].name if len(again) == 1 else f"{again[0].name} and {len(again) - 1} more"
     is_sql = context.settings.source == "sql"
-    functions = "functions with " + (
-        f"the same files as {context.settings.directory}" if is_sql else "this code"
+    functions = "functions that ship " + (
+        f"the files of {context.settings.directory}" if is_sql else "this code"
     )
     deploy = f"code that ends at {kept[-1].name}" if kept else "code without these migrations"
     if mode == "require" or plan.plan_afterwards.divergences:
@@ -144,8 +144,8 @@ def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Ite
         else "LAMBDA_MIGRATE_MODE=require"
     )
     yield (
-        f"{functions} apply {names} again at their next cold start: deploy {deploy} before that, "
-        f"or set {switch}; then they fail to start instead"
+        f"{functions} apply {names} again at their next cold start; before that, deploy {deploy}, "
+        f"or set {switch} (they then refuse to serve)"
     )
 
 

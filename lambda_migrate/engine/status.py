@@ -133,9 +133,10 @@ def find_problems(status: SchemaStatus, address: str) -> Iterator[str]:
             "`lambda-migrate verify --resync`"
         )
     elif unsupported := _count_ready_without_history(status, address):
+        count = f"{unsupported} code version{'s' * (unsupported != 1)}"
         yield (
-            f"the lease table marks {unsupported} version(s) ready that the history does not "
-            "support; run `lambda-migrate verify --resync`"
+            f"the lease table marks {count} ready that the history does not support; run "
+            "`lambda-migrate verify --resync`"
         )
 
 

@@ -43,7 +43,7 @@ Trust
         |---- request ---------|---- work, renew every third ----|---- margin 1 s ----|
 
     The holder counts from *before* the request, on its monotonic clock, and stops a second before
-    the lease ends (`record.Lease.trusted_until`). `heartbeat` renews the lease at a third of its
+    the lease ends (`store.Lease.trusted_until`). `heartbeat` renews the lease at a third of its
     length while migrations run. It aborts the running statement if the lease was lost, if it could
     not be renewed while it could be trusted, or at the deadline. Then the holder stops.
 
@@ -88,7 +88,7 @@ Clocks
       than 2 s (`dynamodb_call.ServerClock`).
     - A lease counts as expired one second after its end, and also when a process has observed it
       unchanged for its whole length (`decision.LeaseExpiryTracker`), whatever the clocks show.
-    - A wrong clock can only make a process stop trusting a lease too early.
+    - A wrong clock can end a lease too early, which the fence makes harmless.
 
 Calls
     `fast_client` makes the two requests without boto3, which takes a fifth of a second to import,

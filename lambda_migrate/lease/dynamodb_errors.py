@@ -168,9 +168,10 @@ def _describe_clock(offset_ms: int) -> str:
 
 
 def _describe_missing_table(request: RequestDetails) -> str:
+    name = request.table.rpartition("/")[2]  # a new table has no ARN yet
     return (
         f"DynamoDB has no table {request.table!r} in {request.region}; create it with "
-        f"`lambda-migrate table create --table {request.table}` or the CloudFormation snippet of "
+        f"`lambda-migrate table create --table {name}` or the CloudFormation snippet of "
         "`lambda-migrate table create --cloudformation`, or correct LAMBDA_MIGRATE_TABLE"
     )
 

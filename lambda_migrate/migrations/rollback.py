@@ -35,7 +35,7 @@ def choose_rollback(
 
     Args:
         history: All rows.
-        to: Roll back everything above this version; 0 rolls back all.
+        to: Roll back everything above this version; 0: all, except a version 0.
         steps: Roll back the last N migrations.
         only: Roll back only this version.
 
@@ -71,13 +71,13 @@ def require_one_choice(*, to: Version | None, steps: int | None, only: Version |
             (
                 "--steps N rolls back the last N migrations: --steps 1 only the newest",
                 "--to VERSION rolls back every migration above this version, and keeps it; "
-                "--to 0 rolls back all",
+                "--to 0 rolls back all versions above 0",
                 "--only VERSION rolls back this version, whatever was applied after it",
             ),
             heading="choose how far to roll back: one of --to, --steps and --only",
         )
     if steps is not None and steps < 1:
-        raise ConfigurationError(f"--steps {steps}: write a number from 1")
+        raise ConfigurationError(f"--steps {steps}: write 1 or more")
 
 
 def _require_in_history(version: Version, history: Sequence[HistoryRow], *, option: str) -> None:

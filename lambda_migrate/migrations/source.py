@@ -261,7 +261,7 @@ def _check_name(filename: str) -> Iterator[str]:
             suggestion = f"<version>_<name>.sql; hooks are {', '.join(HOOK_NAMES)}"
         yield (
             "not a migration's name; rename it to "
-            + (suggestion or "<version>_<name>.sql, as in 0001_it.sql")
+            + (suggestion or "<version>_<name>.sql, as in 0001_create_orders.sql")
         )
         return
     elif not _is_version(version):

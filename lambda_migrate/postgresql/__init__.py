@@ -8,7 +8,8 @@ four invariants:
 1. The effects of a migration commit at most once, and together with its history row.
 2. A holder whose lease was taken over commits nothing more.
 3. No statement outlives the deadline.
-4. A holder that dies blocks others for no longer than one lease.
+4. A holder that dies blocks others for about one lease: until it expires, plus 1 s for differing
+   clocks and the wait for the next read.
 
 The fence row
     The table ``fence`` has one row:

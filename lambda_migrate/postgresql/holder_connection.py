@@ -314,7 +314,7 @@ def translate_server_error(error: PostgresError) -> MigrateError:
     if error.message == _IN_RECOVERY:
         return DatabaseUnavailable(refusal)
     if error.sqlstate.startswith(TRANSIENT_SQLSTATES) or _CONCURRENT_DDL.search(error.message):
-        return DatabaseUnavailable(f"PostgreSQL refused the takeover: {refusal}")
+        return DatabaseUnavailable(f"PostgreSQL refused lambda-migrate's own statement: {refusal}")
     return ConfigurationError(
         f"PostgreSQL refused to prepare the lambda-migrate schema: {refusal}; {_advice(error)}"
     )

@@ -10,7 +10,7 @@ is recorded in `ProtocolModel.violations`:
 - I2: A holder whose lease was taken over commits nothing more.
 - I3: A waiter holds no connection; an instance that finds the schema current opens none.
 - I4: Nothing outlives the invocation's deadline.
-- I5: A holder that dies blocks others for no longer than one lease.
+- I5: A holder that dies blocks others for about one lease.
 - I6: A failing migration is tried by one instance at a time, with growing pauses.
 - I7: Code serves only if the schema has its migrations.
 - I8: A lost response, a stale read or a lost item has a defined outcome.

@@ -94,7 +94,7 @@ def parse_placeholders(source: str | Mapping[str, str]) -> dict[str, str]:
                 "digits and _"
             )
         elif not isinstance(value, str) or re.search("[\0\ud800-\udfff]", value):
-            faults.append(f"{_SETTING}: write a text without NUL as the value of {name}")
+            faults.append(f"{_SETTING}: write text without NUL as the value of {name}")
     if faults:
         raise ConfigurationError(faults)
     return dict(values.items())

@@ -277,8 +277,8 @@ def test_down_without_a_choice_explains_the_three_forms(
     ("choice", "mode", "warning"),
     [
         (("--to", "1"), "migrate", "apply 0002_status and 1 more again at their next cold start"),
-        (("--to", "1"), "migrate", "deploy code that ends at 0001_orders before that, or set"),
-        (("--to", "0"), "migrate", "deploy code without these migrations before that"),
+        (("--to", "1"), "migrate", "before that, deploy code that ends at 0001_orders, or set"),
+        (("--to", "0"), "migrate", "before that, deploy code without these migrations, or"),
         (("--only", "2"), "migrate", "do not start without 0002_status: deploy code that ends at"),
         (("--steps", "1"), "require", "do not start without 0003_index"),
     ],

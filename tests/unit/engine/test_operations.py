@@ -105,10 +105,10 @@ def _roll_back_between(fakes: Fakes) -> Manifest:
         (_restore_database, ["the database was restored or changed by hand"]),
         (_edit_file, ["0002_m: the file"]),
         (_leave_in_doubt, ["0002_m: it is in doubt (started); the next `up` resolves it"]),
-        (_mark_without_history, ["marks 1 version(s) ready that the history does not support"]),
+        (_mark_without_history, ["marks 1 code version ready that the history does not support"]),
         (
             _roll_back_between,
-            ["marks 2 version(s) ready that the history does not support"],
+            ["marks 2 code versions ready that the history does not support"],
         ),
     ],
 )

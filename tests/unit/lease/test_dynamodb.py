@@ -414,6 +414,12 @@ def test_a_missing_table_is_named_with_its_region_and_the_command_that_creates_i
     assert "LAMBDA_MIGRATE_TABLE" in message
 
 
+def test_the_command_that_creates_a_missing_table_has_its_name_and_not_its_arn() -> None:
+    client = StubClient(client_error("ResourceNotFoundException"))
+    with pytest.raises(ConfigurationError, match=f"no table '{ARN}' in .*--table leases`"):
+        table_with(client, table=ARN).read()
+
+
 ARN = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/leases"
 
 

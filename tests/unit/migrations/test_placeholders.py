@@ -165,8 +165,8 @@ def test_a_stored_down_script_keeps_its_placeholders() -> None:
         ("role=app", "is not a JSON object"),
         ('["secret"]', "is not a JSON object"),
         ('{"a b": "secret"}', "'a b' is not a name; write ASCII letters, digits and _"),
-        ('{"a": 1, "b": "secret\\u0000"}', "write a text without NUL as the value of a"),
-        ({"a": "secret\ud800"}, "write a text without NUL as the value of a"),
+        ('{"a": 1, "b": "secret\\u0000"}', "write text without NUL as the value of a"),
+        ({"a": "secret\ud800"}, "write text without NUL as the value of a"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_without_its_values(
