@@ -36,7 +36,9 @@ class Drill:
         name: File name of the page.
         sandbox: The system that was broken.
         code: Folder of the deployed version, in which the commands run.
-        replacements: Program -> function that is called instead, for programs that need AWS.
+        previous: Folder of the previous version, which ``git checkout PREVIOUS`` changes to.
+        deploy: Called instead of ``sam deploy``, if ``sam build`` ran before it.
+        replacements: Program -> function that is called instead, for other programs.
         documents: Receives the ``json`` blocks of the steps.
         function: Run ``lambda-migrate`` through this admin function, without its settings.
         variables: Environment variables beside the function's settings.
@@ -48,6 +50,8 @@ class Drill:
         sandbox: Sandbox,
         code: Path,
         *,
+        previous: Path | None = None,
+        deploy: Callable[[], object] | None = None,
         replacements: Mapping[str, Callable[[str], None]] | None = None,
         documents: Callable[[Mapping[str, Any]], None] | None = None,
         function: str = "",
@@ -60,6 +64,9 @@ class Drill:
         """Functions whose logs are searched."""
         self.database = sandbox.name
         """Database in which SQL runs."""
+        self._previous = previous
+        self._deploy = deploy
+        self._built: Path | None = None
         self._replacements = dict(replacements or {})
         self._documents = documents
         self.variables = variables
@@ -103,11 +110,14 @@ class Drill:
         for act in waiting.values():
             act()
 
-    def is_over(self) -> bool:
-        """Whether every block of the last section succeeds: exit code 0, or no row."""
-        results = [
-            self._is_block_over(block) for block in self.page.of(END_SECTION)
-        ]  # run every block
+    def is_over(self, case: str = "") -> bool:
+        """Whether every block of the last section succeeds: exit code 0, or no row.
+
+        Args:
+            case: What follows the colon in the section's heading, if there are several.
+        """
+        section = f"{END_SECTION}: {case}" if case else END_SECTION
+        results = [self._is_block_over(block) for block in self.page.of(section)]  # run every block
         return all(results)
 
     def wait_until_over(self) -> None:
@@ -154,11 +164,28 @@ class Drill:
 
     def _run_command(self, command: str, code: int, block: Block) -> None:
         program = command.split()[0]
+        if program in ("git", "sam"):
+            self._run_deployment(command, block)
+            return
         if program in self._replacements:
             self._replacements[program](command)
             return
         ended = self._execute(command)
         assert ended == code, f"{block}: `{command}` exited with {ended}:\n{self._answer}"
+
+    def _run_deployment(self, command: str, block: Block) -> None:
+        """Imitate git and sam: `sam deploy` deploys what `sam build` built last."""
+        if command == "git checkout PREVIOUS":
+            assert self._previous is not None, f"{block}: the drill has no previous version"
+            self.code = self._previous
+        elif command == "sam build":
+            self._built = self.code
+        else:
+            assert command.startswith("sam deploy "), f"{block}: no drill can run {command}"
+            assert self._built == self.code, f"{block}: deploys what was built before, the fault"
+            assert self._deploy is not None, f"{block}: the drill deploys nothing"
+            self._deploy()
+            self._built = None
 
     def _commands(self, text: str) -> Sequence[tuple[str, int]]:
         """Command and expected exit code of each line; a script that uses ``aws`` is one."""

@@ -49,22 +49,32 @@ def is_order(result: InvocationResult) -> bool:
 def test_a_rollout(sandbox: Sandbox) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, sandbox)
-        live = deployments.deploy(code(sandbox, V1))
+        live = deployments.deploy(code(sandbox, V1), environment="production")
         assert is_order(live.invoke())
         copy = copy_database(sandbox, f"{sandbox.name}_copy")
         new = code(sandbox, V2, reads="id, status")
 
-        def deploy(_command: str) -> None:
-            drill.functions = [deployments.deploy(new)]
+        def deploy() -> None:
+            drill.functions = [deployments.deploy(new, environment="production")]
             assert all(map(is_order, drill.functions[0].storm(5)))
 
+        fence = sandbox.item().fence
+
+        def check_dry_run() -> None:
+            assert sandbox.item().fence == fence, "production's cold starts waited for the copy"
+
         drill = Drill(
-            "rollout.md", sandbox, new, replacements={"sam": deploy}, COPY_DATABASE_URL=copy
+            "rollout.md",
+            sandbox,
+            new,
+            deploy=deploy,
+            COPY_DATABASE_URL=copy,
+            LAMBDA_MIGRATE_ENVIRONMENT="production",
         )
         with traffic(live):
             drill.check_symptoms()
             assert not drill.is_over()
-            drill.run_steps()
+            drill.run_steps(manual_steps={3: check_dry_run})
             assert drill.is_over()
         drill.require_all_blocks_ran()
 
@@ -77,11 +87,11 @@ def test_a_rollback_of_code(sandbox: Sandbox) -> None:
         bad = deployments.deploy(new)
         assert not bad.invoke().ok
 
-        def deploy(_command: str) -> None:
+        def deploy() -> None:
             drill.functions = [deployments.deploy(old)]
             assert all(map(is_order, drill.functions[0].storm(3)))
 
-        drill = Drill("rollback-code.md", sandbox, old, replacements={"sam": deploy})
+        drill = Drill("rollback-code.md", sandbox, new, previous=old, deploy=deploy)
         drill.functions = [bad]
         drill.check_symptoms()
         assert not drill.is_over()
@@ -129,12 +139,12 @@ def test_upgrading_the_library(sandbox: Sandbox, tmp_path: Path) -> None:
         def install(_command: str) -> None:
             drill.variables["PYTHONPATH"] = str(upgraded)
 
-        def deploy(_command: str) -> None:
+        def deploy() -> None:
             drill.functions = [deployments.deploy(upgraded)]
             assert all(map(is_order, drill.functions[0].storm(3)))
 
         drill = Drill(
-            "upgrading.md", sandbox, package, replacements={"pip": install, "sam": deploy}
+            "upgrading.md", sandbox, package, deploy=deploy, replacements={"pip": install}
         )
         with traffic(live):
             drill.check_symptoms()

@@ -50,7 +50,7 @@ def test_a_restored_database(sandbox: Sandbox) -> None:
         wrong = deployments.deploy(current, environment="production").invoke()
         assert wrong.error_type == "DatabaseError", "it is served, but its column is missing"
 
-        def deploy(_command: str) -> None:
+        def deploy() -> None:
             replaced = deployments.deploy(current, environment="production")
             assert replaced.invoke().payload["statusCode"] == 200
 
@@ -58,13 +58,13 @@ def test_a_restored_database(sandbox: Sandbox) -> None:
             PAGE,
             sandbox,
             current,
-            replacements={"sam": deploy},
+            deploy=deploy,
             LAMBDA_MIGRATE_ENVIRONMENT="production",
         )
         in_place.check_symptoms()
-        assert not in_place.is_over()
+        assert not in_place.is_over("in place")
         in_place.run_steps("Steps: in place")
-        assert in_place.is_over()
+        assert in_place.is_over("in place")
 
         # Elsewhere: the same backup, at another address.
         sandbox.postgresql.execute(f'CREATE DATABASE "{restored}" TEMPLATE "{backup}"')
@@ -75,9 +75,9 @@ def test_a_restored_database(sandbox: Sandbox) -> None:
             NEW_DATABASE_URL=url(restored),
             LAMBDA_MIGRATE_ENVIRONMENT="production",
         )
-        assert not elsewhere.is_over()
+        assert not elsewhere.is_over("elsewhere")
         elsewhere.run_steps("Steps: elsewhere")
-        assert elsewhere.is_over()
+        assert elsewhere.is_over("elsewhere")
         moved = deployments.deploy(
             current, database=restored, database_url=url(restored), environment="production"
         )
@@ -85,7 +85,9 @@ def test_a_restored_database(sandbox: Sandbox) -> None:
 
         # The same backup as a copy for staging.
         copy = Drill(PAGE, sandbox, current, COPY_DATABASE_URL=url(backup))
+        assert not copy.is_over("a copy of production for staging")
         copy.run_steps("Steps: a copy of production for staging")
+        assert copy.is_over("a copy of production for staging")
         elsewhere.require_all_blocks_ran(in_place, copy)
 
 
@@ -105,14 +107,14 @@ def test_an_address_that_was_changed_to_another_database(sandbox: Sandbox) -> No
         wrong = deployments.deploy(current).invoke()
         assert wrong.error_type == "DatabaseError", "it is served, but its column is missing"
 
-        def deploy(_command: str) -> None:
+        def deploy() -> None:
             assert deployments.deploy(current).invoke().payload["statusCode"] == 200
 
-        drill = Drill(PAGE, sandbox, current, replacements={"sam": deploy})
+        drill = Drill(PAGE, sandbox, current, deploy=deploy)
         drill.check_symptoms()
-        assert not drill.is_over()
+        assert not drill.is_over("in place")
         drill.run_steps("Steps: in place")
-        assert drill.is_over()
+        assert drill.is_over("in place")
         assert len(sandbox.item().databases) == 1, "the address moved"
 
 
@@ -125,15 +127,13 @@ def test_moving_a_target_to_another_database(sandbox: Sandbox) -> None:
         new = f"{sandbox.name}_new"
         url = copy_database(sandbox, new)
 
-        def deploy(_command: str) -> None:
+        def deploy() -> None:
             assert with_old_address.storm(1)[0].payload["statusCode"] == 200
             moved = deployments.deploy(current, database=new, database_url=url)
             drill.functions = [moved]
             assert moved.invoke().payload["statusCode"] == 200
 
-        drill = Drill(
-            "move-target.md", sandbox, current, replacements={"sam": deploy}, NEW_DATABASE_URL=url
-        )
+        drill = Drill("move-target.md", sandbox, current, deploy=deploy, NEW_DATABASE_URL=url)
         drill.check_symptoms()
         assert not drill.is_over()
         drill.run_steps()

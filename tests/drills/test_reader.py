@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,7 +23,7 @@ Always.
 ## What you see
 
 ```sh
-sam look
+pip look
 ```
 
 ## Steps
@@ -30,10 +31,10 @@ sam look
 1. First.
 
     ```sh
-    sam one \\
+    pip one \\
         --more
     # a remark
-    sam two  # and another
+    pip two  # and another
     ```
 
 2. Then fix the file.
@@ -41,7 +42,7 @@ sam look
 3. Last.
 
     ```sh
-    sam three
+    pip three
     ```
 
 ## How to know that it is over
@@ -73,7 +74,7 @@ def drill(
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     (tmp_path / "page.md").write_text(PAGE)
     return DrillWithLogLines(
-        "page.md", Mock(name="stage"), tmp_path, replacements={"sam": commands.append}
+        "page.md", Mock(name="stage"), tmp_path, replacements={"pip": commands.append}
     )
 
 
@@ -82,10 +83,10 @@ def test_commands_run_in_order_with_manual_steps_in_between(
 ) -> None:
     drill.run_steps(manual_steps={2: lambda: commands.append("by hand")})
     assert [" ".join(each.split()) for each in commands] == [
-        "sam one --more",
-        "sam two",
+        "pip one --more",
+        "pip two",
         "by hand",
-        "sam three",
+        "pip three",
     ]
 
 
@@ -119,6 +120,28 @@ def test_an_unknown_command_fails_the_drill(drill: DrillWithLogLines, command: s
     block = page.Block("page.md", "Steps", "sh", command, 1, 1)
     with pytest.raises(AssertionError, match="no drill can run it"):
         drill._run(block)
+
+
+@pytest.mark.parametrize(
+    ("script", "is_refused"),
+    [
+        ("sam build\nsam deploy --config-env production", False),
+        ("git checkout PREVIOUS\nsam build\nsam deploy --config-env production", False),
+        ("sam deploy --config-env production", True),
+        ("sam build\ngit checkout PREVIOUS\nsam deploy --config-env production", True),
+    ],
+)
+def test_a_deployment_without_a_build_of_its_version_fails_the_drill(
+    drill: DrillWithLogLines, tmp_path: Path, script: str, *, is_refused: bool
+) -> None:
+    deployed: list[Path] = []
+    drill._previous = tmp_path / "previous"
+    drill._deploy = lambda: deployed.append(drill.code)
+    block = page.Block("page.md", "Steps", "sh", script, 1, 1)
+    with pytest.raises(AssertionError, match="built before") if is_refused else nullcontext():
+        drill._run(block)
+    expected = drill._previous if "git" in script else tmp_path
+    assert deployed == ([] if is_refused else [expected])
 
 
 def test_a_missing_output_fails_the_drill(drill: DrillWithLogLines) -> None:
