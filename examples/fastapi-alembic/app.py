@@ -1,6 +1,6 @@
 """Orders with FastAPI, SQLAlchemy and Alembic: the schema is migrated on cold start.
 
-Two lines make the difference to a service that is migrated by hand: the import and the decorator.
+Two lines make the difference to a service that is migrated by hand: the import and the middleware.
 The settings `LAMBDA_MIGRATE_SOURCE=alembic` and `LAMBDA_MIGRATE_TABLE` do the rest.
 """
 
@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from lambda_migrate import migrate_on_cold_start
+from lambda_migrate.asgi import MigrateMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,4 +88,5 @@ def _serialize_order(order: Order, email: str) -> dict[str, Any]:
     }
 
 
-handler = migrate_on_cold_start(Mangum(api, lifespan="off"))
+api.add_middleware(MigrateMiddleware)
+handler = Mangum(api, lifespan="off")

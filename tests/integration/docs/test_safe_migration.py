@@ -100,7 +100,7 @@ def test_the_new_version_works_after_the_contract(orders: Operations, sandbox: S
 
 
 def test_the_expansion_can_be_rolled_back(orders: Operations, sandbox: Sandbox) -> None:
-    up(orders, BACKFILL - 1)
+    up(orders, CONTRACT - 1)
     orders.down(Deadline.after(60), to=1)
     assert sandbox.query("SELECT sum(amount), count(*) FROM orders") == [
         [ROWS * (ROWS + 1) // 2, ROWS]

@@ -179,7 +179,6 @@ def test_a_batch_is_failed_as_a_whole_and_processed_when_the_schema_is_ready(
     sandbox: Sandbox,
 ) -> None:
     code = write_page(sandbox, "powertools")
-    (code / "queue.py").rename(code / "orders_queue.py")  # on a path before the standard library's
     (code / "migrations" / "0002_broken.sql").write_text(BROKEN)
     with deploy(sandbox, code, handler="orders_queue.handler") as function:
         failed = function.invoke(SQS)
