@@ -63,7 +63,7 @@ def read_waiter_calls(reports: Path) -> Section:
         medians.append(calls["median"])
         failed = "" if report["passed"] else ", and the storm failed in other respects"
         notes.append(
-            f"{path.parent.relative_to(reports)}: {calls['count']:,} waited, "
+            f"storm {len(medians)}: {calls['count']:,} waited, "
             f"median {calls['median']:g} calls, at most {calls['worst']:g}{failed}"
         )
     if not notes:

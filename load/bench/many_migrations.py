@@ -31,7 +31,8 @@ def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
         for title in (LAMBDA_MIGRATE.title, _STATEMENTS_ALONE)
     )
     what = f"time for {count:,} small migrations / the fastest other tool's"
-    note = f"{_STATEMENTS_ALONE} take {format_number(statistics.median(alone))} of its time"
+    share = format_number(statistics.median(alone))
+    note = f"{_STATEMENTS_ALONE} take {share} of the fastest other tool's time"
     rows = [
         (title, format_spread(wall[title]), format_spread(cpu[title]))
         for title in sorted(wall, key=lambda title: statistics.median(wall[title]))

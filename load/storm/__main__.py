@@ -56,7 +56,7 @@ def at_least(minimum: int, number_type: type[float] = int) -> Callable[[str], fl
     def read_number(text: str) -> float:
         value = number_type(text.replace(",", ""))
         if not value >= minimum:
-            raise argparse.ArgumentTypeError(f"{text}: write a number from {minimum}")
+            raise argparse.ArgumentTypeError(f"{text}: write {minimum} or more")
         return value
 
     return read_number

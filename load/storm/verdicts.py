@@ -22,7 +22,7 @@ from load.storm.testbed import ObservedInvocation, classify_failure
 READ_UNITS, WRITE_UNITS = 3000, 1000  # what one DynamoDB partition sustains a second
 _CLOCK_SLACK_SECONDS = 0.2  # the holder counts a pause from its failure, we from its log line
 _MAX_RECORDING_SECONDS = 1.0  # from a commit to its record in DynamoDB, on a busy machine
-_MAX_LOST_SHARE = 0.01  # of requests that a sender gives up before a busy engine has read them
+_MAX_LOST_SHARE = 0.01  # of requests that are given up before the busy DynamoDB API has read them
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ def _check_partition_load(evidence: StormEvidence) -> Verdict:
 
 
 def _check_call_counts(evidence: StormEvidence) -> Verdict:
-    """The library's own count of its calls against the engine's, by environment.
+    """The library's own count of its calls against the DynamoDB API's, by environment.
 
     The holder's is left out: a renewal that is under way when the line is written may be missing.
     """
-    what = "lease_calls in the logs match the engine's count"
+    what = "lease_calls in the logs match the DynamoDB API's count"
     counted = evidence.requests_by_environment
     logged = {name: sum(c.lease_calls for c in own) for name, own in evidence.checks.items()}
     holders = {check.environment for check in evidence.holder_checks} | {evidence.killed_holder}

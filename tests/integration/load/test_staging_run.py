@@ -117,9 +117,9 @@ def test_example_is_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("asked", "fault"),
     [
-        (["--orders", "-1"], "write a number from 0"),
-        (["-n", "0"], "write a number from 1"),
-        (["--max-lock-seconds", "-1"], "write a number from 0"),
+        (["--orders", "-1"], "write 0 or more"),
+        (["-n", "0"], "write 1 or more"),
+        (["--max-lock-seconds", "-1"], "write 0 or more"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(

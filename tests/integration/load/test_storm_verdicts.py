@@ -50,7 +50,7 @@ def test_a_good_storm_passes() -> None:
     assert {one.state for one in verdicts(GOOD)} == {"passed"}
 
 
-CALLS = "lease_calls in the logs match the engine's count"
+CALLS = "lease_calls in the logs match the DynamoDB API's count"
 CRASHED = replace(SERVED, status="crashed", error_type="Runtime.ExitError")
 REFUSED = replace(SERVED, payload={"statusCode": 503})
 

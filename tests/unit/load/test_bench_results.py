@@ -115,7 +115,7 @@ def test_of_several_storms_the_median_counts_and_each_is_named(tmp_path: Path) -
         _write_report(tmp_path, folder, dynamodb_calls_of_each_waiter=calls, passed=median != 9)
     [limit] = read_waiter_calls(tmp_path).limits
     assert limit.measured == "8 (7 to 9)"
-    assert all(f"{n}/together-1000: 999 waited" in limit.note for n in ("one", "two", "three"))
+    assert all(f"storm {n}: 999 waited" in limit.note for n in (1, 2, 3))
     assert limit.note.count("failed") == 1
 
 
