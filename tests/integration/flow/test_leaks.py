@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from lambda_migrate.local.runtime.function import LocalFunction
 from tests.sandbox import COUNTERS, Sandbox, effect, ends
 
@@ -84,6 +86,7 @@ def warm_invocations(function: LocalFunction) -> tuple[dict[str, Any], dict[str,
     return measured[0], measured[1]
 
 
+@pytest.mark.timeout(900)  # 20 s; a machine with other work took more than the usual 300 s
 def test_a_runtime_does_not_grow_over_10_000_warm_invocations(sandbox: Sandbox) -> None:
     """Lambda's own runtime client grows by some bytes with each; the decorator adds none."""
     calls = CALLS - WARM_UP
