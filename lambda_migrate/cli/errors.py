@@ -33,7 +33,12 @@ __all__ = ["render_error"]
 
 
 def render_error(
-    error: MigrateError, *, committed_migrations: list[str], width: int
+    error: MigrateError,
+    *,
+    committed_migrations: list[str],
+    width: int,
+    command: str = "",
+    function: str | None = None,
 ) -> list[RenderableType]:
     """Render an error: what happened, where, and what to do next.
 
@@ -41,13 +46,20 @@ def render_error(
         error: The error.
         committed_migrations: Migrations that were committed before it and stay committed.
         width: Columns of the terminal.
+        command: The command that failed: ``up``, ``lease show``.
+        function: The admin function in which it ran; None if it ran here.
     """
     if isinstance(error, ConfigurationError):
         return _render_faults(error)
     title = Text(_get_title(error), style="bold red")
     shown: list[RenderableType] = [title, *_render_message(str(error), width=width)]
-    shown += [Text(f"next: {step}") for step in _get_next_steps(error, committed_migrations)]
-    return shown
+    if isinstance(error, MigrationFailed):
+        step = _get_step_after_failure(
+            error, committed_migrations, command=command, function=function
+        )
+    else:
+        step = _get_next_step(error, command=command, function=function)
+    return [*shown, Text(f"next: {step}")] if step else shown
 
 
 def _get_title(error: MigrateError) -> str:
@@ -63,10 +75,10 @@ _TITLES: tuple[tuple[type[MigrateError], str], ...] = (
     (MigrationFailed, "migration failed"),
     (LeaseHeld, "busy"),
     (LeaseLost, "lost the lease"),
-    (DatabaseUnavailable, "the database cannot be reached"),
-    (LeaseStoreUnavailable, "the lease table cannot be reached"),
+    (DatabaseUnavailable, "the database is not available"),
+    (LeaseStoreUnavailable, "the lease table is not available"),
     (FlagsUnavailable, "the feature flags cannot be read"),
-    (NotReady, "not ready"),
+    (NotReady, "failed: try again later"),
 )
 
 
@@ -117,38 +129,75 @@ def _render_labelled(label: str, text: str) -> RenderableType:
     return grid
 
 
-def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> list[str]:
+def _get_step_after_failure(
+    error: MigrationFailed,
+    committed_migrations: list[str],
+    *,
+    command: str,
+    function: str | None,
+) -> str:
+    program = _get_program(function)
     if isinstance(error, (Diverged, RepairRequired)):
-        return ["run `lambda-migrate status` to see every migration"]
-    if isinstance(error, MigrationFailed) and error.migration:
-        count = len(committed_migrations)
-        migrations = "1 migration" if count == 1 else f"{count} migrations"
-        is_rollback = "(stored down script)" in str(error)
-        state = "rolled back" if is_rollback else "applied"
-        stay = f"; {migrations} before it {'stays' if count == 1 else 'stay'} {state}"
-        fix = "fix the migration and run the command again"
-        if is_rollback:
-            fix = (
-                "correct the down script in the file, accept it with `lambda-migrate repair "
-                "VERSION --as edited`, and run the command again"
-            )
-        elif error.is_partly_committed:
-            fix += "; it continues after the part that is committed, or reports what to repair"
-        else:
-            fix = f"it was rolled back; {fix}"
-        return [fix + stay * bool(count)]
+        return f"run `{program} status` to see every migration"
+    if not error.migration:
+        return ""
+    is_rollback = command == "down"
+    if error.is_timeout and function is None:
+        step = "run the command again with a longer `--timeout`"
+    elif error.is_timeout:
+        step = "give the function a longer timeout, then run the command again"
+    elif not is_rollback:
+        step = "fix the migration and run the command again"
+    elif "(stored down script)" in str(error):
+        version = error.migration.partition("_")[0]
+        step = (
+            f"correct the down script in the file, accept it with `{program} repair {version} "
+            "--as edited`, and run the command again"
+        )
+    else:  # the connection broke, or the down script is code of Alembic or Django
+        step = "fix the cause and run the command again"
+    if error.is_partly_committed:
+        step += "; it continues after the part that is committed, or reports what to repair"
+    elif is_rollback:
+        step = f"the rollback failed, so {error.migration} is still applied; {step}"
+    else:
+        step = f"it was rolled back; {step}"
+    if not committed_migrations:
+        return step
+    count = len(committed_migrations)
+    stay = "1 migration before it stays" if count == 1 else f"{count} migrations before it stay"
+    return f"{step}; {stay} {'rolled back' if is_rollback else 'applied'}"
+
+
+def _get_next_step(error: MigrateError, *, command: str, function: str | None) -> str:
+    program = _get_program(function)
+    again = "run the command again"
     if isinstance(error, LeaseStoreUnavailable):
-        return [
-            "check AWS_REGION and that this machine reaches DynamoDB; then run the command again"
-        ]
+        if "DynamoDB did not respond" not in str(error):
+            return again
+        place = "this machine" if function is None else "the function"
+        return f"check AWS_REGION and that {place} reaches DynamoDB; then {again}"
+    if isinstance(error, DatabaseUnavailable):
+        return f"{again}; if it still fails, `{program} doctor` shows what to fix"
     if isinstance(error, FlagsUnavailable):
-        return ["fix the access to the flags, or run `lambda-migrate up --despite-flags`"]
-    if isinstance(error, LeaseHeld):
+        if command == "up":
+            return f"fix the access to the flags, or run `{program} up --despite-flags`"
+        return f"fix the access to the flags, then {again}"
+    if isinstance(error, LeaseHeld) and _HOLDER.search(str(error)):
+        wait = ", or now with `--wait`" if command == "up" else ""
         is_backend_named = ": backend " in str(error)  # without a lease table there is no more
         look = (
             "look it up in pg_stat_activity"
             if is_backend_named
-            else "see `lambda-migrate lease show`"
+            else f"`{program} lease show` shows it"
         )
-        return [f"wait with `lambda-migrate up --wait`, or {look}"]
-    return []
+        return f"{again} when the other process is done{wait}; {look}"
+    return ""
+
+
+_HOLDER = re.compile("(?:holds|renewed) the lease|is migrating this database")
+"""In the message of a `LeaseHeld` with a holder to wait for; the others name the next step."""
+
+
+def _get_program(function: str | None) -> str:
+    return "lambda-migrate" if function is None else f"lambda-migrate --function {function}"

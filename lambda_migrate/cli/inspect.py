@@ -37,7 +37,12 @@ def _show_plan(
 ) -> Sequence[RenderableType]:
     width = invocation.terminal.width
     if "dry_run" in document:
-        return render_dry_run(document, width=width, show_all=options["all"])
+        return render_dry_run(
+            document,
+            width=width,
+            show_all=options["all"],
+            function=invocation.options.function,
+        )
     return render_plan(document, width=width, show_all=options["all"])
 
 

@@ -38,7 +38,7 @@ _MAX_NAMES = 3
 
 
 def render_dry_run(
-    document: Mapping[str, Any], *, width: int, show_all: bool
+    document: Mapping[str, Any], *, width: int, show_all: bool, function: str | None = None
 ) -> list[RenderableType]:
     """Render ``dry_run`` of the result.
 
@@ -46,6 +46,7 @@ def render_dry_run(
         document: The result of ``plan --dry-run``.
         width: Columns of the terminal.
         show_all: Show every migration, also of a long list.
+        function: The admin function in which it ran; None if it ran here.
     """
     result, location = document["dry_run"], document["database"]
     steps = result["migrations"]
@@ -76,7 +77,11 @@ def render_dry_run(
         shown += [Text("not rolled back:", style="bold"), render_bullets(remaining)]
     if result["error"] is not None:
         shown += render_error(
-            parse_error_document(result["error"]), committed_migrations=[], width=width
+            parse_error_document(result["error"]),
+            committed_migrations=[],
+            width=width,
+            command="plan",
+            function=function,
         )
     return shown
 

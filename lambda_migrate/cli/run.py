@@ -21,7 +21,12 @@ from lambda_migrate.commands.errors import (
     get_exit_code,
     parse_error_document,
 )
-from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR
+from lambda_migrate.commands.result import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE_ERROR,
+)
 from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.migrations.sql.excerpt import redact
 
@@ -29,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["run"]
-
-_INTERRUPTED = 130
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """click's UsageError; newer versions of Typer contain a click of their own."""
@@ -63,18 +66,22 @@ def _run(arguments: Sequence[str]) -> int:
             terminal,
             build_error_document(error),
             render_error(
-                error, committed_migrations=_get_committed_migrations(), width=terminal.err.width
+                error,
+                committed_migrations=_get_committed_migrations(),
+                width=terminal.err.width,
+                command=_find_command(arguments),
+                function=_get_function(),
             ),
             code=get_exit_code(error),
         )
     except FunctionError as error:
-        return _report_function_error(terminal, error)
+        return _report_function_error(terminal, error, command=_find_command(arguments))
     except _UsageError as error:
         return _report_usage_error(terminal, error, command=_find_command(arguments))
     except Interrupted as interrupted:
         return _report_interruption(terminal, interrupted.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _report_interruption(terminal, _INTERRUPTED)
+        return _report_interruption(terminal, EXIT_INTERRUPTED)
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
@@ -82,13 +89,17 @@ def _run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _report_function_error(terminal: Terminal, error: FunctionError) -> int:
+def _report_function_error(terminal: Terminal, error: FunctionError, *, command: str) -> int:
     """Report an error that the admin function returned like one from here."""
     document = error.document
     committed_migrations = [str(name) for name in document.get("committed", ())]
     parsed = parse_error_document(document)
     renderables = render_error(
-        parsed, committed_migrations=committed_migrations, width=terminal.err.width
+        parsed,
+        committed_migrations=committed_migrations,
+        width=terminal.err.width,
+        command=command,
+        function=_get_function(),
     )
     if committed_migrations and not isinstance(parsed, MigrationFailed):
         renderables.append(Text(_format_committed_migrations(committed_migrations)))
@@ -103,6 +114,10 @@ def _report_function_error(terminal: Terminal, error: FunctionError) -> int:
 
 def _get_committed_migrations() -> list[str]:
     return CURRENT_INVOCATION[0].reporter.committed_migrations if CURRENT_INVOCATION else []
+
+
+def _get_function() -> str | None:
+    return CURRENT_INVOCATION[0].options.function if CURRENT_INVOCATION else None
 
 
 def _format_committed_migrations(names: Sequence[str]) -> str:

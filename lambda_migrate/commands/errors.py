@@ -39,6 +39,7 @@ def build_error_document(error: MigrateError) -> dict[str, Any]:
             "cause": error.cause,
             "detail": error.detail,
             "attempts": error.attempts,
+            "is_timeout": error.is_timeout,
             "is_partly_committed": error.is_partly_committed,
             "retry_at": None if error.retry_at_ms is None else format_iso(error.retry_at_ms),
         }
@@ -61,6 +62,7 @@ def parse_error_document(document: Mapping[str, Any]) -> MigrateError:
             sqlstate=str(document.get("sqlstate", "")),
             attempts=int(document.get("attempts", 1)),
             detail=str(document.get("detail", "")),
+            is_timeout=document.get("is_timeout") is True,
             is_partly_committed=document.get("is_partly_committed") is True,
         )
     if issubclass(kind, ConfigurationError):

@@ -10,6 +10,7 @@ __all__ = [
     "EXIT_CODES",
     "EXIT_DONE",
     "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
     "EXIT_PENDING",
     "EXIT_USAGE_ERROR",
     "CommandResult",
@@ -22,6 +23,8 @@ EXIT_USAGE_ERROR = 2
 EXIT_PENDING = 3
 EXIT_BUSY = 4
 """Another process holds the lease: the same command may succeed later."""
+EXIT_INTERRUPTED = 130
+"""By Ctrl-C; another signal has 128 plus its number."""
 
 EXIT_CODES = {
     EXIT_DONE: "done",
@@ -34,9 +37,10 @@ EXIT_CODES = {
     ),
     EXIT_PENDING: "`status --exit-code`: migrations are pending or diverged",
     EXIT_BUSY: (
-        "busy: another process holds the lease, or the function is still running the command; try "
-        "again, or use `up --wait`"
+        "busy: another process holds the lease, or the function is still running the command; run "
+        "the command again later (`up` can wait: `up --wait`)"
     ),
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C; 143 by SIGTERM, 129 if the terminal was closed",
 }
 """What each code means, as ``--help`` and the reference page say it."""
 

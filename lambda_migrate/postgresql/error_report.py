@@ -121,8 +121,8 @@ def _start_of_statement(script: Script, completed_statements: int) -> int | None
 def _advice(error: PostgresError, *, is_past_deadline: bool) -> str:
     if is_past_deadline and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
         return (
-            "give the function a longer timeout, split the migration, or run it with "
-            "`lambda-migrate up`, which has no such deadline"
+            "give it more time: a longer timeout of the function (up to 15 min), or the command "
+            "line outside Lambda with `--timeout`; or split the migration"
         )
     if error.sqlstate == ACTIVE_TRANSACTION and error.message.startswith("SET TRANSACTION"):
         return (

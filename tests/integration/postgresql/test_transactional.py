@@ -412,6 +412,7 @@ def test_one_long_statement_is_cancelled_at_the_deadline(each_db: EmptyDatabase)
     assert (failed.value.sqlstate, each_db.has("t")) == ("57014", False)
     assert "deadline" in failed.value.cause
     assert "longer timeout" in str(failed.value)
+    assert "with `--timeout`" in str(failed.value)
 
 
 def test_many_short_statements_are_cancelled_at_the_deadline(each_db: EmptyDatabase) -> None:

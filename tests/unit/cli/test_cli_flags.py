@@ -74,6 +74,16 @@ def test_up_does_not_start_while_the_flags_cannot_be_read(run: Run, flags: InMem
     assert run_json(run, "up")[1]["error"]["kind"] == "FlagsUnavailable"
 
 
+def test_a_dry_run_is_not_advised_to_migrate_while_the_flags_cannot_be_read(
+    run: Run, flags: InMemoryFlags
+) -> None:
+    flags.is_down = True
+    code, _, err = run("plan", "--dry-run", "--yes")
+    assert code == 1
+    assert "next: fix the access to the flags, then run the command again" in err
+    assert "--despite-flags" not in err
+
+
 def test_status_shows_why_the_flags_cannot_be_read(run: Run, flags: InMemoryFlags) -> None:
     flags.is_down = True
     code, out, _ = run("status")

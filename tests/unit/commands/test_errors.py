@@ -32,6 +32,7 @@ ERRORS: list[MigrateError] = [
     ManifestError(["a.sql:1: no"], heading="1 file cannot be used:"),
     MigrationFailed("no"),
     MigrationFailed("no", migration="0002_b", sqlstate="42601", detail=DETAIL, attempts=3),
+    MigrationFailed("late", migration="0002_b", detail=DETAIL, is_timeout=True),
     Diverged("they disagree", detail="0001_a: edited"),
     RepairRequired("in doubt", migration="0003_c"),
     NotReady("later"),
