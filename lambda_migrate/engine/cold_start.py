@@ -55,6 +55,8 @@ __all__ = ["ColdStart"]
 _STORE_TIMEOUT_SECONDS = 2.0
 """How long the lease table may be unavailable before ``check`` inspects PostgreSQL instead."""
 
+_NO_HOLDER_ADVICE = "run `lambda-migrate up`, or start a function that may migrate"
+
 _UNKNOWN_OWNER = "another process"
 """The owner, as far as it can be known without a lease table."""
 
@@ -148,6 +150,8 @@ class ColdStart:
                     retry_after_seconds=error.retry_after_seconds,
                 ) from None
             reason = self._decider.pause_reason or self._inspection_problem
+            if not reason and not self._waiter.has_holder:
+                reason = _NO_HOLDER_ADVICE
             if not reason:
                 raise
             raise NotReady(

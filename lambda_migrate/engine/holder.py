@@ -63,6 +63,8 @@ def acquire_lease(target: Target, request_id: str = "") -> Lease:
     before = target.store.read(consistent=True)
     lease = target.store.acquire(make_owner(request_id), expected=before)
     if not isinstance(lease, Lease):
+        if lease.owner is None:
+            raise LeaseHeld("another process had the lease a moment ago; try again")
         raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
     if before.owner is not None and is_lease_expired(before, target.store.now_ms()):
         target.observer.observe(LeaseTakenOver(target.name, before.owner, lease.fence))

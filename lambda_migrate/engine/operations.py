@@ -857,6 +857,8 @@ def release_lease(store: LeaseStore) -> LeaseState:
         return state
     lease = store.acquire(make_owner(), expected=state, is_expired=True)
     if not isinstance(lease, Lease):
+        if lease.owner is None:  # its holder has just released it
+            return lease
         raise LeaseHeld(
             f"the holder is alive and has just renewed the lease: {describe_holder(lease)}"
         )

@@ -52,7 +52,8 @@ def _resolve_in_doubt(
     if not in_doubt:
         return (), rows
     for row in in_doubt:
-        fenced_session.resolve_in_doubt(row, lease_session.deadline)
+        with lease_session.explain_abort(row.name):
+            fenced_session.resolve_in_doubt(row, lease_session.deadline)
     left = {row.version: row for row in fenced_session.read_history()}
     applied = tuple(left[row.version] for row in rows if row.version in left)
     require_down_scripts(applied)
@@ -71,7 +72,8 @@ def _run_down_script(
     target = lease_session.target
     lease_session.set_next_progress(Progress(row.name, position - 1, total, target.clock.wall_ms()))
     with lease_session.report_notices(fenced_session, row.name):
-        milliseconds = fenced_session.roll_back(row, lease_session.deadline)
+        with lease_session.explain_abort(row.name):
+            milliseconds = fenced_session.roll_back(row, lease_session.deadline)
         target.observer.observe(
             MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
         )

@@ -55,6 +55,11 @@ class Waiter:
         self._state = LeaseState()
         self._error_count = 0
 
+    @property
+    def has_holder(self) -> bool:
+        """Whether a process held the lease when it was last read."""
+        return self._state.owner is not None
+
     def wait(self, state: LeaseState, *, error_count: int = 0) -> Decision:
         """Wait, starting from ``state``, which was just read.
 
@@ -121,7 +126,7 @@ class Waiter:
 def describe_holder(state: LeaseState) -> str:
     """The holder and its progress, for messages."""
     if state.owner is None:
-        return "no process is migrating it"
+        return "no process holds the lease"
     progress = state.progress
     if progress is None:
         return f"{state.owner} holds the lease"

@@ -116,7 +116,7 @@ def require_environment(recorded_environment: str, environment: str) -> None:
         "configured: correct the database settings, or set "
         f"LAMBDA_MIGRATE_ENVIRONMENT={recorded_environment}. "
         "If the database is a copy that now belongs to another environment, run "
-        "`lambda-migrate repair --environment`"
+        "`lambda-migrate repair --environment NAME`"
     )
 
 

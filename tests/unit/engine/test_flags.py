@@ -55,7 +55,7 @@ def test_a_function_that_never_migrates_reads_no_flags(
     if mode == "off":
         runner.ensure(fakes.deadline())
     else:
-        with pytest.raises(NotReady, match="no process is migrating"):
+        with pytest.raises(NotReady, match="no process holds the lease"):
             runner.ensure(fakes.deadline())
     assert flags.reads == 0
     assert fakes.database.effects == []

@@ -90,6 +90,19 @@ def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
     ]
 
 
+def test_a_rollback_that_runs_past_the_deadline_names_its_migration(
+    fakes: Fakes, aborted: threading.Event
+) -> None:
+    fakes.migrated(V2)
+    fakes.database.on_script = stalls(aborted, lambda: fakes.clock.advance(10.6))
+    operations = fakes.operations(V2, lease_seconds=RENEWING)
+    with pytest.raises(MigrationFailed, match=r"still running when .* deadline") as failed:
+        operations.down(fakes.deadline(10), steps=1)
+    assert (failed.value.migration, failed.value.is_timeout) == ("0002_m", True)
+    assert fakes.database.rolled_back == []
+    assert fakes.table.state.owner is None
+
+
 @pytest.mark.parametrize("seconds", [19.7, 19.9], ids=["some time left", "none left"])
 def test_an_unresponsive_table_does_not_delay_the_error_past_the_invocations_end(
     fakes: Fakes, aborted: threading.Event, seconds: float

@@ -590,7 +590,8 @@ def test_a_copied_database_can_be_given_its_new_environment(fakes: Fakes) -> Non
     fakes.environment = "production"
     fakes.migrated(V1)
     fakes.environment = "staging"
-    with pytest.raises(ConfigurationError, match="belongs to environment 'production'"):
+    advice = r"belongs to environment 'production'.* run `lambda-migrate repair --environment NAME`"
+    with pytest.raises(ConfigurationError, match=advice):
         fakes.operations(V2).up(fakes.deadline())
     fakes.operations(V1).record_environment(fakes.deadline())
     assert fakes.database.environment == "staging"
@@ -627,6 +628,25 @@ def test_a_lease_that_was_just_renewed_is_not_freed(fakes: Fakes) -> None:
     with pytest.raises(LeaseHeld, match=r"the holder is alive.*alive holds the lease"):
         fakes.operations(V1).release_lease()
     assert fakes.table.state.owner == "alive"
+
+
+def test_a_lease_that_its_holder_has_just_released_is_free(fakes: Fakes) -> None:
+    lease = fakes.held_by("done", seconds=900)
+
+    def hand_over() -> None:
+        InMemoryLeaseStore.release(fakes.table, lease)
+        InMemoryLeaseStore.release(fakes.table, fakes.held_by("brief"))
+
+    fakes.table.before["acquire"] = hand_over
+    assert fakes.operations(V1).release_lease().owner is None
+
+
+def test_a_lease_that_another_process_had_a_moment_ago_is_not_called_held(fakes: Fakes) -> None:
+    fakes.table.before["acquire"] = lambda: InMemoryLeaseStore.release(
+        fakes.table, fakes.held_by("brief")
+    )
+    with pytest.raises(LeaseHeld, match=r"^another process had the lease a moment ago; try again"):
+        fakes.operations(V1).up(fakes.deadline())
 
 
 def test_freeing_a_free_lease_changes_nothing(fakes: Fakes) -> None:

@@ -65,7 +65,7 @@ def test_a_start_without_time_reports_what_an_earlier_one_found(fakes: Fakes) ->
     with pytest.raises(NotReady, match="prisma has rolled it back") as raised:
         start(fakes, wait_seconds=0)
     assert fakes.database.connections == 1
-    assert "no process is migrating" not in str(raised.value)
+    assert "no process holds the lease" not in str(raised.value)
 
 
 def test_a_waiting_start_is_served_soon_after_the_row_appears(fakes: Fakes) -> None:

@@ -125,7 +125,8 @@ def test_require_waits_until_another_process_has_migrated(fakes: Fakes) -> None:
 
 def test_require_never_acquires_and_gives_up_at_the_deadline(fakes: Fakes) -> None:
     began = fakes.clock.monotonic()
-    with pytest.raises(NotReady, match=r"^waited 8\.0 s: no process is migrating"):
+    message = r"^waited 8\.0 s: no process holds the lease; run `lambda-migrate up`, or start a "
+    with pytest.raises(NotReady, match=message):
         fakes.runner(V1, mode="require").ensure(fakes.deadline(10))
     assert set(fakes.table.log) == {"read"}
     assert fakes.clock.monotonic() - began == pytest.approx(8)

@@ -146,7 +146,7 @@ def test_retry_after_is_half_of_the_time_waited(seconds: float, retry_after: flo
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (LeaseState(), "no process is migrating it"),
+        (LeaseState(), "no process holds the lease"),
         (HELD, "holder holds the lease"),
         (BUSY, "holder is applying 0003_add_status (2 of 5 migrations done)"),
     ],
