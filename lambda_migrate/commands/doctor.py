@@ -9,6 +9,7 @@ from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.guard import is_on_lambda
 from lambda_migrate.lease.dynamodb_call import ConditionFailed
+from lambda_migrate.migrations.baseline import choose_baseline_command
 from lambda_migrate.migrations.revisions import RevisionHistory
 from lambda_migrate.postgresql.ports import require_environment
 
@@ -173,10 +174,13 @@ class _Doctor:
         except ConditionFailed:
             return Finding(check, "ok", "permitted", milliseconds=self._elapsed_ms(began))
         except MigrateError as error:
-            if self._settings.mode == "require":
+            if self._settings.mode != "require":
+                raise
+            result, advice = _split_advice(str(error))
+            if isinstance(error, ConfigurationError):
+                result = "not permitted"
                 advice = "in mode require another function has to record that the schema is ready"
-                return Finding(check, "warning", "not permitted", advice)
-            raise error from None
+            return Finding(check, "warning", result, advice, milliseconds=self._elapsed_ms(began))
         return Finding(check, "failed", "DynamoDB ignored the condition", "use Amazon DynamoDB")
 
     def _check_clock(self) -> Finding:
@@ -353,7 +357,9 @@ class _Doctor:
                 "schema",
                 "failed",
                 f"{tool.tool} has migrated this database ({tool.table})",
-                "run `lambda-migrate baseline`, so that what it applied is not run again",
+                f"run `lambda-migrate {choose_baseline_command(tools)}`, so that what it applied "
+                "is not run again; or, if that table is another service's, set "
+                "LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true",
             )
         return Finding("schema", "ok", f"{name} does not exist yet; the first run creates it")
 

@@ -30,6 +30,7 @@ __all__ = [
     "ToolHistory",
     "ToolHistoryEntry",
     "choose_baseline",
+    "choose_baseline_command",
     "rename_entries",
     "require_no_tool_history",
 ]
@@ -169,13 +170,17 @@ def require_no_tool_history(
         return
     found = [tool_history for tool_history in read() if tool_history.is_in_use]
     if found:
-        command = "baseline" if any(each.is_comparable for each in found) else "baseline VERSION"
         raise ConfigurationError(
             f"{' and '.join(map(str, found))}, and the history of lambda-migrate is empty: nothing "
             "was run, since migrations would run twice. Record them: `lambda-migrate "
-            f"{command}`. If that table is another service's, set "
+            f"{choose_baseline_command(found)}`. If that table is another service's, set "
             "LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true"
         )
+
+
+def choose_baseline_command(found: Iterable[ToolHistory]) -> str:
+    """The command that marks what ``found`` has; some tables do not name versions of the files."""
+    return "baseline" if any(each.is_comparable for each in found) else "baseline VERSION"
 
 
 # --- baseline

@@ -11,9 +11,14 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.context import CommandContext
 from lambda_migrate.commands.doctor import doctor
+from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable, MigrateError
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseStore
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.postgresql import connection_check
 from lambda_migrate.postgresql.connection_check import ConnectionReport
 from lambda_migrate.settings import Settings
+from lambda_migrate.testing import InMemoryDatabase
 
 REPORT = ConnectionReport(
     is_encrypted=True,
@@ -96,3 +101,48 @@ def test_each_check_names_what_it_found(
     found = check(tmp_path, monkeypatch, replace(REPORT, **changes), **settings)[name]
     assert found[0] == status
     assert text in f"{found[1]}; {found[2]}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "found"),
+    [
+        (
+            "require",
+            ConfigurationError("dynamodb:UpdateItem is denied"),
+            ("warning", "not permitted"),
+        ),
+        ("require", LeaseStoreUnavailable("throttled"), ("warning", "throttled")),
+        ("migrate", LeaseStoreUnavailable("throttled"), ("failed", "throttled")),
+    ],
+)
+def test_only_a_refused_write_is_called_not_permitted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    error: MigrateError,
+    found: tuple[str, str],
+) -> None:
+    def update(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setattr(DynamoDBLeaseStore, "read", lambda *_, **__: LeaseState())
+    monkeypatch.setattr(DynamoDBLeaseStore, "update", update)
+    checks = check(tmp_path, monkeypatch, table="leases", mode=mode)
+    assert checks["lease table: write"][:2] == found
+
+
+@pytest.mark.parametrize(
+    ("is_comparable", "command"), [(True, "baseline"), (False, "baseline VERSION")]
+)
+def test_a_tool_that_has_migrated_is_named_with_the_command_that_accepts_its_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_comparable: bool, command: str
+) -> None:
+    database = InMemoryDatabase()
+    entries = (ToolHistoryEntry("0001", version=1),)
+    database.other_histories = [ToolHistory("x", "public.x", entries, is_comparable=is_comparable)]
+    monkeypatch.setattr("lambda_migrate.wiring.make_postgresql_database", lambda _: database)
+    status, _, advice = check(tmp_path, monkeypatch)["schema"]
+    assert status == "failed"
+    assert f"run `lambda-migrate {command}`, so that" in advice
+    assert "set LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true" in advice
