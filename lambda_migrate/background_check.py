@@ -164,7 +164,7 @@ def _require_asyncio() -> None:
 def _make_timeout_error() -> NotReady:
     from lambda_migrate.errors import NotReady
 
-    return NotReady("the check that another request began is still running")
+    return NotReady("the check of the schema is still running")
 
 
 def decorate_async(

@@ -77,7 +77,7 @@ class ConfigurationError(MigrateError):
         if len(self.faults) == 1 and not heading:
             super().__init__(self.faults[0])
         else:
-            lines = [heading or f"{len(self.faults)} settings are wrong:"]
+            lines = [heading or f"{len(self.faults)} things are wrong:"]
             lines += [f"  - {fault}" for fault in self.faults[:_MAX_FAULTS_SHOWN]]
             if len(self.faults) > _MAX_FAULTS_SHOWN:
                 lines.append(f"  and {len(self.faults) - _MAX_FAULTS_SHOWN} more")

@@ -258,8 +258,9 @@ class Settings:
 
     Each attribute is the keyword argument of that name and the environment variable
     ``LAMBDA_MIGRATE_<NAME>``. The argument takes precedence over the variable, and the variable
-    over the default. An empty variable counts as absent. `SETTINGS` lists them with their types,
-    defaults and meanings; so does the Settings page of the documentation.
+    over the default; only ``LAMBDA_MIGRATE_MODE=off`` switches the check of the decorator and the
+    middlewares off whatever the argument is. An empty variable counts as absent. `SETTINGS` lists
+    them with their types, defaults and meanings; so does the Settings page of the documentation.
     """
 
     table: str = _setting(
@@ -585,7 +586,8 @@ def _raise_faults(faults: list[str]) -> None:
     if faults:
         from lambda_migrate.errors import ConfigurationError
 
-        raise ConfigurationError(faults)
+        heading = f"{len(faults)} settings are wrong:" if len(faults) > 1 else ""
+        raise ConfigurationError(faults, heading=heading)
 
 
 def _read_into(

@@ -110,8 +110,7 @@ class CommandInvocation:
         """Options, then variables, then defaults."""
         return Settings.load(self._environ, **self.options.settings)
 
-    @cached_property
-    def context(self) -> CommandContext:
+    def _make_context(self, *, is_write: bool) -> CommandContext:
         """What the command works on."""
         return CommandContext(
             self.settings,
@@ -120,6 +119,7 @@ class CommandInvocation:
             prompter=self,
             observer=self.reporter,
             clock=self.clock,
+            is_write=is_write,
         )
 
     # --- the prompter
@@ -168,7 +168,8 @@ class CommandInvocation:
         )
         if self.options.function is not None:
             return self._run_in_function(self.options.function, request)
-        return request.command.run(self.context, **request.call_arguments)
+        context = self._make_context(is_write=request.is_write)
+        return request.command.run(context, **request.call_arguments)
 
     def _run_in_function(self, function: str, request: CommandRequest) -> CommandResult:
         from lambda_migrate.cli.remote import RemoteFunction, make_client

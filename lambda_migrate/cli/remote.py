@@ -199,7 +199,7 @@ class RemoteFunction:
             else:
                 if not response.get("running") or self._deadline.is_over:
                     return response
-                reason = str(response["error"]["message"])
+                reason = str(response["error"]["message"]).partition(":")[0]
             self._wait_before_retry(reason, self._clock.monotonic() - started)
 
     def _wait_before_retry(self, reason: str, waited_seconds: float) -> None:
@@ -282,7 +282,8 @@ class RemoteFunction:
                 _NoResponseReason.UNREACHABLE, NotReady(f"Lambda cannot be reached: {cause}")
             )
         advice = (
-            f"`{request.command.name}` may still be running there: check `status` and `lease show`"
+            f"`{request.command.name}` may still be running there: check `status` and `lease show` "
+            "with --function"
             if request.is_write
             else "try again"
         )

@@ -10,6 +10,7 @@ from lambda_migrate.cli.options import add_target_command
 from lambda_migrate.cli.render import format_count
 from lambda_migrate.commands.repair import format_gap_advice
 from lambda_migrate.errors import escape_text
+from lambda_migrate.manifest_digest import is_repeatable_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,5 +53,8 @@ def _show_repaired(
         recorded = document["recorded_environment"]
         text = f"recorded environment {recorded!r} in {document['database']}"
     else:
-        text = _RESOLUTIONS[document["as"]].format(name=document["repaired"])
+        name, resolution = document["repaired"], _RESOLUTIONS[document["as"]]
+        if document["as"] == "pending" and is_repeatable_name(name):
+            resolution = "marked {name} as pending"
+        text = resolution.format(name=name)
     return [Text(text, style="green")]

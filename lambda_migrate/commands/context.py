@@ -39,6 +39,7 @@ class CommandContext:
         observer: Receives events.
         request_id: The id of this command, recorded in the history.
         clock: Time.
+        is_write: Whether the command changes anything, or locks tables in a dry run.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class CommandContext:
         observer: Observer = null_observer,
         request_id: str = "",
         clock: Clock = SYSTEM_CLOCK,
+        is_write: bool = True,
     ) -> None:
         self.settings = settings
         self.deadline = deadline
         self.prompter: Prompter = prompter or NonInteractivePrompter()
         self.clock = clock
         self._environ = environ
+        self._is_write = is_write
         self._observer = observer
         self.notices: list[dict[str, str]] = []
         """What PostgreSQL reported while the command's migrations ran; see `format_notice`."""
@@ -163,9 +166,14 @@ class CommandContext:
 
     def _warn_without_table(self) -> None:
         address = self.settings.address
-        if not self.has_table and not (address is not None and address.is_local):
-            self.prompter.notify(
-                "no lease table is configured (--table, LAMBDA_MIGRATE_TABLE): only the fence in "
-                "PostgreSQL excludes other processes, and functions do not see this change until "
-                "they check the database themselves"
-            )
+        if self.has_table or (address is not None and address.is_local):
+            return
+        consequence = (
+            "only the fence in PostgreSQL excludes other processes, and functions do not see a "
+            "change until they check the database themselves"
+            if self._is_write
+            else "only the database is shown"
+        )
+        self.prompter.notify(
+            f"no lease table is configured (--table, LAMBDA_MIGRATE_TABLE): {consequence}"
+        )

@@ -10,7 +10,7 @@ from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.engine.operations import require_in_doubt
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations.history import find_row
-from lambda_migrate.migrations.version import RevisionVersion
+from lambda_migrate.migrations.version import RepeatableVersion, RevisionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,6 +128,8 @@ def _resolve(
     name, completed = _find_name(
         context, version, must_be_in_doubt=declared_state == "pending" and not force
     )
+    if declared_state == "pending" and isinstance(version, RepeatableVersion):
+        consequence = _REPEATABLE_PENDING
     question = Question(
         command="repair",
         text=f"record {name} as {declared_state}?",
@@ -153,6 +155,11 @@ _CONSEQUENCES_BY_STATE = {
         "this accepts the current file of {name} for the history of {database} without running it."
     ),
 }
+
+_REPEATABLE_PENDING = (
+    "this marks {name} on {database} as pending without rolling anything back; the next `up` "
+    "applies the text of its file."
+)
 
 
 def _format_completed(count: int) -> str:

@@ -301,8 +301,9 @@ def _build_failure(
 
 def _report_running(request: CommandRequest, progress: _ProgressObserver) -> dict[str, Any]:
     error = LeaseHeld(
-        f"`{request.command.name}` is still running: send the same request, "
-        f"{request.request_id}, again to get its result"
+        f"`{request.command.name}` is still running in the function: check `status` and `lease "
+        "show` with --function before you run it again (with an event: send request "
+        f"{request.request_id} again to get its result)"
     )
     return {**_build_failure(build_error_document(error), EXIT_BUSY, progress), "running": True}
 
@@ -330,8 +331,8 @@ def _report_interrupted(
     message = (
         f"the invocation that ran `{request.command.name}` was killed, or reached its timeout, "
         f"before it responded: {done}; PostgreSQL rolls back what was still running, and the "
-        "lease expires by itself. The command is not run again: check `status`, then send it "
-        "as a new request"
+        "lease expires by itself. This request is not run again: check `status`, then run the "
+        "command again (with an event: as a new request)"
     )
     progress.committed_migrations.extend(committed)
     document = {"kind": "Interrupted", "message": message, "retryable": True}

@@ -128,7 +128,7 @@ def roll_back_non_transactional(
     connection: FencedConnection, row: HistoryRow, deadline: Deadline
 ) -> int:
     """Roll back one migration whose down script is non-transactional."""
-    script = _require_script(row.down, name=row.name)
+    script = _require_script(row.down, row)
     path = f"{row.name} (stored down script)"
     require_runnable_script(script, name=row.name, path=path)
     if _has_several_statements(script):
@@ -164,7 +164,7 @@ def resolve_in_doubt(
 ) -> None:
     """Complete or roll back a row in doubt; see `FencedSession.resolve_in_doubt`."""
     is_rollback = row.state is RowState.ROLLING_BACK
-    script = _require_script(row.down if is_rollback else row.up, name=row.name)
+    script = _require_script(row.down if is_rollback else row.up, row)
     path = row.name
     if file is not None and not is_rollback and file[0].checksum == row.checksum:
         script, path = file[0].up, file[0].path or row.name  # the row does not know its line
@@ -200,7 +200,7 @@ def resolve_in_doubt(
         statement.write(queries.delete_rows([row.version]) + " RETURNING 0")
 
 
-def _require_script(script: Script | None, *, name: str) -> Script:
+def _require_script(script: Script | None, row: HistoryRow) -> Script:
     """The script of a history row.
 
     Raises:
@@ -209,8 +209,8 @@ def _require_script(script: Script | None, *, name: str) -> Script:
     if script is None:
         raise MigrationFailed(
             "its history row contains no script; check the database, then run `lambda-migrate "
-            "repair VERSION --as applied` or `--as pending`",
-            migration=name,
+            f"repair {row.version} --as applied` or `--as pending`",
+            migration=row.name,
         )
     return script
 
@@ -382,6 +382,7 @@ class _StatementsRunner:
             self._connection,
             CombinedScript(ScriptPart(statement.script, self._path), placeholders={}),
             name=self._name,
+            version=self._version,
             deadline=self._deadline,
             settings=statement.settings,
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed, RepairRequired
 from lambda_migrate.migrations.sql.lint import check_script
+from lambda_migrate.migrations.version import RepeatableVersion
 from lambda_migrate.postgresql.combined_script import CombinedScript, ScriptPart
 from lambda_migrate.postgresql.connection import ConnectionLost
 from lambda_migrate.postgresql.error_report import (
@@ -21,6 +22,7 @@ from lambda_migrate.postgresql.holder_connection import LOCK_NOT_AVAILABLE
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration, Script
+    from lambda_migrate.migrations.version import Version
     from lambda_migrate.postgresql.connection import PostgresError
     from lambda_migrate.postgresql.fence import FencedConnection
 
@@ -102,7 +104,9 @@ def apply_in_transaction(
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
     script = CombinedScript.of_migration(migration, connection.placeholders)
-    run = ScriptRunner(connection, script, name=migration.name, deadline=deadline)
+    run = ScriptRunner(
+        connection, script, name=migration.name, version=migration.version, deadline=deadline
+    )
     row = connection.queries.insert_applied(migration, digest, connection.grant)
     return run.run_until_committed(row, read_duration_if_committed)
 
@@ -125,7 +129,7 @@ def roll_back_in_transaction(
         return None if connection.read(connection.queries.read_row(row.version), deadline) else 0
 
     combined = CombinedScript(ScriptPart(script, path), placeholders=values)
-    run = ScriptRunner(connection, combined, name=row.name, deadline=deadline)
+    run = ScriptRunner(connection, combined, name=row.name, version=row.version, deadline=deadline)
     return run.run_until_committed(
         connection.queries.delete_rolled_back(row.version), read_duration_if_committed
     )
@@ -148,6 +152,7 @@ class ScriptRunner:
         script: CombinedScript,
         *,
         name: str,
+        version: Version,
         deadline: Deadline,
         settings: tuple[str, ...] = (),
     ) -> None:
@@ -155,6 +160,7 @@ class ScriptRunner:
         self._settings = settings
         self._script = script
         self._name = name
+        self._version = version
         self._deadline = deadline
         self._lost_connections = 0
         self._is_outcome_unknown = False
@@ -290,9 +296,11 @@ class ScriptRunner:
         )
 
     def _transaction_ended_error(self) -> RepairRequired:
+        version = self._version
+        name = version.name if isinstance(version, RepeatableVersion) else version
         return RepairRequired(
             "the script ended its transaction, so part of it may be committed without a history "
-            "row; check the database, then run `lambda-migrate repair VERSION --as applied`, or "
+            f"row; check the database, then run `lambda-migrate repair {name} --as applied`, or "
             "undo its changes by hand",
             migration=self._name,
         )

@@ -220,7 +220,31 @@ def test_up_exits_with_four_while_another_process_holds_the_lease(
     code, _, err = run("up")
     assert code == 4
     assert "orders/8/ab" in err
+    assert "or now with `--wait`" in join_lines(err)
     assert run_json(run, "up")[1]["error"]["retryable"] is True
+
+
+def test_a_command_that_is_refused_while_busy_is_not_advised_to_migrate(
+    run: Run, store: InMemoryLeaseStore
+) -> None:
+    run("up")
+    store.acquire("orders/8/ab")
+    code, _, err = run("down", "--steps", "1", "--yes")
+    assert code == 4
+    assert "next: run the command again when the other process is done; " in join_lines(err)
+    assert "--wait" not in err
+
+
+def test_a_rollback_that_loses_its_connection_stays_applied(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    run("up")
+    database.fail_on(2, MigrationFailed("the connection broke", migration="0002_status"))
+    err = join_lines(run("down", "--to", "1", "--yes")[2])
+    assert (
+        "next: the rollback failed, so 0002_status is still applied; fix the cause and run the "
+        "command again; 1 migration before it stays rolled back"
+    ) in err
 
 
 def test_up_wait_waits_for_the_holder(
@@ -477,6 +501,18 @@ def test_repair_as_pending_removes_the_row(run: Run) -> None:
     assert run_json(run, "status")[1]["migrations"][2]["state"] == "pending"
 
 
+def test_repair_as_pending_marks_a_repeatable_migration(run: Run, folder: Path) -> None:
+    (folder / "R__view.sql").write_text("SELECT 1")
+    run("up")
+    code, out, err = run("repair", "R__view", "--as", "pending", "--yes")
+    assert code == 0
+    assert "marked R__view as pending" in out
+    assert "the next `up` applies the text of its file" in join_lines(
+        run("repair", "R__view", "--as", "pending")[2]
+    )
+    assert "from the history" not in out + err
+
+
 def test_repair_explains_each_answer_for_a_script_of_several_statements(
     run: Run, database: InMemoryDatabase, folder: Path
 ) -> None:
@@ -590,6 +626,17 @@ def test_a_remote_database_without_a_table_is_noted_once(
     code, _, err = run("up", "--database-url", f"postgresql://app:hunter2@{host}/orders")
     assert code == 0
     assert err.count("no lease table is configured") == notes
+    assert join_lines(err).count("functions do not see a change") == notes
+
+
+@pytest.mark.parametrize("command", ["status", "plan", "verify"])
+def test_a_command_that_only_shows_mentions_no_change_of_its_own(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.delenv("LAMBDA_MIGRATE_TABLE")
+    err = join_lines(run(command, "--database-url", "postgresql://app@db.example.com/orders")[2])
+    assert "LAMBDA_MIGRATE_TABLE): only the database is shown" in err
+    assert "change" not in err
 
 
 def test_cloudformation_keeps_the_table_when_the_stack_goes(run: Run) -> None:
@@ -640,6 +687,7 @@ def test_wrong_usage_is_json_with_format_json(run: Run) -> None:
 def test_every_wrong_setting_is_listed(run: Run) -> None:
     code, _, err = run("status", "--schema", "pg_x", "--database-url", "mysql://app:hunter2@h/x")
     assert code == 2
+    assert "2 settings are wrong:" in err
     assert "pg_x" in err
     assert "postgresql://" in err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -19,10 +20,13 @@ from lambda_migrate.engine.operations import SchemaStatus
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    FlagsUnavailable,
     LeaseHeld,
     LeaseLost,
+    LeaseStoreUnavailable,
     MigrateError,
     MigrationFailed,
+    NotReady,
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.manifest_digest import compute_checksum
@@ -190,35 +194,155 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
     assert "  hint: h" in [line.rstrip() for line in lines]
 
 
+DOWN_SCRIPT = "0002_m failed: no\n  0002_m (stored down script):3"
+STILL_APPLIED = "the rollback failed, so 0002_m is still applied; "
+
+
+def render_as_of_function(
+    error: MigrateError, *, committed: list[str], command: str, function: str | None
+) -> str:
+    """The last line of an error that may have come from the admin function."""
+    received = parse_error_document(build_error_document(error))
+    rendered = render_error(
+        received,
+        committed_migrations=committed,
+        width=400,
+        command=command,
+        function=function,
+    )
+    return render_lines(rendered, width=400)[-1].rstrip()
+
+
 @pytest.mark.parametrize(
-    ("detail", "is_partly_committed", "advice"),
+    ("command", "failure", "advice"),
     [
-        ("", False, "it was rolled back; fix the migration and run the command again; 1 "),
-        ("", True, "fix the migration and run the command again; it continues after the part "),
-        ("m failed: no\n  m (stored down script):3", False, "correct the down script in the file"),
+        ("up", {}, "it was rolled back; fix the migration and run the command again"),
+        ("plan", {}, "it was rolled back; fix the migration and run the command again"),
+        (
+            "up",
+            {"is_partly_committed": True},
+            "fix the migration and run the command again; it continues after the part that is "
+            "committed, or reports what to repair",
+        ),
+        (
+            "up",
+            {"is_timeout": True},
+            "it was rolled back; run the command again with a longer `--timeout`",
+        ),
+        (
+            "down",
+            {"detail": DOWN_SCRIPT},
+            f"{STILL_APPLIED}correct the down script in the file, accept it with `lambda-migrate "
+            "repair 0002 --as edited`, and run the command again",
+        ),
+        ("down", {}, f"{STILL_APPLIED}fix the cause and run the command again"),
+        (
+            "down",
+            {"detail": DOWN_SCRIPT, "is_timeout": True},
+            f"{STILL_APPLIED}run the command again with a longer `--timeout`",
+        ),
+        (
+            "down",
+            {"is_partly_committed": True},
+            "fix the cause and run the command again; it continues after the part that is "
+            "committed, or reports what to repair",
+        ),
     ],
 )
-def test_the_advice_after_a_failure_fits_what_was_committed(
-    detail: str, is_partly_committed: bool, advice: str
+def test_the_advice_after_a_failure_fits_the_command_and_what_was_committed(
+    command: str, failure: dict[str, Any], advice: str
 ) -> None:
-    failure = MigrationFailed(
-        "no", migration="m", detail=detail, is_partly_committed=is_partly_committed
-    )
-    error = parse_error_document(build_error_document(failure))  # as the admin function sends it
-    lines = render_lines(render_error(error, committed_migrations=["a"], width=200), width=200)
-    assert lines[-1].startswith(f"next: {advice}")
-    state = "rolled back" if "down script" in detail else "applied"
-    assert lines[-1].rstrip().endswith(f"1 migration before it stays {state}")
+    error = MigrationFailed("no", migration="0002_m", **failure)
+    for committed, stay in (([], ""), (["0001_a"], "; 1 migration before it stays {state}")):
+        line = render_as_of_function(error, committed=committed, command=command, function=None)
+        state = "rolled back" if command == "down" else "applied"
+        assert line == f"next: {advice}{stay.format(state=state)}"
+
+
+def test_a_function_that_ran_out_of_time_needs_a_longer_timeout() -> None:
+    error = MigrationFailed("no", migration="0002_m", is_timeout=True)
+    line = render_as_of_function(error, committed=[], command="up", function="admin")
+    assert line.endswith("give the function a longer timeout, then run the command again")
+
+
+HELD = LeaseHeld("another process holds the lease: orders/8/ab holds the lease")
+AGAIN = "run the command again when the other process is done"
+
+
+@pytest.mark.parametrize(
+    ("error", "command", "function", "advice"),
+    [
+        (HELD, "down", None, f"{AGAIN}; `lambda-migrate lease show` shows it"),
+        (HELD, "up", None, f"{AGAIN}, or now with `--wait`; `lambda-migrate lease show` shows it"),
+        (HELD, "repair", "f", f"{AGAIN}; `lambda-migrate --function f lease show` shows it"),
+        (
+            LeaseHeld("another process is migrating this database: backend 7 (x, since now)"),
+            "down",
+            None,
+            f"{AGAIN}; look it up in pg_stat_activity",
+        ),
+        (
+            FlagsUnavailable("x"),
+            "up",
+            None,
+            "fix the access to the flags, or run `lambda-migrate up --despite-flags`",
+        ),
+        (
+            FlagsUnavailable("x"),
+            "plan",
+            None,
+            "fix the access to the flags, then run the command again",
+        ),
+        (
+            LeaseStoreUnavailable("DynamoDB did not respond for table 't'"),
+            "up",
+            None,
+            "check AWS_REGION and that this machine reaches DynamoDB; then run the command again",
+        ),
+        (
+            LeaseStoreUnavailable("DynamoDB did not respond for table 't'"),
+            "up",
+            "f",
+            "check AWS_REGION and that the function reaches DynamoDB; then run the command again",
+        ),
+        (
+            LeaseStoreUnavailable("DynamoDB, table 't': ThrottlingException"),
+            "up",
+            None,
+            "run the command again",
+        ),
+        (
+            DatabaseUnavailable("the deadline has passed"),
+            "up",
+            "f",
+            "run the command again; if it still fails, `lambda-migrate --function f doctor` shows "
+            "what to fix",
+        ),
+    ],
+)
+def test_the_next_step_fits_the_command_and_where_it_ran(
+    error: MigrateError, command: str, function: str | None, advice: str
+) -> None:
+    line = render_as_of_function(error, committed=[], command=command, function=function)
+    assert line == f"next: {advice}"
+
+
+def test_what_names_its_next_step_itself_gets_no_other() -> None:
+    message = "another process had the lease a moment ago; try again"
+    error = LeaseHeld(message)
+    assert render_as_of_function(error, committed=[], command="up", function=None) == message
 
 
 @pytest.mark.parametrize(
     ("error", "first"),
     [
         (ConfigurationError("set it"), "error: set it"),
-        (ConfigurationError(["a", "b"]), "2 settings are wrong:"),
+        (ConfigurationError(["a", "b"]), "2 things are wrong:"),
         (LeaseHeld("x"), "busy"),
         (LeaseLost("x"), "lost the lease"),
-        (DatabaseUnavailable("x"), "the database cannot be reached"),
+        (DatabaseUnavailable("x"), "the database is not available"),
+        (LeaseStoreUnavailable("x"), "the lease table is not available"),
+        (NotReady("x"), "failed: try again later"),
         (MigrateError("x"), "failed"),
     ],
 )
@@ -258,6 +382,22 @@ def test_a_policy_in_the_advice_of_doctor_keeps_its_lines() -> None:
     document = {"checks": [{**finding, "advice": 'add:\n  {"Effect": "Allow"}'}]}
     lines = [line.strip() for line in render_lines(render_findings(document), width=80)]
     assert lines[1:3] == ["next: add:", '{"Effect": "Allow"}']
+
+
+@pytest.mark.parametrize(
+    ("status", "summary"),
+    [
+        ("ok", "ready for cold starts"),
+        ("skipped", "no check failed; the lease table was not checked"),
+        ("failed", "1 check failed"),
+    ],
+)
+def test_doctor_calls_nothing_ready_whose_lease_table_it_did_not_check(
+    status: str, summary: str
+) -> None:
+    finding = {"check": "lease table: read", "status": status, "result": "", "advice": ""}
+    document = {"checks": [{**finding, "milliseconds": None}]}
+    assert render_lines(render_findings(document), width=80)[-1].rstrip() == summary
 
 
 def test_a_long_comparison_shows_the_differences_and_the_newest_versions() -> None:

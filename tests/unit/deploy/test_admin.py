@@ -452,6 +452,10 @@ def test_a_command_that_outlasts_the_invocation_is_still_running(
     answer = admin.send(event, seconds=10.0)
     assert (answer["exit_code"], answer["running"]) == (4, True)
     assert answer["error"]["kind"] == "LeaseHeld"
+    assert answer["error"]["message"] == (
+        "`up` is still running in the function: check `status` and `lease show` with --function "
+        "before you run it again (with an event: send request r1 again to get its result)"
+    )
     assert sum(admin.clock.slept) <= 8.0
 
 
@@ -463,6 +467,10 @@ def test_a_killed_command_is_reported_from_the_history(admin: AdminFunctionUnder
     assert answer["exit_code"] == 1
     assert answer["error"]["kind"] == "Interrupted"
     assert answer["error"]["committed"] == ["0001_orders", "0002_status"]
+    assert answer["error"]["message"].endswith(
+        "This request is not run again: check `status`, then run the command again (with an event: "
+        "as a new request)"
+    )
     assert sum(admin.clock.slept) >= 20
 
 
