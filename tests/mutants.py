@@ -43,7 +43,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "pytest plugin": (
         "tests/integration/testing/test_pytest_plugin.py",
         "-k",
-        "checks_name or row_of_the_users",
+        "checks_name or row_that_the_user",
     ),
     "alembic": (
         "tests/integration/sources/test_alembic_transactions.py",
@@ -52,7 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "alembic, env.py": (
         "tests/integration/sources/test_alembic_environments.py",
         "-k",
-        "may_choose or without_revisions or try_again or env_py_catches or lost_conn"
+        "may_choose or without_revisions or may_retry or env_py_catches or lost_conn"
         " or be_chosen or names_of or command_line",
     ),
     "alembic, partial": (
@@ -83,7 +83,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "contract, sources": (
         "tests/contract/test_sources.py",
         "-k",
-        "alembic and (lease or child_killed or waited_for) or no_code_knows"
+        "alembic and (lease or child_killed or waited_for) or in_no_code"
         " or after_the_last_step or takes_all",
     ),
     "revisions": ("tests/unit/migrations/test_revisions.py",),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -27,6 +32,29 @@ def test_every_group_is_of_tests_that_exist_and_is_there_for_some_mutant() -> No
     assert {group for mutant in MUTANTS for group in mutant.groups} == set(GROUPS)
     files = {part for parts in GROUPS.values() for part in parts if part.startswith("tests/")}
     assert all((ROOT / file).exists() for file in files)
+
+
+@pytest.mark.slow
+def test_every_word_that_chooses_tests_of_a_group_is_in_the_name_of_one() -> None:
+    """A test that is renamed would else leave its group, and its mutants would survive."""
+    files = {part for parts in GROUPS.values() if "-k" in parts for part in _files(parts)}
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *sorted(files)]
+    listed = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tests = [line.lower() for line in listed.splitlines() if "::" in line]
+    unused = {
+        f"{group}: {word}"
+        for group, parts in GROUPS.items()
+        for option, expression in pairwise(parts)
+        if option == "-k"
+        for word in re.findall(r"[\w.]+", re.sub(r"\bnot \w+", "", expression))
+        if word not in ("and", "or")
+        and not any(word.lower() in test for test in tests if test.startswith(_files(parts)))
+    }
+    assert unused == set()
+
+
+def _files(parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for part in parts if part.startswith("tests/"))
 
 
 @pytest.mark.parametrize("times", [0, 2])
