@@ -49,6 +49,6 @@ def _show_adoption(
         Text(escape_text(f"edit before it runs: {each}"), style="yellow")
         for each in document["faults"]
     ]
-    if document["keeps_theirs"]:
+    if document["keeps_theirs"] and not is_dry_run:
         shown.append(Text(f"from now on {document['tool']}'s history table is written as well"))
     return shown

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lambda_migrate.adopt.adoption import Adoption
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
-from lambda_migrate.errors import LeaseHeld
+from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def down(
         nonlocal confirmed
         warnings.extend(_warn_of_empty_down_scripts(plan))
         warnings.extend(_warn_of_next_cold_start(context, plan))
+        warnings.extend(_warn_of_tool_history(context, plan))
         confirmed = context.prompter.confirm(
             _build_question(plan.rows, context.location, notes=warnings)
         )
@@ -147,6 +149,24 @@ def _warn_of_next_cold_start(context: CommandContext, plan: RollbackPlan) -> Ite
         f"{functions} apply {names} again at their next cold start; before that, deploy {deploy}, "
         f"or set {switch} (they then refuse to serve)"
     )
+
+
+def _warn_of_tool_history(context: CommandContext, plan: RollbackPlan) -> Iterator[str]:
+    """Warn that the table of an adopted tool keeps the rows of what is rolled back."""
+    try:
+        adoption = Adoption.read(context.root / context.settings.directory)
+    except ConfigurationError:  # a broken record is no reason against a rollback
+        return
+    if adoption is None:
+        return
+    adopted = {each.version for each in adoption.files}
+    names = [row.name for row in plan.rows if str(row.version) in adopted]
+    if names:
+        yield (
+            f"unless `adopt --keep-theirs` is on, {adoption.tool}'s history table still lists "
+            f"{', '.join(names)} as applied: delete the rows there, or the next `adopt` marks them "
+            "as applied without running them"
+        )
 
 
 def _build_question(

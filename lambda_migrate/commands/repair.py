@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.adopt.adoption import RECORD_FILENAME, Adoption
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.engine.operations import require_in_doubt
@@ -38,6 +39,8 @@ def baseline(
         from_tool: Which tool, or which table, if the database has several.
         ignore_other_history: Mark up to ``version`` whatever such a table lists.
     """
+    if version is None:
+        _require_own_files(context)
     options: dict[str, Any] = {"tool": from_tool, "ignore_other_history": ignore_other_history}
     operations = context.operations
     preview = operations.preview_baseline(version, context.deadline, **options)
@@ -54,6 +57,16 @@ def baseline(
             "gaps": list(preview.gaps),
         }
     )
+
+
+def _require_own_files(context: CommandContext) -> None:
+    """Refuse files that `adopt` has converted: the tool's history may have other versions."""
+    adoption = Adoption.read(context.root / context.settings.directory)
+    if adoption is not None:
+        raise ConfigurationError(
+            f"{RECORD_FILENAME} shows that these files were converted from {adoption.tool}'s: run "
+            "`lambda-migrate adopt`, which knows their versions there; nothing was marked"
+        )
 
 
 def _build_question(context: CommandContext, preview: Baseline) -> Question:

@@ -172,8 +172,8 @@ def require_no_tool_history(
     if found:
         raise ConfigurationError(
             f"{' and '.join(map(str, found))}, and the history of lambda-migrate is empty: nothing "
-            "was run, since migrations would run twice. Record them: `lambda-migrate "
-            f"{choose_baseline_command(found)}`. If that table is another service's, set "
+            f"was run. Record them: `lambda-migrate {choose_baseline_command(found)}`, or `adopt` "
+            "with adoption.json. If that table is another service's, set "
             "LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true"
         )
 

@@ -115,6 +115,9 @@ def test_older_code_whose_text_was_never_applied_is_served_without_another_check
     assert service.start(skipped) is Outcome.MIGRATED, "one check records it"
     assert service.start(skipped) is Outcome.UP_TO_DATE
     assert service.has(a="newer")
+    service.start(release(3, a="newer"))  # whose text was applied with version 2
+    assert service.operations(release(2, a="skipped")).up(soon()) == ()
+    assert service.has(a="newer")
 
 
 def test_older_code_applies_a_text_that_newer_code_lacks(service: Service) -> None:

@@ -75,6 +75,20 @@ def test_without_the_option_the_tools_table_is_no_longer_written(project: Projec
     assert project.rows(DBMATE.table) == theirs
 
 
+def test_baseline_is_refused_and_a_rollback_names_what_the_tools_table_still_lists(
+    project: Project,
+) -> None:
+    """Both would otherwise lead to migrations that are marked wrongly, or that run twice."""
+    make_database(project, DBMATE)
+    assert project.call("adopt", "--yes")[0] == 0
+    assert "run `lambda-migrate adopt`" in project.refusal("baseline", "--yes")
+    theirs = project.rows(DBMATE.table)
+    code, document = project.call("down", "--steps", "1", "--yes")
+    assert (code, project.rows(DBMATE.table)) == (0, theirs)
+    [name] = document["rolled_back"]
+    assert any(f"dbmate's history table still lists {name}" in w for w in document["warnings"])
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case.dirty], ids=lambda case: case.tool)
 def test_a_failed_version_is_refused(project: Project, case: ToolCase) -> None:
     make_database(project, case)
