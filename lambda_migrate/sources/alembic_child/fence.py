@@ -57,7 +57,7 @@ class Fence:
     """Compares the fence on every connection that SQLAlchemy makes.
 
     Args:
-        request: The request; nothing is fenced for a dry run, which commits nothing.
+        request: The request; a dry run, which commits nothing, compares the fence without writing.
 
     Attributes:
         error: Why nothing more may run, even if env.py or a revision has caught it.
@@ -175,8 +175,8 @@ class Fence:
                 "env.py or a revision uses the isolation level AUTOCOMMIT, so a dry run cannot "
                 "roll it back; nothing was committed"
             )
-        left = max(1, round(self._request.seconds_left * 1000))
-        query(connection, f"SELECT pg_catalog.set_config('statement_timeout', '{left}', true)")
+        # Also here, because env.py may connect to another database than the report names.
+        self._compare(self._query(connection, self.queries.lock_fence_for_share()))
         for sql in _NEVER_COMMIT:
             query(connection, sql)
 

@@ -10,6 +10,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
+from lambda_migrate.postgresql.dry_run_queries import _SAVEPOINT
 
 from .dry_runs import ORDERS, fingerprint, open_dry_run
 from .empty_database import EmptyDatabase, Running, migration, soon, until
@@ -94,9 +95,7 @@ def test_what_was_committed_is_not_reported_as_rolled_back(shop: EmptyDatabase) 
 def test_a_transaction_begun_in_place_of_ours_is_detected(shop: EmptyDatabase) -> None:
     with open_dry_run(shop) as dry_run:
         with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
-            dry_run.run_migration(
-                migration("ROLLBACK; BEGIN; SAVEPOINT lambda_migrate_step; SELECT 1"), soon()
-            )
+            dry_run.run_migration(migration(f"ROLLBACK; BEGIN; SAVEPOINT {_SAVEPOINT}"), soon())
         dry_run.roll_back()
     assert not shop.has("leak")
 

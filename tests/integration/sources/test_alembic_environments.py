@@ -280,9 +280,10 @@ def test_an_env_py_that_cannot_work_is_refused(
 ) -> None:
     project.write({"migrations/env.py": env})
     project.add(ONE)
-    last = project.run()
-    assert (last["event"], last["kind"]) == ("failed", kind), last
-    assert message in last["message"]
+    for command in ("dry-run", "up"):
+        last = project.run(command)
+        assert (last["event"], last["kind"]) == ("failed", kind), (command, last)
+        assert message in last["message"]
     assert (project.heads(), project.columns("t"), project.mirror()) == ([], [], [])
 
 
