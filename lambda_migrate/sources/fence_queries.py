@@ -191,10 +191,15 @@ class FenceQueries:
         )
 
     def read_statements(self, step_id: str) -> str:
-        """The log of a step; no row if it has none."""
+        """The log of a step that has begun; no row if it has none.
+
+        The row of an applied one is no log. It stays until the next run that completes if a person
+        reverses the step with the tool.
+        """
         return (
             f"SELECT statements FROM {self._revision} WHERE scope {EQUALS}"
             f" {quote_literal(self._request.scope)} AND id {EQUALS} {quote_literal(step_id)}"
+            " AND state OPERATOR(pg_catalog.<>) 'applied'"
         )
 
     def append_statement(self, step_id: str, entry: str, *, replaces: str = "") -> str:

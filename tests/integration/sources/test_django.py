@@ -298,6 +298,29 @@ def test_a_manual_run_of_the_tool_in_between_is_taken_into_account(
     assert project.applied() == ["0001_initial", "0002_status"]
 
 
+DURABLE = """
+from django.db import transaction
+
+def fill(apps, schema_editor):
+    with transaction.atomic(durable=True):
+        apps.get_model("shop", "Order").objects.update(status="paid")
+"""
+"""It refuses the transaction in which a migration that is not atomic is tried first."""
+
+
+def test_a_migration_that_was_reversed_by_hand_is_applied_again(make_project: MakeProject) -> None:
+    operation = "migrations.RunPython(fill, fill)"
+    project = make_project(
+        {"0003_fill": migration(operation, after="0002_status", head=DURABLE, atomic=False)}
+    )
+    assert migrate(project)["event"] == "done"
+    project.manage("migrate", "shop", "0002")
+    assert migrate(project, token=2)["event"] == "done"
+    assert project.applied()[-1] == "0003_fill"
+    assert migrate(project, "down", token=3, steps=1)["event"] == "done"
+    assert project.applied()[-1] == "0002_status"
+
+
 def test_a_squash_records_what_it_replaces(make_project: MakeProject) -> None:
     project = make_project()
     squashed = INITIAL.replace(
