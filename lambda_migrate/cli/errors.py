@@ -146,6 +146,8 @@ def _get_step_after_failure(
         step = "run the command again with a longer `--timeout`"
     elif error.is_timeout:
         step = "give the function a longer timeout, then run the command again"
+    elif error.sqlstate == _LOCK_NOT_AVAILABLE:
+        step = "run the command again when no other session holds that lock"
     elif not is_rollback:
         step = "fix the migration and run the command again"
     elif "(stored down script)" in str(error):
@@ -167,6 +169,9 @@ def _get_step_after_failure(
     count = len(committed_migrations)
     stay = "1 migration before it stays" if count == 1 else f"{count} migrations before it stay"
     return f"{step}; {stay} {'rolled back' if is_rollback else 'applied'}"
+
+
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def _get_next_step(error: MigrateError, *, command: str, function: str | None) -> str:

@@ -217,6 +217,11 @@ def render_as_of_function(
     ("command", "failure", "advice"),
     [
         ("up", {}, "it was rolled back; fix the migration and run the command again"),
+        (
+            "up",
+            {"sqlstate": "55P03"},
+            "it was rolled back; run the command again when no other session holds that lock",
+        ),
         ("plan", {}, "it was rolled back; fix the migration and run the command again"),
         (
             "up",
